@@ -1,0 +1,185 @@
+"""The log-mel spectrogram of AVLnet and Everything at Once: 40 bands, 100 frames a second.
+
+Rouditchenko et al., "AVLnet: Learning Audio-Visual Language Representations from Instructional Videos" (Interspeech
+2021). Followed: roudimit/AVLnet at be70e95, audio_to_spectrograms.py, as run there with librosa 0.8.1: mean removed,
+pre-emphasis 0.97, 25 ms symmetric Hamming windows every 10 ms with reflected edges, power, Slaney mel bands from 20
+to 8000 Hz, decibels relative to the loudest value of the file, cut off 80 below it. Computed here through torchaudio.
+
+Deviations, each on purpose:
+- The sound is made one channel and 16 kHz by FFmpeg, not by sox, and stays float: sox's 16-bit file with dither is
+  left out.
+- A track without samples is a status and no rows, where the official code writes 200 zeros. A silent track keeps its
+  official value, all zeros (which is also the value of the loudest sound), and a message.
+
+Legend: N samples, T = 1 + N // 160 frames, F = 201 frequencies, M = 40 mel bands.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._vocabulary import FeatureArray, FeatureSpec, InputError, Modality, Status
+from ._media import DecodedAudio, DecodedFrames
+from ._registry import BACKBONES, Backbone, BackboneEntry
+
+if TYPE_CHECKING:
+    import torch
+
+SAMPLE_RATE_HZ = 16_000
+FFT_SIZE = 400
+HOP = 160
+NUM_BANDS = 40
+_LOWEST_HZ, _HIGHEST_HZ = 20.0, 8000.0
+_PRE_EMPHASIS = 0.97
+_GAIN_DB = -4.0
+_TOP_DB = 80.0
+_SMALLEST_POWER = 1e-10
+_EMPTY_SAMPLES = 200
+_BLOCK_FRAMES = 6000
+
+
+def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The spectrogram (T, M) of a waveform (N,) at 16 kHz, in decibels from -80 to 0.
+
+    No samples are taken as 200 zeros, as the official code does.
+    """
+    import torch
+    from torchaudio.functional import amplitude_to_DB
+
+    mel = torch.cat([power @ _mel_filters() for power in _power_blocks(pre_emphasised(waveform))])
+    loudest = max(_SMALLEST_POWER, float(mel.max()))
+    decibels = amplitude_to_DB(
+        mel, multiplier=10.0, amin=_SMALLEST_POWER, db_multiplier=math.log10(loudest), top_db=_TOP_DB
+    )
+    values: NDArray[np.float32] = decibels.numpy()
+    return values
+
+
+def pre_emphasised(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The waveform (N,) without its mean, each sample less 0.97 of the one before it; the first is kept."""
+    samples = waveform if len(waveform) else np.zeros(_EMPTY_SAMPLES, np.float32)
+    centred = samples - samples.mean(dtype=np.float64).astype(np.float32)
+    return np.append(centred[:1], centred[1:] - np.float32(_PRE_EMPHASIS) * centred[:-1])
+
+
+def power_spectrum(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Squared magnitudes (T, F) of a waveform (N,)."""
+    return np.concatenate([block.numpy() for block in _power_blocks(waveform)])
+
+
+def mel_filters() -> NDArray[np.float32]:
+    """The mel filter bank (F, M)."""
+    filters: NDArray[np.float32] = _mel_filters().numpy()
+    return filters
+
+
+def _power_blocks(waveform: NDArray[np.float32]) -> list[torch.Tensor]:
+    """Squared magnitudes of successive minutes, (T_block, F) each, which bounds the memory that a long film needs."""
+    import torch
+    from torchaudio.functional import spectrogram
+
+    # NumPy reflects as often as a short waveform needs; torch refuses one that is shorter than the padding.
+    padded = torch.from_numpy(np.pad(waveform, FFT_SIZE // 2, mode="reflect"))
+    num_frames = 1 + len(waveform) // HOP
+    blocks = []
+    for first in range(0, num_frames, _BLOCK_FRAMES):
+        last = min(first + _BLOCK_FRAMES, num_frames) - 1
+        power = spectrogram(
+            padded[first * HOP : last * HOP + FFT_SIZE],
+            pad=0,
+            window=torch.hamming_window(FFT_SIZE, periodic=False),
+            n_fft=FFT_SIZE,
+            hop_length=HOP,
+            win_length=FFT_SIZE,
+            power=2.0,
+            normalized=False,
+            center=False,
+        )
+        blocks.append(power.T)
+    return blocks
+
+
+@functools.cache
+def _mel_filters() -> torch.Tensor:
+    from torchaudio.functional import melscale_fbanks
+
+    filters: torch.Tensor = melscale_fbanks(
+        n_freqs=FFT_SIZE // 2 + 1,
+        f_min=_LOWEST_HZ,
+        f_max=_HIGHEST_HZ,
+        n_mels=NUM_BANDS,
+        sample_rate=SAMPLE_RATE_HZ,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return filters
+
+
+class LogMel:
+    """AVLnet's spectrogram as a backbone: (T, 40) float16, a row every 10 ms."""
+
+    def __init__(self, spec: FeatureSpec, *, weights_digest: str) -> None:
+        self.spec = spec
+        self.weights_digest = weights_digest
+
+    def encode(self, item: DecodedFrames | DecodedAudio | str) -> FeatureArray:
+        """The spectrogram of a whole track. Row i looks at the 25 ms around ``start + i / 100`` seconds."""
+        if not isinstance(item, DecodedAudio):
+            raise InputError(f"the backbone {self.spec.name!r} reads sound, not {type(item).__name__}")
+        if item.sample_rate_hz != SAMPLE_RATE_HZ:
+            raise InputError(f"the sound has {item.sample_rate_hz} samples a second; {SAMPLE_RATE_HZ} are needed")
+        if len(item.samples) == 0:
+            return FeatureArray.empty(self.spec, Status.NO_SAMPLES, "the sound track holds no sample")
+        if not np.isfinite(item.samples).all():
+            return FeatureArray.empty(self.spec, Status.NON_FINITE, "the sound holds values that are not numbers")
+        values = log_mel(item.samples * np.float32(10 ** (_GAIN_DB / 20)))
+        message = "" if np.any(item.samples) else "the sound track is silent"
+        return FeatureArray(values.astype(np.float16), _times(len(values), item), Status.OK, message)
+
+
+def _times(num_frames: int, audio: DecodedAudio) -> NDArray[np.float64]:
+    """What each window covers of the track, (T, 2)."""
+    middles = np.arange(num_frames) * HOP
+    borders = np.stack([middles - FFT_SIZE // 2, middles + FFT_SIZE // 2], axis=1)
+    return audio.start_seconds + np.clip(borders, 0, len(audio.samples)) / SAMPLE_RATE_HZ
+
+
+def _describe() -> FeatureSpec:
+    return FeatureSpec(
+        name="logmel_avlnet",
+        modality=Modality.AUDIO,
+        dim=NUM_BANDS,
+        rate_hz=SAMPLE_RATE_HZ / HOP,
+        sampling={"sample_rate_hz": SAMPLE_RATE_HZ, "hop_samples": HOP, "centred": True, "channels": "mean"},
+        preprocessing={
+            "gain_db": _GAIN_DB,
+            "mean_removed": True,
+            "pre_emphasis": _PRE_EMPHASIS,
+            "window": "hamming, symmetric",
+            "fft_size": FFT_SIZE,
+            "padding": "reflect",
+            "spectrum": "power",
+            "mel_scale": "slaney",
+            "lowest_hz": _LOWEST_HZ,
+            "highest_hz": _HIGHEST_HZ,
+            "reference": "maximum of the file",
+            "top_db": _TOP_DB,
+            "smallest_power": _SMALLEST_POWER,
+        },
+        dtype="float16",
+        paper="Rouditchenko et al., AVLnet, Interspeech 2021",
+    )
+
+
+def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
+    del weights, seed, device  # a fixed transform, computed where the samples are
+    return LogMel(spec, weights_digest=weights_digest)
+
+
+BACKBONES.add("logmel_avlnet", BackboneEntry(_describe, _build, weights="none"))

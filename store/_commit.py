@@ -1,0 +1,168 @@
+"""How a file comes to exist: written aside, synced, renamed, its folder synced. And where it can be made to fail.
+
+The order is the whole protocol. Bytes reach the disk before the name does, and the name before anything that refers to
+it, so a kill or a power cut at any instant leaves either the old state or the new one, plus at worst a temporary file.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+import shutil
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+from .._vocabulary import ConfigError, FrameloomError, InputError, OutOfSpaceError
+
+FAIL_POINT_VARIABLE = "FRAMELOOM_FAILPOINT"
+PUBLISH_STEPS = ("begun", "half", "written", "synced", "renamed", "durable")
+
+Kind = Literal["shard", "sidecar", "rows", "text"]
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{0,64}")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_passes: Counter[str] = Counter()
+_serial = itertools.count()
+
+
+class FailPointError(Exception):
+    """Raised where a test asked for it through ``FRAMELOOM_FAILPOINT=<name>:raise``."""
+
+
+def fail_point(name: str) -> None:
+    """A place where tests make a process fail; otherwise nothing happens here.
+
+    ``FRAMELOOM_FAILPOINT`` is ``<name>:<action>``, or ``<name>:<action>:<n>`` for the n-th pass alone. Of the actions,
+    ``kill`` ends this process at once, ``raise`` raises `FailPointError`, and ``full`` is a full disk.
+    """
+    wanted, _, rest = os.environ.get(FAIL_POINT_VARIABLE, "").partition(":")
+    if wanted != name:
+        return
+    action, _, nth = rest.partition(":")
+    _passes[name] += 1
+    if not nth or int(nth) == _passes[name]:
+        _fail(name, action)
+
+
+def _fail(name: str, action: str) -> None:
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if action == "raise":
+        raise FailPointError(f"fail point {name}")
+    raise ConfigError(f"{FAIL_POINT_VARIABLE}: {action!r} is not an action; allowed: kill, raise, full")
+
+
+def publish(path: Path, data: bytes | memoryview, *, kind: Kind, token: str = "") -> None:
+    """Make ``path`` hold ``data``, durably, in one step that other processes see whole or not at all.
+
+    Args:
+        path: final name; an older file of that name is replaced. Its folder must exist.
+        data: the whole content.
+        kind: prefix of the fail points ``<kind>.<step>``, one for each of `PUBLISH_STEPS`.
+        token: names the writer in the temporary file's name (letters, digits, ``_`` and ``-``).
+
+    Raises:
+        OutOfSpaceError: the disk is full; the temporary file is gone and ``path`` is as it was.
+        ConfigError: the folder cannot be written.
+    """
+    temporary = _temporary_path(path, token)
+    try:
+        _write_aside(temporary, data, kind)
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise explained(error, path, num_bytes=len(data)) from error
+        raise
+    fail_point(f"{kind}.renamed")
+    try:
+        sync_folder(path.parent)
+    except OSError as error:  # the new name may not survive a power cut, so nothing is acknowledged
+        raise explained(error, path, num_bytes=len(data)) from error
+    fail_point(f"{kind}.durable")
+
+
+def publish_text(path: Path, text: str) -> None:
+    """`publish` a small UTF-8 file, such as a configuration that goes beside an output. Makes its folder."""
+    make_folder(path.parent)
+    publish(path, text.encode(), kind="text")
+
+
+def _temporary_path(path: Path, token: str) -> Path:
+    if not _TOKEN.fullmatch(token):
+        raise InputError(f"token {token!r}: at most 64 letters, digits, '_' and '-' are allowed")
+    return path.with_name(f".{path.name}.{token or 'none'}.{os.getpid()}-{next(_serial)}.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that `publish` gives while it writes."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _write_aside(temporary: Path, data: bytes | memoryview, kind: Kind) -> None:
+    with temporary.open("xb", buffering=0) as file:
+        fail_point(f"{kind}.begun")
+        view = memoryview(data)
+        _write_all(file.fileno(), view[: len(view) // 2])
+        fail_point(f"{kind}.half")
+        _write_all(file.fileno(), view[len(view) // 2 :])
+        fail_point(f"{kind}.written")
+        os.fsync(file.fileno())
+    fail_point(f"{kind}.synced")
+
+
+def _write_all(descriptor: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def explained(error: OSError, path: Path, *, num_bytes: int | None = None) -> FrameloomError | OSError:
+    """What a user is told about a write that failed; an error that is not the user's to mend is returned as it is."""
+    if error.errno in _FULL:
+        free = shutil.disk_usage(path.parent).free
+        need = "" if num_bytes is None else f": {num_bytes:,} bytes were needed and {free:,} are free"
+        return out_of_space(path, need)
+    if error.errno in _FORBIDDEN:
+        return ConfigError(f"cannot write {path}: {error.strerror}; choose a folder that you may write to")
+    return error
+
+
+def out_of_space(what: Path | str, need: str = "") -> OutOfSpaceError:
+    """The one sentence about a full disk."""
+    return OutOfSpaceError(f"no space left to write {what}{need}; free some space and run the same command again")
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its missing parents durably. Raises ConfigError or OutOfSpaceError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+        if not path.is_dir():
+            raise ConfigError(f"{path} is not a folder; name another one")
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{path} cannot be a folder: a file is in its way; name another folder") from error
+    except OSError as error:
+        raise explained(error, path) from error
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    sync_path(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def sync_path(path: Path, flags: int = os.O_RDONLY) -> None:
+    """Make one file or folder durable."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

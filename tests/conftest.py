@@ -1,0 +1,59 @@
+"""What every test shares: the options, the shape checks on tensors, and a clean random state."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pytest
+
+# One thread for each process: tests share few cores, and waiting threads burn what the others need.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The shapes in these modules' signatures are checked while tests run, and only then.
+SHAPE_CHECKED = [
+    "frameloom.fuse",
+    "frameloom.train.metrics",
+    "frameloom.train._tokens",
+]
+jaxtyping.install_import_hook(SHAPE_CHECKED, "beartype.beartype")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden-dir",
+        type=Path,
+        default=Path(__file__).parent / "golden" / "cases",
+        help="folder of golden cases (NAME.json beside NAME.npz); one test is made of each",
+    )
+
+
+@pytest.fixture(autouse=True)
+def _random_state() -> Iterator[None]:
+    """Every test starts from the same seeds and leaves the generators as it found them."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(0)
+    np.random.seed(0)
+    with _torch_random_state():
+        yield
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
+
+
+@contextmanager
+def _torch_random_state() -> Iterator[None]:
+    """The same for torch, where a test's module has imported it: tests that do without it stay fast."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield

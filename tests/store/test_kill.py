@@ -1,0 +1,175 @@
+"""Promises 2, 4 and 10: kill the writer at every step, fill the disk at every step, then run again."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from frameloom._vocabulary import ConfigError, InputError, OutOfSpaceError
+from frameloom.store import FailPointError, FeatureStore
+from frameloom.store._commit import PUBLISH_STEPS, is_temporary, make_folder, publish
+
+from .making import BATCHES, SPEC, tree, write_all
+
+STEPS = [f"{kind}.{step}" for kind in ("shard", "sidecar") for step in PUBLISH_STEPS]
+# The first and the second shard: with nothing and with something committed before.
+KILLS = [f"{step}:kill:{nth}" for step in STEPS for nth in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clean")
+    write_all(root)
+    return tree(root)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    base = tmp_path_factory.mktemp("killed")
+    program = [sys.executable, str(Path(__file__).with_name("killed_writers.py")), str(base), *KILLS]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout).values()) == {-signal.SIGKILL}
+    return base
+
+
+@pytest.mark.parametrize("point", KILLS)
+def test_after_a_kill_nothing_looks_complete_that_is_not_and_a_rerun_gives_the_same_bytes(killed, clean, point):
+    root = killed / point
+    store = FeatureStore(root)
+    num_committed = int(point[-1]) - 1 + (point.startswith(("sidecar.renamed", "sidecar.durable")))
+    committed = [sample for batch in BATCHES[:num_committed] for sample in batch]
+    assert {entry.fingerprint for entry in store.entries()} == {sample.fingerprint for sample in committed}
+    for sample in committed:
+        np.testing.assert_array_equal(store.read(sample.fingerprint).values, sample.feature.values)
+    assert list(store.verify()) == []
+    store.sweep()
+    assert len(tree(root)) == 2 * num_committed
+    write_all(root)
+    assert tree(root) == clean
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_error_at_any_step_leaves_a_store_that_finishes(tmp_path, monkeypatch, clean, step):
+    monkeypatch.setenv("FRAMELOOM_FAILPOINT", f"{step}:raise")
+    with pytest.raises(FailPointError):
+        write_all(tmp_path)
+    monkeypatch.delenv("FRAMELOOM_FAILPOINT")
+    assert not [path for path in tree(tmp_path) if is_temporary(Path(path).name)]
+    write_all(tmp_path)
+    assert tree(tmp_path) == clean
+
+
+@pytest.mark.parametrize("step", ["shard.begun", "shard.half", "shard.written", "sidecar.half"])
+def test_a_full_disk_is_a_pause(tmp_path, monkeypatch, clean, step):
+    store = FeatureStore(tmp_path)
+    store.write_shard(SPEC.name, BATCHES[0], spec=SPEC)
+    monkeypatch.setenv("FRAMELOOM_FAILPOINT", f"{step}:full")
+    with pytest.raises(OutOfSpaceError, match=r"[\d,]+ bytes were needed and [\d,]+ are free") as told:
+        store.write_shard(SPEC.name, BATCHES[1], spec=SPEC)
+    assert told.value.exit_code == 5
+    monkeypatch.delenv("FRAMELOOM_FAILPOINT")
+    assert not [path for path in tree(tmp_path) if is_temporary(Path(path).name)]
+    np.testing.assert_array_equal(store.read(BATCHES[0][0].fingerprint).values, BATCHES[0][0].feature.values)
+    write_all(tmp_path)
+    assert tree(tmp_path) == clean
+
+
+def test_bytes_are_durable_before_their_name_and_the_shard_before_its_sidecar(tmp_path, monkeypatch):
+    """A power cut keeps what was synced and may drop the rest, so the order of syncs is what is promised."""
+    events = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(descriptor):
+        fsync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append(("sync", path.suffixes[0] if path.is_file() else "folder", os.fstat(descriptor).st_size))
+
+    def watched_replace(self, target):
+        events.append(("rename", target.suffix, self.stat().st_size))
+        return replace(self, target)
+
+    root = tmp_path / "store"
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    info = FeatureStore(root).write_shard(SPEC.name, BATCHES[0], spec=SPEC)
+    size, sidecar = info.num_bytes, info.path.with_suffix(".parquet").stat().st_size
+    assert [(what, of) for what, of, _ in events[:2]] == [("sync", "folder")] * 2  # the store's folder, the feature's
+    assert [event for event in events[2:] if event[1] != "folder"] == [
+        ("sync", f".{info.path.name}"[-3:], size),
+        ("rename", ".h5", size),
+        ("sync", ".parquet", sidecar),
+        ("rename", ".parquet", sidecar),
+    ]
+    assert [event[1] for event in events[2:]].index("folder") == 2
+    assert events[-1][1] == "folder"
+
+
+@pytest.mark.parametrize("nth", range(1, 7))
+def test_a_disk_that_is_full_at_any_sync_is_told_as_such(tmp_path, monkeypatch, clean, nth):
+    fsync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == nth:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutOfSpaceError):
+        FeatureStore(tmp_path / "store").write_shard(SPEC.name, BATCHES[0], spec=SPEC)
+    monkeypatch.undo()
+    write_all(tmp_path / "store")
+    assert tree(tmp_path / "store") == clean
+
+
+def test_a_sweep_removes_litter_and_nothing_else(tmp_path, clean):
+    write_all(tmp_path)
+    folder = tmp_path / SPEC.name
+    names = [f".{'2' * 32}.h5.token.1-1.tmp", f"{'0' * 32}.h5", f"{'1' * 32}.parquet"]
+    for name in names:
+        (folder / name).write_bytes(b"?")
+    others = {f"{SPEC.name}/notes.txt": b"kept", "vectors/.clips.rows.parquet": b"kept", "vectors/x.h5": b"kept"}
+    (tmp_path / "vectors").mkdir()
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    told = FeatureStore(tmp_path).sweep()
+    assert len(told) == 3
+    assert all(any(name in line for line in told) for name in names)
+    assert tree(tmp_path) == {**clean, **others}
+
+
+def test_two_writers_of_the_same_shard_do_not_meet(tmp_path, clean):
+    stores = [FeatureStore(tmp_path) for _ in range(2)]
+    for batch in BATCHES:
+        assert (
+            len({store.write_shard(SPEC.name, batch, spec=SPEC, token=f"t{n}").name for n, store in enumerate(stores)})
+            == 1
+        )
+    assert tree(tmp_path) == clean
+
+
+def test_a_token_cannot_leave_the_folder(tmp_path):
+    with pytest.raises(InputError, match="token"):
+        publish(tmp_path / "x", b"1", kind="text", token="../../etc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_a_folder_is_needed_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="folder"):
+            make_folder(path)
+
+
+def test_a_fail_point_that_does_not_exist_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("FRAMELOOM_FAILPOINT", "text.begun:explode")
+    with pytest.raises(ConfigError, match="explode"):
+        publish(tmp_path / "x", b"1", kind="text")

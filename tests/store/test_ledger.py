@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+from frameloom._vocabulary import InputError, MediaError, Status
+from frameloom.store import Ledger, _ledger, file_digest
+
+
+@pytest.fixture
+def ledger(tmp_path, monkeypatch):
+    monkeypatch.setattr(_ledger, "SETTLED_SECONDS", -1.0)  # files made a moment ago count as left alone
+    with Ledger(tmp_path / "store") as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The names of the files that were really read."""
+    names = []
+    original = _ledger._hash_file
+    monkeypatch.setattr(_ledger, "_hash_file", lambda path: names.append(path.name) or original(path))
+    return names
+
+
+def test_only_files_that_changed_are_read_again(ledger, hashed, tmp_path):
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    for path in paths:
+        path.write_text(path.name)
+    first = ledger.digests_of_files(paths)
+    assert first == {path: file_digest(path) for path in paths}
+    assert sorted(hashed) == ["a", "b", "c"]
+    hashed.clear()
+    assert Ledger(tmp_path / "store").digests_of_files(paths) == first
+    assert hashed == []
+    paths[1].write_text("other")
+    assert ledger.digests_of_files(paths) == {**first, paths[1]: file_digest(paths[1])}
+    assert hashed == ["b"]
+
+
+def test_a_rewrite_that_keeps_size_and_modification_time_is_seen(ledger, hashed, tmp_path):
+    path = tmp_path / "video.mp4"
+    path.write_text("one")
+    before = ledger.digest_of_file(path)
+    times = path.stat()
+    path.write_text("two")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_mtime_ns == times.st_mtime_ns
+    assert ledger.digest_of_file(path) != before
+
+
+def test_a_file_that_changed_just_now_is_hashed_again_next_time(ledger, hashed, tmp_path, monkeypatch):
+    monkeypatch.setattr(_ledger, "SETTLED_SECONDS", 3600.0)
+    path = tmp_path / "video.mp4"
+    path.write_text("one")
+    ledger.digest_of_file(path)
+    ledger.digest_of_file(path)
+    assert hashed == ["video.mp4"] * 2
+
+
+def test_what_cannot_be_hashed_says_why(ledger, tmp_path):
+    (tmp_path / "good").write_text("x")
+    paths = [tmp_path / "good", tmp_path / "missing", tmp_path, tmp_path / "nul\0"]
+    found = ledger.digests_of_files(paths)
+    assert list(found) == paths
+    assert isinstance(found[paths[0]], str)
+    statuses = [found[path].status for path in paths[1:]]
+    assert statuses == [Status.MISSING, Status.NOT_REGULAR_FILE, Status.MISSING]
+    with pytest.raises(MediaError, match="does not exist"):
+        ledger.digest_of_file(tmp_path / "missing")
+
+
+def test_a_file_that_changes_while_it_is_read_is_told(ledger, tmp_path, monkeypatch):
+    path = tmp_path / "growing.mp4"
+    path.write_text("one")
+    original = _ledger.hash_stream
+
+    def growing(file):
+        digest = original(file)
+        path.write_text("longer")
+        return digest
+
+    monkeypatch.setattr(_ledger, "hash_stream", growing)
+    assert ledger.digests_of_files([path])[path].status is Status.CHANGED
+
+
+def test_a_name_need_not_be_unicode(ledger, hashed, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9 \xff'\".mp4")
+    path.write_text("x")
+    assert ledger.digest_of_file(path) == ledger.digest_of_file(path)
+    assert len(hashed) == 1
+
+
+def test_many_files_are_kept_in_few_commits(ledger, hashed, tmp_path):
+    paths = [tmp_path / f"{number}.mp4" for number in range(130)]
+    for path in paths:
+        path.write_text(path.name)
+    first = ledger.digests_of_files(paths)
+    assert len(hashed) == 130
+    assert Ledger(tmp_path / "store").digests_of_files(reversed(paths)) == first
+    assert len(hashed) == 130
+
+
+def test_progress_is_told_for_files_that_are_read(ledger, tmp_path):
+    paths = [tmp_path / str(number) for number in range(4)]
+    for path in paths:
+        path.write_text("x")
+    told = []
+    ledger.digests_of_files(paths[:1])
+    ledger.digests_of_files(paths, on_hashed=told.append)
+    assert sorted(told) == paths[1:]
+
+
+def test_deaths_are_counted_and_an_interrupted_driver_blames_nobody(ledger, tmp_path):
+    ledger.begin_attempt("poison")
+    ledger.finish_attempt("poison", died=True)
+    ledger.begin_attempt("poison")
+    assert ledger.attempts("poison") == 1
+    ledger.begin_attempt("innocent")
+    ledger.begin_attempt("done")
+    ledger.finish_attempt("done")
+    ledger.close()  # the driver is killed here
+    again = Ledger(tmp_path / "store")
+    assert again.interrupted() == ["innocent", "poison"]
+    assert (again.attempts("poison"), again.attempts("innocent"), again.attempts("done")) == (1, 0, 0)
+    again.finish_attempt("poison", died=True)
+    assert again.attempts("poison") == 2
+    again.finish_attempt("poison")
+    assert again.attempts("poison") == 0
+
+
+def test_table_versions_and_states(ledger):
+    assert ledger.table_version("table") is None
+    ledger.set_table_version("table", 3, state="digest")
+    assert (ledger.table_version("table"), ledger.table_state("table")) == (3, "digest")
+    ledger.set_table_version("table", 4)
+    assert (ledger.table_version("table"), ledger.table_state("table")) == (4, "")
+
+
+def test_rates_follow_recent_runs(ledger):
+    assert ledger.rate("extract") is None
+    ledger.record_rate("extract", 10, 5)
+    assert ledger.rate("extract") == 2
+    ledger.record_rate("extract", 100, 10)
+    assert 2 < ledger.rate("extract") < 10
+    assert ledger.rate("extract") == pytest.approx((5 + 100) / (2.5 + 10))
+    with pytest.raises(InputError, match="at least 0"):
+        ledger.record_rate("extract", 1, -1)
+
+
+def test_asking_makes_no_file(tmp_path):
+    ledger = Ledger(tmp_path / "store")
+    assert (ledger.table_version("x"), ledger.rate("x"), ledger.attempts("x"), ledger.interrupted()) == (
+        None,
+        None,
+        0,
+        [],
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_only_ledger_knows_and_keeps_nothing(ledger, hashed, tmp_path):
+    (tmp_path / "a").write_text("x")
+    ledger.digest_of_file(tmp_path / "a")
+    (tmp_path / "b").write_text("y")
+    with Ledger(tmp_path / "store", read_only=True) as copy:
+        copy.digests_of_files([tmp_path / "a", tmp_path / "b"])
+        copy.set_table_version("x", 1)
+        assert copy.table_version("x") == 1
+    assert hashed == ["a", "b"]
+    assert ledger.table_version("x") is None
+    with Ledger(tmp_path / "nowhere", read_only=True) as empty:
+        empty.record_rate("x", 1, 1)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "flipped"])
+def test_a_damaged_ledger_is_kept_aside_and_begun_anew(tmp_path, caplog, damage):
+    with Ledger(tmp_path) as ledger:
+        for number in range(300):
+            ledger.set_table_version(f"table-{number}", number)
+    path = tmp_path / _ledger.LEDGER_NAME
+    whole = path.read_bytes()
+    broken = {
+        "garbage": b"no database at all" * 99,
+        "cut": whole[: len(whole) // 2],
+        "flipped": whole[:4096] + b"\xff" * 8192,
+    }
+    path.write_bytes(broken[damage])
+    with caplog.at_level(logging.WARNING), Ledger(tmp_path) as ledger:
+        assert ledger.table_version("table-1") is None
+        ledger.set_table_version("table-1", 7)
+        assert ledger.table_version("table-1") == 7
+    assert "the ledger was damaged" in caplog.text
+    assert path.with_name(f"{path.name}.damaged-1").exists()
+
+
+def test_a_ledger_of_another_format_is_begun_anew(tmp_path):
+    with Ledger(tmp_path) as ledger:
+        ledger.set_table_version("x", 1)
+        ledger._connection.execute("PRAGMA user_version = 99")
+    with Ledger(tmp_path) as ledger:
+        assert ledger.table_version("x") is None
+
+
+def test_commits_are_synced(tmp_path):
+    with Ledger(tmp_path) as ledger:
+        ledger.set_table_version("x", 1)
+        assert ledger._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert ledger._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)

@@ -1,0 +1,118 @@
+"""From stored features to the token rows of one clip, as Everything at Once prepares them.
+
+Source: ninatu/everything_at_once@4daeab6, everything_at_once/dataset/utils.py. Rates and lengths of the paper's own
+features: ResNet-152 at 1 row a second, ResNeXt-101 at 1.5; spectrogram frames of 10 ms at 16 kHz.
+
+Deviation: with 2D features alone the authors' "nearest" and "max_pool" feed the same rows twice and double the width;
+here one stream stays one stream.
+
+Legend: N rows, D width, T frames.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Real
+from numpy.typing import NDArray
+
+Rounding = Literal["inherited", "accurate"]
+LongVideo = Literal["clip", "nearest", "max_pool"]
+
+SAMPLE_RATE_HZ = 16_000
+HOP_SAMPLES = 160
+HALF_WINDOW_SAMPLES = 200
+
+
+def rows_of_span(
+    start_seconds: float, end_seconds: float, *, rate_hz: float, rounding: Rounding = "inherited"
+) -> slice:
+    """The feature rows of a span.
+
+    "inherited" is the authors' training and retrieval: int(start * rate) to int(end * rate), the last included.
+    "accurate" is their step localisation: floor to ceil, the last excluded.
+    """
+    first, last = start_seconds * rate_hz, end_seconds * rate_hz
+    if rounding == "inherited":
+        return slice(int(first), int(last) + 1)
+    return slice(math.floor(first), math.ceil(last))
+
+
+def frames_of_span(start_seconds: float, end_seconds: float) -> slice:
+    """The spectrogram frames of a span: frame k is centred on sample 160 k + 200 (librosa's time_to_frames)."""
+    return slice(frame_at(start_seconds), frame_at(end_seconds))
+
+
+def frame_at(seconds: float) -> int:
+    """The spectrogram frame at an instant, never below 0."""
+    return max(0, (int(seconds * SAMPLE_RATE_HZ) - HALF_WINDOW_SAMPLES) // HOP_SAMPLES)
+
+
+def unit_rows(rows: Real[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
+    """Every row over its Euclidean length, float32. A row of zeros stays zeros."""
+    rows = rows.astype(np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = rows / np.maximum(lengths, 1e-12).astype(np.float32)
+    return unit
+
+
+def resample_nearest(rows: Real[np.ndarray, "N D"], *, num_rows: int) -> Real[np.ndarray, "M D"]:
+    """Row i comes from row floor(i * N / num_rows)."""
+    return rows[np.arange(num_rows) * len(rows) // num_rows]
+
+
+def join_streams(
+    streams: Sequence[Real[np.ndarray, "_ _"]], *, max_tokens: int, how: LongVideo = "clip"
+) -> Float[np.ndarray, "N D"]:
+    """The video tokens of a clip from one or more feature streams, 2D before 3D (section 4.1, backbones).
+
+    Every stream is brought to the length of the last one, cut or resampled to `max_tokens`, each row normalised, and
+    the streams are laid side by side.
+
+    Args:
+        streams: each (rows, width), in the order in which they are joined.
+        max_tokens: rows kept at most.
+        how: what happens to a longer clip: "clip" keeps its beginning, "nearest" samples evenly, "max_pool" pools by
+            floor(rows / max_tokens) and then samples (as "nearest" where that is 1 for any stream).
+
+    Returns:
+        No rows at all when any stream has none: such a clip counts as having no video.
+    """
+    num_rows = len(streams[-1])
+    if min(len(stream) for stream in streams) == 0:
+        return np.zeros((0, sum(stream.shape[1] for stream in streams)), np.float32)
+    if how == "clip" or num_rows <= max_tokens:
+        same_length = [resample_nearest(stream, num_rows=num_rows)[:max_tokens] for stream in streams]
+    else:
+        kernels = [len(stream) // max_tokens for stream in streams]
+        if how == "max_pool" and min(kernels) > 1:
+            streams = [_max_pool(stream, kernel=kernel) for stream, kernel in zip(streams, kernels, strict=True)]
+        same_length = [resample_nearest(stream, num_rows=max_tokens) for stream in streams]
+    return np.concatenate([unit_rows(stream) for stream in same_length], axis=1)
+
+
+def max_over_time(streams: Sequence[Real[np.ndarray, "_ _"]]) -> Float[np.ndarray, " D"]:
+    """One row for a whole clip (AVLnet's input): each stream's maximum over time, normalised, laid side by side."""
+    return np.concatenate([unit_rows(stream.max(axis=0, keepdims=True))[0] for stream in streams])
+
+
+def _max_pool(rows: Real[np.ndarray, "N D"], *, kernel: int) -> Real[np.ndarray, "M D"]:
+    whole = len(rows) // kernel
+    pooled: NDArray[Any] = rows[: whole * kernel].reshape(whole, kernel, -1).max(axis=1)
+    return pooled
+
+
+def average_by_id(ids: Sequence[str], embeddings: Real[np.ndarray, "N E"]) -> tuple[list[str], Real[np.ndarray, "M E"]]:
+    """Average the embeddings of the parts of one clip ("averaging over clips", table 6).
+
+    Rows of the same id become their mean, in the order of the sorted ids; rows with the id "-1" are dropped. When no id
+    occurs twice, everything stays as it is, order included.
+    """
+    if len(set(ids)) == len(ids):
+        return list(ids), embeddings
+    kept = sorted(set(ids) - {"-1"})
+    named = np.array(ids)
+    return kept, np.stack([embeddings[named == name].mean(axis=0) for name in kept])

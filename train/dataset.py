@@ -1,0 +1,146 @@
+"""Clips as a model reads them: cut to the recipe's limits, normalised, a caption chosen, padded to a batch.
+
+Source of the preparation: Everything at Once (see `_tokens.py`). torch is imported only where a batch is made, so that
+this module can be read without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._vocabulary import InputError
+from ._tokens import unit_rows
+
+if TYPE_CHECKING:
+    from ..fuse import Tokens
+
+
+class ClipSample(TypedDict):
+    """The features of one clip.
+
+    Attributes:
+        video: (N, D) feature rows as stored, or None.
+        audio: (T, mel bands) log-mel frames, or None.
+        text: for every caption its word vectors (W, D); an empty list for a clip without captions.
+    """
+
+    video: NDArray[Any] | None
+    audio: NDArray[Any] | None
+    text: Sequence[NDArray[Any]]
+
+
+class ClipSamples(Protocol):
+    """Where clips come from: anything with a length and items."""
+
+    def __len__(self) -> int:
+        """The number of clips."""
+        ...
+
+    def __getitem__(self, index: int, /) -> ClipSample:
+        """The features of clip `index`."""
+        ...
+
+
+class PreparedClip(TypedDict):
+    """One clip ready to be put into a batch, float32; a modality that the clip lacks has no rows, or is None."""
+
+    text: NDArray[np.float32] | None
+    video: NDArray[np.float32] | None
+    audio: NDArray[np.float32] | None
+
+
+class ClipDataset:
+    """A map-style dataset over clips.
+
+    In training every epoch draws one caption of each clip, by a generator seeded with (seed, epoch, index): the same
+    epoch gives the same captions in whatever order, process or run. Otherwise the first caption is taken.
+
+    Args:
+        samples: the clips.
+        max_video_tokens: feature rows of a clip that are kept.
+        max_audio_frames: spectrogram frames that are kept.
+        max_words: words of a caption that are kept.
+        training: whether captions are drawn.
+        seed: of the draw.
+    """
+
+    def __init__(
+        self,
+        samples: ClipSamples,
+        *,
+        max_video_tokens: int = 12,
+        max_audio_frames: int = 768,
+        max_words: int = 20,
+        training: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.samples = samples
+        self.max_video_tokens = max_video_tokens
+        self.max_audio_frames = max_audio_frames
+        self.max_words = max_words
+        self.training = training
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose captions are drawn."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> PreparedClip:
+        sample = self.samples[index]
+        captions = sample["text"]
+        chosen = captions[self._caption(index, num_captions=len(captions))] if len(captions) else None
+        return self.prepare(text=chosen, video=sample["video"], audio=sample["audio"])
+
+    def _caption(self, index: int, *, num_captions: int) -> int:
+        if not self.training or num_captions == 1:
+            return 0
+        return int(np.random.default_rng((self.seed, self.epoch, index)).integers(num_captions))
+
+    def prepare(
+        self, *, text: NDArray[Any] | None, video: NDArray[Any] | None, audio: NDArray[Any] | None
+    ) -> PreparedClip:
+        """Cut one clip's features to the limits and L2-normalise its video rows."""
+        return PreparedClip(
+            text=None if text is None else text[: self.max_words].astype(np.float32),
+            video=None if video is None else unit_rows(video[: self.max_video_tokens]),
+            audio=None if audio is None else audio[: self.max_audio_frames].astype(np.float32),
+        )
+
+
+def collate(clips: Sequence[PreparedClip]) -> dict[str, Tokens]:
+    """A batch: every modality that some clip has, padded with zeros to the longest, with masks.
+
+    Raises InputError when the clips' features are of different widths.
+    """
+    batch = {}
+    for name in ("text", "video", "audio"):
+        rows = [clip[name] for clip in clips]
+        if any(each is not None and len(each) for each in rows):
+            batch[name] = _padded(name, rows)
+    return batch
+
+
+def _padded(name: str, rows: Sequence[NDArray[np.float32] | None]) -> Tokens:
+    import torch
+
+    from ..fuse import Tokens
+
+    present = [each for each in rows if each is not None and len(each)]
+    widths = {each.shape[1] for each in present}
+    if len(widths) > 1:
+        raise InputError(f"the clips of a batch have {name} features of different widths: {sorted(widths)}")
+    values = np.zeros((len(rows), max(len(each) for each in present), widths.pop()), np.float32)
+    mask = np.zeros(values.shape[:2], bool)
+    for i, each in enumerate(rows):
+        if each is not None:
+            values[i, : len(each)] = each
+            mask[i, : len(each)] = True
+    return Tokens(torch.from_numpy(values), torch.from_numpy(mask))

@@ -1,0 +1,163 @@
+"""Training recipes: data that differ only where the papers differ.
+
+Source of the published ones: Everything at Once (arXiv 2112.04446), section 4.1, and the authors' configurations
+(ninatu/everything_at_once@4daeab6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from .._registry import Registry, nearest
+from .._vocabulary import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained.
+
+    Attributes:
+        name: the registered name.
+        model: registered model that it trains.
+        model_options: options of that model which belong to the recipe.
+        max_video_tokens: feature rows of a clip that are kept.
+        max_audio_frames: spectrogram frames (10 ms) of a clip that are kept.
+        max_words: words of a caption that are kept.
+        epochs: passes over the training clips.
+        min_steps: fewest steps in all; on a small collection, epochs are added until there are so many.
+        batch_size: clips in a batch, over all processes.
+        optimizer: "adam", or "adamw", whose weight decay does not pass through the gradient.
+        learning_rate: at the beginning, after the warm-up.
+        weight_decay: on every weight that is trained.
+        schedule: "constant"; "exponential": times `decay` after every epoch; "cosine": down to zero at the end.
+        decay: see `schedule`.
+        warmup_steps: steps over which the learning rate rises from zero.
+        clip_gradient: largest norm of the gradient; 0 for no limit.
+        freeze_batch_norm: train in evaluation mode, batch statistics as they are (the authors' fine-tuning).
+        precision: "no" is float32; "fp16" and "bf16" are mixed precision.
+        seed: of the order of clips, the choice of captions and any other draw.
+        checkpoint_steps: steps between saved states within an epoch; 0 saves after epochs only.
+    """
+
+    name: str
+    model: str = "everything_at_once"
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    max_video_tokens: int = 12
+    max_audio_frames: int = 768
+    max_words: int = 20
+    epochs: int = 15
+    min_steps: int = 0
+    batch_size: int = 2240
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "exponential", "cosine"] = "exponential"
+    decay: float = 0.9
+    warmup_steps: int = 0
+    clip_gradient: float = 0.0
+    freeze_batch_norm: bool = False
+    precision: Literal["no", "fp16", "bf16"] = "no"
+    seed: int = 0
+    checkpoint_steps: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "max_video_tokens", "max_audio_frames", "max_words"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"recipe {self.name}: {name} is {getattr(self, name)}; it must be above 0")
+        for name in ("min_steps", "weight_decay", "warmup_steps", "clip_gradient", "checkpoint_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"recipe {self.name}: {name} is {getattr(self, name)}; it must not be negative")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"recipe {self.name}: {name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}"
+                )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, JSON-ready."""
+        return asdict(self)
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "optimizer": ("adam", "adamw"),
+    "schedule": ("constant", "exponential", "cosine"),
+    "precision": ("no", "fp16", "bf16"),
+}
+
+_EQUAL_WEIGHTS = {f"lambda_{name}": 1.0 for name in ("tv", "ta", "va", "t_va", "v_ta", "a_tv")}
+_PADDING = {"audio_padding": "published"}
+
+RECIPES: Registry[Recipe] = Registry("recipe")
+for _recipe in (
+    # Section 4.1: 224 videos x 10 clips, mixed precision.
+    Recipe(name="everything_at_once", model_options={**_PADDING, "pad_audio_to": 768}, precision="fp16"),
+    # The fine-tunings of table 2; every weight of the objective is 1.
+    Recipe(
+        name="everything_at_once_msrvtt",
+        model_options={**_EQUAL_WEIGHTS, **_PADDING, "pad_audio_to": 3072},
+        max_video_tokens=48,
+        max_audio_frames=3072,
+        epochs=25,
+        batch_size=128,
+        freeze_batch_norm=True,
+        precision="fp16",
+    ),
+    Recipe(
+        name="everything_at_once_youcook2",
+        model_options={**_EQUAL_WEIGHTS, **_PADDING, "pad_audio_to": 4608},
+        max_video_tokens=72,
+        max_audio_frames=4608,
+        epochs=5,
+        batch_size=256,
+        learning_rate=1e-5,
+        freeze_batch_norm=True,
+        precision="fp16",
+    ),
+    # Ours, for hundreds of short clips and a CPU.
+    Recipe(
+        name="everything_at_once_tiny",
+        model="everything_at_once_tiny",
+        epochs=20,
+        min_steps=120,
+        batch_size=50,
+        optimizer="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup_steps=20,
+        clip_gradient=1.0,
+        max_video_tokens=32,
+        max_audio_frames=1600,
+    ),
+):
+    RECIPES.add(_recipe.name, _recipe)
+
+
+def list_recipes(pattern: str = "*") -> list[str]:
+    """The names of the recipes that match a shell pattern, sorted."""
+    return RECIPES.names(pattern)
+
+
+def get_recipe(name: str, /, **overrides: Any) -> Recipe:
+    """A recipe, with some of its fields replaced.
+
+    Raises:
+        UnknownNameError: no such recipe; the nearest names are listed.
+        ConfigError: an unknown field (the nearest is named), or a value that cannot be.
+    """
+    recipe = RECIPES[name]
+    known = {each.name: getattr(recipe, each.name) for each in fields(Recipe) if each.name != "name"}
+    for key, value in overrides.items():
+        if key not in known:
+            raise ConfigError(f"a recipe has no field {key!r}: {nearest(key, list(known))}")
+        _check_type(key, value, known[key])
+    return replace(recipe, **overrides)
+
+
+def _check_type(key: str, value: Any, like: Any) -> None:
+    wanted: Any = Mapping if isinstance(like, Mapping) else (int, float) if isinstance(like, float) else type(like)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(like, bool)):
+        kind = "mapping" if wanted is Mapping else type(like).__name__
+        raise ConfigError(f"the recipe's {key} is {value!r}; it must be of type {kind}")

@@ -1,0 +1,403 @@
+"""One ``frameloom.yaml`` describes a project: collection, features, model, training, store, run.
+
+Unknown keys are refused with the nearest known one. Relative paths are relative to the folder of the YAML file. The
+file is read as plain data: no tags, no anchors, no interpolation, so that a configuration can never run code or grow.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from .._vocabulary import ConfigError, Modality, canonical_json
+from ._manifest import ONLY_LOCAL, is_address
+
+Combination = Literal["video", "audio", "video+audio", "text", "text+video", "text+audio"]
+COMBINATIONS: tuple[str, ...] = get_args(Combination)
+_DEEPEST = 50
+
+
+class Section(BaseModel):
+    """Frozen, and closed: a key that is not a field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CollectionConfig(Section):
+    """Which videos, what is said of them, and how they are cut into clips."""
+
+    videos: tuple[str, ...]
+    """Folders (with their subfolders), glob patterns, or manifests (.csv, .jsonl, .parquet) with a column `video`."""
+    captions: str | None = None
+    """A manifest with the columns `video` and `captions` (or `caption`) for videos that the line above finds."""
+    clip_seconds: float | None = Field(default=8.0, ge=0.1)
+    """Videos without spans of their own are cut into windows of this length; null keeps each video whole."""
+
+    @field_validator("videos", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("videos")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not all(value):
+            raise ValueError("needs a folder, a glob pattern or a manifest")
+        return value
+
+    @field_validator("videos", "captions")
+    @classmethod
+    def _local(cls, value: Any) -> Any:
+        if any(is_address(one) for one in ([value] if isinstance(value, str) else value or ())):
+            raise ValueError(ONLY_LOCAL)
+        return value
+
+
+class FeatureConfig(Section):
+    """One backbone and the weights that it runs with."""
+
+    backbone: str
+    """A name that `frameloom backbones` lists."""
+    weights: str | None = None
+    """A path to weights. null: seeded random weights (for word vectors: trained from the collection's own captions)."""
+    seed: int = 0
+    """The seed of random weights."""
+    options: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    """Settings that differ from the backbone's published protocol, such as `rate_hz`; part of the fingerprint."""
+
+
+class FeaturesConfig(Section):
+    """At most one backbone for each modality."""
+
+    video: FeatureConfig | None = None
+    audio: FeatureConfig | None = None
+    text: FeatureConfig | None = None
+
+    def chosen(self) -> dict[Modality, FeatureConfig]:
+        """The modalities that have a backbone, in the order video, audio, text."""
+        pairs = ((Modality.VIDEO, self.video), (Modality.AUDIO, self.audio), (Modality.TEXT, self.text))
+        return {modality: feature for modality, feature in pairs if feature is not None}
+
+
+class ModelConfig(Section):
+    """The fusion model, and how much of a clip it reads. What is null is the recipe's."""
+
+    name: str | None = None
+    """A name that `frameloom models` lists."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Sizes and switches of the model that differ from the recipe's, such as `width`."""
+    checkpoint: str | None = None
+    """A trained checkpoint's folder. With it nothing is trained."""
+    max_video_tokens: int | None = Field(default=None, ge=1)
+    """Video rows read from a clip."""
+    max_audio_frames: int | None = Field(default=None, ge=1)
+    """Spectrogram frames (10 ms) read from a clip."""
+    max_words: int | None = Field(default=None, ge=1)
+    """Known words read from a sentence."""
+
+
+class TrainingConfig(Section):
+    """How the model learns."""
+
+    recipe: str = "everything_at_once_tiny"
+    """A name that `frameloom recipes` lists. It brings its model, and how much of a clip that reads."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the recipe that differ, such as `epochs`."""
+
+
+class StoreConfig(Section):
+    """Where features, checkpoints and vectors are kept."""
+
+    path: str = ".frameloom"
+    """The folder of the store."""
+    table: str = Field(default="clips", pattern=r"^[a-z][a-z0-9_]{0,62}$")
+    """The LanceDB table."""
+    combinations: tuple[Combination, ...] = ("video", "audio", "video+audio")
+    """One row for each clip and each of these that the clip has."""
+
+    @field_validator("path")
+    @classmethod
+    def _local(cls, value: str) -> str:
+        if is_address(value):
+            raise ValueError("the store can only be a local folder for now: give a path")
+        return value
+
+    @field_validator("combinations")
+    @classmethod
+    def _distinct(cls, value: tuple[Combination, ...]) -> tuple[Combination, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("needs at least one combination, each once")
+        return value
+
+
+class RunConfig(Section):
+    """How the work is done. Nothing here changes a number."""
+
+    workers: int | None = Field(default=None, ge=0, le=1024)
+    """Worker processes; null takes one for each core, 0 works in this process alone."""
+    scheduler: str | None = None
+    """The address of a running Dask scheduler, such as tcp://10.0.0.1:8786; null starts a cluster on this machine."""
+    batch_videos: int = Field(default=8, ge=1, le=100_000)
+    """Videos in one task, and in one shard."""
+    device: str = "cpu"
+    """Where backbones and models run: cpu, cuda, cuda:0."""
+    decode_seconds: float = Field(default=600.0, gt=0)
+    """A file whose decoding takes longer is stopped and quarantined."""
+    decode_memory_gb: float = Field(default=4.0, gt=0)
+    """A decoder that wants more memory is stopped and its file quarantined."""
+    max_failures: int = Field(default=0, ge=0)
+    """A run with more failed videos than this ends with exit code 3."""
+
+
+class Config(Section):
+    """A whole project."""
+
+    collection: CollectionConfig
+    features: FeaturesConfig
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    store: StoreConfig = StoreConfig()
+    run: RunConfig = RunConfig()
+
+    @field_validator("features")
+    @classmethod
+    def _some_feature(cls, value: FeaturesConfig) -> FeaturesConfig:
+        if value.video is None and value.audio is None:
+            raise ValueError("needs a backbone for video, for audio, or for both")
+        return value
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole configuration with every default written out, as JSON-ready data."""
+        return self.model_dump(mode="json")
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain YAML: safe tags only, no aliases (a few lines of them can fill a memory), no key twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="anchors and aliases (& and *) are not used here", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, dict | list):
+                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# As YAML 1.2 and JSON have it: an exponent makes a float, also without a point or a sign (1e-3, 1.5e3).
+_PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration. Raises ConfigError, which names the file, the key and what is allowed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist: write one with `frameloom init DIR`, or name yours with -c"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    try:
+        data = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader, made stricter
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    return parse_config(data, str(path))
+
+
+def parse_config(data: Any, origin: str = "configuration") -> Config:
+    """Check plain data against the schema. Raises ConfigError with every mistake on one line."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{origin}: expected sections such as `collection:` and `features:`, found {data!r:.60}")
+    faults = list(_not_plain(data, ()))
+    if faults:
+        raise ConfigError(f"{origin}: {'; '.join(faults)}")
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors())
+        raise ConfigError(f"{origin}: {problems}") from None
+
+
+def _not_plain(value: Any, place: tuple[str, ...]) -> Iterator[str]:
+    """What JSON cannot hold, and fingerprints and files cannot either: dates, sets, bytes, numbers that are none."""
+    where = ".".join(place)
+    if len(place) > _DEEPEST:
+        yield f"{'.'.join(place[:4])}: nested more than {_DEEPEST} deep: flatten it"
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            if isinstance(key, str) and _text_fault(key) is None:
+                yield from _not_plain(one, (*place, key))
+            else:
+                yield f"{where or 'the top level'}: the key {key!a:.40} is not plain text: put it in quotes"
+    elif isinstance(value, list | tuple):
+        for number, one in enumerate(value):
+            yield from _not_plain(one, (*place, str(number)))
+    elif (fault := _fault(value)) is not None:
+        yield f"{where}: {fault} (found {value!a:.60})"
+
+
+def _fault(value: Any) -> str | None:
+    if isinstance(value, str):
+        return _text_fault(value)
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "is not a finite number: give one"
+    if value is None or isinstance(value, int):
+        return None
+    return f"is a {type(value).__name__}: a value is a number, true, false, null, a list, a mapping or a text in quotes"
+
+
+def _text_fault(text: str) -> str | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "holds a lone surrogate, which is no character: name files and folders in UTF-8"
+    return "holds a NUL character: remove it" if "\0" in text else None
+
+
+def _explain(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    where = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"unknown key {where!r}: {hint}known here: {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"the key {where!r} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message} (found {problem['input']!r:.60})"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    """The keys allowed at a place of the schema."""
+    section: Any = Config
+    for key in location:
+        annotation = section.model_fields[key].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next(one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel))
+    return list(section.model_fields)
+
+
+TEMPLATE = """\
+# What frameloom does with one collection of videos. Run `frameloom sync` beside this file.
+# Relative paths are relative to this file. Every key has a default except `collection.videos` and `features`.
+
+collection:
+  # A folder (searched with its subfolders), a glob such as /data/**/*.mp4, a manifest
+  # (.csv, .jsonl or .parquet with a column `video`), or a list of these.
+  videos: {videos}
+  # A manifest with the columns `video` (relative to the manifest) and `captions` (a list) or `caption` (a sentence);
+  # optional: `start_seconds`, `end_seconds`, `split` (train, val, test). All others become columns to filter by.
+  captions: {captions}
+  # Videos without spans of their own are cut into windows of this many seconds; null keeps each video whole.
+  clip_seconds: 8
+
+features:            # `frameloom backbones` lists what there is
+  video:
+    backbone: resnet152
+    weights: null    # a path to weights; null means seeded random weights, good for trying things out, not for quality
+  audio:
+    backbone: logmel_avlnet
+  text:
+    backbone: word2vec
+    weights: null    # word2vec vectors (.bin or .txt); null trains them from the captions above
+
+training:            # `frameloom recipes` lists what there is
+  # A model small enough for two cores. At the paper's size, for a GPU: everything_at_once.
+  recipe: everything_at_once_tiny
+  overrides: {{}}      # such as {{epochs: 40, seed: 1}}
+
+model:               # `frameloom models` lists what there is
+  name: null         # null takes the recipe's
+  config: {{}}         # such as {{width: 512}}
+  checkpoint: null   # the folder of a trained model; with it nothing is trained
+
+store:
+  path: .frameloom   # features, checkpoints and the LanceDB table; delete it and everything can be made again
+  table: clips
+
+run:
+  workers: null      # worker processes; null takes one for each core
+  batch_videos: 8    # videos in one task and in one shard
+  device: cpu
+  max_failures: 0    # a run with more failed videos than this ends with exit code 3
+"""
+
+
+# What JSON leaves as it is and YAML does not allow, or reads as the end of a line.
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+
+
+def write_template(path: Path, *, videos: list[str], captions: str | None) -> None:
+    """Write a commented configuration, whole or not at all. Raises ConfigError when it exists or cannot be written."""
+    for name in [*videos, *([captions] if captions else [])]:
+        if _text_fault(name) is not None:
+            raise ConfigError(
+                f"{name!a}: the name is not UTF-8, and a configuration is: rename it, or name a folder"
+                " above it or a glob pattern that fits it"
+            )
+    text = TEMPLATE.format(videos=_quoted(videos if len(videos) > 1 else videos[0]), captions=_quoted(captions))
+    try:
+        _write_new(path, text.encode())
+    except FileExistsError:
+        raise ConfigError(f"{path} exists: edit it, or remove it and run `frameloom init` again") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}: nothing was left behind") from None
+
+
+def _quoted(value: Any) -> str:
+    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", canonical_json(value))
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Make a file that is there whole or not at all. Raises FileExistsError, or OSError and leaves nothing behind."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _rename_new(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _rename_new(aside: Path, path: Path) -> None:
+    """Rename, but never over a file that is there."""
+    try:
+        path.hardlink_to(aside)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # A file system without hard links: an empty file of ours holds the place.
+        path.open("xb").close()
+        try:
+            aside.replace(path)
+        except OSError:
+            with suppress(OSError):
+                path.unlink()
+            raise

@@ -1,0 +1,110 @@
+"""What a person sees while work is done: sentences and progress bars on standard error, never on standard output.
+
+On a terminal a bar shows counts, rate and time left. Elsewhere (a log, a pipe) a line is printed every few seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+LINE_EVERY_SECONDS = 5.0
+
+Advance = Callable[[int], None]
+
+
+class Console:
+    """Sentences and bars for one run. A quiet one prints nothing."""
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.quiet = quiet
+        self.stream = stream or sys.stderr
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        if not self.quiet:
+            print(text, file=self.stream, flush=True)
+
+    @contextmanager
+    def progress(self, what: str, total: int, unit: str) -> Iterator[Advance]:
+        """A bar for `total` units of work; the block gets a function that advances it."""
+        if self.quiet or total == 0:
+            yield lambda _count: None
+        elif self.stream.isatty():
+            yield from self._bar(what, total, unit)
+        else:
+            yield from self._lines(what, total, unit)
+
+    @contextmanager
+    def training(self) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """Lines for a training; the block gets a function that takes its events."""
+        shown = time.monotonic()
+
+        def on_event(event: dict[str, Any]) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if now - shown >= LINE_EVERY_SECONDS:
+                shown = now
+                self.say(
+                    f"train: epoch {event['epoch']} of {event['epochs']}, step {event['step']} of {event['steps']},"
+                    f" loss {event['loss']:.3f}, about {readable_seconds(event['seconds_left'])} left"
+                )
+
+        yield on_event
+
+    def _bar(self, what: str, total: int, unit: str) -> Iterator[Advance]:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as TimeLeft
+
+        columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit)]
+        bar = Progress(*columns, TimeElapsedColumn(), TimeLeft(), console=RichConsole(file=self.stream))
+        with bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)
+
+    def _lines(self, what: str, total: int, unit: str) -> Iterator[Advance]:
+        begun = shown = time.monotonic()
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done, shown
+            done += count
+            now = time.monotonic()
+            if now - shown >= LINE_EVERY_SECONDS and done:
+                shown = now
+                left = (now - begun) / done * (total - done)
+                self.say(f"{what}: {done} of {total} {unit}, about {readable_seconds(left)} left")
+
+        yield advance
+        if done:
+            self.say(f"{what}: {done} of {total} {unit} in {readable_seconds(time.monotonic() - begun)}")
+
+
+def readable_seconds(seconds: float) -> str:
+    """A duration for a person: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def readable_bytes(count: float) -> str:
+    """A size for a person, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 video`, `2 videos`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

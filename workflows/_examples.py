@@ -1,0 +1,120 @@
+"""Clips read from the feature store: what training and embedding iterate over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..store import FeatureStore
+from ..train import ClipSample
+
+MEMORY_BYTES = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One clip: its span, and the fingerprints of the features that it has."""
+
+    clip: str
+    start_seconds: float
+    end_seconds: float
+    video: str | None = None
+    audio: str | None = None
+    texts: tuple[str, ...] = ()
+
+
+class _Texts(Sequence[NDArray[np.float32]]):
+    """The captions of a clip as word vectors (W, D), each read when it is asked for."""
+
+    def __init__(self, fingerprints: Sequence[str], read: Callable[[str], NDArray[np.float32]]) -> None:
+        self._fingerprints, self._read = fingerprints, read
+
+    def __len__(self) -> int:
+        return len(self._fingerprints)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._read(self._fingerprints[index])
+
+
+class StoredExamples:
+    """Clips by position, read from the store.
+
+    What was read is kept in memory up to a limit, since training comes back to every clip in every epoch. A collection
+    that is larger is read from its shards each time.
+    """
+
+    def __init__(self, store: Path, examples: Sequence[Example], *, memory_bytes: int = MEMORY_BYTES) -> None:
+        self.store = FeatureStore(store)
+        self.examples = list(examples)
+        self._kept: dict[tuple[str, float, float], NDArray[np.float32]] = {}
+        self._bytes_left = memory_bytes
+
+    @classmethod
+    def load(cls, store: Path, path: Path) -> StoredExamples:
+        """The clips that a Parquet file lists."""
+        import pyarrow.parquet as pq
+
+        rows = pq.read_table(path).to_pylist()
+        return cls(store, [Example(**{**row, "texts": tuple(row["texts"])}) for row in rows])
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> ClipSample:
+        example = self.examples[index]
+        return ClipSample(
+            video=self._span(example.video, example),
+            audio=self._span(example.audio, example),
+            text=_Texts(example.texts, self._all),
+        )
+
+    def _span(self, fingerprint: str | None, example: Example) -> NDArray[np.float32] | None:
+        if fingerprint is None:
+            return None
+        key = (fingerprint, example.start_seconds, example.end_seconds)
+        return self._once(key, lambda: self._read_span(fingerprint, example))
+
+    def _once(self, key: tuple[str, float, float], read: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+        values = self._kept.get(key)
+        if values is None:
+            values = read()
+            if values.nbytes <= self._bytes_left:
+                self._bytes_left -= values.nbytes
+                self._kept[key] = values
+        return values
+
+    def _read_span(self, fingerprint: str, example: Example) -> NDArray[np.float32]:
+        feature = self.store.read_span(fingerprint, example.start_seconds, example.end_seconds)
+        if len(feature.values) == 0:
+            # A span shorter than a row of the feature: the row nearest to its middle.
+            feature = self.store.read(fingerprint)
+            middle = (example.start_seconds + example.end_seconds) / 2
+            nearest = int(np.argmin(np.abs(feature.times.mean(axis=1) - middle)))
+            return feature.values[nearest : nearest + 1].astype(np.float32)
+        return feature.values.astype(np.float32)
+
+    def _all(self, fingerprint: str) -> NDArray[np.float32]:
+        return self._once((fingerprint, 0.0, 0.0), lambda: self.store.read(fingerprint).values.astype(np.float32))
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """Write clips as a Parquet file, the record of what a model was trained on."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            pa.field("clip", pa.string()),
+            pa.field("start_seconds", pa.float64()),
+            pa.field("end_seconds", pa.float64()),
+            pa.field("video", pa.string()),
+            pa.field("audio", pa.string()),
+            pa.field("texts", pa.list_(pa.string())),
+        ]
+    )
+    pq.write_table(pa.Table.from_pylist([asdict(example) for example in examples], schema=schema), path)

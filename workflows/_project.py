@@ -1,0 +1,262 @@
+"""A project at work: its configuration, its collection, its store, its models. Every stage gets one of these."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .._vocabulary import ConfigError, FeatureSpec, IntegrityError, Modality, canonical_json, digest_of
+from ..extract import backbone_spec, weights_digest
+from ..store import ClipTable, FeatureStore, Ledger, check_metadata_schema, publish_text
+from ..train import get_recipe, read_checkpoint
+from ._collection import Collection, discover, readable_path
+from ._config import Config, FeatureConfig, load_config
+from ._tasks import BackboneRequest
+
+CONFIG_NAME = "frameloom.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """One feature that the configuration asks for, with what identifies its numbers."""
+
+    modality: Modality
+    spec: FeatureSpec
+    weights_digest: str
+    request: BackboneRequest
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers of this feature, whatever the file."""
+        return {"spec": self.spec.identity(), "weights": self.weights_digest}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRef:
+    """A finished checkpoint: where it lies, what identifies it, and what it was trained on."""
+
+    folder: Path
+    digest: str
+    examples_digest: str | None = None
+    num_examples: int | None = None
+
+
+class Project:
+    """A configuration and everything that it names. Opening one reads, and writes nothing."""
+
+    def __init__(self, config: Config, base: Path, *, read_only: bool = False) -> None:
+        self.config = config
+        self.read_only = read_only
+        self.base = base
+        self.root = self._absolute(config.store.path)
+        if self.root.exists() and not self.root.is_dir():
+            raise ConfigError(f"store.path: {self.root} is not a folder: name a folder, which need not exist yet")
+        check_device(config.run.device)
+        self._new_vectors: Path | None = None
+        self.recipe = get_recipe(config.training.recipe, **config.training.overrides)
+        self.store = FeatureStore(self.root)
+        self.wants: dict[Modality, Want] = {
+            modality: self._want(modality, feature)
+            for modality, feature in config.features.chosen().items()
+            if modality is not Modality.TEXT
+        }
+        if config.features.text is not None:
+            self._check_modality(Modality.TEXT, config.features.text)  # refused before any work
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> Project:
+        """Read a configuration file. Raises ConfigError or UnknownNameError."""
+        path = path / CONFIG_NAME if path.is_dir() else path
+        return cls(load_config(path), path.absolute().parent, read_only=read_only)
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The videos of the collection as they are on disk now. Raises ConfigError."""
+        section = self.config.collection
+        found = discover(section.videos, captions=section.captions, base=self.base)
+        check_metadata_schema(found.metadata_types)
+        return found
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger, which a project that only reads leaves as it is."""
+        return Ledger(self.root, read_only=self.read_only)
+
+    @cached_property
+    def table(self) -> ClipTable:
+        """The LanceDB table of clip embeddings; may not exist yet."""
+        return ClipTable(str(self.root / "vectors"), self.config.store.table)
+
+    @property
+    def model_name(self) -> str:
+        """The fusion model: the configuration's, or the recipe's."""
+        return self.config.model.name or self.recipe.model
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The model's settings: the recipe's, where it is the recipe's model, and over them the configuration's."""
+        own = dict(self.recipe.model_options) if self.model_name == self.recipe.model else {}
+        return {**own, **self.config.model.config}
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """How much of a clip a model reads: by the configuration, the given checkpoint, or the recipe."""
+        names = ("max_video_tokens", "max_audio_frames", "max_words")
+        own = {name: getattr(self.recipe, name) for name in names}
+        if self.config.model.checkpoint is not None:
+            own |= read_checkpoint(self._absolute(self.config.model.checkpoint)).provenance.get("limits", {})
+        given = {name: getattr(self.config.model, name) for name in names}
+        return own | {name: value for name, value in given.items() if value is not None}
+
+    def check_model(self) -> None:
+        """Raises UnknownNameError or ConfigError for a model, or settings of it, that cannot be built."""
+        from ..fuse import model_config
+
+        model_config(self.model_name, **self.model_options)
+
+    def text_want(self) -> Want | None:
+        """The text feature, once it has vectors: those of the configuration, or those made from the captions."""
+        feature = self.config.features.text
+        if feature is None:
+            return None
+        if feature.weights is None:
+            made = self.word_vectors()
+            if made is None:
+                return None
+            feature = feature.model_copy(update={"weights": str(made)})
+        return self._want(Modality.TEXT, feature)
+
+    def word_vectors(self) -> Path | None:
+        """The word vectors that this project made from its own captions, if it has."""
+        if self._new_vectors is not None:
+            return self._new_vectors
+        pointer = read_json(self.root / "models" / "word_vectors.json", needs=("file",))
+        path = None if pointer is None else self.root / "models" / pointer["file"]
+        return path if path is not None and path.is_file() else None
+
+    def use_word_vectors(self, path: Path) -> None:
+        """Take these vectors, for as long as this object lives."""
+        self._new_vectors = path
+
+    def keep_word_vectors(self) -> None:
+        """Make the vectors taken last those of the project."""
+        if self._new_vectors is not None:
+            pointer = canonical_json({"file": self._new_vectors.name})
+            publish_text(self.root / "models" / "word_vectors.json", pointer)
+
+    def all_wants(self) -> dict[Modality, Want]:
+        """The media features and, once it has vectors, the text feature."""
+        text = self.text_want()
+        return self.wants if text is None else {**self.wants, Modality.TEXT: text}
+
+    def model_key(self) -> str:
+        """What identifies the training that the configuration asks for, apart from the clips trained on."""
+        return digest_of(
+            {
+                "model": self.model_name,
+                "config": self.model_options,
+                "limits": self.limits,
+                "recipe": self.recipe.as_dict(),
+                "features": {str(modality): want.identity() for modality, want in self.all_wants().items()},
+            }
+        )
+
+    def model_folder(self) -> Path:
+        """Where checkpoints of this model, these features and this recipe are kept."""
+        return self.root / "models" / f"{self.model_name}-{self.model_key()[:12]}"
+
+    def checkpoint(self) -> CheckpointRef | None:
+        """The checkpoint to embed with: the configured one, or the one that was trained here; None before training."""
+        given = self.config.model.checkpoint
+        if given is not None:
+            return self._given_checkpoint(self._absolute(given))
+        names = ("folder", "digest", "examples_digest", "num_examples")
+        pointer = read_json(self.model_folder() / "current.json", needs=names)
+        if pointer is None or not (self.model_folder() / pointer["folder"] / "model.json").is_file():
+            return None
+        return CheckpointRef(
+            folder=self.model_folder() / pointer["folder"],
+            digest=pointer["digest"],
+            examples_digest=pointer["examples_digest"],
+            num_examples=pointer["num_examples"],
+        )
+
+    def kept_path(self, path: Path) -> str:
+        """A path as the table keeps it: relative where the file lies in the project's folder, which may be moved."""
+        return readable_path(path.relative_to(self.base) if path.is_relative_to(self.base) else path)
+
+    def _given_checkpoint(self, folder: Path) -> CheckpointRef:
+        """Raises ConfigError for a checkpoint that was trained on other features than this project extracts."""
+        meta = read_checkpoint(folder)
+        trained_on: Mapping[str, Any] = meta.provenance.get("features", {})
+        text = self.config.features.text
+        if text is not None and text.weights is None and "text" in trained_on:
+            raise ConfigError(
+                f"model.checkpoint: {folder} was trained on the word vectors {trained_on['text']['weights']}:"
+                " give their file as features.text.weights"
+            )
+        for modality, want in self.all_wants().items():
+            known = trained_on.get(str(modality))
+            if known is not None and digest_of(known) != digest_of(want.identity()):
+                raise ConfigError(
+                    f"model.checkpoint: {folder} was trained on {modality} features of {known['spec']['name']}"
+                    f" ({known['weights']}), and features.{modality} gives {want.spec.name} ({want.weights_digest}):"
+                    " use the same backbone, options and weights"
+                )
+        return CheckpointRef(folder=folder, digest=meta.digest)
+
+    def _want(self, modality: Modality, feature: FeatureConfig) -> Want:
+        weights = None if feature.weights is None else str(self._absolute(feature.weights))
+        options = dict(feature.options)
+        spec = self._check_modality(modality, feature)
+        request = BackboneRequest(
+            name=feature.backbone,
+            weights=weights,
+            seed=feature.seed,
+            options=tuple(sorted(options.items())),
+            device=self.config.run.device,
+        )
+        digest = weights_digest(feature.backbone, weights, seed=feature.seed)
+        return Want(modality=modality, spec=spec, weights_digest=digest, request=request)
+
+    def _check_modality(self, modality: Modality, feature: FeatureConfig) -> FeatureSpec:
+        spec = backbone_spec(feature.backbone, **dict(feature.options))
+        if spec.modality is not modality:
+            raise ConfigError(
+                f"features.{modality}.backbone: {feature.backbone!r} reads {spec.modality}, not {modality}:"
+                f" put it under features.{spec.modality}"
+            )
+        return spec
+
+    def _absolute(self, path: str) -> Path:
+        return self.base / Path(path).expanduser()
+
+
+def check_device(name: str) -> None:
+    """Raises ConfigError for a device that there is not."""
+    if name == "cpu":
+        return
+    if not re.fullmatch(r"cuda(:\d+)?", name):
+        raise ConfigError(f"run.device: {name!r} is not a device: use cpu, cuda or cuda:N")
+    import torch
+
+    number = int(name.partition(":")[2] or 0)
+    if number >= torch.cuda.device_count():
+        raise ConfigError(f"run.device: {name} is not there ({torch.cuda.device_count()} GPUs are): use cpu")
+
+
+def read_json(path: Path, *, needs: Sequence[str]) -> dict[str, Any] | None:
+    """A small JSON file of ours, or None where there is none. Raises IntegrityError when it is not what was written."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not set(needs) <= found.keys():
+        raise IntegrityError(f"{path} is damaged: delete it, and the next sync makes it again")
+    return found
