@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ class FeatureStore:
         self._loaded: dict[Path, tuple[_Stamp, list[Entry]]] = {}
         self._index: dict[str, Entry] | None = None
         self._problems: list[Problem] = []
+        self._refreshing = threading.RLock()
         self._reader = ShardReader(self._check_shard)
 
     def __repr__(self) -> str:
@@ -91,8 +93,9 @@ class FeatureStore:
             sidecar = encode_sidecar(samples, spec=spec, shard=shard, sha256=sha256)
             publish(path.with_suffix(SUFFIX), sidecar, kind="sidecar", token=token)
         entries = read_sidecar(path.with_suffix(SUFFIX), shard_path=path)
-        if self._index is not None:
-            _keep_best(self._index, entries)
+        with self._refreshing:
+            if self._index is not None:
+                _keep_best(self._index, entries)
         return entries[0].shard
 
     def _is_committed(self, path: Path, sha256: str) -> bool:
@@ -129,19 +132,22 @@ class FeatureStore:
 
     def refresh(self) -> None:
         """See what other processes have committed since. Sidecars that have not changed are not read again."""
-        before, self._loaded, self._problems = self._loaded, {}, []
-        for path, stamp in self._committed():
-            known = before.get(path)
-            try:
-                self._loaded[path] = known if known and known[0] == stamp else (stamp, self._load(path, stamp))
-            except FileNotFoundError:  # discarded by another process between the listing and now
-                continue
-            except IntegrityError as error:
-                self._problems.append(Problem(path, str(error)))
-                _log.warning("%s", error)
-        self._index = {}
-        for path in sorted(self._loaded):
-            _keep_best(self._index, self._loaded[path][1])
+        with self._refreshing:
+            before, loaded, problems = self._loaded, dict[Path, tuple[_Stamp, list[Entry]]](), list[Problem]()
+            for path, stamp in self._committed():
+                known = before.get(path)
+                try:
+                    loaded[path] = known if known and known[0] == stamp else (stamp, self._load(path, stamp))
+                except FileNotFoundError:  # discarded by another process between the listing and now
+                    continue
+                except IntegrityError as error:
+                    problems.append(Problem(path, str(error)))
+                    _log.warning("%s", error)
+            index: dict[str, Entry] = {}
+            for path in sorted(loaded):
+                _keep_best(index, loaded[path][1])
+            # Whole or not at all: another thread that reads meanwhile sees the state before or the one after.
+            self._loaded, self._problems, self._index = loaded, problems, index
 
     def _load(self, path: Path, stamp: _Stamp) -> list[Entry]:
         entries = read_sidecar(path, shard_path=path.with_suffix(hdf5.SUFFIX))
@@ -170,10 +176,14 @@ class FeatureStore:
 
     @property
     def _entries(self) -> dict[str, Entry]:
-        if self._index is None:
-            self.refresh()
-        assert self._index is not None
-        return self._index
+        index = self._index
+        if index is None:
+            with self._refreshing:
+                if self._index is None:
+                    self.refresh()
+                index = self._index
+        assert index is not None
+        return index
 
     @property
     def problems(self) -> tuple[Problem, ...]:
