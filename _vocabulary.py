@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -119,12 +120,30 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsSource:
-    """A published set of weights: where it is, what it must hash to, and under which licence it may be used."""
+    """A published set of weights: where it is, what it must hash to, and under which licence it may be used.
+
+    Attributes:
+        tag: what people write for it. Never like a path: letters, digits, ``.``, ``_`` and ``-``.
+        url: ``https://...``, or ``hf://owner/repository[@revision]/path/of/the/file`` for the Hugging Face Hub.
+        sha256: 64 hexadecimal digits, or as many of the first ones as are published (8 at least); None where none are:
+            the hash of the first download is then kept, and every later one must have it.
+        licence: the terms of the weights, which may be others than those of the code.
+        size_bytes: exact, where it is published. A file of another size is refused before it is fetched.
+        filename: what to call the file, where the address does not end in a good name. The ending matters to readers.
+    """
 
     tag: str
     url: str
-    sha256: str
+    sha256: str | None
     licence: str
+    size_bytes: int | None = None
+    filename: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.tag):
+            raise ValueError(f"a tag has letters, digits, '.', '_' and '-', not {self.tag!r}")
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{8,64}", self.sha256):
+            raise ValueError(f"the sha256 of {self.tag!r} needs 8 to 64 small hexadecimal digits, not {self.sha256!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +158,7 @@ class FeatureSpec:
         sampling: how frames, samples or words are chosen, as plain data.
         preprocessing: size, crop, mean, standard deviation, filters, as plain data.
         dtype: type in which values are stored.
+        precision: type in which the network computes.
         revision: raised when the numbers that this backbone gives change for any other reason.
         paper: where it was published.
         weights: published weights that it can load by tag.
@@ -151,6 +171,7 @@ class FeatureSpec:
     sampling: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
     dtype: Literal["float16", "float32"] = "float16"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     revision: int = 1
     paper: str = ""
     weights: tuple[WeightsSource, ...] = ()

@@ -3,9 +3,11 @@
 Importing this package loads NumPy and nothing heavier; torch, PyAV and gensim are loaded by the calls that need them.
 """
 
-from . import logmel, resnet, word2vec
+from . import logmel, resnet, sampling, word2vec
+from ._batches import Stopwatch, VisualBackbone
+from ._cache import cache_folder
 from ._decoder import DecodeEnd, Decoder, FramesChunk, SamplesChunk
-from ._extract import extract_file, file_status, probe
+from ._extract import extract_file, extract_files, file_status, probe
 from ._media import (
     DEFAULT_LIMITS,
     AudioInfo,
@@ -17,6 +19,7 @@ from ._media import (
     MediaInfo,
     VideoInfo,
 )
+from ._published import cached_weights, fetch_weights, find_source, known_sha256
 from ._registry import Backbone, backbone_spec, create_backbone, list_backbones, weights_digest
 from ._word_vectors import tokenize, train_word_vectors
 
@@ -34,15 +37,24 @@ __all__ = [
     "Limits",
     "MediaInfo",
     "SamplesChunk",
+    "Stopwatch",
     "VideoInfo",
+    "VisualBackbone",
     "backbone_spec",
+    "cache_folder",
+    "cached_weights",
     "create_backbone",
     "extract_file",
+    "extract_files",
+    "fetch_weights",
     "file_status",
+    "find_source",
+    "known_sha256",
     "list_backbones",
     "logmel",
     "probe",
     "resnet",
+    "sampling",
     "tokenize",
     "train_word_vectors",
     "weights_digest",

@@ -8,6 +8,7 @@ early, which decoders pass over in silence (they return the frames that they fin
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 from .._vocabulary import Status
 from ._audio import AudioPass
 from ._container import is_cut
-from ._media import AudioWanted, FramesWanted, Limits, StreamOutcome
+from ._media import AudioWanted, DecodedFrames, FramesWanted, Limits, StreamOutcome
 from ._memory import raise_if_memory_was_short
 from ._open import OpenMedia, open_media
-from ._video import FrameSampler, Timestamps, VideoPass, check_dimensions
+from ._video import FrameSampler, Scaler, Timestamps, VideoPass, check_dimensions
 
 _DEFAULT_FRAME_SECONDS = 0.04
 _PICTURES_OF_A_DECODER = 4  # what it may ask for at once
@@ -31,8 +32,8 @@ _PICTURES_OF_A_DECODER = 4  # what it may ask for at once
 class Sink(Protocol):
     """Where decoded chunks go."""
 
-    def frames(self, index: int, frames: NDArray[np.uint8], times: NDArray[np.float64]) -> None:
-        """Take (T, H, W, 3) pictures for the request of this index, with their (T, 2) times."""
+    def frames(self, index: int, frames: DecodedFrames) -> None:
+        """Take pictures for the request of this index."""
 
     def samples(self, samples: NDArray[np.float32], start_seconds: float) -> None:
         """Take (N,) samples that follow those before them; the track begins at ``start_seconds``."""
@@ -153,7 +154,7 @@ class _Run:
             return {}
         middle = (video.first_start + video.end) / 2
         return {
-            index: FramesWanted(wanted.rate_hz, wanted.short_side, (middle,))
+            index: replace(wanted, at_seconds=(middle,))
             for index, wanted, sampler in zip(self.indices, self._wanted, self._samplers, strict=True)
             if sampler.num_rows == 0
         }
@@ -162,12 +163,13 @@ class _Run:
         stream = self._media.video
         check_dimensions(stream.codec_context.width, stream.codec_context.height, limits=self._limits)
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+        scaler = Scaler(pixel_aspect)
         for position, wanted in enumerate(self._wanted):
 
-            def emit(frames: NDArray[np.uint8], times: NDArray[np.float64], position: int = position) -> None:
-                self._sink.frames(self.indices[position], frames, times)
+            def emit(frames: DecodedFrames, position: int = position) -> None:
+                self._sink.frames(self.indices[position], frames)
 
-            self._samplers.append(FrameSampler(wanted, pixel_aspect=pixel_aspect, emit=emit))
+            self._samplers.append(FrameSampler(wanted, scaler=scaler, emit=emit))
         duration = float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS
         size = stream.codec_context.width, stream.codec_context.height
         return VideoPass(samplers=self._samplers, default_duration=duration, limits=self._limits, declared_size=size)

@@ -245,7 +245,7 @@ class Decoder:
 
 def _event(header: dict[str, Any], arrays: Arrays) -> FramesChunk | SamplesChunk | DecodeEnd:
     if header["kind"] == "frames":
-        return FramesChunk(header["index"], DecodedFrames(arrays["frames"], arrays["times"]))
+        return FramesChunk(header["index"], DecodedFrames(arrays["frames"], arrays["times"], arrays["cells"]))
     if header["kind"] == "samples":
         return SamplesChunk(arrays["samples"], header["start_seconds"])
     (video_status, video_message), (audio_status, audio_message) = header["video"], header["audio"]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .._vocabulary import MediaError, Status
 from ._decode import decode
-from ._media import AudioWanted, FramesWanted, Limits
+from ._media import AudioWanted, DecodedFrames, FramesWanted, Limits
 from ._memory import is_worn
 from ._probe_child import probe_media
 from ._wire import receive, send
@@ -42,9 +42,14 @@ class _PipeSink:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
-    def frames(self, index: int, frames: NDArray[np.uint8], times: NDArray[np.float64]) -> None:
-        """Send (T, H, W, 3) pictures for the request of this index."""
-        send(self._stream, {"kind": "frames", "index": index}, {"frames": frames, "times": times})
+    def frames(self, index: int, frames: DecodedFrames) -> None:
+        """Send pictures for the request of this index."""
+        arrays: dict[str, NDArray[Any]] = {
+            "frames": frames.frames,
+            "times": frames.times,
+            "cells": frames.cell_indices(),
+        }
+        send(self._stream, {"kind": "frames", "index": index}, arrays)
 
     def samples(self, samples: NDArray[np.float32], start_seconds: float) -> None:
         """Send (N,) samples of the sound track."""

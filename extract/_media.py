@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +50,14 @@ class FramesWanted:
         rate_hz: grid cells a second; cell k is represented by the frame on display at ``(k + 0.5) / rate_hz``.
         short_side: shortest side of the upright picture after scaling, in pixels.
         at_seconds: instants to use in place of the grid, ascending.
+        crop: side of the square that is cut from the middle of the scaled picture, at most ``short_side``; None keeps
+            the whole picture.
     """
 
     rate_hz: float
     short_side: int
     at_seconds: tuple[float, ...] | None = None
+    crop: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,16 @@ class AudioWanted:
     sample_rate_hz: int
 
 
+class Samples(Protocol):
+    """Samples that are read by slices, so that a long track need not lie in memory."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, where: slice, /) -> NDArray[np.float32]:
+        """The samples of a slice without a step."""
+
+
 @dataclass(frozen=True, slots=True)
 class DecodedFrames:
     """Upright pictures that follow one another.
@@ -71,10 +84,17 @@ class DecodedFrames:
     Attributes:
         frames: (T, H, W, 3) uint8 RGB.
         times: (T, 2) float64, the seconds ``[start, end)`` during which each frame is on display.
+        cells: (T,) int64, the grid cell that each frame stands for; a cell whose frame is damaged is left out. None
+            where the frames follow one another without a gap.
     """
 
     frames: NDArray[np.uint8]
     times: NDArray[np.float64]
+    cells: NDArray[np.int64] | None = None
+
+    def cell_indices(self) -> NDArray[np.int64]:
+        """The grid cells (T,), counted from 0 where they were not given."""
+        return np.arange(len(self.frames)) if self.cells is None else self.cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +102,12 @@ class DecodedAudio:
     """A whole sound track.
 
     Attributes:
-        samples: (N,) float32, nominally in [-1, 1].
+        samples: (N,) float32, nominally in [-1, 1]: an array, or a spool that is read by slices.
         sample_rate_hz: samples a second.
         start_seconds: instant of the first sample.
     """
 
-    samples: NDArray[np.float32]
+    samples: Samples
     sample_rate_hz: int
     start_seconds: float = 0.0
 

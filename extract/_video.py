@@ -7,7 +7,8 @@ picture that starts exactly at such an instant, which the filter gives to the ne
 
 Rule of shape. Pictures are turned upright by their display matrix (mirroring included), non-square pixels are made
 square by scaling the width, and the short side is scaled to the size asked for, the other to ``int(long * size /
-short)``, by swscale's bicubic filter with accurate rounding. Nothing is cropped, deinterlaced or tone-mapped.
+short)``, by swscale's bicubic filter with accurate rounding. Where a square is
+asked for it is cut from the middle, its corner rounded down. Nothing is deinterlaced or tone-mapped.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from .._vocabulary import MediaError, Status
-from ._media import FramesWanted, Limits
+from ._media import DecodedFrames, FramesWanted, Limits
 
 CHUNK_FRAMES = 32
 _BYTES_PER_PIXEL = 4  # the most that usual formats need
 _CHUNK_BYTES = 64 * 1024**2
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
-Emit = Callable[[int, NDArray[np.uint8], NDArray[np.float64]], None]
+Emit = Callable[[DecodedFrames], None]
 
 
 class Orientation(NamedTuple):
@@ -95,27 +96,74 @@ def scaled_size(width: float, height: float, short_side: int) -> tuple[int, int]
     return max(1, int(width * short_side / height)), short_side
 
 
-class FrameSampler:
-    """Picks and converts the frames of one `FramesWanted`, and hands them on in chunks of equal size."""
+class Scaler:
+    """Makes pictures upright and small: each size of a picture once, however many requests share it."""
 
-    def __init__(self, wanted: FramesWanted, *, pixel_aspect: Fraction, emit: Callable[..., None]) -> None:
+    def __init__(self, pixel_aspect: Fraction) -> None:
+        self._pixel_aspect = pixel_aspect
+        self._reformatters: dict[int, VideoReformatter] = {}
+        self._frame: Any = None
+        self._made: dict[int, NDArray[np.uint8]] = {}
+
+    def scaled(self, frame: Any, short_side: int) -> NDArray[np.uint8]:
+        """The picture (H, W, 3), upright, with square pixels and this short side."""
+        if frame is not self._frame:
+            self._frame, self._made = frame, {}
+        if short_side not in self._made:
+            self._made[short_side] = self._convert(frame, short_side)
+        return self._made[short_side]
+
+    def _convert(self, frame: Any, short_side: int) -> NDArray[np.uint8]:
+        orientation = orientation_of(frame)
+        width, height = float(frame.width * self._pixel_aspect), float(frame.height)
+        if orientation.swap:
+            width, height = height, width
+        new_width, new_height = scaled_size(width, height, short_side)
+        if orientation.swap:
+            new_width, new_height = new_height, new_width
+        # A reformatter keeps the tables of the last size that it scaled to.
+        reformatter = self._reformatters.setdefault(short_side, VideoReformatter())
+        try:
+            scaled = reformatter.reformat(
+                frame, width=new_width, height=new_height, format="rgb24", interpolation=_SCALING, threads=1
+            )
+        except MemoryError:
+            raise
+        except av.error.FFmpegError as error:
+            what = f"pictures of {frame.width} x {frame.height} pixels in the format {frame.format.name}"
+            raise MediaError(Status.UNDECODABLE, f"{what} cannot be converted: {error.strerror}") from error
+        return upright(np.asarray(scaled.to_ndarray(), np.uint8), orientation)
+
+
+def centre_crop(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """The square (side, side, 3) in the middle of a picture, its corner rounded down."""
+    top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
+    return picture[top : top + side, left : left + side]
+
+
+class FrameSampler:
+    """Picks the frames of one `FramesWanted`, has them scaled, and hands them on in chunks of equal size."""
+
+    def __init__(self, wanted: FramesWanted, *, scaler: Scaler, emit: Emit) -> None:
         self.num_rows = 0
         self.num_missed = 0
         self._wanted = wanted
-        self._pixel_aspect = pixel_aspect
+        self._scaler = scaler
         self._emit = emit
         self._next = 0
-        self._reformatter = VideoReformatter()
         self._pictures: list[NDArray[np.uint8]] = []
         self._times: list[tuple[float, float]] = []
+        self._cells: list[int] = []
 
     def offer(self, frame: Any, start: float, end: float) -> None:
         """Show the sampler a picture that is on display during ``[start, end)``. Call in order of display."""
         count = self._count_targets(start, end)
         if count:
-            picture = self._convert(frame)
-            for _ in range(count):
-                self._keep(picture, start, end)
+            picture = self._scaler.scaled(frame, self._wanted.short_side)
+            if self._wanted.crop is not None:
+                picture = centre_crop(picture, self._wanted.crop)
+            for cell in range(self._next - count, self._next):
+                self._keep(picture, start, end, cell)
 
     def skip(self, start: float, end: float) -> None:
         """Leave out a stretch whose picture is damaged."""
@@ -124,8 +172,9 @@ class FrameSampler:
     def flush(self) -> None:
         """Hand on what has been gathered."""
         if self._pictures:
-            self._emit(np.stack(self._pictures), np.asarray(self._times, np.float64))
-            self._pictures, self._times = [], []
+            times, cells = np.asarray(self._times, np.float64), np.asarray(self._cells, np.int64)
+            self._emit(DecodedFrames(np.stack(self._pictures), times, cells))
+            self._pictures, self._times, self._cells = [], [], []
 
     def _count_targets(self, start: float, end: float) -> int:
         """How many of the instants still to come lie in ``[start, end)``; earlier ones are passed over."""
@@ -142,33 +191,15 @@ class FrameSampler:
             return (index + 0.5) / self._wanted.rate_hz
         return instants[index] if index < len(instants) else math.inf
 
-    def _keep(self, picture: NDArray[np.uint8], start: float, end: float) -> None:
+    def _keep(self, picture: NDArray[np.uint8], start: float, end: float, cell: int) -> None:
         if self._pictures and self._pictures[0].shape != picture.shape:
             self.flush()
         self._pictures.append(picture)
         self._times.append((start, end))
+        self._cells.append(cell)
         self.num_rows += 1
         if len(self._pictures) == CHUNK_FRAMES or len(self._pictures) * picture.nbytes >= _CHUNK_BYTES:
             self.flush()
-
-    def _convert(self, frame: Any) -> NDArray[np.uint8]:
-        orientation = orientation_of(frame)
-        width, height = float(frame.width * self._pixel_aspect), float(frame.height)
-        if orientation.swap:
-            width, height = height, width
-        new_width, new_height = scaled_size(width, height, self._wanted.short_side)
-        if orientation.swap:
-            new_width, new_height = new_height, new_width
-        try:
-            scaled = self._reformatter.reformat(
-                frame, width=new_width, height=new_height, format="rgb24", interpolation=_SCALING, threads=1
-            )
-        except MemoryError:
-            raise
-        except av.error.FFmpegError as error:
-            what = f"pictures of {frame.width} x {frame.height} pixels in the format {frame.format.name}"
-            raise MediaError(Status.UNDECODABLE, f"{what} cannot be converted: {error.strerror}") from error
-        return upright(np.asarray(scaled.to_ndarray(), np.uint8), orientation)
 
 
 class Timestamps:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 _LENGTH = struct.Struct("<I")
 _MAX_HEADER_BYTES = 1 << 20
-_DTYPES = frozenset({"uint8", "float32", "float64"})
+_DTYPES = frozenset({"uint8", "int64", "float32", "float64"})
 
 Arrays = dict[str, NDArray[Any]]
 ReadInto = Callable[[memoryview], None]

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._vocabulary import FeatureArray, FeatureSpec, InputError, Modality, Status
-from ._media import DecodedAudio, DecodedFrames
+from ._media import DecodedAudio, DecodedFrames, Samples
 from ._registry import BACKBONES, Backbone, BackboneEntry
 
 if TYPE_CHECKING:
@@ -42,35 +43,44 @@ _TOP_DB = 80.0
 _SMALLEST_POWER = 1e-10
 _EMPTY_SAMPLES = 200
 _BLOCK_FRAMES = 6000
+_BLOCK_SAMPLES = 1 << 20
 
 
-def log_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+def log_mel(waveform: Samples, *, gain: float = 1.0, dtype: str = "float32") -> NDArray[Any]:
     """The spectrogram (T, M) of a waveform (N,) at 16 kHz, in decibels from -80 to 0.
 
-    No samples are taken as 200 zeros, as the official code does.
+    It is computed twice, a minute at a time: once to find the loudest value and once relative to it, so that the
+    memory taken is that of the result. No samples are taken as 200 zeros, as the official code does.
+
+    Args:
+        waveform: an array, or anything that is read by slices.
+        gain: what samples are multiplied by first.
+        dtype: type of the result.
     """
-    import torch
     from torchaudio.functional import amplitude_to_DB
 
-    mel = torch.cat([power @ _mel_filters() for power in _power_blocks(pre_emphasised(waveform))])
-    loudest = max(_SMALLEST_POWER, float(mel.max()))
-    decibels = amplitude_to_DB(
-        mel, multiplier=10.0, amin=_SMALLEST_POWER, db_multiplier=math.log10(loudest), top_db=_TOP_DB
-    )
-    values: NDArray[np.float32] = decibels.numpy()
+    track = _Track(waveform, gain=gain)
+    loudest = max([_SMALLEST_POWER, *(float(mel.max()) for mel in _mel_blocks(track))])
+    reference = math.log10(loudest)
+    values: NDArray[Any] = np.empty((track.num_frames, NUM_BANDS), dtype)
+    filled = 0
+    for mel in _mel_blocks(track):
+        decibels = amplitude_to_DB(mel, multiplier=10.0, amin=_SMALLEST_POWER, db_multiplier=reference)
+        values[filled : filled + len(mel)] = decibels.clamp_(min=-_TOP_DB).numpy()
+        filled += len(mel)
     return values
 
 
 def pre_emphasised(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     """The waveform (N,) without its mean, each sample less 0.97 of the one before it; the first is kept."""
-    samples = waveform if len(waveform) else np.zeros(_EMPTY_SAMPLES, np.float32)
-    centred = samples - samples.mean(dtype=np.float64).astype(np.float32)
-    return np.append(centred[:1], centred[1:] - np.float32(_PRE_EMPHASIS) * centred[:-1])
+    track = _Track(waveform)
+    return track.emphasised(0, track.num_samples)
 
 
 def power_spectrum(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Squared magnitudes (T, F) of a waveform (N,)."""
-    return np.concatenate([block.numpy() for block in _power_blocks(waveform)])
+    """Squared magnitudes (T, F) of a waveform (N,) as it is, without pre-emphasis."""
+    track = _Track(waveform, is_plain=True)
+    return np.concatenate([block.numpy() for block in _power_blocks(track)])
 
 
 def mel_filters() -> NDArray[np.float32]:
@@ -79,19 +89,56 @@ def mel_filters() -> NDArray[np.float32]:
     return filters
 
 
-def _power_blocks(waveform: NDArray[np.float32]) -> list[torch.Tensor]:
-    """Squared magnitudes of successive minutes, (T_block, F) each, which bounds the memory that a long film needs."""
+class _Track:
+    """A waveform made ready for the transform, of which any stretch can be asked for."""
+
+    def __init__(self, samples: Samples, *, gain: float = 1.0, is_plain: bool = False) -> None:
+        self._samples = samples if len(samples) else np.zeros(_EMPTY_SAMPLES, np.float32)
+        self._gain = np.float32(gain)
+        self._is_plain = is_plain
+        self.num_samples = len(self._samples)
+        self.num_frames = 1 + self.num_samples // HOP
+        self._mean = np.float32(0.0 if is_plain else self._sum() / self.num_samples)
+
+    def emphasised(self, first: int, last: int) -> NDArray[np.float32]:
+        """Samples ``[first, last)``: amplified, without the mean, pre-emphasised."""
+        before = max(0, first - 1)
+        centred = self._samples[before:last] * self._gain - self._mean
+        if self._is_plain:
+            return centred[first - before :]
+        emphasised = centred[1:] - np.float32(_PRE_EMPHASIS) * centred[:-1]
+        return emphasised if first else np.append(centred[:1], emphasised)
+
+    def padded(self, first: int, last: int) -> NDArray[np.float32]:
+        """Samples ``[first, last)`` of the track with half a window before and after it, mirrored at its ends."""
+        index = np.abs(np.arange(first, last) - FFT_SIZE // 2)
+        period = 2 * (self.num_samples - 1)
+        index = index % period if period else np.zeros_like(index)
+        index = np.where(index < self.num_samples, index, period - index)
+        lowest = int(index.min())
+        stretch: NDArray[np.float32] = self.emphasised(lowest, int(index.max()) + 1)[index - lowest]
+        return stretch
+
+    def _sum(self) -> float:
+        starts = range(0, self.num_samples, _BLOCK_SAMPLES)
+        blocks = (self._samples[start : start + _BLOCK_SAMPLES] * self._gain for start in starts)
+        return math.fsum(float(block.sum(dtype=np.float64)) for block in blocks)
+
+
+def _mel_blocks(track: _Track) -> Iterator[torch.Tensor]:
+    """Mel powers of successive minutes, (T_block, M) each."""
+    return (power @ _mel_filters() for power in _power_blocks(track))
+
+
+def _power_blocks(track: _Track) -> Iterator[torch.Tensor]:
+    """Squared magnitudes of successive minutes, (T_block, F) each."""
     import torch
     from torchaudio.functional import spectrogram
 
-    # NumPy reflects as often as a short waveform needs; torch refuses one that is shorter than the padding.
-    padded = torch.from_numpy(np.pad(waveform, FFT_SIZE // 2, mode="reflect"))
-    num_frames = 1 + len(waveform) // HOP
-    blocks = []
-    for first in range(0, num_frames, _BLOCK_FRAMES):
-        last = min(first + _BLOCK_FRAMES, num_frames) - 1
+    for first in range(0, track.num_frames, _BLOCK_FRAMES):
+        last = min(first + _BLOCK_FRAMES, track.num_frames) - 1
         power = spectrogram(
-            padded[first * HOP : last * HOP + FFT_SIZE],
+            torch.from_numpy(track.padded(first * HOP, last * HOP + FFT_SIZE)),
             pad=0,
             window=torch.hamming_window(FFT_SIZE, periodic=False),
             n_fft=FFT_SIZE,
@@ -101,8 +148,7 @@ def _power_blocks(waveform: NDArray[np.float32]) -> list[torch.Tensor]:
             normalized=False,
             center=False,
         )
-        blocks.append(power.T)
-    return blocks
+        yield power.T
 
 
 @functools.cache
@@ -136,11 +182,15 @@ class LogMel:
             raise InputError(f"the sound has {item.sample_rate_hz} samples a second; {SAMPLE_RATE_HZ} are needed")
         if len(item.samples) == 0:
             return FeatureArray.empty(self.spec, Status.NO_SAMPLES, "the sound track holds no sample")
-        if not np.isfinite(item.samples).all():
-            return FeatureArray.empty(self.spec, Status.NON_FINITE, "the sound holds values that are not numbers")
-        values = log_mel(item.samples * np.float32(10 ** (_GAIN_DB / 20)))
-        message = "" if np.any(item.samples) else "the sound track is silent"
-        return FeatureArray(values.astype(np.float16), _times(len(values), item), Status.OK, message)
+        is_silent = True
+        for start in range(0, len(item.samples), _BLOCK_SAMPLES):
+            block = item.samples[start : start + _BLOCK_SAMPLES]
+            if not np.isfinite(block).all():
+                return FeatureArray.empty(self.spec, Status.NON_FINITE, "the sound holds values that are not numbers")
+            is_silent = is_silent and not block.any()
+        values = log_mel(item.samples, gain=10 ** (_GAIN_DB / 20), dtype=self.spec.dtype)
+        message = "the sound track is silent" if is_silent else ""
+        return FeatureArray(values, _times(len(values), item), Status.OK, message)
 
 
 def _times(num_frames: int, audio: DecodedAudio) -> NDArray[np.float64]:

@@ -76,7 +76,7 @@ class ExtractResult:
 
 def extract_batch(job: ExtractJob) -> ExtractResult:
     """Decode and extract a batch of files, then commit one shard for each feature."""
-    from ..extract import extract_file
+    from ..extract import extract_files
 
     begun = time.monotonic()
     _set_threads(job.threads)
@@ -84,8 +84,8 @@ def extract_batch(job: ExtractJob) -> ExtractResult:
     decoder = _decoder(job.decode_seconds, job.decode_memory_bytes)
     features: dict[str, dict[str, FeatureArray]] = {}
     changed: list[str] = []
-    for item in job.items:
-        found = extract_file(Path(item.path), backbones, decoder=decoder)
+    extracted = extract_files([Path(item.path) for item in job.items], backbones, decoder=decoder)
+    for item, found in zip(job.items, extracted, strict=True):
         if any(feature.status is Status.CHANGED for feature in found.values()):
             changed.append(item.video)
         else:

@@ -34,6 +34,7 @@ from frameloom.extract import (
 )
 from frameloom.extract._registry import BACKBONES
 from frameloom.extract._word_vectors import WordVectors, write_word_vectors
+from frameloom.extract.sampling import Windows
 from safetensors.torch import save_file
 
 CHEAP = ["test_resnet", "logmel_avlnet", "word2vec"]
@@ -74,7 +75,7 @@ class TestSpecification:
         assert spec.dim > 0
         assert (spec.rate_hz is None) == (spec.modality is Modality.TEXT)
         if spec.modality is Modality.VIDEO:
-            assert spec.sampling["rate_hz"] == spec.rate_hz
+            assert Windows.from_data(spec.sampling).rate_hz == spec.rate_hz
             assert spec.preprocessing["short_side"] >= 32
         if spec.modality is Modality.AUDIO:
             assert spec.sampling["sample_rate_hz"] > 0
@@ -234,7 +235,7 @@ class TestResNet:
         official.fc = torch.nn.Linear(512, 1000)
         ours = create_backbone("resnet18").from_official({f"module.{k}": v for k, v in official.state_dict().items()})
         np.testing.assert_allclose(
-            ours.forward(torch.from_numpy(frames.frames)).numpy(), expected, rtol=1e-4, atol=1e-4
+            ours.forward(torch.from_numpy(frames.frames[:, None])).numpy(), expected, rtol=1e-4, atol=1e-4
         )
 
     def test_each_frame_counts_for_itself(self) -> None:

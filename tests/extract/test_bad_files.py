@@ -292,15 +292,15 @@ def test_a_file_that_changes_while_it_is_read_is_left_for_the_next_run(
     path = tmp_path / "growing.mp4"
     path.write_bytes(clip.read_bytes())
 
-    class Writer:
-        spec, weights_digest = backbones[0].spec, backbones[0].weights_digest
+    class Slow(Decoder):
+        def decode(self, *args: Any, **asked: Any) -> Any:
+            for event in super().decode(*args, **asked):
+                with path.open("ab") as stream:
+                    stream.write(b"more")
+                yield event
 
-        def encode(self, item: object) -> FeatureArray:
-            with path.open("ab") as stream:
-                stream.write(b"more")
-            return backbones[0].encode(item)
-
-    features = extract_file(path, [Writer()], decoder=decoder)
+    with Slow() as slow:
+        features = extract_file(path, backbones[:1], decoder=slow)
     status, _ = file_status(features)
     assert status is Status.CHANGED
     assert status.outcome is Outcome.PENDING

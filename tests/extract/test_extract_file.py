@@ -73,9 +73,10 @@ def test_a_failure_of_the_model_is_not_hidden_and_leaves_the_decoder_usable(clip
     backbone = create_backbone("test_resnet")
 
     class Broken:
-        spec, weights_digest = backbone.spec, backbone.weights_digest
+        spec, weights_digest, windows = backbone.spec, backbone.weights_digest, backbone.windows
+        encode = batch_windows = backbone.batch_windows
 
-        def encode(self, item: object) -> FeatureArray:
+        def encode_windows(self, windows: object) -> None:
             raise RuntimeError("out of GPU memory")
 
     with pytest.raises(RuntimeError, match="GPU"):

@@ -220,9 +220,8 @@ def test_the_sampler_agrees_with_the_rule(durations: list[float], rate_hz: float
     instants = [start, *(start + np.cumsum(durations)).tolist()]
     rows: list[tuple[float, float]] = []
     sampler = FrameSampler(
-        FramesWanted(rate_hz, 32), pixel_aspect=Fraction(1), emit=lambda _, times: rows.extend(map(tuple, times))
+        FramesWanted(rate_hz, 32), scaler=NoScaler(), emit=lambda found: rows.extend(map(tuple, found.times))
     )
-    sampler._convert = lambda frame: np.zeros((1, 1, 3), np.uint8)
     run = VideoPass(samplers=[sampler], default_duration=1.0, limits=Limits())
     for first, last in pairwise(instants):
         run.push(StandIn(), first, last - first)
@@ -239,6 +238,13 @@ def test_the_sampler_agrees_with_the_rule(durations: list[float], rate_hz: float
     assert sampler.num_rows == len(wanted)
 
 
+class NoScaler:
+    """Gives a picture of one pixel, whatever it is shown."""
+
+    def scaled(self, frame: Any, short_side: int) -> np.ndarray:
+        return np.zeros((1, 1, 3), np.uint8)
+
+
 class StandIn:
     """As much of a decoded frame as the walk itself looks at."""
 
@@ -252,8 +258,7 @@ class StandIn:
 @pytest.mark.parametrize(("keyframes", "kept"), [({0, 1, 2, 3}, [0, 2, 3]), ({0, 3}, [0, 3]), ({0}, [0])])
 def test_a_damaged_picture_and_what_is_built_on_it_stand_for_nothing(keyframes: set[int], kept: list[int]) -> None:
     times: list[Any] = []
-    sampler = FrameSampler(FramesWanted(1.0, 32), pixel_aspect=Fraction(1), emit=lambda _, found: times.extend(found))
-    sampler._convert = lambda frame: np.zeros((1, 1, 3), np.uint8)
+    sampler = FrameSampler(FramesWanted(1.0, 32), scaler=NoScaler(), emit=lambda found: times.extend(found.times))
     run = VideoPass(samplers=[sampler], default_duration=1.0, limits=Limits())
     for index in range(4):
         run.push(StandIn(is_corrupt=index == 1, key_frame=index in keyframes), float(index), 1.0)

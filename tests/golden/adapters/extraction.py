@@ -18,8 +18,8 @@ Outputs = dict[str, NDArray]
 
 def resnet_2d(case: Case) -> Outputs:
     backbone = create_backbone("resnet152").from_official(case.make_state_dict())
-    frames = torch.from_numpy(case.make_inputs()["frames"].astype(np.uint8)).permute(0, 2, 3, 1).contiguous()
-    preprocessed = backbone.preprocess(frames)
+    frames = torch.from_numpy(case.make_inputs()["frames"].astype(np.uint8)).permute(0, 2, 3, 1).unsqueeze(1)
+    preprocessed = backbone.prepare(frames)
     features = backbone.forward(frames)
     normalised = torch.nn.functional.normalize(features)
     outputs = {

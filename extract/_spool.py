@@ -1,0 +1,40 @@
+"""A sound track of any length in bounded memory: long ones wait in a temporary file that has no name."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_MEMORY_BYTES = 32 * 1024**2
+_ITEM_BYTES = 4
+
+
+class SampleSpool:
+    """(N,) float32 samples that are appended and then read by slices. The file goes with the object."""
+
+    def __init__(self, *, max_memory_bytes: int = MAX_MEMORY_BYTES) -> None:
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=max_memory_bytes)  # noqa: SIM115
+        self._num_samples = 0
+
+    def append(self, samples: NDArray[np.float32]) -> None:
+        """Add (M,) samples to the end."""
+        self._file.seek(0, 2)
+        self._file.write(np.ascontiguousarray(samples, np.float32).data)
+        self._num_samples += len(samples)
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, where: slice) -> NDArray[np.float32]:
+        start, stop, step = where.indices(self._num_samples)
+        if step != 1:
+            raise ValueError(f"samples are read by plain slices, not with a step of {step}")
+        self._file.seek(start * _ITEM_BYTES)
+        return np.frombuffer(self._file.read(max(0, stop - start) * _ITEM_BYTES), np.float32)
+
+    def close(self) -> None:
+        """Free the memory and the file."""
+        self._file.close()
