@@ -25,7 +25,8 @@ def create_backbone(
 
     Args:
         name: a registered name.
-        weights: a path to weights; None for random weights drawn from `seed`.
+        weights: a tag that `frameloom weights` lists (fetched where it is not yet on this machine), or a path; None
+            for random weights drawn from `seed`.
         seed: the seed of random weights.
         device: a torch device.
         **options: settings of the protocol that differ from the published ones.

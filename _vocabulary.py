@@ -155,7 +155,8 @@ class FeatureSpec:
         modality: what it reads.
         dim: width D of ``values`` (T, D).
         rate_hz: rows a second; None for text, whose rows are words.
-        sampling: how frames, samples or words are chosen, as plain data.
+        sampling: how frames, samples or words are chosen, as plain data; ``rows_per_window`` where several rows have
+            the same time.
         preprocessing: size, crop, mean, standard deviation, filters, as plain data.
         dtype: type in which values are stored.
         precision: type in which the network computes.
@@ -170,7 +171,7 @@ class FeatureSpec:
     rate_hz: float | None
     sampling: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["float16", "float32", "uint8"] = "float16"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     revision: int = 1
     paper: str = ""

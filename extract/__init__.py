@@ -3,7 +3,23 @@
 Importing this package loads NumPy and nothing heavier; torch, PyAV and gensim are loaded by the calls that need them.
 """
 
-from . import logmel, resnet, sampling, word2vec
+from . import (
+    bert,
+    clip,
+    davenet,
+    frame_indices,
+    logmel,
+    pixels,
+    resnet,
+    resnet3d,
+    s3d,
+    s3d_text,
+    sampling,
+    swin3d,
+    timm_images,
+    waveform,
+    word2vec,
+)
 from ._batches import Stopwatch, VisualBackbone
 from ._cache import cache_folder
 from ._decoder import DecodeEnd, Decoder, FramesChunk, SamplesChunk
@@ -41,22 +57,33 @@ __all__ = [
     "VideoInfo",
     "VisualBackbone",
     "backbone_spec",
+    "bert",
     "cache_folder",
     "cached_weights",
+    "clip",
     "create_backbone",
+    "davenet",
     "extract_file",
     "extract_files",
     "fetch_weights",
     "file_status",
     "find_source",
+    "frame_indices",
     "known_sha256",
     "list_backbones",
     "logmel",
+    "pixels",
     "probe",
     "resnet",
+    "resnet3d",
+    "s3d",
+    "s3d_text",
     "sampling",
+    "swin3d",
+    "timm_images",
     "tokenize",
     "train_word_vectors",
+    "waveform",
     "weights_digest",
     "word2vec",
 ]

@@ -34,7 +34,7 @@ class VisualBackbone(Backbone, Protocol):
         """How many windows of pictures of this shape (H, W, 3) it takes at once."""
 
     def encode_windows(self, windows: list[Window]) -> NDArray[Any]:
-        """Windows of one shape to stored values (B, D)."""
+        """Windows of one shape to stored values: (B, D), or (B, P, D) where a window gives P rows."""
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ early, which decoders pass over in silence (they return the frames that they fin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -22,11 +23,14 @@ from ._audio import AudioPass
 from ._container import is_cut
 from ._media import AudioWanted, DecodedFrames, FramesWanted, Limits, StreamOutcome
 from ._memory import raise_if_memory_was_short
-from ._open import OpenMedia, open_media
+from ._open import OpenMedia, is_empty, open_media
 from ._video import FrameSampler, Scaler, Timestamps, VideoPass, check_dimensions
 
 _DEFAULT_FRAME_SECONDS = 0.04
 _PICTURES_OF_A_DECODER = 4  # what it may ask for at once
+_LONGEST_LEAP_SECONDS = 10.0
+_LOST_SECONDS = 0.1  # of an AVI, whose frames are counted and not timed
+_LARGEST_TAIL = 0.2  # share of a file that an index after the content may take
 
 
 class Sink(Protocol):
@@ -76,20 +80,59 @@ def _decode_middles(path: Path, missing: dict[int, FramesWanted], *, limits: Lim
 class _Clock:
     """Ticks of one stream to seconds since the container's start, in whole numbers: it is called for every picture."""
 
-    def __init__(self, stream: Any, zero: Fraction) -> None:
+    def __init__(self, stream: Any, zero: Fraction, declared_end: float | None) -> None:
         time_base = stream.time_base
         self._factor = time_base.numerator * zero.denominator
         self._offset = zero.numerator * time_base.denominator
         self._denominator = time_base.denominator * zero.denominator
         self._seconds_per_tick = float(time_base)
+        self._latest = math.inf if declared_end is None else declared_end
+        self.num_unbelievable = 0
 
     def instant(self, ticks: int | None) -> float | None:
         """Seconds of a timestamp."""
         return None if ticks is None else (ticks * self._factor - self._offset) / self._denominator
 
+    def believable(self, ticks: int | None) -> float | None:
+        """Seconds of a decoded picture's or block's timestamp; None where it leaps far beyond the end of the content.
+
+        One damaged timestamp would otherwise stand for hours of silence, and everything after it would come too late.
+        """
+        instant = self.instant(ticks)
+        if instant is None:
+            return None
+        if self._is_leap(instant):
+            self.num_unbelievable += 1
+            return None
+        self._latest = max(self._latest, instant)
+        return instant
+
     def span(self, ticks: int | None) -> float | None:
-        """Seconds of a duration; None where it is not known."""
-        return ticks * self._seconds_per_tick if ticks else None
+        """Seconds of a duration; None where it is not known or longer than the content can be."""
+        seconds = ticks * self._seconds_per_tick if ticks else None
+        return None if seconds is None or self._is_leap(seconds) else seconds
+
+    def _is_leap(self, seconds: float) -> bool:
+        return seconds > self._latest + _LONGEST_LEAP_SECONDS
+
+
+class _DecodingOrder:
+    """The instants of pictures in a container that stores when each packet is decoded and nothing else (AVI).
+
+    A picture is on display from the tick of the packet that brought it out; the ones that the decoder still holds at
+    the end follow a tick apart. The presentation times that the demuxer guesses are one picture late, or jump back.
+    """
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+
+    def best(self, pts: int | None, dts: int | None) -> int | None:
+        """The next picture's timestamp; None where there is none."""
+        if dts is not None:
+            self._last = dts
+        else:
+            self._last = pts if self._last is None else self._last + 1
+        return self._last
 
 
 class _Run:
@@ -112,12 +155,17 @@ class _Run:
         self._audio = self._start_audio(audio) if audio is not None and media.audio is not None else None
         self._wants_video, self._wants_audio = bool(frames), audio is not None
         self._num_errors = {"video": 0, "audio": 0}
-        self._timestamps = Timestamps()
+        self._counts_frames = media.container.format.name == "avi"
+        self._timestamps = _DecodingOrder() if self._counts_frames else Timestamps()
         self._packet_end = 0.0
+        self._bytes_end = 0
         self._clocks = {
-            stream.index: _Clock(stream, media.zero) for stream in (media.video, media.audio) if stream is not None
+            stream.index: _Clock(stream, media.zero, self._latest_declared_end(stream))
+            for stream in (media.video, media.audio)
+            if stream is not None
         }
         self._stopped_by: str | None = None
+        self._is_drained = True
 
     def walk(self) -> None:
         """Decode to the end of the file, or to where it cannot be read any further."""
@@ -128,7 +176,7 @@ class _Run:
             for packet in self._packets(streams):
                 self._note_end(packet)
                 self._decode_packet(packet)
-        if self._stopped_by is not None:
+        if not self._is_drained:
             for stream in streams:
                 self._decode_packet(av.Packet(0), stream)
         if self._video is not None:
@@ -189,13 +237,18 @@ class _Run:
             except MemoryError:
                 raise
             except av.error.FFmpegError as error:
-                self._stopped_by = error.strerror
+                self._stopped_by, self._is_drained = error.strerror, False
+                return
+            except IndexError:
+                # At the end of a file in which a stream came up midway, PyAV looks for it among those of the beginning.
+                self._is_drained = False
                 return
             if packet is None:
                 return
             yield packet
 
     def _note_end(self, packet: Any) -> None:
+        self._bytes_end = max(self._bytes_end, (packet.pos or 0) + packet.size)
         clock = self._clocks[packet.stream.index]
         start = clock.instant(packet.pts)
         if start is not None:
@@ -204,8 +257,10 @@ class _Run:
     def _decode_packet(self, packet: Any, stream: Any = None) -> None:
         stream = stream or packet.stream
         taker = self._video if stream is self._media.video else self._audio
-        if taker is None:
+        if taker is None or is_empty(packet):
             return
+        if packet.is_corrupt:
+            self._note_damage(taker, stream)
         try:
             decoded = stream.codec_context.decode(packet if packet.size else None)
         except MemoryError:
@@ -213,17 +268,20 @@ class _Run:
         except av.error.EOFError:
             return
         except av.error.FFmpegError:
-            self._num_errors[stream.type] += 1
-            if isinstance(taker, VideoPass):
-                taker.note_damage()
+            self._note_damage(taker, stream)
             return
         clock = self._clocks[stream.index]
         for frame in decoded:
             if isinstance(taker, VideoPass):
                 timestamp = self._timestamps.best(frame.pts, frame.dts)
-                taker.push(frame, clock.instant(timestamp), clock.span(frame.duration))
+                taker.push(frame, clock.believable(timestamp), clock.span(frame.duration))
             else:
-                taker.push(frame, clock.instant(frame.pts))
+                taker.push(frame, clock.believable(frame.pts))
+
+    def _note_damage(self, taker: VideoPass | AudioPass, stream: Any) -> None:
+        self._num_errors[stream.type] += 1
+        if isinstance(taker, VideoPass):
+            taker.note_damage()
 
     def _judge_video(self) -> StreamOutcome:
         outcome = StreamOutcome()
@@ -248,6 +306,7 @@ class _Run:
                 f"left out {num_corrupt} damaged of {_counted(num_frames, 'frame')}; "
                 f"{_counted(num_errors, 'packet')} could not be decoded",
             )
+        self._judge_timestamps(outcome, self._media.video)
         if self._video.num_misplaced:
             outcome.report(Status.OK, f"{_counted(self._video.num_misplaced, 'frame')} without a usable timestamp")
         return outcome
@@ -268,6 +327,7 @@ class _Run:
         self._judge_end(outcome, self._media.audio, audio.end)
         if num_errors:
             outcome.report(Status.DAMAGED, f"{_counted(num_errors, 'packet')} of sound could not be decoded")
+        self._judge_timestamps(outcome, self._media.audio)
         if audio.gap_seconds:
             outcome.report(Status.OK, f"{audio.gap_seconds:.2f} s of gaps in the sound were filled with silence")
         if audio.overlap_seconds:
@@ -276,10 +336,16 @@ class _Run:
             )
         return outcome
 
+    def _judge_timestamps(self, outcome: StreamOutcome, stream: Any) -> None:
+        count = self._clocks[stream.index].num_unbelievable
+        if count:
+            outcome.report(Status.DAMAGED, f"{_counted(count, 'timestamp')} far beyond the end of the content")
+
     def _judge_end(self, outcome: StreamOutcome, stream: Any, end: float) -> None:
         """Find out whether content is missing at the end.
 
-        A file whose outermost structure is whole has lost nothing, whatever duration its header claims.
+        A file whose outermost structure is whole and that was read to its end has lost nothing, whatever duration its
+        header claims.
         """
         cut = is_cut(self._path)
         if cut or self._stopped_by is not None:
@@ -287,11 +353,23 @@ class _Run:
             outcome.report(Status.TRUNCATED, f"{why}; content until {end:.2f} s was used")
             return
         declared = self._declared_end(stream)
-        reached = end if stream.duration is not None else max(end, self._packet_end)
-        if declared is None or declared - reached <= max(0.5, 0.02 * declared):
+        if self._counts_frames and stream.type == "video" and declared is not None and declared - end > _LOST_SECONDS:
+            message = f"{declared - end:.2f} s of pictures are missing, and what comes after them is early by as much"
+            outcome.report(Status.DAMAGED, message)
             return
-        message = f"the header promises {declared:.2f} s, the content ends at {end:.2f} s"
-        outcome.report(Status.OK if cut is False else Status.TRUNCATED, message)
+        is_read = self._bytes_end > (1 - _LARGEST_TAIL) * self._path.stat().st_size
+        reached = end if stream.duration is not None else max(end, self._packet_end)
+        if declared is not None and declared - reached > max(0.5, 0.02 * declared):
+            message = f"the header promises {declared:.2f} s, the content ends at {end:.2f} s"
+            outcome.report(Status.OK if cut is False and is_read else Status.TRUNCATED, message)
+        elif cut is None and not is_read:
+            outcome.report(Status.TRUNCATED, f"nothing in the last part of the file can be read, after {end:.2f} s")
+
+    def _latest_declared_end(self, stream: Any) -> float | None:
+        duration = self._media.container.duration
+        ends = [self._declared_end(stream), None if duration is None else duration / av.time_base]
+        known = [end for end in ends if end is not None]
+        return min(max(known), self._limits.max_duration_seconds) if known else None
 
     def _declared_end(self, stream: Any) -> float | None:
         if stream.duration is not None:

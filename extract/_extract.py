@@ -29,7 +29,7 @@ from .sampling import Windows
 # Worst last. A status that is not here left nothing to use, which is worse than both.
 _USABLE = (Status.OK, Status.DAMAGED, Status.TRUNCATED)
 _LATER: NDArray[Any] = np.zeros(0)
-AHEAD_BYTES = 128 * 1024**2
+AHEAD_BYTES = 32 * 1024**2
 """Decoded pictures and sound that may wait for the models."""
 
 
@@ -302,7 +302,7 @@ class _Work:
         feature = checked_rows(spec, np.stack(self._rows[spec.name]), times)
         if feature.status is not Status.OK:
             return feature
-        return FeatureArray(feature.values, times, status, message, self._end.video_extent)
+        return FeatureArray(feature.values, feature.times, status, message, self._end.video_extent)
 
     def _why_no_rows(self, spec: FeatureSpec) -> tuple[Status, str]:
         num_frames = Windows.from_data(spec.sampling).num_frames

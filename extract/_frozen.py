@@ -59,8 +59,8 @@ def visual_spec(
     Raises:
         ConfigError: precision or dtype is not among the allowed ones.
     """
-    _check_choice(name, "precision", precision, get_args(Precision))
-    _check_choice(name, "dtype", dtype, get_args(Dtype))
+    check_choice(name, "precision", precision, get_args(Precision))
+    check_choice(name, "dtype", dtype, get_args(Dtype))
     return FeatureSpec(
         name=name,
         modality=Modality.VIDEO,
@@ -81,7 +81,8 @@ def visual_spec(
     )
 
 
-def _check_choice(name: str, option: str, value: Any, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, option: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Raise ConfigError where a backbone's option is not among the allowed ones."""
     if value not in allowed:
         raise ConfigError(
             f"the option {option} of the backbone {name!r} must be one of {', '.join(allowed)}, not {value!r}"
@@ -189,8 +190,17 @@ class FrozenNetwork:
 
 
 def checked_rows(spec: FeatureSpec, values: NDArray[Any], times: NDArray[np.float64]) -> FeatureArray:
-    """Rows as a feature, or its refusal where a value is not finite."""
-    if not np.isfinite(values).all():
+    """Rows as a feature, or its refusal where a value is not finite.
+
+    Args:
+        spec: what the rows are.
+        values: (W, D), or (W, P, D) where each window gives P rows: they follow one another at the window's time.
+        times: (W, 2).
+    """
+    if values.ndim == 3:
+        times = np.repeat(times, values.shape[1], axis=0)
+        values = values.reshape(-1, values.shape[2])
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         return FeatureArray.empty(spec, Status.NON_FINITE, f"the network gave values that {spec.dtype} cannot hold")
     return FeatureArray(values, times)
 

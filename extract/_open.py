@@ -76,6 +76,14 @@ def open_media(path: Path, *, limits: Limits) -> Iterator[OpenMedia]:
         )
 
 
+def is_empty(packet: Any) -> bool:
+    """Whether a packet of the file holds nothing, so that what came before it stays on display.
+
+    A decoder would take it for the end of its stream; the packet that does mean the end has neither data nor a time.
+    """
+    return packet.size == 0 and bool(packet.buffer_ptr or packet.dts is not None)
+
+
 def _open_container(path: Path) -> InputContainer:
     try:
         container: InputContainer = av.open(

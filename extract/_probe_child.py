@@ -11,7 +11,7 @@ import av.error
 from .._vocabulary import MediaError, Status
 from ._container import is_cut
 from ._media import AudioInfo, Limits, MediaInfo, VideoInfo
-from ._open import OpenMedia, open_media
+from ._open import OpenMedia, is_empty, open_media
 from ._video import Orientation, check_dimensions, orientation_of
 
 _MAX_PACKETS = 2000
@@ -55,12 +55,14 @@ def _first_frames(media: OpenMedia) -> dict[str, Any]:
                 break
     except MemoryError:
         raise
-    except av.error.FFmpegError:
+    except (av.error.FFmpegError, IndexError):  # the latter where a stream came up midway
         return found  # the file cannot be read any further: what is missing is reported as such
     return found
 
 
 def _first_decoded(packet: Any) -> Any:
+    if is_empty(packet):
+        return None
     try:
         return next(iter(packet.decode()), None)
     except MemoryError:

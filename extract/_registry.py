@@ -6,7 +6,6 @@ weights.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from .._registry import Registry, nearest
 from .._vocabulary import ConfigError, FeatureArray, FeatureSpec
+from ._folders import folder_sha256
 from ._media import DecodedAudio, DecodedFrames
-
-_HASH_BLOCK_BYTES = 1 << 20
+from ._published import local_weights, weights_sha256
 
 
 @runtime_checkable
@@ -45,11 +44,13 @@ class BackboneEntry:
         describe: options to specification. Its keyword parameters are the options that the backbone has.
         build: ``build(spec, weights=, weights_digest=, seed=, device=)`` to the backbone.
         weights: ``optional`` (None gives seeded random ones), ``required`` or ``none`` (there is nothing to load).
+        takes_folder: whether weights may be a folder, which then holds the vocabulary too.
     """
 
     describe: Callable[..., FeatureSpec]
     build: Callable[..., Backbone]
     weights: str = "optional"
+    takes_folder: bool = False
 
 
 BACKBONES: Registry[BackboneEntry] = Registry("backbone")
@@ -76,20 +77,25 @@ def backbone_spec(name: str, **options: Any) -> FeatureSpec:
 
 
 def weights_digest(name: str, weights: str | Path | None, *, seed: int = 0) -> str:
-    """What identifies the weights in a fingerprint: ``sha256:<hex>`` of a file, ``seeded:<seed>``, or ``none``.
+    """What identifies the weights in a fingerprint: ``sha256:<hex>`` of a file or a folder, ``seeded:<seed>``, or
+    ``none``.
+
+    Nothing is fetched. A tag gives the hash of its file, which need not be here where that hash is published.
 
     Raises:
         UnknownNameError: no backbone has this name.
-        ConfigError: the file does not exist, or the backbone does not take or cannot do without one.
+        ConfigError: neither a tag nor a file, a tag whose hash is not known before it was fetched, or the backbone does
+            not take or cannot do without weights.
     """
     kind = BACKBONES[name].weights
     if weights is None:
         if kind == "required":
             raise ConfigError(f"the backbone {name!r} needs weights: give a file, or let `frameloom train` make it")
         return "none" if kind == "none" else f"seeded:{seed}"
-    if kind == "none":
-        raise ConfigError(f"the backbone {name!r} has no weights; remove weights: {str(weights)!r}")
-    return f"sha256:{_sha256(_existing_file(name, Path(weights)))}"
+    _check_takes_weights(name, weights)
+    if _is_folder(name, weights):
+        return f"sha256:{folder_sha256(Path(weights))}"
+    return f"sha256:{weights_sha256(name, backbone_spec(name).weights, weights)}"
 
 
 def create_backbone(
@@ -99,20 +105,34 @@ def create_backbone(
 
     Args:
         name: as `list_backbones` gives it.
-        weights: a file; None for random weights that the seed alone decides.
+        weights: a tag of published weights (`FeatureSpec.weights`), which are fetched where they are not yet on this
+            machine; or a file, or for some a folder; None for random weights that the seed alone decides.
         seed: for random weights.
         device: where the model runs, as torch names it.
         options: as `backbone_spec` takes them.
 
     Raises:
         UnknownNameError: no backbone has this name.
-        ConfigError: an option or the weights are not what the backbone takes.
-        InputError: the weights file is damaged or made for something else.
+        ConfigError: an option or the weights are not what the backbone takes, or they cannot be fetched.
+        InputError: the weights file is damaged or made for something else, or not what was published.
     """
     spec = backbone_spec(name, **options)
+    path = None
+    if weights is not None:
+        _check_takes_weights(name, weights)
+        is_folder = _is_folder(name, weights)
+        path = Path(weights) if is_folder else local_weights(name, backbone_spec(name).weights, weights)
     digest = weights_digest(name, weights, seed=seed)
-    path = None if weights is None else Path(weights)
     return BACKBONES[name].build(spec, weights=path, weights_digest=digest, seed=seed, device=device)
+
+
+def _check_takes_weights(name: str, weights: str | Path) -> None:
+    if BACKBONES[name].weights == "none":
+        raise ConfigError(f"the backbone {name!r} has no weights; remove weights: {str(weights)!r}")
+
+
+def _is_folder(name: str, weights: str | Path) -> bool:
+    return BACKBONES[name].takes_folder and Path(weights).is_dir()
 
 
 def checked_number(name: str, option: str, value: Any, *, lowest: float, highest: float, whole: bool = False) -> float:
@@ -124,17 +144,3 @@ def checked_number(name: str, option: str, value: Any, *, lowest: float, highest
             f"the option {option} of the backbone {name!r} must be {what} from {lowest:g} to {highest:g}, not {value!r}"
         )
     return float(value)
-
-
-def _existing_file(name: str, path: Path) -> Path:
-    if not path.is_file():
-        raise ConfigError(f"the weights of the backbone {name!r} are not a file: {path}")
-    return path
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import av.error
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
@@ -55,7 +56,8 @@ def orientation_of(frame: Any) -> Orientation:
 
     A point (x right, y down) is shown at ``(a x + c y, b x + d y)``, a, b, c, d being entries 0, 1, 3, 4.
     """
-    side_data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    # Not `frame.side_data`: a frame and that container hold each other, so pictures would stay until they are collected.
+    side_data = SideDataContainer(frame).get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-arg]  # the stub lacks it
     if side_data is None:
         return Orientation()
     a, b, _, c, d = (int(entry) for entry in np.frombuffer(side_data, np.int32)[:5])

@@ -16,13 +16,13 @@ _PREFIX = "module."
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
-    """The tensors of a ``.safetensors``, ``.pt`` or ``.pth`` file, by name, on the CPU.
+    """The tensors of a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file, by name, on the CPU.
 
     Raises:
         InputError: the file is of another kind, damaged, or holds anything but tensors.
     """
-    if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise InputError(f"weights in {path}: allowed are .safetensors, .pt and .pth files")
+    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
+        raise InputError(f"weights in {path}: allowed are .safetensors, .pt, .pth and .bin files")
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     for name in _WRAPPERS:
         if isinstance(loaded.get(name), Mapping):

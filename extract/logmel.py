@@ -195,9 +195,15 @@ class LogMel:
 
 def _times(num_frames: int, audio: DecodedAudio) -> NDArray[np.float64]:
     """What each window covers of the track, (T, 2)."""
-    middles = np.arange(num_frames) * HOP
-    borders = np.stack([middles - FFT_SIZE // 2, middles + FFT_SIZE // 2], axis=1)
-    return audio.start_seconds + np.clip(borders, 0, len(audio.samples)) / SAMPLE_RATE_HZ
+    times = np.empty((num_frames, 2))
+    times[:, 0] = np.arange(num_frames)
+    times[:, 0] *= HOP
+    times[:, 1] = times[:, 0]
+    times += (-FFT_SIZE // 2, FFT_SIZE // 2)
+    times.clip(0, len(audio.samples), out=times)
+    times /= SAMPLE_RATE_HZ
+    times += audio.start_seconds
+    return times
 
 
 def _describe() -> FeatureSpec:

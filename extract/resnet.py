@@ -21,16 +21,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._vocabulary import FeatureSpec, WeightsSource
-from ._frozen import Dtype, FrozenNetwork, Precision, normalised, seeded_network, visual_spec
+from ._frozen import Dtype, Precision, seeded_network
 from ._registry import BACKBONES, Backbone, BackboneEntry, checked_number
+from ._stills import StillNetwork, still_spec
 from ._weights import read_state_dict
-from .sampling import Windows
-
-if TYPE_CHECKING:
-    import torch
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -82,21 +79,15 @@ _WEIGHTS = {
 
 
 def _spec(name: str, *, rate_hz: float, short_side: int, precision: Precision, dtype: Dtype) -> FeatureSpec:
-    rate_hz = checked_number(name, "rate_hz", rate_hz, lowest=0.01, highest=120)
-    return visual_spec(
+    return still_spec(
         name,
         dim=_VARIANTS[name].dim,
-        windows=Windows(frame_rate_hz=rate_hz),
+        rate_hz=rate_hz,
         short_side=int(checked_number(name, "short_side", short_side, lowest=32, highest=2048, whole=True)),
         crop=None,
-        preprocessing={
-            "scale": 1 / 255,
-            "mean": list(_MEAN),
-            "std": list(_STD),
-            "std_epsilon": _STD_EPSILON,
-            "pooling": "mean",
-            "l2_normalised": False,
-        },
+        mean=_MEAN,
+        std=_STD,
+        facts={"std_epsilon": _STD_EPSILON, "pooling": "mean"},
         precision=precision,
         dtype=dtype,
         paper=_PAPER,
@@ -104,15 +95,10 @@ def _spec(name: str, *, rate_hz: float, short_side: int, precision: Precision, d
     )
 
 
-class ResNet(FrozenNetwork):
+class ResNet(StillNetwork):
     """A ResNet without its classifier. Official weights are torchvision's (``torchvision.models.resnet*``)."""
 
     ignored_keys = ("fc.",)
-
-    def prepare(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8 pictures (B, 1, H, W, 3) to normalised float32 (B, 3, H, W)."""
-        std = [value + _STD_EPSILON for value in _STD]
-        return normalised(frames, scale=1 / 255, mean=_MEAN, std=std).squeeze(2)
 
 
 def _random_network(name: str) -> Any:

@@ -7,19 +7,25 @@ it, so a kill or a power cut at any instant leaves either the old state or the n
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import itertools
 import os
 import re
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 from .._vocabulary import ConfigError, FrameloomError, InputError, OutOfSpaceError
 
 FAIL_POINT_VARIABLE = "FRAMELOOM_FAILPOINT"
 PUBLISH_STEPS = ("begun", "half", "written", "synced", "renamed", "durable")
+
+NAME_DIGITS = 32  # of a file that is named by its content
 
 Kind = Literal["shard", "sidecar", "rows", "text"]
 
@@ -87,6 +93,131 @@ def publish(path: Path, data: bytes | memoryview, *, kind: Kind, token: str = ""
     except OSError as error:  # the new name may not survive a power cut, so nothing is acknowledged
         raise explained(error, path, num_bytes=len(data)) from error
     fail_point(f"{kind}.durable")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A file that is named by its content: where it lies, and what its bytes are."""
+
+    path: Path
+    sha256: str
+    num_bytes: int
+
+
+def publish_by_content(
+    folder: Path, suffix: str, write: Callable[[io.RawIOBase], None], *, num_bytes: int, kind: Kind, token: str = ""
+) -> Published:
+    """`publish` a file under the first 32 digits of its own SHA-256, written piece by piece.
+
+    Args:
+        folder: where it goes; must exist.
+        suffix: ending of its name.
+        write: writes the whole content to the file it is given, which it may also seek in and read from. That file
+            takes every write, so that a library which cannot stand failure never meets one; a failure is raised here.
+        num_bytes: about how much will be written, for the message about a full disk.
+        kind: as for `publish`.
+        token: as for `publish`.
+
+    Raises:
+        OutOfSpaceError: the disk is full; the temporary file is gone.
+        ConfigError: the folder cannot be written.
+    """
+    temporary = _temporary_path(folder / f"{'0' * NAME_DIGITS}{suffix}", token)
+    try:
+        with temporary.open("xb+", buffering=0) as file:
+            fail_point(f"{kind}.begun")
+            target = _PatientFile(file, kind)
+            write(target)
+            target.raise_failure()
+            fail_point(f"{kind}.written")
+            os.fsync(file.fileno())
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.seek(0, os.SEEK_END)
+        fail_point(f"{kind}.synced")
+        path = folder / f"{sha256[:NAME_DIGITS]}{suffix}"
+        if _holds(path, sha256):
+            temporary.unlink()
+        else:
+            temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise explained(error, folder, num_bytes=num_bytes) from error
+        raise
+    fail_point(f"{kind}.renamed")
+    try:
+        sync_folder(folder)
+    except OSError as error:  # the new name may not survive a power cut, so nothing is acknowledged
+        raise explained(error, path, num_bytes=num_bytes) from error
+    fail_point(f"{kind}.durable")
+    return Published(path, sha256, size)
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except FileNotFoundError:
+        return False
+
+
+class _PatientFile(io.RawIOBase):
+    """A file that never tells its writer of a failure: it keeps the first one, and takes no more bytes.
+
+    HDF5 has been seen to end the process when a write fails under it.
+    """
+
+    def __init__(self, file: IO[bytes], kind: Kind) -> None:
+        self._file = file
+        self._kind = kind
+        self._failure: BaseException | None = None
+        self._is_half = False
+
+    def raise_failure(self) -> None:
+        """Raise the first failure, if there was one."""
+        if self._failure is not None:
+            raise self._failure
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        if self._failure is None:
+            try:
+                _write_all(self._file.fileno(), view)
+                if not self._is_half:
+                    self._is_half = True
+                    fail_point(f"{self._kind}.half")
+            except BaseException as error:  # noqa: BLE001 - raised as soon as the writer is done
+                self._failure = error
+        return len(view)
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._file.read(len(buffer))
+        buffer[:] = data.ljust(len(buffer), b"\0")
+        return len(buffer)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None, /) -> int:
+        if self._failure is None:
+            try:
+                return self._file.truncate(size)
+            except OSError as error:
+                self._failure = error
+        return size or 0
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
 
 
 def publish_text(path: Path, text: str) -> None:

@@ -19,9 +19,9 @@ import numpy as np
 
 from .._vocabulary import FeatureArray, FeatureSpec, FrameloomError, InputError, IntegrityError, Outcome, Status
 from . import hdf5
-from ._commit import make_folder, publish, sync_folder
+from ._commit import make_folder, publish, publish_by_content, sync_folder
 from ._sidecar import SUFFIX, Entry, ShardInfo, encode_sidecar, read_sidecar
-from .hdf5 import Sample, ShardReader, check_samples, encode_shard, sample_checksum
+from .hdf5 import Sample, ShardReader, check_samples, sample_checksum, write_shard_file
 
 _log = logging.getLogger(__name__)
 _FEATURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -70,7 +70,7 @@ class FeatureStore:
         """Commit samples as one shard: its file, then its sidecar, each written aside, synced and renamed.
 
         Any number of processes may do so at once. The same samples in the same order give the same bytes under the
-        same name, so a repeated call finds its shard in place and returns it. The whole shard is held in memory.
+        same name, so a repeated call leaves what it finds.
 
         Args:
             feature: name of the feature and of its folder.
@@ -84,26 +84,25 @@ class FeatureStore:
         """
         _check_feature_name(feature)
         check_samples(samples, spec=spec)
-        shard = encode_shard(samples, spec=spec)
-        sha256 = hashlib.sha256(shard).hexdigest()
-        path = self.root / feature / f"{sha256[:32]}{hdf5.SUFFIX}"
-        if not self._is_committed(path, sha256):
-            make_folder(path.parent)
-            publish(path, shard, kind="shard", token=token)
-            sidecar = encode_sidecar(samples, spec=spec, shard=shard, sha256=sha256)
+        folder = self.root / feature
+        make_folder(folder)
+        published = publish_by_content(
+            folder,
+            hdf5.SUFFIX,
+            lambda target: write_shard_file(target, samples, spec=spec),
+            num_bytes=sum(sample.feature.values.nbytes + sample.feature.times.nbytes for sample in samples),
+            kind="shard",
+            token=token,
+        )
+        path = published.path
+        if not _is_committed(path):
+            sidecar = encode_sidecar(samples, spec=spec, num_bytes=published.num_bytes, sha256=published.sha256)
             publish(path.with_suffix(SUFFIX), sidecar, kind="sidecar", token=token)
         entries = read_sidecar(path.with_suffix(SUFFIX), shard_path=path)
         with self._refreshing:
             if self._index is not None:
                 _keep_best(self._index, entries)
         return entries[0].shard
-
-    def _is_committed(self, path: Path, sha256: str) -> bool:
-        try:
-            read_sidecar(path.with_suffix(SUFFIX), shard_path=path)
-            return _sha256(path) == sha256
-        except (OSError, IntegrityError):  # absent or damaged: either way it is written anew
-            return False
 
     def discard(self, shard: ShardInfo) -> None:
         """Remove one shard, its sidecar first, so that no instant shows a sidecar without its shard's samples."""
@@ -287,6 +286,14 @@ class FeatureStore:
                 yield Problem(shard.path, str(error))
             except OSError as error:
                 yield Problem(shard.path, f"shard {shard.path} cannot be read: {error}")
+
+
+def _is_committed(path: Path) -> bool:
+    try:
+        read_sidecar(path.with_suffix(SUFFIX), shard_path=path)
+    except (OSError, IntegrityError):  # absent or damaged: either way it is written anew
+        return False
+    return True
 
 
 def _check_feature_name(feature: str) -> None:

@@ -110,7 +110,7 @@ def code_version() -> str:
         return "not installed"
 
 
-def encode_sidecar(samples: Sequence[Sample], *, spec: FeatureSpec, shard: bytes, sha256: str) -> bytes:
+def encode_sidecar(samples: Sequence[Sample], *, spec: FeatureSpec, num_bytes: int, sha256: str) -> bytes:
     """The bytes of the sidecar of a shard that holds these samples."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -119,7 +119,7 @@ def encode_sidecar(samples: Sequence[Sample], *, spec: FeatureSpec, shard: bytes
     facts = {
         "format": FORMAT_VERSION,
         "sha256": sha256,
-        "num_bytes": len(shard),
+        "num_bytes": num_bytes,
         "dim": spec.dim,
         "dtype": spec.dtype,
         "spec": canonical_json(spec.identity()),

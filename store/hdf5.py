@@ -2,7 +2,7 @@
 
 Layout, with N samples, ``T_n`` rows in sample n and width D::
 
-    values        (sum T, D)  float16 | float32, chunked, fletcher32
+    values        (sum T, D)  float16 | float32 | uint8, chunked, fletcher32
     times         (sum T, 2)  float64 seconds, chunked, fletcher32; NaN for text
     offsets       (N + 1,)    int64; sample n is rows offsets[n] : offsets[n + 1]
     keys          (N,)        UTF-8, what a person calls each sample (the first KEY_BYTES bytes)
@@ -10,12 +10,13 @@ Layout, with N samples, ``T_n`` rows in sample n and width D::
     statuses      (N,)        ASCII; a sample without rows says here why
     attributes    frameloom_format, spec (JSON)
 
-The file is built in memory and written by `_commit.publish`: HDF5 itself never meets a full disk (where it has been
-seen to end the process), and the same samples always give the same bytes (nothing in the file depends on the clock).
+HDF5 writes into a file that takes every write (`_commit.publish_by_content`), so that it never meets a full disk, where
+it has been seen to end the process. The same samples always give the same bytes: nothing in them depends on the clock.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import zlib
@@ -35,6 +36,7 @@ FORMAT_VERSION = 1
 CHUNK_BYTES = 256 * 1024  # 256 rows of 512 half floats: the size measured fastest for random whole-video reads
 KEY_BYTES = 1024
 MAX_OPEN_FILES = 128
+_CHECKED_ROWS = 1 << 16
 REMEDY = "delete this shard and its .parquet sidecar and run sync again, which extracts its videos anew"
 
 
@@ -83,7 +85,8 @@ def _array_problem(feature: FeatureArray, spec: FeatureSpec) -> str:
     values, times = feature.values, feature.times
     if values.shape[1] != spec.dim or values.dtype != np.dtype(spec.dtype):
         return f"values are {values.dtype} (T, {values.shape[1]}); the specification says {spec.dtype} (T, {spec.dim})"
-    if not np.isfinite(values).all():
+    blocks = range(0, len(values), _CHECKED_ROWS)
+    if not all(np.isfinite(values[first : first + _CHECKED_ROWS]).all() for first in blocks):
         return "values hold NaN or infinity; give it the status non_finite and no rows"
     if spec.modality is Modality.TEXT:
         return "" if np.isnan(times).all() else "text has no times; they must be NaN"
@@ -94,35 +97,45 @@ def _array_problem(feature: FeatureArray, spec: FeatureSpec) -> str:
 
 def sample_checksum(values: NDArray[Any], times: NDArray[np.float64]) -> int:
     """CRC-32 of a sample's numbers, values first: finds every single flipped bit."""
-    return zlib.crc32(times.tobytes(), zlib.crc32(values.tobytes()))
+    return zlib.crc32(_buffer(times), zlib.crc32(_buffer(values)))
 
 
-def encode_shard(samples: Sequence[Sample], *, spec: FeatureSpec) -> bytes:
-    """The bytes of the shard that holds these samples in this order."""
+def _buffer(array: NDArray[Any]) -> memoryview:
+    """An array's bytes in C order, not copied where they lie so already."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def write_shard_file(target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
+    """Write the shard that holds these samples in this order into an empty file."""
     import h5py
 
-    with h5py.File("shard", "w", driver="core", backing_store=False, libver=("earliest", "v108")) as file:
+    with h5py.File(target, "w", libver=("earliest", "v108")) as file:
         file.attrs["frameloom_format"] = FORMAT_VERSION
         file.attrs["spec"] = canonical_json(spec.identity())
-        _write_rows(file, "values", np.concatenate([sample.feature.values for sample in samples]))
-        _write_rows(file, "times", np.concatenate([np.asarray(s.feature.times, np.float64) for s in samples]))
+        _write_rows(file, "values", [sample.feature.values for sample in samples])
+        _write_rows(file, "times", [np.asarray(sample.feature.times, np.float64) for sample in samples])
         lengths = [len(sample.feature.values) for sample in samples]
         file.create_dataset("offsets", data=np.cumsum([0, *lengths], dtype=np.int64), track_times=False)
         _write_texts(file, "keys", [_clipped(sample.key) for sample in samples])
         _write_texts(file, "fingerprints", [sample.fingerprint.encode() for sample in samples])
         _write_texts(file, "statuses", [sample.feature.status.value.encode() for sample in samples])
-        file.flush()
-        image: bytes = file.id.get_file_image()
-    return image
 
 
-def _write_rows(file: Any, name: str, rows: NDArray[Any]) -> None:
-    if not len(rows):
-        file.create_dataset(name, data=rows, track_times=False)
+def _write_rows(file: Any, name: str, parts: list[NDArray[Any]]) -> None:
+    """One data set of arrays (T_n, D) end to end, written one by one: a copy of all of them would double the memory."""
+    num_rows, dim, dtype = sum(map(len, parts)), parts[0].shape[1], parts[0].dtype
+    if not num_rows:
+        file.create_dataset(name, shape=(0, dim), dtype=dtype, track_times=False)
         return
-    chunk_rows = min(len(rows), max(1, CHUNK_BYTES // (rows.shape[1] * rows.itemsize)))
-    chunks = (chunk_rows, rows.shape[1])
-    file.create_dataset(name, data=rows, chunks=chunks, fletcher32=True, track_times=False)
+    chunk_rows = min(num_rows, max(1, CHUNK_BYTES // (dim * dtype.itemsize)))
+    rows = file.create_dataset(
+        name, shape=(num_rows, dim), dtype=dtype, chunks=(chunk_rows, dim), fletcher32=True, track_times=False
+    )
+    first = 0
+    for part in parts:
+        if len(part):
+            rows[first : first + len(part)] = part
+        first += len(part)
 
 
 def _write_texts(file: Any, name: str, texts: list[bytes]) -> None:

@@ -18,8 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The shapes in these modules' signatures are checked while tests run, and only then.
 SHAPE_CHECKED = [
+    "frameloom._davenet",
     "frameloom.fuse",
     "frameloom.train.metrics",
+    "frameloom.train._parts",
     "frameloom.train._tokens",
 ]
 jaxtyping.install_import_hook(SHAPE_CHECKED, "beartype.beartype")
@@ -31,6 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         default=Path(__file__).parent / "golden" / "cases",
         help="folder of golden cases (NAME.json beside NAME.npz); one test is made of each",
+    )
+    parser.addoption(
+        "--clips-dir",
+        type=Path,
+        help="folder of real videos for the slow test that damages files; without it, it makes its own",
     )
 
 

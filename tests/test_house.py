@@ -58,6 +58,21 @@ def test_folders_outside_the_package_reach_no_machinery_of_another() -> None:
                 assert not inner.startswith("_"), f"{path.name} of {folder} reaches into {other}/{inner}: use its door"
 
 
+# Not `_api.py`: what users call reaches into the folders, when it is called.
+@pytest.mark.parametrize("path", sorted({*ROOT.glob("_[!_]*.py")} - {ROOT / "_api.py"}), ids=lambda path: path.name)
+def test_machinery_at_the_root_stands_below_every_folder(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            assert all(name.startswith("_") for name in names), f"{path.name} imports {names}"
+
+
+@pytest.mark.parametrize("module", ["frameloom", "frameloom.extract"])
+def test_the_shared_audio_cnn_is_loaded_by_those_who_use_it(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'torch', 'frameloom._davenet'}} & set(sys.modules)))"
+    assert run_python(code).strip() == "[]"
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_doors_have_names_and_no_logic(folder: str) -> None:
     tree = ast.parse((ROOT / folder / "__init__.py").read_text(encoding="utf-8"))
@@ -118,7 +133,8 @@ def test_wheel_installs_elsewhere_and_every_module_imports(tmp_path: Path) -> No
     assert not [name for name in names if name.startswith(("tests/", "frameloom/tests/"))]
     target = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True)
-    wanted = [".".join(("frameloom", *path.relative_to(ROOT).with_suffix("").parts)) for path in modules()]
+    found = [*ROOT.glob("_[!_]*.py"), *modules()]
+    wanted = [".".join(("frameloom", *path.relative_to(ROOT).with_suffix("").parts)) for path in found]
     wanted = [name.removesuffix(".__init__") for name in wanted if not name.endswith("_child")]
     code = f"""
 import sys, importlib

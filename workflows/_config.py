@@ -69,7 +69,8 @@ class FeatureConfig(Section):
     backbone: str
     """A name that `frameloom backbones` lists."""
     weights: str | None = None
-    """A path to weights. null: seeded random weights (for word vectors: trained from the collection's own captions)."""
+    """A tag that `frameloom weights` lists, or a path. null: seeded random weights (for word vectors: trained from the
+    collection's own captions)."""
     seed: int = 0
     """The seed of random weights."""
     options: dict[str, int | float | str | bool] = Field(default_factory=dict)
@@ -319,7 +320,7 @@ collection:
 features:            # `frameloom backbones` lists what there is
   video:
     backbone: resnet152
-    weights: null    # a path to weights; null means seeded random weights, good for trying things out, not for quality
+    weights: null    # a tag that `frameloom weights` lists, or a path; null: seeded random weights, only for trying out
   audio:
     backbone: logmel_avlnet
   text:

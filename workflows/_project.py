@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._vocabulary import ConfigError, FeatureSpec, IntegrityError, Modality, canonical_json, digest_of
-from ..extract import backbone_spec, weights_digest
+from ..extract import backbone_spec, find_source, weights_digest
 from ..store import ClipTable, FeatureStore, Ledger, check_metadata_schema, publish_text
 from ..train import get_recipe, read_checkpoint
 from ._collection import Collection, discover, readable_path
@@ -210,9 +210,9 @@ class Project:
         return CheckpointRef(folder=folder, digest=meta.digest)
 
     def _want(self, modality: Modality, feature: FeatureConfig) -> Want:
-        weights = None if feature.weights is None else str(self._absolute(feature.weights))
         options = dict(feature.options)
         spec = self._check_modality(modality, feature)
+        weights = self._weights(feature)
         request = BackboneRequest(
             name=feature.backbone,
             weights=weights,
@@ -231,6 +231,12 @@ class Project:
                 f" put it under features.{spec.modality}"
             )
         return spec
+
+    def _weights(self, feature: FeatureConfig) -> str | None:
+        """A tag as it is, a path as seen from the configuration's folder."""
+        if feature.weights is None or find_source(backbone_spec(feature.backbone).weights, feature.weights):
+            return feature.weights
+        return str(self._absolute(feature.weights))
 
     def _absolute(self, path: str) -> Path:
         return self.base / Path(path).expanduser()

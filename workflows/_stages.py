@@ -44,6 +44,7 @@ from ._tasks import (
     text_digest,
     train_model,
 )
+from ._weights import fetch_wanted
 
 CAPTIONS_PER_TASK = 2000
 CLIPS_PER_TASK = 64
@@ -67,6 +68,8 @@ def extract(stage: Stage, found: Survey) -> Survey:
     waiting = found.to_extract()
     if not waiting:
         return found
+    requests = [want.request for want in stage.project.wants.values()]
+    fetch_wanted([(request.name, request.weights) for request in requests], stage.console)
     begun = time.monotonic()
     jobs = list(_extract_jobs(stage, waiting))
     with stage.console.progress("extract", len(waiting), "videos") as advance:

@@ -191,7 +191,8 @@ def _reaches(project: Project, modality: Modality, entry: Any, clip: Clip) -> bo
     """
     if entry.status is Status.OK:
         return bool(entry.start_seconds < clip.end_seconds and clip.start_seconds < entry.end_seconds)
-    apart = 1.0 / (project.wants[modality].spec.rate_hz or 1.0)
+    spec = project.wants[modality].spec
+    apart = spec.sampling.get("rows_per_window", 1) / (spec.rate_hz or 1.0)
     found = project.store.read_span(entry.fingerprint, clip.start_seconds - apart, clip.end_seconds + apart)
     return len(found.values) > 0
 

@@ -15,6 +15,7 @@ import typer
 
 from .._version import __version__
 from .._vocabulary import ExitCode, FrameloomError, Outcome, Status
+from ._commands import ListsByDefault
 from ._console import Console, count_of, readable_bytes, readable_seconds
 from ._report import file_lines
 
@@ -363,6 +364,75 @@ def backbones(pattern: Pattern = "*", as_json: AsJson = False) -> None:
     for spec in specs:
         rate = "words" if spec.rate_hz is None else f"{spec.rate_hz:g}/s"
         print(f"{spec.name:18} {spec.modality.value:6} {spec.dim:5} wide  {rate:8} {spec.paper}")
+
+
+weights_app = typer.Typer(cls=ListsByDefault, rich_markup_mode=None)
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.callback()
+def _weights() -> None:
+    """Published weights of the backbones: where they come from, under which terms, and which are on this machine.
+
+    `frameloom weights` lists them all, `frameloom weights 'resnet*'` some. Example of the rest of the way:
+    `frameloom weights fetch resnet152`, then `weights: imagenet1k_v1` under features.video in frameloom.yaml.
+    """
+
+
+@weights_app.command("list")
+@_told
+def list_weights(pattern: Pattern = "*", as_json: AsJson = False) -> None:
+    """List the published weights of every backbone, or of those that match. The default when no command is given.
+
+    Example: frameloom weights list 'resnet*' --json
+    """
+    from . import _weights as published
+
+    found = published.list_weights(pattern)
+    if as_json:
+        _print_json([one.as_dict() for one in found])
+    else:
+        _print_lines(published.weights_lines(found))
+
+
+@weights_app.command("fetch")
+@_told
+def fetch_weights(
+    backbone: Annotated[str, typer.Argument(help="A name that `frameloom backbones` lists.")],
+    tag: Annotated[str | None, typer.Argument(help="Which of its weights. [default: the first listed]")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch published weights into this machine's cache and check their hash. A cut transfer goes on where it stopped.
+
+    The cache is the folder that FRAMELOOM_CACHE names, or frameloom/weights in the user's cache folder.
+
+    Example: frameloom weights fetch resnet152 imagenet1k_v1
+    """
+    from . import _weights as published
+
+    found = published.fetch(backbone, tag, Console(quiet=quiet))
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        print(f"{found.path}: {found.backbone} {found.tag}, sha256 {found.file_sha256}")
+        print(f"use it with `weights: {found.tag}` in frameloom.yaml; licence: {found.licence}")
+
+
+@app.command()
+@_told
+def doctor(config: ConfigPath = _DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Examine this machine: libraries, decoders, processor, GPUs, memory, disks. Says what to do about each problem.
+
+    Exit code 0 when everything that is needed works, 2 otherwise.
+
+    Example: frameloom doctor --json
+    """
+    from ._doctor import examine
+
+    found = examine(config)
+    _show(found, as_json)
+    raise typer.Exit(found.exit_code)
 
 
 @app.command()

@@ -85,7 +85,12 @@ class Case:
 
     def differences(self, results: Mapping[str, NDArray[Any]]) -> list[str]:
         """One line for every output that is missing, misshapen or too far off; empty where all agree."""
-        return [line for name, about in self.facts["outputs"].items() for line in self._compare(name, about, results)]
+        wanted = self.facts["outputs"].items()
+        return [line for name, about in wanted for line in self._compare(name, self._about(name, about), results)]
+
+    def _about(self, name: str, about: dict[str, Any] | str) -> dict[str, Any]:
+        """What is told of an output; some cases tell it in one sentence."""
+        return {"what": about, "shape": list(self.outputs[name].shape)} if isinstance(about, str) else about
 
     def _compare(self, name: str, about: dict[str, Any], results: Mapping[str, NDArray[Any]]) -> list[str]:
         if name not in results:
