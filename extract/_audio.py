@@ -22,6 +22,8 @@ _BLOCK_SECONDS = 1.0
 _CHUNK_SECONDS = 30.0
 _FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
+_PLANAR_TYPES = {"u8p": "u1", "s16p": "i2", "s32p": "i4", "s64p": "i8", "fltp": "f4", "dblp": "f8"}
+
 Emit = Callable[[NDArray[np.float32]], None]
 
 
@@ -43,6 +45,18 @@ class _Kind(NamedTuple):
     sample_rate_hz: int
     sample_format: str
     num_channels: int
+
+
+def _by_channel(frame: Any, kind: _Kind) -> NDArray[Any]:
+    """A block's samples (C, N).
+
+    Not by PyAV's own conversion: beyond eight channels it takes whatever follows the last plane's address for planes.
+    """
+    if not frame.format.is_planar:
+        packed: NDArray[Any] = frame.to_ndarray().reshape(-1, kind.num_channels).T
+        return packed
+    dtype = _PLANAR_TYPES[kind.sample_format]
+    return np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in frame.planes[: kind.num_channels]])
 
 
 class AudioPass:
@@ -80,9 +94,7 @@ class AudioPass:
         kind = _Kind(frame.sample_rate, frame.format.name, frame.layout.nb_channels)
         if kind != self._kind:
             self._restart(kind)
-        samples = frame.to_ndarray()
-        if not frame.format.is_planar:
-            samples = samples.reshape(-1, kind.num_channels).T
+        samples = _by_channel(frame, kind)
         samples = self._placed(samples, self._next if start is None else start, kind.sample_rate_hz)
         self._next += samples.shape[1] / kind.sample_rate_hz
         self._check_end(self._next)

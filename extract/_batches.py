@@ -72,12 +72,12 @@ class Batcher:
 
     def add(self, backbone: VisualBackbone, window: Window, keep: Callable[[NDArray[Any]], None]) -> None:
         """Take a window; its row (D,) is given to ``keep``, now or later."""
-        shape = window.frames.shape[1:]
+        shape = window.picture_shape
         batch = self._batches.setdefault((backbone.spec.name, shape), _Batch(backbone))
         batch.windows.append(window)
         batch.keep.append(keep)
-        batch.num_bytes += window.frames.nbytes
-        self._waiting_bytes += window.frames.nbytes
+        batch.num_bytes += window.num_bytes
+        self._waiting_bytes += window.num_bytes
         if len(batch.windows) >= backbone.batch_windows(shape):
             self._run(batch)
         while self._waiting_bytes > MAX_WAITING_BYTES:

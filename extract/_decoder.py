@@ -6,6 +6,7 @@ children of that kind.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import select
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +33,7 @@ _CHILD_MODULE = f"{__package__}._decoder_child"
 _START_SECONDS = 60.0
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _LAST_WORDS_BYTES = 2000
+_PIPE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,13 +267,18 @@ def _spawner(_owner_pid: int) -> ThreadPoolExecutor:
 
 def _spawn(last_words: IO[bytes]) -> subprocess.Popen[bytes]:
     # -P: the working folder, which may be a folder of videos, is not searched for modules.
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-P", "-m", _CHILD_MODULE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=last_words,
         env={**os.environ, **_ONE_THREAD},
     )
+    assert child.stdout is not None
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):  # a larger pipe means fewer wake-ups; the system may allow none
+            fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return child
 
 
 def _close_quietly(pipe: IO[bytes] | None) -> None:

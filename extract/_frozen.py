@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status, WeightsSource
 from ._media import DecodedAudio, DecodedFrames
 from ._weights import load_into
-from ._windows import Window, WindowCutter
+from ._windows import Window, WindowCutter, stacked
 from .sampling import Windows
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Dtype = Literal["float16", "float32"]
-BATCH_PIXELS = 16 * 224 * 320
-"""Pixels of one batch at most, over all its frames: what bounds the memory of a forward pass."""
 
 
 def visual_spec(
@@ -101,6 +99,9 @@ class FrozenNetwork:
 
     ignored_keys: tuple[str, ...] = ()
     """Beginnings of official key names that the network has no use for, such as a classifier's."""
+    batch_pixels: int = 16 * 224 * 320
+    """Pixels of one batch at most, over all its frames: what bounds the memory of a forward pass. Larger batches were
+    not faster on a CPU."""
 
     def __init__(self, spec: FeatureSpec, network: torch.nn.Module, *, device: str, weights_digest: str) -> None:
         import torch
@@ -151,13 +152,13 @@ class FrozenNetwork:
 
     def batch_windows(self, picture: tuple[int, ...]) -> int:
         """How many windows of pictures of this shape (H, W, 3) one forward pass takes."""
-        return max(1, BATCH_PIXELS // (self.windows.num_frames * picture[0] * picture[1]))
+        return max(1, self.batch_pixels // (self.windows.num_frames * picture[0] * picture[1]))
 
     def encode_windows(self, windows: Sequence[Window]) -> NDArray[Any]:
         """Windows of one shape to stored values (B, D). What the type cannot hold comes out infinite."""
         import torch
 
-        frames = torch.from_numpy(np.stack([window.frames for window in windows]))
+        frames = torch.from_numpy(stacked(windows))
         with np.errstate(over="ignore"):
             values: NDArray[Any] = self.forward(frames).cpu().numpy().astype(self.spec.dtype)
         return values
@@ -170,7 +171,7 @@ class FrozenNetwork:
         windows = [*cutter.push(item), *cutter.finish()]
         if not windows:
             return FeatureArray.empty(self.spec, Status.NO_FRAMES, "no frames were given")
-        size = self.batch_windows(windows[0].frames.shape[1:])
+        size = self.batch_windows(windows[0].picture_shape)
         batches = [self.encode_windows(windows[first : first + size]) for first in range(0, len(windows), size)]
         return checked_rows(self.spec, np.concatenate(batches), np.array([window.times for window in windows]))
 
@@ -210,7 +211,10 @@ def normalised(frames: torch.Tensor, *, scale: float, mean: Sequence[float], std
     import torch
 
     pixels = frames.to(torch.float32).mul_(scale)
-    pixels.sub_(torch.tensor(mean, device=frames.device)).div_(torch.tensor(std, device=frames.device))
+    if any(mean):
+        pixels.sub_(torch.tensor(mean, device=frames.device))
+    if any(value != 1 for value in std):
+        pixels.div_(torch.tensor(std, device=frames.device))
     return pixels.permute(0, 4, 1, 2, 3)
 
 

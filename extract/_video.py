@@ -56,8 +56,8 @@ def orientation_of(frame: Any) -> Orientation:
 
     A point (x right, y down) is shown at ``(a x + c y, b x + d y)``, a, b, c, d being entries 0, 1, 3, 4.
     """
-    # Not `frame.side_data`: a frame and that container hold each other, so pictures would stay until they are collected.
-    side_data = SideDataContainer(frame).get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-arg]  # the stub lacks it
+    # Not `frame.side_data`: a frame and that container hold each other, so pictures would pile up until collected.
+    side_data = SideDataContainer(frame).get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-arg]
     if side_data is None:
         return Orientation()
     a, b, _, c, d = (int(entry) for entry in np.frombuffer(side_data, np.int32)[:5])
@@ -220,6 +220,8 @@ class Timestamps:
         """The next picture's timestamp; None where there is neither."""
         self._count("pts", pts, otherwise=dts)
         self._count("dts", dts, otherwise=pts)
+        if dts is None and self._faults["pts"] > self._faults["dts"]:
+            return None  # the last pictures of a decoder: they follow one another
         if pts is not None and (dts is None or self._faults["pts"] <= self._faults["dts"]):
             return pts
         return dts

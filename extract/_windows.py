@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,31 @@ from .sampling import Windows
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The pictures of one row: (N, H, W, 3) uint8, and the seconds ``[start, end)`` that they were on display."""
+    """One row's pictures, N of (H, W, 3) uint8 of one size, and the seconds ``[start, end)`` that they were on display.
 
-    frames: NDArray[np.uint8]
+    Windows that overlap share their pictures.
+    """
+
+    pictures: tuple[NDArray[np.uint8], ...]
     times: tuple[float, float]
+
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """(H, W, 3)."""
+        return self.pictures[0].shape
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all pictures."""
+        return sum(picture.nbytes for picture in self.pictures)
+
+
+def stacked(windows: Sequence[Window]) -> NDArray[np.uint8]:
+    """Windows of one size as one array (B, N, H, W, 3)."""
+    frames = np.empty((len(windows), len(windows[0].pictures), *windows[0].picture_shape), np.uint8)
+    for row, window in zip(frames, windows, strict=True):
+        np.stack(window.pictures, out=row)
+    return frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +103,7 @@ class WindowCutter:
         pictures = [cell.picture for cell in cells]
         filler = np.zeros_like(pictures[0]) if self._plan.end == "zeros" else pictures[-1]
         pictures += [filler] * (self._plan.num_frames - len(pictures))
-        return Window(np.stack(pictures), (cells[0].times[0], cells[-1].times[1]))
+        return Window(tuple(pictures), (cells[0].times[0], cells[-1].times[1]))
 
 
 def _one_size(cells: list[_Cell]) -> bool:

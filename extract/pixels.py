@@ -23,7 +23,7 @@ from .._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Mo
 from ._frozen import checked_rows
 from ._media import DecodedAudio, DecodedFrames
 from ._registry import BACKBONES, Backbone, BackboneEntry, checked_number
-from ._windows import Window
+from ._windows import Window, stacked
 from .sampling import Windows
 
 _SMALLEST, _LARGEST = 32, 1024
@@ -46,7 +46,7 @@ class RawPixels:
 
     def encode_windows(self, windows: Sequence[Window]) -> NDArray[np.uint8]:
         """Windows of one frame each to their rows."""
-        return self._rows(np.concatenate([window.frames for window in windows]))
+        return self._rows(np.concatenate(stacked(windows)))
 
     def encode(self, item: DecodedFrames | DecodedAudio | str) -> FeatureArray:
         """The rows of frames whose short side is S, each with the time that its frame was on display."""

@@ -99,6 +99,7 @@ class ResNet3dBackbone(FrozenNetwork):
     """A 3D ResNet without its classifier. Official weights are those of either repository."""
 
     ignored_keys = ("fc.",)
+    batch_pixels = 8 * 16 * 112 * 112
 
     def prepare(self, frames: torch.Tensor) -> torch.Tensor:
         """uint8 pictures (B, N, H, W, 3) to normalised float32 (B, 3, N, H, W)."""

@@ -91,6 +91,7 @@ class S3DHowTo100M(FrozenNetwork):
     """The gated S3D. Official weights are those of S3D_HowTo100M, or of MIL-NCE_HowTo100M with the stem ``whole``."""
 
     ignored_keys = ("text_module.",)
+    batch_pixels = 2 * 32 * 224 * 224
 
     def from_official(self, state_dict: Mapping[str, Any]) -> Self:
         """Take the authors' weights, by their key names. The text tower's are left to `s3d_howto100m_text`.
@@ -122,6 +123,8 @@ class S3DHowTo100M(FrozenNetwork):
 
 class S3DKinetics(FrozenNetwork):
     """The plain S3D. Official weights are kylemin/S3D's, whatever the number of classes."""
+
+    batch_pixels = 2 * 32 * 224 * 224
 
     def from_official(self, state_dict: Mapping[str, Any]) -> Self:
         """Take the authors' weights, by their key names.

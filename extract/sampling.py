@@ -66,7 +66,7 @@ class Segments:
 
     Attributes:
         num_segments: K.
-        at: ``middle`` of each segment (what is done for testing), or ``random`` in it (for training; needs a generator).
+        at: ``middle`` of each segment (what is done for testing), or ``random`` in it (for training, by a generator).
     """
 
     num_segments: int

@@ -25,7 +25,7 @@ _TOPIC = "frameloom"
 
 # Freed memory is kept by the worker: with glibc's defaults every large tensor is given back and page-faulted in again,
 # which cost up to a third of the time of a backbone on CPU.
-_WORKER_ENVIRONMENT = {
+WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     "MALLOC_TOP_PAD_": str(64 << 20),
@@ -220,7 +220,7 @@ def _local_cluster(num_workers: int) -> Iterator[Any]:
     from dask import config
     from distributed import LocalCluster
 
-    settings = {**_DASK_SETTINGS, "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}
+    settings = {**_DASK_SETTINGS, "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}
     with config.set(settings), _hidden_main():
         with _interrupts_ignored():
             cluster = LocalCluster(

@@ -46,7 +46,7 @@ def cut(plan: Windows, chunks: Sequence[DecodedFrames]) -> list[Window]:
 
 def shown(window: Window) -> list[int]:
     """The cells of a window; -1 where it is black."""
-    return [int(picture.flat[0]) - 1 for picture in window.frames]
+    return [int(picture.flat[0]) - 1 for picture in window.pictures]
 
 
 def expected(plan: Windows, cells: Sequence[int]) -> list[list[int]]:
@@ -75,7 +75,7 @@ class TestWindows:
         for window in windows:
             real = [cell for cell in shown(window) if cell >= 0]
             assert window.times == (real[0] / 4, (real[-1] + 1) / 4)
-            assert len(window.frames) == plan.num_frames
+            assert len(window.pictures) == plan.num_frames
 
     @given(plan=PLANS, cells=CELLS, borders=st.sets(st.integers(0, 30)))
     def test_chunk_borders_do_not_matter(self, plan: Windows, cells: list[int], borders: set[int]) -> None:

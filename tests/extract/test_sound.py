@@ -68,6 +68,25 @@ def test_channels_are_averaged_in_every_sample_format(media: Path, decoder: Deco
     assert_allclose(samples, levels.mean(), atol=0.01 if dtype == np.uint8 else 1e-4)
 
 
+def test_sixteen_planar_channels_are_averaged(media: Path, decoder: Decoder) -> None:
+    """More than eight: PyAV's own conversion reads past the planes' addresses there."""
+    rate = 48_000
+    tone = 0.4 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    path = media / "sixteen.mka"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libopus", rate=rate, options={"mapping_family": "255"})
+        stream.layout = "hexadecagonal"
+        packed = np.repeat(tone[:, None], 16, axis=1).reshape(1, -1).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout="hexadecagonal")
+        frame.sample_rate = rate
+        output.mux([*stream.encode(frame), *stream.encode(None)])
+    samples, _, end = sound_of(decoder, path)
+    assert end.audio_status is Status.OK
+    middle = samples[RATE // 4 : 3 * RATE // 4]
+    assert np.argmax(np.abs(np.fft.rfft(middle))) == 440 / 2
+    assert np.abs(middle).max() == pytest.approx(0.4, abs=0.05)
+
+
 def test_resampling_keeps_a_tone(media: Path, decoder: Decoder) -> None:
     time = np.arange(2 * 44_100) / 44_100
     written = (0.5 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32)[:, None]

@@ -1,0 +1,368 @@
+"""How near extraction comes to what the models alone would take, on the files of a folder.
+
+    python tests/benchmarks/extract.py CLIPS [--measure NAME ...] [--threads 2] [--save RESULTS.json]
+
+Everything is measured in one run, each measurement in a process of its own, one after another, with the same number of
+threads. What a worker sets before it starts (freed memory is kept) is set for ours and for the models at their best;
+what is done as peers do it runs with the system's defaults. Seconds are those of the work, without start and building
+the networks. Without CLIPS it uses a small world of the laboratory.
+
+    peers     resnet152 as the usual tools run it: contiguous float32, one video at a time, decoded for it alone
+    ours      the same features through `extract_files`, float32, and again in bfloat16
+    once      resnet152 + resnext101_3d + s3d_howto100m + logmel_avlnet through one call, against the sum of the models'
+              pure forward passes on batches that are already decoded and prepared
+    tiny      the tiny siblings of these four, together and one after another: here decoding is what costs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOUR = ["resnet152", "resnext101_3d", "s3d_howto100m", "logmel_avlnet"]
+TINY = ["test_resnet", "test_resnet3d", "test_s3d", "logmel_avlnet"]
+SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".ts"}
+MEASURES = ["peers", "ours", "once", "tiny"]
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.one is not None:
+        print(json.dumps(ONE[arguments.one](arguments)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        clips = arguments.clips or _laboratory(Path(scratch))
+        results = {"about": _about(clips, arguments.threads)}
+        results["measured"] = {
+            name: _measure(name, clips, arguments.threads, Path(scratch))
+            for measure in arguments.measure
+            for name in PARTS[measure]
+        }
+        results["deviations"] = dict(_deviations(Path(scratch)))
+    results["ratios"] = dict(_ratios(results["measured"]))
+    _show(results)
+    if arguments.save:
+        arguments.save.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", nargs="?", type=Path)
+    parser.add_argument("--measure", nargs="+", choices=MEASURES, default=MEASURES)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--one", choices=sorted(ONE), help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _measure(name: str, clips: Path, threads: int, scratch: Path) -> dict[str, Any]:
+    from frameloom.workflows._crew import WORKER_ENVIRONMENT
+
+    environment = dict(os.environ) if name.startswith("peers") else {**os.environ, **WORKER_ENVIRONMENT}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    command = [sys.executable, __file__, str(clips), "--one", name, "--threads", str(threads), "--out", str(scratch)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    print(f"{name:12} {found['seconds']:8.1f} s", file=sys.stderr)
+    return found
+
+
+def _files(clips: Path) -> list[Path]:
+    return sorted(path for path in clips.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _backbones(names: list[str], **options: Any) -> list[Any]:
+    from frameloom.extract import create_backbone
+
+    return [create_backbone(name, **({} if name == "logmel_avlnet" else options)) for name in names]
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+# One measurement each, in a process of its own.
+
+
+def _peers(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Contiguous float32, one video at a time, decoded for this backbone alone, in the same process."""
+    import timm
+    import torch
+    from frameloom.extract._frozen import seeded_network
+    from frameloom.extract.resnet import _random_network
+
+    _set_threads(arguments.threads)
+    assert timm
+    network = seeded_network(lambda: _random_network("resnet152"), seed=0).eval()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    features, begun = {}, time.perf_counter()
+    for path in _files(arguments.clips):
+        pictures = np.stack(list(_one_a_second(path)))
+        frames = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float().div_(255).sub_(mean).div_(std)
+        with torch.inference_mode():
+            features[path.name] = torch.cat([network(part) for part in frames.split(64)]).numpy()
+    seconds = time.perf_counter() - begun
+    np.savez(arguments.out / "peers.npz", **features)
+    return {"seconds": seconds, "rows": sum(map(len, features.values()))}
+
+
+def _one_a_second(path: Path) -> Iterator[np.ndarray]:
+    """The frame on display at the middle of each second, scaled; by PyAV, as simply as can be."""
+    import av
+    from frameloom.extract._video import _SCALING, scaled_size
+
+    with av.open(str(path)) as container:
+        stream = max(container.streams.video, key=lambda video: video.width * video.height)
+        has_pts = container.format.name != "avi"
+        stream.codec_context.thread_count = len(os.sched_getaffinity(0))
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        held, cell = None, 0
+        zero = min(s.start_time * s.time_base for s in (*container.streams.video, *container.streams.audio))
+        for frame in container.decode(stream):
+            ticks = frame.pts if has_pts else frame.dts
+            if ticks is None:  # the last ones of an AVI
+                assert held is not None
+                start = held[0] + float(1 / stream.average_rate)
+            else:
+                start = float(ticks * frame.time_base - zero)
+            while held is not None and cell + 0.5 < start:
+                if cell + 0.5 >= held[0]:
+                    yield _scaled(held[1], aspect, scaled_size, _SCALING)
+                cell += 1
+            held, end = (start, frame), start + float((frame.duration or 0) * frame.time_base)
+        assert held is not None
+        while cell + 0.5 < max(end, held[0]):
+            yield _scaled(held[1], aspect, scaled_size, _SCALING)
+            cell += 1
+        if cell == 0:
+            yield _scaled(held[1], aspect, scaled_size, _SCALING)
+
+
+def _scaled(frame: Any, aspect: Fraction, scaled_size: Callable[..., tuple[int, int]], how: Any) -> np.ndarray:
+    from frameloom.extract._video import orientation_of, upright
+
+    orientation = orientation_of(frame)
+    width, height = float(frame.width * aspect), float(frame.height)
+    size = scaled_size(*((height, width) if orientation.swap else (width, height)), 224)
+    size = size[::-1] if orientation.swap else size
+    small = frame.reformat(width=size[0], height=size[1], format="rgb24", interpolation=how)
+    return upright(small.to_ndarray(), orientation)
+
+
+def _ours(names: list[str], save: str = "", **options: Any) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+        from frameloom.extract import Decoder, Stopwatch, extract_files
+
+        _set_threads(arguments.threads)
+        files, backbones, watch = _files(arguments.clips), _backbones(names, dtype="float32", **options), Stopwatch()
+        with Decoder() as decoder:
+            begun = time.perf_counter()
+            found = extract_files(files, backbones, decoder=decoder, stopwatch=watch)
+            extracted = time.perf_counter() - begun
+            written = _write(arguments.out, backbones, found)
+        if save:
+            np.savez(
+                arguments.out / f"{save}.npz", **{p.name: f[names[0]].values for p, f in zip(files, found, strict=True)}
+            )
+        usable = sum(f[names[0]].status.value == "ok" for f in found)
+        shares = {"waiting for the decoder": watch.waiting, **watch.visual, **watch.audio, "write": written}
+        shares["rest"] = extracted + written - sum(shares.values())
+        return {
+            "seconds": extracted,
+            "files_ok": usable,
+            "videos_per_second": len(files) / extracted,
+            "frames_per_second": watch.num_frames / extracted,
+            "seconds_by_stage": shares,
+            "rows": {name: sum(len(f[name].values) for f in found) for name in names},
+        }
+
+    return measure
+
+
+def _write(folder: Path, backbones: list[Any], found: list[dict[str, Any]]) -> float:
+    from frameloom.store import FeatureStore, Sample
+
+    begun = time.perf_counter()
+    for backbone in backbones:
+        name = backbone.spec.name
+        samples = [
+            Sample(key=str(i), source_digest=str(i), fingerprint=f"{name}{i}", feature=features[name])
+            for i, features in enumerate(found)
+        ]
+        FeatureStore(folder / f"store-{os.getpid()}").write_shard(name, samples, spec=backbone.spec)
+    return time.perf_counter() - begun
+
+
+def _pure(name: str, **options: Any) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    """The network alone, on batches that are decoded and prepared before the clock starts."""
+
+    def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+        import torch
+        from frameloom.extract._windows import stacked
+
+        _set_threads(arguments.threads)
+        (backbone,) = _backbones([name], **options)
+        precision = getattr(torch, backbone.spec.precision)
+        seconds, rows = 0.0, 0
+        for windows in _full_batches(backbone, _files(arguments.clips)):
+            frames = torch.from_numpy(stacked(windows))
+            with torch.inference_mode(), torch.autocast("cpu", dtype=precision, enabled=precision is not torch.float32):
+                inputs = backbone.prepare(frames)
+                if not rows:
+                    backbone.embed(inputs)  # the first call chooses algorithms
+                begun = time.perf_counter()
+                backbone.embed(inputs)
+                seconds += time.perf_counter() - begun
+            rows += len(windows)
+        return {"seconds": seconds, "rows": rows}
+
+    return measure
+
+
+def _full_batches(backbone: Any, files: list[Path]) -> Iterator[list[Any]]:
+    from frameloom.extract import Decoder, FramesChunk
+    from frameloom.extract._extract import frames_wanted
+    from frameloom.extract._windows import WindowCutter
+
+    waiting: dict[tuple[int, ...], list[Any]] = {}
+    with Decoder() as decoder:
+        for path in files:
+            cutter = WindowCutter(backbone.windows)
+            windows: list[Any] = []
+            for event in decoder.decode(path, frames=[frames_wanted(backbone.spec)]):
+                if isinstance(event, FramesChunk):
+                    windows += cutter.push(event.frames)
+            for window in [*windows, *cutter.finish()]:
+                shape = window.picture_shape
+                waiting.setdefault(shape, []).append(window)
+                if len(waiting[shape]) == backbone.batch_windows(shape):
+                    yield waiting.pop(shape)
+    yield from waiting.values()
+
+
+def _pure_sound(arguments: argparse.Namespace) -> dict[str, Any]:
+    from frameloom.extract import AudioWanted, DecodedAudio, Decoder, SamplesChunk
+
+    _set_threads(arguments.threads)
+    (backbone,) = _backbones(["logmel_avlnet"])
+    seconds, rows = 0.0, 0
+    with Decoder() as decoder:
+        for path in _files(arguments.clips):
+            events = decoder.decode(path, audio=AudioWanted(16_000))
+            samples = [event.samples for event in events if isinstance(event, SamplesChunk)]
+            if samples:
+                track = DecodedAudio(np.concatenate(samples), 16_000)
+                begun = time.perf_counter()
+                rows += len(backbone.encode(track).values)
+                seconds += time.perf_counter() - begun
+    return {"seconds": seconds, "rows": rows}
+
+
+PARTS = {
+    "peers": ["peers"],
+    "ours": ["ours_fp32", "ours_bf16"],
+    "once": ["pure_2d", "pure_3d", "pure_s3d", "pure_sound", "four"],
+    "tiny": ["tiny_four", *(f"tiny_{name}" for name in TINY)],
+}
+ONE: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "peers": _peers,
+    "ours_fp32": _ours(["resnet152"], save="fp32"),
+    "ours_bf16": _ours(["resnet152"], save="bf16", precision="bfloat16"),
+    "pure_2d": _pure("resnet152"),
+    "pure_3d": _pure("resnext101_3d"),
+    "pure_s3d": _pure("s3d_howto100m"),
+    "pure_sound": _pure_sound,
+    "four": _ours(FOUR),
+    "tiny_four": _ours(TINY),
+    **{f"tiny_{name}": _ours([name]) for name in TINY},
+}
+
+
+def _ratios(measured: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    seconds = {name: found["seconds"] for name, found in measured.items()}
+    for ours in ("ours_fp32", "ours_bf16"):
+        if {"peers", ours} <= seconds.keys():
+            yield f"peers / {ours}", seconds["peers"] / seconds[ours]
+    pure = [name for name in seconds if name.startswith("pure")]
+    if pure and "four" in seconds:
+        yield "four / sum of pure forwards", seconds["four"] / sum(seconds[name] for name in pure)
+    alone = [name for name in seconds if name.startswith("tiny_") and name != "tiny_four"]
+    if alone:
+        yield "tiny together / one after another", seconds["tiny_four"] / sum(seconds[name] for name in alone)
+
+
+def _deviations(folder: Path) -> Iterator[tuple[str, float]]:
+    """Largest difference from what the peers' way gives: of a value, and of a whole row relative to its length."""
+    if not (folder / "peers.npz").exists():
+        return
+    with np.load(folder / "peers.npz") as peers:
+        for kind in ("fp32", "bf16"):
+            if (folder / f"{kind}.npz").exists():
+                with np.load(folder / f"{kind}.npz") as ours:
+                    assert set(ours.files) == set(peers.files), "some files have features one way and not the other"
+                    rows = [(ours[name], peers[name]) for name in peers.files]
+                yield (
+                    f"{kind}, a value (absolute or relative)",
+                    max(float((np.abs(a - b) / np.maximum(1, np.abs(b))).max()) for a, b in rows),
+                )
+                yield (
+                    f"{kind}, a row (relative)",
+                    max(float((np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1)).max()) for a, b in rows),
+                )
+
+
+def _about(clips: Path, threads: int) -> dict[str, Any]:
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": ", ".join(sorted(models)) or platform.processor(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "files": len(_files(clips)),
+    }
+
+
+def _laboratory(folder: Path) -> Path:
+    from frameloom.workflows.laboratory import World, make_collection
+
+    make_collection(folder, World(num_train=24, num_val=0, num_test=8, seed=3))
+    return folder
+
+
+def _show(results: dict[str, Any]) -> None:
+    about = results["about"]
+    print(", ".join(f"{name}: {about[name]}" for name in ("files", "threads", "processor", "torch", "date")))
+    for name, found in results["measured"].items():
+        print(f"  {name:28} {found['seconds']:8.2f} s")
+        if "videos_per_second" in found:
+            print(f"      {found['videos_per_second']:.2f} videos/s, {found['frames_per_second']:.0f} frames/s")
+            total = sum(found["seconds_by_stage"].values())
+            for stage, seconds in found["seconds_by_stage"].items():
+                print(f"      {stage:24} {seconds:8.2f} s  {100 * seconds / total:5.1f} %")
+    for name, ratio in results["ratios"].items():
+        print(f"  {name}: {ratio:.2f}")
+    for name, deviation in results["deviations"].items():
+        print(f"  largest deviation, {name}: {deviation:.2g}")
+
+
+if __name__ == "__main__":
+    main()
