@@ -36,7 +36,7 @@ from ._media import (
     VideoInfo,
 )
 from ._published import cached_weights, fetch_weights, find_source, known_sha256
-from ._registry import Backbone, backbone_spec, create_backbone, list_backbones, weights_digest
+from ._registry import Backbone, backbone_spec, create_backbone, list_backbones, needs_weights, weights_digest
 from ._word_vectors import tokenize, train_word_vectors
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "known_sha256",
     "list_backbones",
     "logmel",
+    "needs_weights",
     "pixels",
     "probe",
     "resnet",

@@ -76,6 +76,15 @@ def backbone_spec(name: str, **options: Any) -> FeatureSpec:
     return describe(**options)
 
 
+def needs_weights(name: str) -> bool:
+    """Whether a backbone cannot do without weights (word vectors), where others start from seeded random ones.
+
+    Raises:
+        UnknownNameError: no backbone has this name.
+    """
+    return BACKBONES[name].weights == "required"
+
+
 def weights_digest(name: str, weights: str | Path | None, *, seed: int = 0) -> str:
     """What identifies the weights in a fingerprint: ``sha256:<hex>`` of a file or a folder, ``seeded:<seed>``, or
     ``none``.

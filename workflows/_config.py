@@ -142,12 +142,15 @@ class StoreConfig(Section):
 
 
 class RunConfig(Section):
-    """How the work is done. Nothing here changes a number."""
+    """How the work is done. Nothing here changes a number by more than rounding."""
 
     workers: int | None = Field(default=None, ge=0, le=1024)
     """Worker processes; null takes one for each core, 0 works in this process alone."""
     scheduler: str | None = None
     """The address of a running Dask scheduler, such as tcp://10.0.0.1:8786; null starts a cluster on this machine."""
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """Threads of the models in one worker; null shares the cores among the workers. The same number gives the same
+    bytes on any number of workers; another may change the last digit of a feature."""
     batch_videos: int = Field(default=8, ge=1, le=100_000)
     """Videos in one task, and in one shard."""
     device: str = "cpu"

@@ -76,8 +76,8 @@ class InlineCrew:
 
     num_workers = 1
 
-    def __init__(self) -> None:
-        self.threads_per_task = num_cores()
+    def __init__(self, *, threads_per_task: int) -> None:
+        self.threads_per_task = threads_per_task
 
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result | Exception]]:
         """See Crew."""
@@ -183,17 +183,17 @@ def num_cores() -> int:
 
 
 @contextmanager
-def assemble(*, workers: int | None, scheduler: str | None) -> Iterator[Crew]:
+def assemble(*, workers: int | None, scheduler: str | None, threads: int | None = None) -> Iterator[Crew]:
     """A crew for the length of a block. Raises ConfigError when the scheduler cannot be reached."""
     if scheduler is None and workers == 0:
-        yield InlineCrew()
+        yield InlineCrew(threads_per_task=threads or num_cores())
     elif scheduler is not None:
         with _client(scheduler) as client:
-            yield DaskCrew(client, threads_per_task=1)
+            yield DaskCrew(client, threads_per_task=threads or 1)
     else:
         count = workers or num_cores()
         with _local_cluster(count) as cluster, _client(cluster) as client:
-            yield DaskCrew(client, threads_per_task=max(1, num_cores() // count))
+            yield DaskCrew(client, threads_per_task=threads or max(1, num_cores() // count))
 
 
 @contextmanager

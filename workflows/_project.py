@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._vocabulary import ConfigError, FeatureSpec, IntegrityError, Modality, canonical_json, digest_of
-from ..extract import backbone_spec, find_source, weights_digest
+from ..extract import backbone_spec, find_source, needs_weights, weights_digest
 from ..store import ClipTable, FeatureStore, Ledger, check_metadata_schema, publish_text
 from ..train import get_recipe, read_checkpoint
 from ._collection import Collection, discover, readable_path
@@ -118,12 +118,18 @@ class Project:
 
         model_config(self.model_name, **self.model_options)
 
+    @property
+    def trains_word_vectors(self) -> bool:
+        """Whether the text feature reads vectors that this project makes from its own captions."""
+        feature = self.config.features.text
+        return feature is not None and feature.weights is None and needs_weights(feature.backbone)
+
     def text_want(self) -> Want | None:
         """The text feature, once it has vectors: those of the configuration, or those made from the captions."""
         feature = self.config.features.text
         if feature is None:
             return None
-        if feature.weights is None:
+        if self.trains_word_vectors:
             made = self.word_vectors()
             if made is None:
                 return None
@@ -193,8 +199,7 @@ class Project:
         """Raises ConfigError for a checkpoint that was trained on other features than this project extracts."""
         meta = read_checkpoint(folder)
         trained_on: Mapping[str, Any] = meta.provenance.get("features", {})
-        text = self.config.features.text
-        if text is not None and text.weights is None and "text" in trained_on:
+        if self.trains_word_vectors and "text" in trained_on:
             raise ConfigError(
                 f"model.checkpoint: {folder} was trained on the word vectors {trained_on['text']['weights']}:"
                 " give their file as features.text.weights"

@@ -155,7 +155,7 @@ def read_captions(stage: Stage, *, renew_vectors: bool = False) -> None:
     captions = project.collection.captions()
     if text is None or not captions:
         return
-    if lacks_word_vectors(project) or (renew_vectors and text.weights is None):
+    if lacks_word_vectors(project) or (renew_vectors and project.trains_word_vectors):
         _make_word_vectors(stage)
     want = project.text_want()
     if want is None:
@@ -179,8 +179,7 @@ def read_captions(stage: Stage, *, renew_vectors: bool = False) -> None:
 
 def lacks_word_vectors(project: Project) -> bool:
     """Whether word vectors must be trained: captions are there to be read, and no vectors to read them with."""
-    text = project.config.features.text
-    if text is None or text.weights is not None or project.word_vectors() is not None:
+    if not project.trains_word_vectors or project.word_vectors() is not None:
         return False
     return bool(project.collection.captions(split="train"))
 

@@ -165,7 +165,8 @@ def working(project: Project, console: Console) -> Iterator[Stage]:
         def crew() -> Crew:
             if not crews:
                 run = project.config.run
-                crews.append(stack.enter_context(assemble(workers=run.workers, scheduler=run.scheduler)))
+                crew_of_run = assemble(workers=run.workers, scheduler=run.scheduler, threads=run.threads)
+                crews.append(stack.enter_context(crew_of_run))
             return crews[0]
 
         yield Stage(project, crew, console)

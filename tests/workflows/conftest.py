@@ -107,11 +107,11 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     import frameloom.extract as door
 
     opened: list[str] = []
-    original: Callable[..., Any] = door.extract_file
+    original: Callable[..., Any] = door.extract_files
 
-    def counting(path: Path, *args: Any, **kwargs: Any) -> Any:
-        opened.append(path.name)
-        return original(path, *args, **kwargs)
+    def counting(paths: list[Path], *args: Any, **kwargs: Any) -> Any:
+        opened.extend(path.name for path in paths)
+        return original(paths, *args, **kwargs)
 
-    monkeypatch.setattr(door, "extract_file", counting)
+    monkeypatch.setattr(door, "extract_files", counting)
     return opened

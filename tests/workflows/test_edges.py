@@ -84,10 +84,11 @@ def test_file_that_changes_while_it_is_read_is_pending(synced: Path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(
             door,
-            "extract_file",
-            lambda _path, backbones, **_options: {
-                one.spec.name: FeatureArray.empty(one.spec, Status.CHANGED, "changed") for one in backbones
-            },
+            "extract_files",
+            lambda paths, backbones, **_options: [
+                {one.spec.name: FeatureArray.empty(one.spec, Status.CHANGED, "changed") for one in backbones}
+                for _ in paths
+            ],
         )
         report = run_sync(synced)
     assert report.outcomes == {Outcome.INDEXED: 8, Outcome.PENDING: 1}

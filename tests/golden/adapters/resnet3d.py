@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from frameloom.extract import DecodedFrames, backbone_spec
 from frameloom.extract._resnet3d import ResNet3d
-from frameloom.extract._windows import WindowCutter
+from frameloom.extract._windows import WindowCutter, stacked
 from frameloom.extract.resnet3d import ResNet3dBackbone
 from golden_case import Case
 from numpy.typing import NDArray
@@ -67,7 +67,7 @@ def _windows(frames: NDArray, backbone: ResNet3dBackbone) -> torch.Tensor:
     pictures = np.ascontiguousarray(frames.astype(np.uint8).transpose(0, 2, 3, 1))
     cutter = WindowCutter(backbone.windows)
     item = DecodedFrames(pictures, np.zeros((len(pictures), 2)))
-    return torch.from_numpy(np.stack([window.frames for window in [*cutter.push(item), *cutter.finish()]]))
+    return torch.from_numpy(stacked([*cutter.push(item), *cutter.finish()]))
 
 
 def _maps(network: ResNet3d, clips: torch.Tensor) -> dict[str, torch.Tensor]:
