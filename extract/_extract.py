@@ -29,7 +29,7 @@ from .sampling import Windows
 # Worst last. A status that is not here left nothing to use, which is worse than both.
 _USABLE = (Status.OK, Status.DAMAGED, Status.TRUNCATED)
 _LATER: NDArray[Any] = np.zeros(0)
-AHEAD_BYTES = 32 * 1024**2
+AHEAD_BYTES = 16 * 1024**2
 """Decoded pictures and sound that may wait for the models."""
 
 

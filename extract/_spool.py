@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_MEMORY_BYTES = 32 * 1024**2
+MAX_MEMORY_BYTES = 4 * 1024**2
 _ITEM_BYTES = 4
 
 

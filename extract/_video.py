@@ -30,7 +30,7 @@ from ._media import DecodedFrames, FramesWanted, Limits
 
 CHUNK_FRAMES = 32
 _BYTES_PER_PIXEL = 4  # the most that usual formats need
-_CHUNK_BYTES = 64 * 1024**2
+_CHUNK_BYTES = 4 * 1024**2
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 Emit = Callable[[DecodedFrames], None]

@@ -148,6 +148,9 @@ class RunConfig(Section):
     """Worker processes; null takes one for each core, 0 works in this process alone."""
     scheduler: str | None = None
     """The address of a running Dask scheduler, such as tcp://10.0.0.1:8786; null starts a cluster on this machine."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """What one task takes of a worker's Dask resources, such as `GPU: 1` with workers that were started with
+    `--resources GPU=1`, one for each GPU. Workers started here are given that much."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads of the models in one worker; null shares the cores among the workers. The same number gives the same
     bytes on any number of workers; another may change the last digit of a feature."""

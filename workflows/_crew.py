@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from .._vocabulary import ConfigError, FrameloomError
@@ -97,10 +98,11 @@ class InlineCrew:
 class DaskCrew:
     """Works on the workers of a Dask client."""
 
-    def __init__(self, client: Any, *, threads_per_task: int) -> None:
+    def __init__(self, client: Any, *, threads_per_task: int, resources: Mapping[str, float]) -> None:
         self.client = client
         self.threads_per_task = threads_per_task
-        self.num_workers = max(1, len(client.scheduler_info()["workers"]))
+        self.num_workers = max(1, _num_able(client, resources))
+        self._resources = dict(resources) or None
 
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result | Exception]]:
         """See Crew. A window of jobs is under way at a time, so that results never pile up."""
@@ -112,7 +114,7 @@ class DaskCrew:
 
         def submit_next() -> None:
             for job in waiting:
-                future = self.client.submit(function, job, pure=False)
+                future = self.client.submit(function, job, pure=False, resources=self._resources)
                 under_way[future] = job
                 completed.add(future)
                 return
@@ -131,7 +133,7 @@ class DaskCrew:
         """See Crew."""
         self.client.subscribe_topic(_TOPIC, lambda event: on_event(event[1]))
         try:
-            future = self.client.submit(function, job, pure=False)
+            future = self.client.submit(function, job, pure=False, resources=self._resources)
             outcome: Result | Exception = self._outcome(future)
             future.release()
         finally:
@@ -155,6 +157,19 @@ class DaskCrew:
                 f"the Dask scheduler or all of its workers were lost ({type(error).__name__}):"
                 " nothing committed is lost; run the command again to go on"
             ) from None
+
+
+def _num_able(client: Any, resources: Mapping[str, float]) -> int:
+    """How many workers have the resources. Raises ConfigError where none of them has: tasks would wait for ever."""
+    workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
+    able = [w for w in workers if all(w["resources"].get(name, 0) >= much for name, much in resources.items())]
+    if workers and not able:
+        wanted = " ".join(f"{name}={much:g}" for name, much in resources.items())
+        raise ConfigError(
+            f"run.resources: none of the {len(workers)} workers has {wanted}: start them with"
+            f" `dask worker ADDRESS --resources {wanted}`, or leave run.resources out"
+        )
+    return len(able)
 
 
 _inline_handler: Callable[[Any], None] | None = None
@@ -183,17 +198,24 @@ def num_cores() -> int:
 
 
 @contextmanager
-def assemble(*, workers: int | None, scheduler: str | None, threads: int | None = None) -> Iterator[Crew]:
+def assemble(
+    *,
+    workers: int | None,
+    scheduler: str | None,
+    threads: int | None = None,
+    resources: Mapping[str, float] = MappingProxyType({}),
+) -> Iterator[Crew]:
     """A crew for the length of a block. Raises ConfigError when the scheduler cannot be reached."""
     if scheduler is None and workers == 0:
         yield InlineCrew(threads_per_task=threads or num_cores())
     elif scheduler is not None:
         with _client(scheduler) as client:
-            yield DaskCrew(client, threads_per_task=threads or 1)
+            yield DaskCrew(client, threads_per_task=threads or 1, resources=resources)
     else:
         count = workers or num_cores()
-        with _local_cluster(count) as cluster, _client(cluster) as client:
-            yield DaskCrew(client, threads_per_task=threads or max(1, num_cores() // count))
+        with _local_cluster(count, resources) as cluster, _client(cluster) as client:
+            threads = threads or max(1, num_cores() // count)
+            yield DaskCrew(client, threads_per_task=threads, resources=resources)
 
 
 @contextmanager
@@ -214,7 +236,7 @@ def _client(address: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _local_cluster(num_workers: int) -> Iterator[Any]:
+def _local_cluster(num_workers: int, resources: Mapping[str, float]) -> Iterator[Any]:
     import logging
 
     from dask import config
@@ -225,6 +247,7 @@ def _local_cluster(num_workers: int) -> Iterator[Any]:
         with _interrupts_ignored():
             cluster = LocalCluster(
                 n_workers=num_workers,
+                resources=dict(resources),
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",

@@ -165,8 +165,8 @@ def working(project: Project, console: Console) -> Iterator[Stage]:
         def crew() -> Crew:
             if not crews:
                 run = project.config.run
-                crew_of_run = assemble(workers=run.workers, scheduler=run.scheduler, threads=run.threads)
-                crews.append(stack.enter_context(crew_of_run))
+                names = ("workers", "scheduler", "threads", "resources")
+                crews.append(stack.enter_context(assemble(**{name: getattr(run, name) for name in names})))
             return crews[0]
 
         yield Stage(project, crew, console)

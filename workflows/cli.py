@@ -361,9 +361,10 @@ def backbones(pattern: Pattern = "*", as_json: AsJson = False) -> None:
     if as_json:
         _print_json([spec.identity() | {"paper": spec.paper} for spec in specs])
         return
+    widest = max((len(spec.name) for spec in specs), default=0)
     for spec in specs:
-        rate = "words" if spec.rate_hz is None else f"{spec.rate_hz:g}/s"
-        print(f"{spec.name:18} {spec.modality.value:6} {spec.dim:5} wide  {rate:8} {spec.paper}")
+        rate = "" if spec.rate_hz is None else f"{spec.rate_hz:.3g}/s"
+        print(f"{spec.name:{widest}} {spec.modality.value:6} {spec.dim:7} wide  {rate:8} {spec.paper}")
 
 
 weights_app = typer.Typer(cls=ListsByDefault, rich_markup_mode=None)
