@@ -25,8 +25,9 @@ lint: $(STAMP)  ## ruff and mypy, both strict
 	@mkdir -p .mypy_path && ln -sfn .. .mypy_path/frameloom
 	MYPYPATH=.mypy_path $(BIN)/python -m mypy -p frameloom
 
-bench: $(STAMP)  ## the committed benchmarks
+bench: $(STAMP)  ## the committed benchmarks (CLIPS=FOLDER for extraction from your own files)
 	$(BIN)/python -m pytest -q tests/benchmarks -m "slow or not slow" -s --timeout=3000
+	$(BIN)/python tests/benchmarks/extract.py $(CLIPS)
 
 clean:  ## remove caches (not the environment)
 	rm -rf .mypy_cache .mypy_path .pytest_cache .ruff_cache .hypothesis build dist

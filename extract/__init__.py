@@ -36,7 +36,15 @@ from ._media import (
     VideoInfo,
 )
 from ._published import cached_weights, fetch_weights, find_source, known_sha256
-from ._registry import Backbone, backbone_spec, create_backbone, list_backbones, needs_weights, weights_digest
+from ._registry import (
+    Backbone,
+    backbone_spec,
+    create_backbone,
+    list_backbones,
+    needs_weights,
+    path_options,
+    weights_digest,
+)
 from ._word_vectors import tokenize, train_word_vectors
 
 __all__ = [
@@ -73,6 +81,7 @@ __all__ = [
     "list_backbones",
     "logmel",
     "needs_weights",
+    "path_options",
     "pixels",
     "probe",
     "resnet",

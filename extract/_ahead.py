@@ -9,11 +9,16 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+_STOP_SECONDS = 0.1
 
 
 @contextmanager
 def reading_ahead(
-    source: Generator[Item, None, None], *, max_bytes: int, num_bytes: Callable[[Item], int]
+    source: Generator[Item, None, None],
+    *,
+    max_bytes: int,
+    num_bytes: Callable[[Item], int],
+    interrupt: Callable[[], None],
 ) -> Iterator[Iterator[Item]]:
     """A source's items, made in a thread while the last ones are used.
 
@@ -23,6 +28,7 @@ def reading_ahead(
         source: a generator, which nobody else uses.
         max_bytes: it stops while this much is waiting; one item may be larger.
         num_bytes: what an item weighs.
+        interrupt: makes the source end what it is waiting for; called when the block ends before the source does.
     """
     queue = _Queue[Item](max_bytes=max_bytes, num_bytes=num_bytes)
     thread = threading.Thread(target=queue.fill, args=(source,), name="frameloom-reading-ahead", daemon=True)
@@ -31,7 +37,10 @@ def reading_ahead(
         yield queue.items()
     finally:
         queue.stop()
-        thread.join()
+        while thread.is_alive():  # again and again: it may have begun to wait for something else meanwhile
+            if not queue.is_finished:
+                interrupt()
+            thread.join(_STOP_SECONDS)
 
 
 class _Queue(Generic[Item]):
@@ -44,6 +53,11 @@ class _Queue(Generic[Item]):
         self._is_finished = False
         self._error: BaseException | None = None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the source has ended, or has given its last item."""
+        return self._is_finished
+
     def fill(self, source: Generator[Item, None, None]) -> None:
         try:
             for item in source:
@@ -53,9 +67,12 @@ class _Queue(Generic[Item]):
             self._error = error
         finally:
             source.close()
-            with self._changed:
-                self._is_finished = True
-                self._changed.notify_all()
+            self._finish()
+
+    def _finish(self) -> None:
+        with self._changed:
+            self._is_finished = True
+            self._changed.notify_all()
 
     def _put(self, item: Item) -> bool:
         with self._changed:

@@ -108,6 +108,12 @@ class Decoder:
             self._last_words.close()
             self._last_words = None
 
+    def interrupt(self) -> None:
+        """End what another thread is waiting for: the child dies, and the iterator there raises MediaError."""
+        child = self._child
+        if child is not None:
+            child.kill()
+
     def probe(self, path: Path) -> MediaInfo:
         """Describe a file. Raises MediaError when it cannot be opened at all."""
         with closing(self._ask({"op": "probe", "path": str(path.absolute())})) as answers:

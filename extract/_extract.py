@@ -67,7 +67,7 @@ def extract_files(
         if decoder is None:
             decoder = stack.enter_context(Decoder(limits=limits))
         source = _decode_files(paths, decoder, asked)
-        for happened in _timed(stack.enter_context(_ahead(source)), stopwatch):
+        for happened in _timed(stack.enter_context(_ahead(source, decoder)), stopwatch):
             works[happened.position].take(happened.event, batcher, stopwatch)
         batcher.flush()
     return [work.features() for work in works]
@@ -175,8 +175,13 @@ def _decode_files(paths: Sequence[Path], decoder: Decoder, asked: _Asked) -> Gen
             yield _Happened(position, error)
 
 
-def _ahead(source: Generator[_Happened, None, None]) -> Any:
-    return reading_ahead(source, max_bytes=AHEAD_BYTES, num_bytes=lambda happened: happened.num_bytes)
+def _ahead(source: Generator[_Happened, None, None], decoder: Decoder) -> Any:
+    return reading_ahead(
+        source,
+        max_bytes=AHEAD_BYTES,
+        num_bytes=lambda happened: happened.num_bytes,
+        interrupt=decoder.interrupt,
+    )
 
 
 def _timed(items: Iterator[_Happened], stopwatch: Stopwatch) -> Iterator[_Happened]:
@@ -299,7 +304,7 @@ class _Work:
         if not self._rows[spec.name]:
             return FeatureArray.empty(spec, *self._why_no_rows(spec))
         times = np.asarray(self._times[spec.name], np.float64)
-        feature = checked_rows(spec, np.stack(self._rows[spec.name]), times)
+        feature = checked_rows(spec, np.stack(self._rows.pop(spec.name)), times)
         if feature.status is not Status.OK:
             return feature
         return FeatureArray(feature.values, feature.times, status, message, self._end.video_extent)

@@ -45,12 +45,14 @@ class BackboneEntry:
         build: ``build(spec, weights=, weights_digest=, seed=, device=)`` to the backbone.
         weights: ``optional`` (None gives seeded random ones), ``required`` or ``none`` (there is nothing to load).
         takes_folder: whether weights may be a folder, which then holds the vocabulary too.
+        path_options: options whose value is the path of a file; empty where there is none.
     """
 
     describe: Callable[..., FeatureSpec]
     build: Callable[..., Backbone]
     weights: str = "optional"
     takes_folder: bool = False
+    path_options: tuple[str, ...] = ()
 
 
 BACKBONES: Registry[BackboneEntry] = Registry("backbone")
@@ -74,6 +76,15 @@ def backbone_spec(name: str, **options: Any) -> FeatureSpec:
         if option not in known:
             raise ConfigError(f"the backbone {name!r} has no option {option!r}: {nearest(option, known)}")
     return describe(**options)
+
+
+def path_options(name: str) -> tuple[str, ...]:
+    """The options of a backbone whose value is the path of a file.
+
+    Raises:
+        UnknownNameError: no backbone has this name.
+    """
+    return BACKBONES[name].path_options
 
 
 def needs_weights(name: str) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .._vocabulary import OutOfSpaceError
 
 MAX_MEMORY_BYTES = 4 * 1024**2
 _ITEM_BYTES = 4
@@ -20,9 +24,22 @@ class SampleSpool:
         self._num_samples = 0
 
     def append(self, samples: NDArray[np.float32]) -> None:
-        """Add (M,) samples to the end."""
-        self._file.seek(0, 2)
-        self._file.write(np.ascontiguousarray(samples, np.float32).data)
+        """Add (M,) samples to the end.
+
+        Raises:
+            OutOfSpaceError: the folder for temporary files is full.
+        """
+        try:
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(np.ascontiguousarray(samples, np.float32).data)
+            self._file.flush()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            folder = tempfile.gettempdir()
+            raise OutOfSpaceError(
+                f"no space left for temporary files in {folder}; free some, or name another folder in TMPDIR"
+            ) from error
         self._num_samples += len(samples)
 
     def __len__(self) -> int:

@@ -249,6 +249,8 @@ def _register(name: str, sizes: _Sizes) -> None:
             raise ConfigError(
                 f"the option lower_case of the backbone {name!r} must be true or false, not {lower_case!r}"
             )
+        if not isinstance(vocabulary, str | Path):
+            raise ConfigError(f"the option vocabulary of the backbone {name!r} must be a path, not {vocabulary!r}")
         path = Path(vocabulary) if str(vocabulary) else None
         return SentenceSpec(
             name=name,
@@ -269,7 +271,7 @@ def _register(name: str, sizes: _Sizes) -> None:
             vocabulary_path=path,
         )
 
-    BACKBONES.add(name, BackboneEntry(describe, _build))
+    BACKBONES.add(name, BackboneEntry(describe, _build, path_options=("vocabulary",)))
 
 
 def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:

@@ -216,13 +216,24 @@ def _network(spec: FeatureSpec) -> Any:
     facts = facts_of(network)
     sized = {"img_size": size} if facts.is_fixed_size and size != facts.size else {}
     try:
-        return timm.create_model(network, pretrained=False, num_classes=0, **sized)
+        made = timm.create_model(network, pretrained=False, num_classes=0, **sized)
+        _check_patches(made, spec)
+        return made
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         if not sized:
             raise
         raise ConfigError(
             f"timm cannot build {network} for pictures of {size} x {size}: {error}; leave out the option size"
         ) from error
+
+
+def _check_patches(network: Any, spec: FeatureSpec) -> None:
+    """Raise ConfigError for a size that is no whole number of patches, which timm finds only when pictures come."""
+    patches, size = getattr(network, "patch_embed", None), spec.preprocessing["crop"]
+    side = getattr(patches, "patch_size", (1, 1))[0]
+    takes_any = getattr(patches, "strict_img_size", True) or getattr(patches, "dynamic_img_pad", False)
+    if size % side and not takes_any:
+        raise ConfigError(f"the option size of the backbone {spec.name!r} must be a multiple of {side}, not {size}")
 
 
 def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:

@@ -14,8 +14,10 @@ import os
 import re
 import shutil
 import signal
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -127,8 +129,11 @@ def publish_by_content(
         with temporary.open("xb+", buffering=0) as file:
             fail_point(f"{kind}.begun")
             target = _PatientFile(file, kind)
-            write(target)
-            target.raise_failure()
+            try:
+                with _interrupts_later():
+                    write(target)
+            finally:
+                target.raise_failure()  # before whatever a writer makes of reading back what was not written
             fail_point(f"{kind}.written")
             os.fsync(file.fileno())
             file.seek(0)
@@ -154,11 +159,27 @@ def publish_by_content(
     return Published(path, sha256, size)
 
 
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends: raised inside of HDF5's callbacks it ends the process."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        signal.raise_signal(signal.SIGINT)
+
+
 def _holds(path: Path, sha256: str) -> bool:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-    except FileNotFoundError:
+    except OSError:  # absent, or no longer readable: either way it is written anew
         return False
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._vocabulary import ConfigError, FeatureSpec, IntegrityError, Modality, canonical_json, digest_of
-from ..extract import backbone_spec, find_source, needs_weights, weights_digest
+from ..extract import backbone_spec, find_source, needs_weights, path_options, weights_digest
 from ..store import ClipTable, FeatureStore, Ledger, check_metadata_schema, publish_text
 from ..train import get_recipe, read_checkpoint
 from ._collection import Collection, discover, readable_path
@@ -215,7 +215,7 @@ class Project:
         return CheckpointRef(folder=folder, digest=meta.digest)
 
     def _want(self, modality: Modality, feature: FeatureConfig) -> Want:
-        options = dict(feature.options)
+        options = self._options(feature)
         spec = self._check_modality(modality, feature)
         weights = self._weights(feature)
         request = BackboneRequest(
@@ -229,13 +229,21 @@ class Project:
         return Want(modality=modality, spec=spec, weights_digest=digest, request=request)
 
     def _check_modality(self, modality: Modality, feature: FeatureConfig) -> FeatureSpec:
-        spec = backbone_spec(feature.backbone, **dict(feature.options))
+        spec = backbone_spec(feature.backbone, **self._options(feature))
         if spec.modality is not modality:
             raise ConfigError(
                 f"features.{modality}.backbone: {feature.backbone!r} reads {spec.modality}, not {modality}:"
                 f" put it under features.{spec.modality}"
             )
         return spec
+
+    def _options(self, feature: FeatureConfig) -> dict[str, int | float | str | bool]:
+        """A backbone's options, with paths as seen from the configuration's folder."""
+        paths = path_options(feature.backbone)
+        return {
+            name: str(self._absolute(value)) if name in paths and isinstance(value, str) and value else value
+            for name, value in feature.options.items()
+        }
 
     def _weights(self, feature: FeatureConfig) -> str | None:
         """A tag as it is, a path as seen from the configuration's folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from frameloom._vocabulary import OutOfSpaceError
 from frameloom.extract._spool import SampleSpool
 from frameloom.workflows._crew import WORKER_ENVIRONMENT
 from media_files import barcode
@@ -121,3 +123,19 @@ def test_a_spool_reads_as_the_array_that_was_appended() -> None:
         with pytest.raises(ValueError, match="step"):
             spool[::2]
         spool.close()
+
+
+def test_a_full_folder_for_temporary_files_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = SampleSpool(max_memory_bytes=10)
+    spool.append(np.zeros(100, np.float32))
+
+    class Full:
+        def seek(self, *_: int) -> None: ...
+        def write(self, _: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spool, "_file", Full())
+        with pytest.raises(OutOfSpaceError, match="TMPDIR"):
+            spool.append(np.zeros(100, np.float32))
+    spool.close()

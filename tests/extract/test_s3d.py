@@ -269,6 +269,10 @@ class TestText:
         assert ids[0] == ids[3] != ids[1]
         assert ((ids[:5] > 0) & (ids[:5] < 500)).all()
 
+    def test_a_vocabulary_that_is_no_path_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="must be a path, not 5"):
+            backbone_spec("test_s3d_text", vocabulary=5)
+
     def test_weights_need_their_vocabulary_and_its_room(self, tmp_path: Path) -> None:
         path = tmp_path / "weights.pt"
         torch.save(create_backbone("test_s3d_text").network.state_dict(), path)

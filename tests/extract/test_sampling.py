@@ -122,6 +122,15 @@ class TestWindows:
         windows = cut(plan, [frames_of([3, 4, 6, 7, 8])])
         assert [shown(window) for window in windows] == [[3, 4], [6, 7], [7, 8]]
 
+    def test_what_lies_between_windows_is_not_held(self) -> None:
+        plan = Windows(frame_rate_hz=8, num_frames=2, stride_frames=500)
+        cutter = WindowCutter(plan)
+        frames = frames_of(range(1200))
+        found = list(cutter.push(frames))
+        assert len(found) == 3
+        assert len(cutter._held) <= plan.num_frames
+        assert all(picture.base is None for window in found for picture in window.pictures)
+
     @given(plan=PLANS)
     def test_a_plan_survives_being_data(self, plan: Windows) -> None:
         assert Windows.from_data({**plan.as_data(), "rows_per_window": 3}) == plan

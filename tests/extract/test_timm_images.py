@@ -183,3 +183,9 @@ def test_random_weights_tell_colours_apart_and_stay_in_range() -> None:
     assert np.abs(values).max() < 100
     red, blue = values / np.linalg.norm(values, axis=1, keepdims=True)
     assert red @ blue < 0.999
+
+
+def test_a_size_that_is_no_whole_number_of_patches_is_refused() -> None:
+    with pytest.raises(ConfigError, match="must be a multiple of 16, not 40"):
+        create_backbone("test_vit", size=40)
+    assert create_backbone("test_vit", size=48).spec.preprocessing["crop"] == 48

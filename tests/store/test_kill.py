@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import ConfigError, InputError, OutOfSpaceError
 from frameloom.store import FailPointError, FeatureStore
-from frameloom.store._commit import PUBLISH_STEPS, is_temporary, make_folder, publish
+from frameloom.store._commit import PUBLISH_STEPS, is_temporary, make_folder, publish, publish_by_content
 
 from .making import BATCHES, SPEC, tree, write_all
 
@@ -167,6 +167,39 @@ def test_a_file_where_a_folder_is_needed_is_a_clear_error(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ConfigError, match="folder"):
             make_folder(path)
+
+
+def test_a_full_disk_is_told_whatever_the_writer_makes_of_it(tmp_path, monkeypatch):
+    """A library that reads back what was not written may fail in its own way; the cause is what counts."""
+
+    def write(target):
+        target.write(b"x" * 1000)
+        raise ValueError("bad object header")
+
+    monkeypatch.setenv("FRAMELOOM_FAILPOINT", "shard.half:full")
+    with pytest.raises(OutOfSpaceError, match="1,000 bytes were needed"):
+        publish_by_content(tmp_path, ".h5", write, num_bytes=1000, kind="shard")
+    monkeypatch.delenv("FRAMELOOM_FAILPOINT")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="bad object header"):
+        publish_by_content(tmp_path, ".h5", write, num_bytes=1000, kind="shard")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_while_a_library_writes_comes_when_it_is_done(tmp_path):
+    steps = []
+
+    def write(target):
+        target.write(b"first")
+        signal.raise_signal(signal.SIGINT)
+        steps.append("went on")
+        target.write(b"second")
+
+    with pytest.raises(KeyboardInterrupt):
+        publish_by_content(tmp_path, ".h5", write, num_bytes=11, kind="shard")
+    assert steps == ["went on"]
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_fail_point_that_does_not_exist_is_refused(tmp_path, monkeypatch):

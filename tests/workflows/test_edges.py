@@ -241,3 +241,19 @@ def test_evaluation_counts_captions_without_a_known_word_as_misses(synced: Path)
     found = Index(synced).evaluate(split="test")
     assert found.num_queries == 2
     assert all(values["r10"] <= 50.0 for values in found.metrics.values())
+
+
+def test_a_backbone_s_file_is_looked_for_beside_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    make_collection(project)
+    (project / "words.txt").write_text("red\nlow\n", encoding="utf-8")
+    text = {"backbone": "test_s3d_text", "options": {"vocabulary": "words.txt"}}
+    write_config(project, features={"text": text})
+    monkeypatch.chdir(tmp_path)
+    want = Project.open(project).text_want()
+    assert want is not None
+    assert len(want.request.build().encode("a low red thing").values) == 1
+    assert want.weights_digest == "seeded:0"
