@@ -143,7 +143,9 @@ def create_backbone(
         is_folder = _is_folder(name, weights)
         path = Path(weights) if is_folder else local_weights(name, backbone_spec(name).weights, weights)
     digest = weights_digest(name, weights, seed=seed)
-    return BACKBONES[name].build(spec, weights=path, weights_digest=digest, seed=seed, device=device)
+    backbone = BACKBONES[name].build(spec, weights=path, weights_digest=digest, seed=seed, device=device)
+    backbone.weights_digest = digest  # of the file, whatever was made of its tensors
+    return backbone
 
 
 def _check_takes_weights(name: str, weights: str | Path) -> None:

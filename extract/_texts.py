@@ -19,7 +19,7 @@ from .._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Mo
 from ._folders import WEIGHTS_SUFFIXES
 from ._frozen import Dtype, Precision, check_choice, checked_rows
 from ._media import DecodedAudio, DecodedFrames
-from ._weights import load_into
+from ._weights import digest_of_weights, load_into
 
 if TYPE_CHECKING:
     import torch
@@ -105,13 +105,20 @@ class TextNetwork:
             raise ConfigError(f"the backbone {spec.name!r} in float16 needs a GPU: use precision bfloat16 or float32")
         self.network = network.to(self._device).eval().requires_grad_(False)
 
-    def from_official(self, state_dict: Mapping[str, Any]) -> Self:
+    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
         """Take the authors' weights, by their key names.
+
+        Args:
+            state_dict: the authors' tensors, by their key names.
+            config: the authors' constructor arguments, as models take them. Not read: a backbone's shape follows from
+                its options, and every shape is checked.
 
         Raises:
             InputError: keys, shapes or values do not fit.
         """
+        del config
         load_into(self.network, self.official_names(state_dict), ignored_prefixes=self.ignored_keys)
+        self.weights_digest = digest_of_weights(state_dict)
         return self
 
     def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:

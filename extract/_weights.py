@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -54,6 +55,18 @@ def load_into(network: Any, state_dict: Mapping[str, Any], *, ignored_prefixes: 
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise InputError(f"these weights are not for {type(network).__name__}: {'; '.join(problems[:_SHOWN])}{more}")
     network.load_state_dict(given, strict=False)
+
+
+def digest_of_weights(state_dict: Mapping[str, Any]) -> str:
+    """What identifies weights that came as tensors and not as a file: ``state_dict:<SHA-256 of names and values>``."""
+    import torch
+
+    digest = hashlib.sha256()
+    for key in sorted(state_dict):
+        tensor = state_dict[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return f"state_dict:{digest.hexdigest()}"
 
 
 def _name_problems(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -35,7 +35,7 @@ from .._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Mo
 from ._frozen import Dtype, Precision, check_choice, checked_rows, seeded_network
 from ._media import DecodedAudio, DecodedFrames
 from ._registry import BACKBONES, Backbone, BackboneEntry, backbone_spec
-from ._weights import load_into, read_state_dict
+from ._weights import digest_of_weights, load_into, read_state_dict
 from .logmel import LogMel
 
 if TYPE_CHECKING:
@@ -81,13 +81,20 @@ class FrozenDAVEnet:
         self.network = network.to(self._device).eval().requires_grad_(False)
         self._spectrogram = LogMel(backbone_spec(_SPECTROGRAM), weights_digest="none")
 
-    def from_official(self, state_dict: Mapping[str, Any]) -> Self:
+    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
         """Take the authors' weights: those of the network alone, or a whole AVLnet or Everything at Once.
+
+        Args:
+            state_dict: the authors' tensors, by their key names.
+            config: the authors' constructor arguments, as models take them. Not read: a backbone's shape follows from
+                its options, and every shape is checked.
 
         Raises:
             InputError: keys, shapes or values do not fit.
         """
+        del config
         load_into(self.network, _own_part(state_dict))
+        self.weights_digest = digest_of_weights(state_dict)
         return self
 
     def encode(self, item: DecodedFrames | DecodedAudio | str) -> FeatureArray:

@@ -93,8 +93,13 @@ class S3DHowTo100M(FrozenNetwork):
     ignored_keys = ("text_module.",)
     batch_pixels = 2 * 32 * 224 * 224
 
-    def from_official(self, state_dict: Mapping[str, Any]) -> Self:
+    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
         """Take the authors' weights, by their key names. The text tower's are left to `s3d_howto100m_text`.
+
+        Args:
+            state_dict: the authors' tensors, by their key names.
+            config: the authors' constructor arguments, as models take them. Not read: a backbone's shape follows from
+                its options, and every shape is checked.
 
         Raises:
             InputError: keys, shapes or values do not fit.
@@ -105,7 +110,7 @@ class S3DHowTo100M(FrozenNetwork):
                 f"the joint embedding of these weights is {head} wide, not {self.spec.dim}; "
                 f"give the backbone {self.spec.name!r} the option joint_dim: {head}"
             )
-        return super().from_official(state_dict)
+        return super().from_official(state_dict, config)
 
     def prepare(self, frames: torch.Tensor) -> torch.Tensor:
         """uint8 pictures (B, T, H, W, 3) to float32 in [0, 1], (B, 3, T, H, W)."""
@@ -126,14 +131,19 @@ class S3DKinetics(FrozenNetwork):
 
     batch_pixels = 2 * 32 * 224 * 224
 
-    def from_official(self, state_dict: Mapping[str, Any]) -> Self:
+    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
         """Take the authors' weights, by their key names.
+
+        Args:
+            state_dict: the authors' tensors, by their key names.
+            config: the authors' constructor arguments, as models take them. Not read: a backbone's shape follows from
+                its options, and every shape is checked.
 
         Raises:
             InputError: keys, shapes or values do not fit.
         """
         _fitted_head(self, self.official_names(state_dict), "fc.weight")
-        return super().from_official(state_dict)
+        return super().from_official(state_dict, config)
 
     def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         """Places in a sequence turned into the names of the other S3D; the classifier's kernel of 1 into a matrix."""

@@ -36,7 +36,7 @@ from .._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Mo
 from ._frozen import Dtype, check_choice, checked_rows, seeded_network
 from ._media import DecodedAudio, DecodedFrames
 from ._registry import BACKBONES, Backbone, BackboneEntry, checked_number
-from ._weights import load_into, read_state_dict
+from ._weights import digest_of_weights, load_into, read_state_dict
 from ._word_vectors import tokenize
 from .s3d import HOWTO100M_WEIGHTS
 
@@ -142,12 +142,18 @@ class S3DText:
         self._vocabulary = vocabulary
         self._take(network)
 
-    def from_official(self, state_dict: Mapping[str, Any]) -> Self:
+    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
         """Take the authors' weights: those behind ``text_module.``, or, where no key is so, all.
+
+        Args:
+            state_dict: the authors' tensors, by their key names.
+            config: the authors' constructor arguments, as models take them. Not read: a backbone's shape follows from
+                its options, and every shape is checked.
 
         Raises:
             InputError: keys, shapes or values do not fit, or the vocabulary has more words than the table rows.
         """
+        del config
         from ._s3d_network import SentenceTower
 
         given = {key.removeprefix("module."): value for key, value in state_dict.items()}
@@ -159,6 +165,7 @@ class S3DText:
             network = seeded_network(lambda: SentenceTower(**asdict(sizes)), seed=0)
         load_into(network, ours)
         self._take(network)
+        self.weights_digest = digest_of_weights(ours)
         return self
 
     def token_ids(self, texts: Sequence[str]) -> torch.Tensor:

@@ -175,6 +175,18 @@ class TestBackbone:
         assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("name", [name for name in CHEAP if BACKBONES[name].weights == "optional"])
+def test_other_weights_are_another_identity(name: str) -> None:
+    backbone = create_backbone(name)
+    given = {key: value.clone() for key, value in backbone.network.state_dict().items()}
+    assert backbone.from_official(given, {}) is backbone
+    digest = backbone.weights_digest
+    assert digest.startswith("state_dict:")
+    changed = next(key for key, value in given.items() if value.is_floating_point())
+    given[changed] = given[changed] + 1
+    assert backbone.from_official(given).weights_digest != digest
+
+
 def test_listing_loads_no_heavy_library() -> None:
     code = (
         "import sys, frameloom.extract as e\n"
