@@ -171,17 +171,21 @@ def _ours(names: list[str], save: str = "", **options: Any) -> Callable[[argpars
 
         _set_threads(arguments.threads)
         files, backbones, watch = _files(arguments.clips), _backbones(names, dtype="float32", **options), Stopwatch()
+        prepared = _time_preparing(backbones)
         with Decoder() as decoder:
             begun = time.perf_counter()
             found = extract_files(files, backbones, decoder=decoder, stopwatch=watch)
             extracted = time.perf_counter() - begun
+            decoding = _processor_seconds(decoder.pid)
             written = _write(arguments.out, backbones, found)
         if save:
             np.savez(
                 arguments.out / f"{save}.npz", **{p.name: f[names[0]].values for p, f in zip(files, found, strict=True)}
             )
         usable = sum(f[names[0]].status.value == "ok" for f in found)
-        shares = {"waiting for the decoder": watch.waiting, **watch.visual, **watch.audio, "write": written}
+        models = {name: seconds - prepared.get(name, 0.0) for name, seconds in (watch.visual | watch.audio).items()}
+        preprocessing = sum(prepared.values())
+        shares = {"waiting for decode": watch.waiting, "preprocess": preprocessing, **models, "write": written}
         shares["rest"] = extracted + written - sum(shares.values())
         return {
             "seconds": extracted,
@@ -189,10 +193,36 @@ def _ours(names: list[str], save: str = "", **options: Any) -> Callable[[argpars
             "videos_per_second": len(files) / extracted,
             "frames_per_second": watch.num_frames / extracted,
             "seconds_by_stage": shares,
+            "decode_processor_seconds": decoding,
             "rows": {name: sum(len(f[name].values) for f in found) for name in names},
         }
 
     return measure
+
+
+def _time_preparing(backbones: list[Any]) -> dict[str, float]:
+    """Have every network tell how long it takes to make pixels its input. Returns what they tell, as it grows."""
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def prepare_and_tell(frames: Any) -> Any:
+            begun = time.perf_counter()
+            inputs = prepare(frames)
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begun
+            return inputs
+
+        return prepare_and_tell
+
+    for backbone in backbones:
+        if hasattr(backbone, "prepare"):
+            backbone.prepare = timed(backbone.spec.name, backbone.prepare)
+    return seconds
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has taken of the processors so far; the decoder works beside the models."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _write(folder: Path, backbones: list[Any], found: list[dict[str, Any]]) -> float:
@@ -356,6 +386,8 @@ def _show(results: dict[str, Any]) -> None:
         if "videos_per_second" in found:
             print(f"      {found['videos_per_second']:.2f} videos/s, {found['frames_per_second']:.0f} frames/s")
             total = sum(found["seconds_by_stage"].values())
+            decoding = found["decode_processor_seconds"]
+            print(f"      {'decode, beside the rest':24} {decoding:8.2f} s of one core")
             for stage, seconds in found["seconds_by_stage"].items():
                 print(f"      {stage:24} {seconds:8.2f} s  {100 * seconds / total:5.1f} %")
     for name, ratio in results["ratios"].items():
