@@ -126,15 +126,25 @@ class Scaler:
         # A reformatter keeps the tables of the last size that it scaled to.
         reformatter = self._reformatters.setdefault(short_side, VideoReformatter())
         try:
+            # Planes first: swscale has no fast path to packed RGB with whole chroma, and the bytes are the same.
             scaled = reformatter.reformat(
-                frame, width=new_width, height=new_height, format="rgb24", interpolation=_SCALING, threads=1
+                frame, width=new_width, height=new_height, format="gbrp", interpolation=_SCALING, threads=1
             )
         except MemoryError:
             raise
         except av.error.FFmpegError as error:
             what = f"pictures of {frame.width} x {frame.height} pixels in the format {frame.format.name}"
             raise MediaError(Status.UNDECODABLE, f"{what} cannot be converted: {error.strerror}") from error
-        return upright(np.asarray(scaled.to_ndarray(), np.uint8), orientation)
+        return upright(_packed(scaled), orientation)
+
+
+def _packed(frame: Any) -> NDArray[np.uint8]:
+    """The picture (H, W, 3) of a frame that holds its green, blue and red values in planes of their own."""
+    picture = np.empty((frame.height, frame.width, 3), np.uint8)
+    for channel, plane in zip((1, 2, 0), frame.planes, strict=True):
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        picture[..., channel] = rows[: frame.height, : frame.width]
+    return picture
 
 
 def centre_crop(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
