@@ -1,6 +1,8 @@
 """One pass over a file for everything that was asked of it. Runs in the child only.
 
-Picture and sound are decoded from the same walk over the packets, in order, with one thread each; nothing is sought.
+Picture and sound are decoded from the same walk over the packets, in order; nothing is sought. The walk goes on in a
+thread of its own while this one scales the pictures and hands them on: each takes about as long as the other, and where
+models keep every core busy, two threads that each take half of the time slow them down less than one that takes it all.
 The outcome of each stream is judged at the end: what was damaged, what is missing, and whether the file ends too
 early, which decoders pass over in silence (they return the frames that they find).
 """
@@ -8,29 +10,38 @@ early, which decoders pass over in silence (they return the frames that they fin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import av.error
 import numpy as np
 from numpy.typing import NDArray
 
 from .._vocabulary import Status
+from ._ahead import reading_ahead
 from ._audio import AudioPass
 from ._container import is_cut
 from ._media import AudioWanted, DecodedFrames, FramesWanted, Limits, StreamOutcome
 from ._memory import raise_if_memory_was_short
 from ._open import OpenMedia, is_empty, open_media
-from ._video import FrameSampler, Scaler, Timestamps, VideoPass, check_dimensions
+from ._video import FrameSampler, Picture, Scaler, Timestamps, VideoPass, check_dimensions
 
 _DEFAULT_FRAME_SECONDS = 0.04
 _PICTURES_OF_A_DECODER = 4  # what it may ask for at once
+_WAITING_BYTES = 32 * 1024**2  # of decoded pictures and sound, before they are scaled and handed on
 _LONGEST_LEAP_SECONDS = 10.0
 _LOST_SECONDS = 0.1  # of an AVI, whose frames are counted and not timed
 _LARGEST_TAIL = 0.2  # share of a file that an index after the content may take
+
+
+class _Ready(NamedTuple):
+    """Something decoded that waits to be handed on."""
+
+    hand_on: Callable[[], None]
+    num_bytes: int
 
 
 class Sink(Protocol):
@@ -151,6 +162,7 @@ class _Run:
         self.indices = list(range(len(frames)))
         self._media, self._path, self._wanted, self._limits, self._sink = media, path, frames, limits, sink
         self._samplers: list[FrameSampler] = []
+        self._ready: list[_Ready] = []
         self._video = self._start_video() if frames and media.video is not None else None
         self._audio = self._start_audio(audio) if audio is not None and media.audio is not None else None
         self._wants_video, self._wants_audio = bool(frames), audio is not None
@@ -168,7 +180,20 @@ class _Run:
         self._is_drained = True
 
     def walk(self) -> None:
-        """Decode to the end of the file, or to where it cannot be read any further."""
+        """Decode to the end of the file, or to where it cannot be read any further, and hand on what was asked for."""
+        decoded = reading_ahead(
+            self._decoded(),
+            max_bytes=_WAITING_BYTES,
+            num_bytes=lambda ready: ready.num_bytes,
+            interrupt=lambda: None,  # it waits for nothing but this thread
+        )
+        with decoded as waiting:
+            for ready in waiting:
+                ready.hand_on()
+        for sampler in self._samplers:
+            sampler.flush()
+
+    def _decoded(self) -> Generator[_Ready, None, None]:
         streams = [stream for stream in (self._media.video, self._media.audio) if stream is not None]
         for stream in streams:
             stream.codec_context.thread_count = 1
@@ -176,13 +201,19 @@ class _Run:
             for packet in self._packets(streams):
                 self._note_end(packet)
                 self._decode_packet(packet)
+                yield from self._taken()
         if not self._is_drained:
             for stream in streams:
                 self._decode_packet(av.Packet(0), stream)
-        if self._video is not None:
-            self._video.finish()
-        if self._audio is not None:
-            self._audio.finish()
+                yield from self._taken()
+        for taker in (self._video, self._audio):
+            if taker is not None:
+                taker.finish()
+                yield from self._taken()
+
+    def _taken(self) -> list[_Ready]:
+        taken, self._ready = self._ready, []
+        return taken
 
     def judge(self) -> tuple[StreamOutcome, StreamOutcome]:
         """How the pictures and the sound went.
@@ -220,12 +251,20 @@ class _Run:
             self._samplers.append(FrameSampler(wanted, scaler=scaler, emit=emit))
         duration = float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS
         size = stream.codec_context.width, stream.codec_context.height
-        return VideoPass(samplers=self._samplers, default_duration=duration, limits=self._limits, declared_size=size)
+        return VideoPass(show=self._show, default_duration=duration, limits=self._limits, declared_size=size)
+
+    def _show(self, picture: Picture) -> None:
+        def hand_on() -> None:
+            for sampler in self._samplers:
+                sampler.offer(picture)
+
+        self._ready.append(_Ready(hand_on, picture.num_bytes))
 
     def _start_audio(self, wanted: AudioWanted) -> AudioPass:
         def emit(samples: NDArray[np.float32]) -> None:
             assert self._audio is not None
-            self._sink.samples(samples, self._audio.start or 0.0)
+            start = self._audio.start or 0.0
+            self._ready.append(_Ready(lambda: self._sink.samples(samples, start), samples.nbytes))
 
         return AudioPass(sample_rate_hz=wanted.sample_rate_hz, emit=emit, limits=self._limits)
 

@@ -31,7 +31,10 @@ from ._wire import Arrays, WireError, receive, send
 
 _CHILD_MODULE = f"{__package__}._decoder_child"
 _START_SECONDS = 60.0
-_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_CHILD_ENVIRONMENT = {
+    **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "MALLOC_ARENA_MAX": "1",  # each further one takes 64 MB of the address space, which is limited
+}
 _LAST_WORDS_BYTES = 2000
 _PIPE_BYTES = 1 << 20
 
@@ -278,7 +281,7 @@ def _spawn(last_words: IO[bytes]) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=last_words,
-        env={**os.environ, **_ONE_THREAD},
+        env={**os.environ, **_CHILD_ENVIRONMENT},
     )
     assert child.stdout is not None
     if hasattr(fcntl, "F_SETPIPE_SZ"):

@@ -36,6 +36,20 @@ _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FU
 Emit = Callable[[DecodedFrames], None]
 
 
+class Picture(NamedTuple):
+    """A decoded picture that is on display during ``[start, end)`` seconds. A damaged one stands for nothing."""
+
+    frame: Any
+    start: float
+    end: float
+    is_damaged: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """About what it takes in memory."""
+        return _BYTES_PER_PIXEL * int(self.frame.width) * int(self.frame.height)
+
+
 class Orientation(NamedTuple):
     """How a stored picture becomes upright: first the axes are swapped, then it is mirrored."""
 
@@ -158,7 +172,6 @@ class FrameSampler:
 
     def __init__(self, wanted: FramesWanted, *, scaler: Scaler, emit: Emit) -> None:
         self.num_rows = 0
-        self.num_missed = 0
         self._wanted = wanted
         self._scaler = scaler
         self._emit = emit
@@ -167,19 +180,15 @@ class FrameSampler:
         self._times: list[tuple[float, float]] = []
         self._cells: list[int] = []
 
-    def offer(self, frame: Any, start: float, end: float) -> None:
-        """Show the sampler a picture that is on display during ``[start, end)``. Call in order of display."""
-        count = self._count_targets(start, end)
-        if count:
-            picture = self._scaler.scaled(frame, self._wanted.short_side)
+    def offer(self, picture: Picture) -> None:
+        """Show the sampler the next picture, in order of display."""
+        count = self._count_targets(picture.start, picture.end)
+        if count and not picture.is_damaged:
+            pixels = self._scaler.scaled(picture.frame, self._wanted.short_side)
             if self._wanted.crop is not None:
-                picture = centre_crop(picture, self._wanted.crop)
+                pixels = centre_crop(pixels, self._wanted.crop)
             for cell in range(self._next - count, self._next):
-                self._keep(picture, start, end, cell)
-
-    def skip(self, start: float, end: float) -> None:
-        """Leave out a stretch whose picture is damaged."""
-        self.num_missed += self._count_targets(start, end)
+                self._keep(pixels, picture.start, picture.end, cell)
 
     def flush(self) -> None:
         """Hand on what has been gathered."""
@@ -244,7 +253,7 @@ class Timestamps:
 
 
 class VideoPass:
-    """One pass over the pictures of a file for any number of samplers. Holds one decoded picture at a time.
+    """One pass over the pictures of a file: each is shown once it is known how long it is on display. Holds one.
 
     Decoders mark the picture in which they met damage, and not the ones that are built from it. Here every picture from
     the damaged one to the next keyframe counts as damaged, and stands for nothing.
@@ -253,7 +262,7 @@ class VideoPass:
     def __init__(
         self,
         *,
-        samplers: list[FrameSampler],
+        show: Callable[[Picture], None],
         default_duration: float,
         limits: Limits,
         declared_size: tuple[int, int] = (0, 0),
@@ -264,7 +273,7 @@ class VideoPass:
         self.first_start: float | None = None
         self.end = 0.0
         self.picture_bytes = _BYTES_PER_PIXEL * declared_size[0] * declared_size[1]
-        self._samplers = samplers
+        self._show = show
         self._duration = default_duration
         self._limits = limits
         self._held: tuple[Any, float, bool] | None = None
@@ -300,21 +309,15 @@ class VideoPass:
         self._is_after_damage = True
 
     def finish(self) -> None:
-        """Take the last picture's duration for its end, and hand on everything."""
+        """Take the last picture's duration for its end."""
         self._release(self.end)
-        for sampler in self._samplers:
-            sampler.flush()
 
     def _release(self, end: float) -> None:
         if self._held is None:
             return
         frame, start, is_damaged = self._held
         self._held = None
-        for sampler in self._samplers:
-            if is_damaged:
-                sampler.skip(start, end)
-            else:
-                sampler.offer(frame, start, end)
+        self._show(Picture(frame, start, end, is_damaged))
 
     def _check_size(self, frame: Any) -> None:
         if (frame.width, frame.height) != self._size:
