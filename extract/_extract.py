@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, MediaError, Modality, Status
 from ._ahead import reading_ahead
@@ -22,13 +21,13 @@ from ._decoder import DecodeEnd, Decoder, FramesChunk, SamplesChunk
 from ._frozen import checked_rows
 from ._media import DEFAULT_LIMITS, AudioWanted, DecodedAudio, FramesWanted, Limits, MediaInfo
 from ._registry import Backbone
+from ._rows import RowTable
 from ._spool import SampleSpool
 from ._windows import Window, WindowCutter
 from .sampling import Windows
 
 # Worst last. A status that is not here left nothing to use, which is worse than both.
 _USABLE = (Status.OK, Status.DAMAGED, Status.TRUNCATED)
-_LATER: NDArray[Any] = np.zeros(0)
 AHEAD_BYTES = 16 * 1024**2
 """Decoded pictures and sound that may wait for the models."""
 
@@ -228,7 +227,7 @@ class _Work:
             for readers in asked.visual.values()
             for backbone in readers
         }
-        self._rows: dict[str, list[NDArray[Any]]] = {name: [] for name in self._cutters}
+        self._rows = {name: RowTable() for name in self._cutters}
         self._times: dict[str, list[tuple[float, float]]] = {name: [] for name in self._cutters}
         self._sound: SampleSpool | None = None
         self._start_seconds = 0.0
@@ -266,8 +265,8 @@ class _Work:
         rows, times = self._rows[backbone.spec.name], self._times[backbone.spec.name]
         for window in windows:
             times.append(window.times)
-            rows.append(_LATER)  # pictures of another size may come back first
-            batcher.add(backbone, window, functools.partial(rows.__setitem__, len(rows) - 1))
+            place = rows.reserve()  # pictures of another size may come back first
+            batcher.add(backbone, window, functools.partial(rows.put, place))
 
     def _hear(self, stopwatch: Stopwatch) -> None:
         """Make the audio features, and let the sound go."""
@@ -304,7 +303,7 @@ class _Work:
         if not self._rows[spec.name]:
             return FeatureArray.empty(spec, *self._why_no_rows(spec))
         times = np.asarray(self._times[spec.name], np.float64)
-        feature = checked_rows(spec, np.stack(self._rows.pop(spec.name)), times)
+        feature = checked_rows(spec, self._rows.pop(spec.name).rows(), times)
         if feature.status is not Status.OK:
             return feature
         return FeatureArray(feature.values, feature.times, status, message, self._end.video_extent)

@@ -13,6 +13,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._rows import lasting_array
+
 _LENGTH = struct.Struct("<I")
 _MAX_HEADER_BYTES = 1 << 20
 _DTYPES = frozenset({"uint8", "int64", "float32", "float64"})
@@ -91,7 +93,7 @@ def _read_array(read_into: ReadInto, dtype: Any, shape: list[Any], max_bytes: in
         num_bytes *= size
     if num_bytes > max_bytes:
         raise WireError(f"an array of {num_bytes} bytes; at most {max_bytes} are allowed")
-    array = np.empty(shape, dtype)
+    array = lasting_array(shape, dtype)
     if num_bytes:
         read_into(array.reshape(-1).view(np.uint8).data)
     return array

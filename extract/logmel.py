@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from .._vocabulary import FeatureArray, FeatureSpec, InputError, Modality, Status
 from ._media import DecodedAudio, DecodedFrames, Samples
 from ._registry import BACKBONES, Backbone, BackboneEntry
+from ._rows import lasting_array
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,7 @@ def log_mel(waveform: Samples, *, gain: float = 1.0, dtype: str = "float32") -> 
     track = _Track(waveform, gain=gain)
     loudest = max([_SMALLEST_POWER, *(float(mel.max()) for mel in _mel_blocks(track))])
     reference = math.log10(loudest)
-    values: NDArray[Any] = np.empty((track.num_frames, NUM_BANDS), dtype)
+    values = lasting_array((track.num_frames, NUM_BANDS), dtype)
     filled = 0
     for mel in _mel_blocks(track):
         decibels = amplitude_to_DB(mel, multiplier=10.0, amin=_SMALLEST_POWER, db_multiplier=reference)
@@ -195,7 +196,7 @@ class LogMel:
 
 def _times(num_frames: int, audio: DecodedAudio) -> NDArray[np.float64]:
     """What each window covers of the track, (T, 2)."""
-    times = np.empty((num_frames, 2))
+    times = lasting_array((num_frames, 2), np.float64)
     times[:, 0] = np.arange(num_frames)
     times[:, 0] *= HOP
     times[:, 1] = times[:, 0]

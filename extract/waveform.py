@@ -19,6 +19,7 @@ from .._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Mo
 from ._frozen import Dtype, check_choice
 from ._media import DecodedAudio, DecodedFrames, Samples
 from ._registry import BACKBONES, Backbone, BackboneEntry, checked_number
+from ._rows import lasting_array
 
 SAMPLE_RATES_HZ = (16_000, 22_050, 44_100, 48_000)
 _ROWS_PER_SECOND = 100
@@ -57,7 +58,7 @@ class Waveform:
 def _rows(samples: Samples, *, hop: int, dtype: str) -> NDArray[Any]:
     """(T, hop) rows of N samples, copied a block at a time. What the type cannot hold comes out infinite."""
     num_rows = -(-len(samples) // hop)
-    values: NDArray[Any] = np.zeros(num_rows * hop, dtype)
+    values = lasting_array((num_rows * hop,), dtype)
     for start in range(0, len(samples), _BLOCK_SAMPLES):
         block = samples[start : start + _BLOCK_SAMPLES]
         with np.errstate(over="ignore"):

@@ -202,19 +202,17 @@ def assemble(
     *,
     workers: int | None,
     scheduler: str | None,
-    threads: int | None = None,
+    threads: int = 1,
     resources: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[Crew]:
     """A crew for the length of a block. Raises ConfigError when the scheduler cannot be reached."""
     if scheduler is None and workers == 0:
-        yield InlineCrew(threads_per_task=threads or num_cores())
+        yield InlineCrew(threads_per_task=threads)
     elif scheduler is not None:
         with _client(scheduler) as client:
-            yield DaskCrew(client, threads_per_task=threads or 1, resources=resources)
+            yield DaskCrew(client, threads_per_task=threads, resources=resources)
     else:
-        count = workers or num_cores()
-        with _local_cluster(count, resources) as cluster, _client(cluster) as client:
-            threads = threads or max(1, num_cores() // count)
+        with _local_cluster(workers or num_cores(), resources) as cluster, _client(cluster) as client:
             yield DaskCrew(client, threads_per_task=threads, resources=resources)
 
 

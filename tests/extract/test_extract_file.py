@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import ConfigError, FeatureArray, InputError, Modality, Status
 from frameloom.extract import Decoder, MediaInfo, create_backbone, extract_file, file_status, probe
+from frameloom.extract._rows import RowTable
 from frameloom.extract._word_vectors import WordVectors, write_word_vectors
 from numpy.testing import assert_allclose
 
@@ -141,3 +142,15 @@ def test_modalities_are_told_apart(sound_only: Path, decoder: Decoder) -> None:
     features = extract_file(sound_only, [create_backbone("test_resnet")], decoder=decoder)
     assert create_backbone("test_resnet").spec.modality is Modality.VIDEO
     assert file_status(features)[0] is Status.NO_VIDEO
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5)])
+def test_rows_come_back_in_their_places_whatever_the_order(shape: tuple[int, ...]) -> None:
+    table = RowTable()
+    wanted = np.random.default_rng(0).standard_normal((40_000 // shape[-1], *shape)).astype(np.float16)
+    places = [table.reserve() for _ in wanted]
+    assert places == list(range(len(table)))
+    for place in np.random.default_rng(1).permutation(len(wanted)):
+        table.put(int(place), wanted[place])
+    np.testing.assert_array_equal(table.rows(), wanted)
+    assert table.rows().dtype == np.float16
