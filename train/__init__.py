@@ -3,6 +3,11 @@
 Importing it loads neither torch nor the models: each call that needs them loads them.
 """
 
+from ._feature_data import FeatureDataset, FeatureSample, collate_features
+from ._feature_loader import FeatureLoader, feature_stream
+from ._feature_plan import FeatureClip
+from ._feature_rows import UniformWindow
+from ._order import EpochOrder, ShardBatchSampler
 from .checkpoints import CheckpointMeta, checkpoint_digest, load_checkpoint, read_checkpoint, save_checkpoint
 from .dataset import ClipDataset, ClipSample, ClipSamples, PreparedClip, collate
 from .embed import embed_batch
@@ -16,14 +21,23 @@ __all__ = [
     "ClipSample",
     "ClipSamples",
     "DivergedError",
+    "EpochOrder",
+    "FeatureClip",
+    "FeatureDataset",
+    "FeatureLoader",
+    "FeatureSample",
     "FitResult",
     "PreparedClip",
     "Recipe",
     "RetrievalMetrics",
+    "ShardBatchSampler",
     "TrainProgress",
+    "UniformWindow",
     "checkpoint_digest",
     "collate",
+    "collate_features",
     "embed_batch",
+    "feature_stream",
     "fit",
     "get_recipe",
     "list_recipes",
