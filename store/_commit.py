@@ -32,7 +32,7 @@ NAME_DIGITS = 32  # of a file that is named by its content
 Kind = Literal["shard", "sidecar", "rows", "text"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{0,64}")
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _passes: Counter[str] = Counter()
 _serial = itertools.count()
@@ -80,7 +80,7 @@ def publish(path: Path, data: bytes | memoryview, *, kind: Kind, token: str = ""
         OutOfSpaceError: the disk is full; the temporary file is gone and ``path`` is as it was.
         ConfigError: the folder cannot be written.
     """
-    temporary = _temporary_path(path, token)
+    temporary = temporary_path(path, token)
     try:
         _write_aside(temporary, data, kind)
         temporary.replace(path)
@@ -99,7 +99,7 @@ def publish(path: Path, data: bytes | memoryview, *, kind: Kind, token: str = ""
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A file that is named by its content: where it lies, and what its bytes are."""
+    """A file that is, or is to be, named by its content: where it lies, and what its bytes are."""
 
     path: Path
     sha256: str
@@ -124,7 +124,30 @@ def publish_by_content(
         OutOfSpaceError: the disk is full; the temporary file is gone.
         ConfigError: the folder cannot be written.
     """
-    temporary = _temporary_path(folder / f"{'0' * NAME_DIGITS}{suffix}", token)
+    with written_aside(folder, suffix, write, num_bytes=num_bytes, kind=kind, token=token) as written:
+        path = folder / f"{written.sha256[:NAME_DIGITS]}{suffix}"
+        if _holds(path, written.sha256):
+            written.path.unlink()
+        else:
+            written.path.replace(path)
+    fail_point(f"{kind}.renamed")
+    try:
+        sync_folder(folder)
+    except OSError as error:  # the new name may not survive a power cut, so nothing is acknowledged
+        raise explained(error, path, num_bytes=num_bytes) from error
+    fail_point(f"{kind}.durable")
+    return Published(path, written.sha256, written.num_bytes)
+
+
+@contextmanager
+def written_aside(
+    folder: Path, suffix: str, write: Callable[[io.RawIOBase], None], *, num_bytes: int, kind: Kind, token: str = ""
+) -> Iterator[Published]:
+    """A temporary file with its whole content, synced and hashed: what the block does not rename is gone on failure.
+
+    Takes and raises what `publish_by_content` does, for errors of the block as well.
+    """
+    temporary = temporary_path(folder / f"{'0' * NAME_DIGITS}{suffix}", token)
     try:
         with temporary.open("xb+", buffering=0) as file:
             fail_point(f"{kind}.begun")
@@ -140,23 +163,12 @@ def publish_by_content(
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.seek(0, os.SEEK_END)
         fail_point(f"{kind}.synced")
-        path = folder / f"{sha256[:NAME_DIGITS]}{suffix}"
-        if _holds(path, sha256):
-            temporary.unlink()
-        else:
-            temporary.replace(path)
+        yield Published(temporary, sha256, size)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise explained(error, folder, num_bytes=num_bytes) from error
         raise
-    fail_point(f"{kind}.renamed")
-    try:
-        sync_folder(folder)
-    except OSError as error:  # the new name may not survive a power cut, so nothing is acknowledged
-        raise explained(error, path, num_bytes=num_bytes) from error
-    fail_point(f"{kind}.durable")
-    return Published(path, sha256, size)
 
 
 @contextmanager
@@ -247,7 +259,8 @@ def publish_text(path: Path, text: str) -> None:
     publish(path, text.encode(), kind="text")
 
 
-def _temporary_path(path: Path, token: str) -> Path:
+def temporary_path(path: Path, token: str) -> Path:
+    """A name beside ``path`` that no other writer takes. Raises InputError for a token that is none."""
     if not _TOKEN.fullmatch(token):
         raise InputError(f"token {token!r}: at most 64 letters, digits, '_' and '-' are allowed")
     return path.with_name(f".{path.name}.{token or 'none'}.{os.getpid()}-{next(_serial)}.tmp")
@@ -277,8 +290,9 @@ def _write_all(descriptor: int, view: memoryview) -> None:
 
 def explained(error: OSError, path: Path, *, num_bytes: int | None = None) -> FrameloomError | OSError:
     """What a user is told about a write that failed; an error that is not the user's to mend is returned as it is."""
-    if error.errno in _FULL:
-        free = shutil.disk_usage(path.parent).free
+    if error.errno in FULL:
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        free = shutil.disk_usage(there).free
         need = "" if num_bytes is None else f": {num_bytes:,} bytes were needed and {free:,} are free"
         return out_of_space(path, need)
     if error.errno in _FORBIDDEN:

@@ -1,4 +1,4 @@
-"""The feature store: a folder of shards, one folder for each feature, which any number of processes may write into.
+"""The feature store: shards, in one folder for each feature, which any number of processes may write into.
 
 Writers never meet, because a shard's name is the hash of its bytes; readers see a shard when its sidecar is there and
 never before. Nothing but sidecars is read to know what the store holds.
@@ -6,35 +6,35 @@ never before. Nothing but sidecars is read to know what the store holds.
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import logging
-import os
-import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._vocabulary import FeatureArray, FeatureSpec, FrameloomError, InputError, IntegrityError, Outcome, Status
-from . import hdf5
-from ._commit import make_folder, publish, publish_by_content, sync_folder
-from ._sidecar import SUFFIX, Entry, ShardInfo, encode_sidecar, read_sidecar
-from .hdf5 import Sample, ShardReader, check_samples, sample_checksum, write_shard_file
+from . import hdf5, webdataset  # noqa: F401 - members of FORMATS
+from ._places import FEATURE_NAME, OURS, Listed, file_sha256, open_place
+from ._remembered import FROM_SIDECARS, SETTLED_SECONDS, Known, Stamp, recall, remember
+from ._shards import FORMATS, REMEDY, Sample, SampleChecks, check_samples
+from ._sidecar import SUFFIX, Entry, ShardInfo, Sidecar, encode_sidecar, read_sidecar
 
 _log = logging.getLogger(__name__)
-_FEATURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-# Other files may stand in the store's folders; only these are ours to read or to remove.
-_OURS = re.compile(r"[0-9a-f]{32}\.(h5|parquet)")
-_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.(h5|parquet)\..*\.tmp")
 _BEST_FIRST = (Outcome.INDEXED, Outcome.PARTIAL, Outcome.REJECTED, Outcome.QUARANTINED, Outcome.PENDING)
-_Stamp = tuple[int, int, int]
+_PLACE_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something in the store that is not what was written: which file, and what is wrong with it."""
+    """Something in the store that is not what was written: which file, and what is wrong with it.
+
+    The path is that of the file, or where a remote file's copy would lie; the message has the address.
+    """
 
     path: Path
     message: str
@@ -44,30 +44,43 @@ class FeatureStore:
     """Features by fingerprint.
 
     Args:
-        root: the store's folder. It need not exist: the first write makes it.
+        root: the store's folder, or an address that fsspec knows, as ``s3://bucket/prefix``. It need not exist: the
+            first write makes it. A bucket must exist, and its credentials are those of its service's own variables
+            and files. See `_places` for what is kept where.
+
+    Attributes:
+        root: the folder as a path, or the address as text.
+        place: where the shards lie.
+
+    Raises:
+        ConfigError: the address cannot be one of a store. Whether it can be reached shows when it is first used.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
-        self._loaded: dict[Path, tuple[_Stamp, list[Entry]]] = {}
-        self._index: dict[str, Entry] | None = None
+    def __init__(self, root: Path | str) -> None:
+        self.place = open_place(root)
+        self.root = self.place.root
+        self._loaded = Known()
+        self._index: _Index | None = None
         self._problems: list[Problem] = []
         self._refreshing = threading.RLock()
-        self._reader = ShardReader(self._check_shard)
+        self._reader = self.place.reader(self._check_shard)
+        self._checks = SampleChecks()
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.root)!r})"
 
-    def __getstate__(self) -> dict[str, Path]:
+    def __getstate__(self) -> dict[str, Path | str]:
         return {"root": self.root}
 
-    def __setstate__(self, state: dict[str, Path]) -> None:
+    def __setstate__(self, state: dict[str, Path | str]) -> None:
         self.__init__(state["root"])  # type: ignore[misc]  # a copy in another process opens its own files
 
     # Writing
 
-    def write_shard(self, feature: str, samples: Sequence[Sample], *, spec: FeatureSpec, token: str = "") -> ShardInfo:
-        """Commit samples as one shard: its file, then its sidecar, each written aside, synced and renamed.
+    def write_shard(
+        self, feature: str, samples: Sequence[Sample], *, spec: FeatureSpec, token: str = "", format: str = "hdf5"
+    ) -> ShardInfo:
+        """Commit samples as one shard: its file, then its sidecar, each of which is there whole or not at all.
 
         Any number of processes may do so at once. The same samples in the same order give the same bytes under the
         same name, so a repeated call leaves what it finds.
@@ -77,104 +90,127 @@ class FeatureStore:
             samples: what to store. A sample without rows keeps its status and message.
             spec: what the samples were computed by.
             token: names the writer in temporary files' names.
+            format: name of a member of `FORMATS`. A store may hold shards of several.
 
         Raises:
             InputError: a sample must not be stored (wrong width or type, NaN, a fingerprint that is there twice).
+            UnknownNameError: there is no such format.
             OutOfSpaceError: the disk is full; nothing that was committed is lost.
+            FrameloomError: a remote store cannot be reached, or refuses; nothing that was committed is lost.
         """
         _check_feature_name(feature)
+        shard_format = FORMATS[format]
         check_samples(samples, spec=spec)
-        folder = self.root / feature
-        make_folder(folder)
-        published = publish_by_content(
-            folder,
-            hdf5.SUFFIX,
-            lambda target: write_shard_file(target, samples, spec=spec),
+        published = self.place.publish_by_content(
+            feature,
+            shard_format.suffix,
+            lambda target: shard_format.write(target, samples, spec=spec),
             num_bytes=sum(sample.feature.values.nbytes + sample.feature.times.nbytes for sample in samples),
             kind="shard",
             token=token,
         )
-        path = published.path
-        if not _is_committed(path):
-            sidecar = encode_sidecar(samples, spec=spec, num_bytes=published.num_bytes, sha256=published.sha256)
-            publish(path.with_suffix(SUFFIX), sidecar, kind="sidecar", token=token)
-        entries = read_sidecar(path.with_suffix(SUFFIX), shard_path=path)
+        sidecar = self._committed_sidecar(published.path)
+        if sidecar is None:
+            path = published.path.with_suffix(SUFFIX)
+            data = encode_sidecar(samples, spec=spec, num_bytes=published.num_bytes, sha256=published.sha256)
+            self.place.publish(path, data, kind="sidecar", token=token)
+            sidecar = read_sidecar(self.place.address(path), shard_path=published.path, data=data)
         with self._refreshing:
             if self._index is not None:
-                _keep_best(self._index, entries)
-        return entries[0].shard
+                _keep_best(self._index, sidecar)
+        return sidecar.shard
+
+    def _committed_sidecar(self, shard: Path) -> Sidecar | None:
+        """The sidecar of a shard; None where it is absent or damaged: either way it is written anew."""
+        path = shard.with_suffix(SUFFIX)
+        try:
+            return read_sidecar(self.place.address(path), shard_path=shard, data=self.place.read_bytes(path))
+        except (OSError, IntegrityError):
+            return None
 
     def discard(self, shard: ShardInfo) -> None:
         """Remove one shard, its sidecar first, so that no instant shows a sidecar without its shard's samples."""
-        path = shard.path.with_suffix(SUFFIX)
-        for doomed in (path, shard.path):
-            doomed.unlink(missing_ok=True)
-            sync_folder(doomed.parent)
+        self.place.remove([shard.path.with_suffix(SUFFIX), shard.path])
         self.refresh()
 
-    def sweep(self) -> list[str]:
+    def sweep(self, *, older_than_seconds: float | None = None) -> list[str]:
         """Remove what dead writers left behind: temporary files, shards without sidecar and the reverse.
 
-        Only for the holder of the writer lock, before it starts workers.
+        Only for the holder of the writer lock, before it starts workers. That lock is one of this machine. Others may
+        write to the same remote store under locks of their own, so there only what is a day old is taken for dead.
+        What is younger harms nobody: no reader sees it, and a rerun of the same work takes it up.
+
+        Args:
+            older_than_seconds: how long ago it must have been left; None takes what is right for the place: at once
+                in a folder, a day in a remote store. Only who knows that nobody else writes gives less.
 
         Returns:
             a sentence for each file removed.
         """
-        removed = [path for folder in self._folders() for path in _litter(folder)]
-        for path in removed:
-            path.unlink(missing_ok=True)
-        for folder in {path.parent for path in removed}:
-            sync_folder(folder)
-        return [f"removed {path}, which a writer that was killed left unfinished" for path in removed]
+        least = self.place.swept_seconds if older_than_seconds is None else older_than_seconds
+        removed = [file.path for file in _litter(self.place.files()) if file.age_seconds >= least or not least]
+        self.place.remove(removed)
+        names = [self.place.address(path) for path in removed] + self.place.abandon(least)
+        return [f"removed {name}, which a writer that was killed left unfinished" for name in names]
 
     # Knowing
 
-    def refresh(self) -> None:
-        """See what other processes have committed since. Sidecars that have not changed are not read again."""
+    def refresh(self, *, remembered: bool = True) -> None:
+        """See what other processes have committed since. Sidecars that have not changed are not read again.
+
+        Args:
+            remembered: whether what this machine has kept of a store of very many shards (`_remembered`) may be used.
+        """
         with self._refreshing:
-            before, loaded, problems = self._loaded, dict[Path, tuple[_Stamp, list[Entry]]](), list[Problem]()
-            for path, stamp in self._committed():
-                known = before.get(path)
-                try:
-                    loaded[path] = known if known and known[0] == stamp else (stamp, self._load(path, stamp))
-                except FileNotFoundError:  # discarded by another process between the listing and now
-                    continue
-                except IntegrityError as error:
-                    problems.append(Problem(path, str(error)))
-                    _log.warning("%s", error)
-            index: dict[str, Entry] = {}
+            committed = {sidecar.path: (sidecar, shard) for sidecar, shard in _committed(self.place.files())}
+            before = self._loaded
+            if remembered and not before and len(committed) >= FROM_SIDECARS:
+                before = recall(self.root, self.place.folder)
+            loaded, news = Known(), dict[Path, Stamp]()
+            for path, (sidecar, shard) in committed.items():
+                stamp, known = (sidecar.stamp, sidecar.size, shard.size), before.get(path)
+                if known is not None and known[0] == stamp:
+                    loaded[path] = known
+                else:
+                    news[path] = stamp
+            problems = self._read_anew(news, committed, loaded)
+            index = _Index()
             for path in sorted(loaded):
                 _keep_best(index, loaded[path][1])
             # Whole or not at all: another thread that reads meanwhile sees the state before or the one after.
             self._loaded, self._problems, self._index = loaded, problems, index
+            if len(news) >= FROM_SIDECARS:
+                settled = {
+                    path: known for path, known in loaded.items() if committed[path][0].age_seconds >= SETTLED_SECONDS
+                }
+                remember(self.root, settled)
 
-    def _load(self, path: Path, stamp: _Stamp) -> list[Entry]:
-        entries = read_sidecar(path, shard_path=path.with_suffix(hdf5.SUFFIX))
-        shard_bytes = stamp[2]
-        if entries[0].shard.num_bytes != shard_bytes:
-            expected = f"{shard_bytes:,} bytes, {entries[0].shard.num_bytes:,} were written"
-            raise IntegrityError(f"shard {entries[0].shard.path} has {expected}; {hdf5.REMEDY}")
-        return entries
+    def _read_anew(
+        self, news: Mapping[Path, Stamp], committed: Mapping[Path, tuple[Listed, Listed]], loaded: Known
+    ) -> list[Problem]:
+        """Read sidecars into ``loaded``. Returns those that cannot be trusted."""
+        problems: list[Problem] = []
+        fetched = self.place.contents([committed[path][0] for path in news])
+        for path, stamp in news.items():
+            try:
+                loaded[path] = (stamp, self._load(path, committed[path][1], fetched.get(path)))
+            except FileNotFoundError:  # discarded by another process between the listing and now
+                continue
+            except IntegrityError as error:
+                problems.append(Problem(path, str(error)))
+                _log.warning("%s", error)
+        return problems
 
-    def _folders(self) -> list[Path]:
-        if not self.root.is_dir():
-            return []
-        return sorted(path for path in self.root.iterdir() if path.is_dir() and _FEATURE_NAME.fullmatch(path.name))
-
-    def _committed(self) -> Iterator[tuple[Path, _Stamp]]:
-        """Every sidecar whose shard is there, with its size and change time and the shard's size."""
-        for folder in self._folders():
-            with os.scandir(folder) as listing:
-                files = {item.name: item for item in listing if _OURS.fullmatch(item.name)}
-            for name, item in sorted(files.items()):
-                shard = files.get(name.removesuffix(SUFFIX) + hdf5.SUFFIX)
-                if not name.endswith(SUFFIX) or shard is None:
-                    continue
-                status = item.stat()
-                yield Path(item.path), (status.st_size, status.st_mtime_ns, shard.stat().st_size)
+    def _load(self, path: Path, shard: Listed, data: bytes | None) -> Sidecar:
+        name: Path | str = path if data is None else self.place.address(path)
+        sidecar = read_sidecar(name, shard_path=shard.path, data=data)
+        if sidecar.shard.num_bytes != shard.size:
+            expected = f"{shard.size:,} bytes, {sidecar.shard.num_bytes:,} were written"
+            raise IntegrityError(f"shard {self.place.address(shard.path)} has {expected}; {REMEDY}")
+        return sidecar
 
     @property
-    def _entries(self) -> dict[str, Entry]:
+    def _entries(self) -> _Index:
         index = self._index
         if index is None:
             with self._refreshing:
@@ -190,28 +226,35 @@ class FeatureStore:
         return tuple(self._problems)
 
     def __contains__(self, fingerprint: str) -> bool:
-        return fingerprint in self._entries
+        return fingerprint in self._entries.located
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries.located)
 
     def entry(self, fingerprint: str) -> Entry | None:
         """What is known of one fingerprint; None when it is not in the store."""
-        return self._entries.get(fingerprint)
+        index = self._entries
+        located = index.located.get(fingerprint)
+        if located is None:
+            return None
+        sidecar, place = index.where(located)
+        return sidecar[place]
 
     def entries(self, feature: str | None = None) -> Iterator[Entry]:
         """Every sample of one feature, or of all. Of a fingerprint that is there twice, the better outcome."""
-        return (entry for entry in list(self._entries.values()) if feature in (None, entry.feature))
+        index = self._entries
+        known = map(index.where, list(index.located.values()))
+        return (sidecar[place] for sidecar, place in known if feature in (None, sidecar.shard.feature))
 
     def shards(self) -> list[ShardInfo]:
         """Every committed shard."""
         assert self._entries is not None
-        return [entries[0].shard for _, entries in self._loaded.values()]
+        return [sidecar.shard for _, sidecar in self._loaded.values()]
 
     def num_bytes(self) -> int:
         """Size of all committed shards and their sidecars."""
         assert self._entries is not None
-        return sum(stamp[0] + stamp[2] for stamp, _ in self._loaded.values())
+        return sum(stamp[1] + stamp[2] for stamp, _ in self._loaded.values())
 
     # Reading
 
@@ -225,19 +268,26 @@ class FeatureStore:
         entry = self._known(fingerprint)
         if not entry.num_rows:
             return _no_rows(entry, entry.status, entry.message)
+        numbers = self._sample(entry)
+        if numbers is None and self.place.forget(entry.shard.path):  # the copy on this machine may be what is damaged
+            self._reader.close()
+            numbers = self._sample(entry)
+        if numbers is None:
+            shard = self.place.address(entry.shard.path)
+            raise IntegrityError(f"sample {entry.key!r} ({fingerprint}) in shard {shard} is damaged; {REMEDY}")
+        return FeatureArray(*numbers, entry.status, entry.message)
+
+    def _sample(self, entry: Entry) -> tuple[NDArray[Any], NDArray[np.float64]] | None:
+        """A sample's values and times; None where they are not what was written."""
         last = entry.first_row + entry.num_rows
-        values, times = self._reader.read(entry.shard.path, first=entry.first_row, last=last)
-        if sample_checksum(values, times) != entry.checksum:
-            raise IntegrityError(
-                f"sample {entry.key!r} ({fingerprint}) in shard {entry.shard.path} is damaged; {hdf5.REMEDY}"
-            )
-        return FeatureArray(values, times, entry.status, entry.message)
+        values, times = self._reader.read(entry.shard.path, first=entry.first_row, last=last, verify=False)
+        return (values, times) if self._checks.holds(entry.fingerprint, entry.checksum, values, times) else None
 
     def read_span(self, fingerprint: str, start_seconds: float, end_seconds: float) -> FeatureArray:
         """The rows whose interval's middle lies in ``[start_seconds, end_seconds)``.
 
         A span that no row falls into gives no rows and the status ``too_short``. Chunks outside the span are not read;
-        those inside are checked by HDF5's own checksums.
+        those inside are checked by the shard's own checksums.
 
         Raises:
             InputError: the fingerprint is not in the store.
@@ -247,15 +297,18 @@ class FeatureStore:
         if not entry.num_rows:
             return _no_rows(entry, entry.status, entry.message)
         path, last = entry.shard.path, entry.first_row + entry.num_rows
-        middles = self._reader.read_times(path, first=entry.first_row, last=last).mean(axis=1)
+        starts, ends = self._reader.read_times(path, first=entry.first_row, last=last).T
+        middles = (starts + ends) / 2  # NumPy's mean of two columns takes ten times as long
         inside = np.flatnonzero((middles >= start_seconds) & (middles < end_seconds))
         if not len(inside):
             span = f"[{start_seconds:.3f}, {end_seconds:.3f}) s"
             return _no_rows(entry, Status.TOO_SHORT, f"no row of {entry.feature} lies in {span}")
         first, last = entry.first_row + int(inside[0]), entry.first_row + int(inside[-1]) + 1
         values, times = self._reader.read(path, first=first, last=last)
-        kept = inside - inside[0]
-        return FeatureArray(values[kept], times[kept], entry.status, entry.message)
+        if len(inside) < len(values):
+            kept = inside - inside[0]
+            values, times = values[kept], times[kept]
+        return FeatureArray(values, times, entry.status, entry.message)
 
     def _known(self, fingerprint: str) -> Entry:
         entry = self.entry(fingerprint)
@@ -270,63 +323,91 @@ class FeatureStore:
     # Checking
 
     def _check_shard(self, path: Path) -> None:
-        """Refuse a shard that is not, byte for byte, the one that was committed."""
-        found = _sha256(path)
-        if found[: len(path.stem)] != path.stem:
-            raise IntegrityError(f"shard {path} is not what was written (SHA-256 {found}); {hdf5.REMEDY}")
+        """Refuse a shard, or a copy, that is not, byte for byte, the one that was committed."""
+        _check_hash(path, file_sha256(path), str(path))
 
     def verify(self) -> Iterator[Problem]:
         """Read every byte of the store and yield what is not as it was written."""
-        self.refresh()
+        with self._refreshing:
+            self._loaded = Known()
+            self.refresh(remembered=False)
         yield from self._problems
         for shard in self.shards():
+            name = self.place.address(shard.path)
             try:
-                self._check_shard(shard.path)
+                _check_hash(shard.path, self.place.sha256(shard.path), name)
             except FrameloomError as error:
                 yield Problem(shard.path, str(error))
             except OSError as error:
-                yield Problem(shard.path, f"shard {shard.path} cannot be read: {error}")
+                yield Problem(shard.path, f"shard {name} cannot be read: {error}")
 
 
-def _is_committed(path: Path) -> bool:
-    try:
-        read_sidecar(path.with_suffix(SUFFIX), shard_path=path)
-    except (OSError, IntegrityError):  # absent or damaged: either way it is written anew
-        return False
-    return True
+def _check_hash(path: Path, found: str, name: str) -> None:
+    if found[: len(path.stem)] != path.stem:
+        raise IntegrityError(f"shard {name} is not what was written (SHA-256 {found}); {REMEDY}")
 
 
 def _check_feature_name(feature: str) -> None:
-    if not _FEATURE_NAME.fullmatch(feature):
+    if not FEATURE_NAME.fullmatch(feature):
         raise InputError(
             f"feature name {feature!r}: letters, digits, '_', '.' and '-' are allowed, starting with a letter or digit"
         )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _committed(files: Iterable[Listed]) -> Iterator[tuple[Listed, Listed]]:
+    """Every sidecar whose shard is there, with its shard, by path."""
+    for first, second in itertools.pairwise(sorted(_finished(files), key=_order)):
+        if first.name.endswith(SUFFIX) and not second.name.endswith(SUFFIX) and _order(first)[:2] == _order(second)[:2]:
+            yield first, second
 
 
-def _litter(folder: Path) -> list[Path]:
-    files = {path.name: path for path in folder.iterdir() if path.is_file()}
-    partner = {hdf5.SUFFIX: SUFFIX, SUFFIX: hdf5.SUFFIX}
-    return [
-        path
-        for name, path in sorted(files.items())
-        if _UNFINISHED.fullmatch(name) or (_OURS.fullmatch(name) and path.stem + partner[path.suffix] not in files)
-    ]
+def _litter(files: Iterable[Listed]) -> list[Listed]:
+    """Temporary files, and sidecars and shards that stand alone."""
+    files = list(files)
+    paired = {file.path for pair in _committed(files) for file in pair}
+    return sorted((file for file in files if file.path not in paired), key=lambda file: file.path)
 
 
-def _keep_best(index: dict[str, Entry], entries: Sequence[Entry]) -> None:
-    for entry in entries:
-        known = index.get(entry.fingerprint)
-        if known is None or _rank(entry) < _rank(known):
-            index[entry.fingerprint] = entry
+def _finished(files: Iterable[Listed]) -> Iterator[Listed]:
+    return (file for file in files if OURS.fullmatch(file.name))
 
 
-def _rank(entry: Entry) -> tuple[int, str]:
-    return _BEST_FIRST.index(entry.status.outcome), entry.shard.name
+def _order(file: Listed) -> tuple[str, str, bool]:
+    """Each sidecar just before its shard."""
+    return file.feature, file.name.partition(".")[0], not file.name.endswith(SUFFIX)
+
+
+class _Index:
+    """Where the sample of every fingerprint is.
+
+    One integer for each: of integers Python's collector of garbage keeps no account, and of as many pairs it would.
+    """
+
+    def __init__(self) -> None:
+        self.located: dict[str, int] = {}
+        self.sidecars: list[Sidecar] = []
+
+    def where(self, located: int) -> tuple[Sidecar, int]:
+        """The sidecar of a sample, and its place there."""
+        return self.sidecars[located >> _PLACE_BITS], located & ~(-1 << _PLACE_BITS)
+
+
+def _keep_best(index: _Index, sidecar: Sidecar) -> None:
+    """Add a sidecar's samples. Of a fingerprint that is there twice, the better outcome stays."""
+    first = len(index.sidecars) << _PLACE_BITS
+    index.sidecars.append(sidecar)
+    news = zip(sidecar.fingerprints, range(first, first + len(sidecar)), strict=True)
+    if index.located.keys().isdisjoint(sidecar.fingerprints):  # as it is but for retries
+        index.located.update(news)
+        return
+    for fingerprint, located in news:
+        known = index.located.get(fingerprint)
+        if known is None or _rank(*index.where(located)) < _rank(*index.where(known)):
+            index.located[fingerprint] = located
+
+
+def _rank(sidecar: Sidecar, place: int) -> tuple[int, str]:
+    return _BEST_FIRST.index(sidecar.status(place).outcome), sidecar.shard.name
 
 
 def _no_rows(entry: Entry, status: Status, message: str) -> FeatureArray:

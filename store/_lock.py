@@ -1,4 +1,8 @@
-"""One writer at a time for one store, by an advisory lock that the kernel drops when its holder dies."""
+"""Who may use a store at the same time, by advisory locks that the kernel drops when their holder dies.
+
+One writer at a time holds `writer_lock`. Readers need no lock against writers, who only ever add; `reader_lock` keeps
+off the one command that takes files away, which holds `alone`.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,14 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .._vocabulary import LockedError
 from ._commit import explained, make_folder
 
 LOCK_NAME = ".lock"
+READERS_NAME = ".readers"
 
 
 @contextmanager
@@ -36,7 +41,8 @@ def writer_lock(root: Path) -> Iterator[None]:
     try:
         _acquire(descriptor, root)
         yield
-        os.ftruncate(descriptor, 0)
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)  # releases the lock
 
@@ -48,8 +54,95 @@ def _acquire(descriptor: int, root: Path) -> None:
         raise LockedError(
             f"{_holder(descriptor)} is writing to {root}; wait until it has ended, or end it, and try again"
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+    with suppress(OSError):  # on a full disk it holds the lock without its name
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+
+
+@contextmanager
+def reader_lock(root: Path) -> Iterator[None]:
+    """Keep every file of the store where it is for the length of a ``with`` block. Any number of readers may hold it.
+
+    A store that is not there, or that this process may not write to, is read without a lock.
+
+    Raises:
+        LockedError: the store is being compacted (exit code 6); the message names the process that does it.
+    """
+    descriptor = _open_readers(root)
+    try:
+        if descriptor is not None:
+            _acquire_shared(descriptor, root)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open_readers(root: Path) -> int | None:
+    path = root / READERS_NAME
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # not there yet, most of all
+        pass
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:  # no store, or a read-only one: nobody compacts it from here
+        return None
+
+
+def _acquire_shared(descriptor: int, root: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LockedError(
+            f"{_holders(descriptor)} is compacting {root}; wait until it has ended, and try again"
+        ) from None
+
+
+@contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold the store while nobody reads it, for the length of a ``with`` block. For the holder of `writer_lock`.
+
+    Raises:
+        LockedError: somebody is reading (exit code 6); the message names the processes.
+        ConfigError: the folder cannot be written.
+    """
+    make_folder(root)
+    path = root / READERS_NAME
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise explained(error, path) from error
+    try:
+        _acquire_alone(descriptor, root)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire_alone(descriptor: int, root: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LockedError(
+            f"{_holders(descriptor)} is reading {root}, whose files must stay while it does; wait until it has ended,"
+            " or end it, and try again"
+        ) from None
+
+
+def _holders(descriptor: int) -> str:
+    """The processes of this machine that hold a lock on an open file, as the kernel lists them."""
+    status = os.fstat(descriptor)
+    name = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        rows = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+    except OSError:  # no such list on this system
+        rows = []
+    # A waiting lock has "->" as its second word, and is not held.
+    pids = sorted({int(row[4]) for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5] == name})
+    if not any(pids):  # held from another machine or container
+        return "another process"
+    return f"process {', '.join(map(str, pids))} on {socket.gethostname()}"
 
 
 def _holder(descriptor: int) -> str:

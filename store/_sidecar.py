@@ -9,20 +9,25 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from .._vocabulary import FeatureArray, FeatureSpec, IntegrityError, Status, canonical_json
-from .hdf5 import REMEDY, Sample, sample_checksum
+from ._shards import REMEDY, Sample, sample_checksum
 
 SUFFIX = ".parquet"
 FORMAT_VERSION = 1
+MAX_SAMPLES = 10_000_000
+MAX_BYTES = 1 << 31
 _METADATA_KEY = b"frameloom"
-_COLUMNS = {
+_ARROW_NAMES = {"float64": "double"}
+COLUMNS = {
     "key": "string",
     "source_digest": "string",
     "fingerprint": "string",
@@ -43,10 +48,10 @@ class ShardInfo:
     Attributes:
         feature: the feature's name, which is also its folder's.
         name: file name without suffix: the first 32 digits of ``sha256``.
-        path: the HDF5 file.
+        path: the shard's file; of a remote store, where its copy on this machine is or will be.
         num_samples: samples in it, those without rows included.
-        num_bytes: size of the HDF5 file.
-        sha256: of the HDF5 file.
+        num_bytes: size of its file.
+        sha256: of its file.
         dim: width D of the values.
         dtype: type of the values.
         spec: canonical JSON of the specification's identity.
@@ -99,6 +104,72 @@ class Entry:
     checksum: int
 
 
+class Sidecar(Sequence[Entry]):
+    """What one sidecar says: the entries of its samples, each made when it is first asked for: stores hold very many.
+
+    Attributes:
+        shard: the shard that it stands beside.
+        fingerprints: of its samples, in order.
+
+    Args:
+        shard: the shard.
+        columns: what sidecars say, one item for each sample of theirs.
+        first: the place in them of this sidecar's first sample. Others may share the columns: thousands of short lists
+            would keep Python's collector of garbage busy.
+    """
+
+    def __init__(self, shard: ShardInfo, columns: dict[str, list[Any]], first: int = 0) -> None:
+        self.shard = shard
+        self._columns = columns
+        self._first = first
+        self.fingerprints: list[str] = self._column("fingerprint")
+        self._made: dict[int, Entry] = {}
+        for status in set(self._column("status")):
+            Status(status)  # a status that is none is found here, and not when somebody asks for the entry
+
+    def _column(self, name: str) -> list[Any]:
+        return self._columns[name][self._first : self._first + self.shard.num_samples]
+
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """What it says of each sample, in order."""
+        return {name: self._column(name) for name in self._columns}
+
+    def __len__(self) -> int:
+        return len(self.fingerprints)
+
+    @overload
+    def __getitem__(self, place: int) -> Entry: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Entry]: ...
+    def __getitem__(self, place: int | slice) -> Entry | list[Entry]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        place = place + len(self) if place < 0 else place
+        made = self._made.get(place)
+        if made is None:
+            made = self._made[place] = self._make(place)
+        return made
+
+    def _make(self, place: int) -> Entry:
+        if not 0 <= place < len(self.fingerprints):
+            raise IndexError(place)
+        fields = {name: column[self._first + place] for name, column in self._columns.items()}
+        fields["status"] = Status(fields["status"])
+        return Entry(feature=self.shard.feature, shard=self.shard, **fields)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sidecar):
+            return NotImplemented
+        return self.shard == other.shard and self.columns == other.columns
+
+    __hash__ = None  # type: ignore[assignment]  # compared by content
+
+    def status(self, place: int) -> Status:
+        """What became of one sample."""
+        return Status(self._columns["status"][self._first + place])
+
+
 @functools.cache
 def code_version() -> str:
     """The version of frameloom that is running."""
@@ -112,9 +183,6 @@ def code_version() -> str:
 
 def encode_sidecar(samples: Sequence[Sample], *, spec: FeatureSpec, num_bytes: int, sha256: str) -> bytes:
     """The bytes of the sidecar of a shard that holds these samples."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     columns = _columns(samples)
     facts = {
         "format": FORMAT_VERSION,
@@ -125,8 +193,14 @@ def encode_sidecar(samples: Sequence[Sample], *, spec: FeatureSpec, num_bytes: i
         "spec": canonical_json(spec.identity()),
         "code_version": code_version(),
     }
-    facts["seal"] = _seal(columns, facts)
-    schema = pa.schema(list(_COLUMNS.items()), metadata={_METADATA_KEY: canonical_json(facts)})
+    return _encode(columns, {**facts, "seal": _seal(columns, facts)})
+
+
+def _encode(columns: dict[str, list[Any]], facts: dict[str, Any]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(list(COLUMNS.items()), metadata={_METADATA_KEY: canonical_json(facts)})
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd", write_page_checksum=True)
     return bytes(sink.getvalue())
@@ -164,8 +238,13 @@ def _seal(columns: dict[str, list[Any]], facts: dict[str, Any]) -> str:
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
-def read_sidecar(path: Path, *, shard_path: Path) -> list[Entry]:
+def read_sidecar(path: Path | str, *, shard_path: Path, data: bytes | None = None) -> Sidecar:
     """What a sidecar says, one entry for each sample of its shard.
+
+    Args:
+        path: the sidecar; what people call it, where its bytes are given.
+        shard_path: the shard that it stands beside.
+        data: the sidecar's bytes, where they have been fetched.
 
     Raises:
         IntegrityError: the sidecar is not what was written, is of a newer format, or belongs to another shard.
@@ -173,7 +252,7 @@ def read_sidecar(path: Path, *, shard_path: Path) -> list[Entry]:
     """
     import pyarrow as pa
 
-    data = path.read_bytes()
+    data = Path(path).read_bytes() if data is None else data
     try:
         columns, facts = _parse(data)
         if _seal(columns, facts) != facts["seal"]:
@@ -182,9 +261,37 @@ def read_sidecar(path: Path, *, shard_path: Path) -> list[Entry]:
             raise ValueError(f"its format is {facts['format']}, this version reads {FORMAT_VERSION}")
         if shard_path.stem != facts["sha256"][: len(shard_path.stem)]:
             raise ValueError("it belongs to another shard")
-        return _entries(columns, _shard_info(facts, shard_path, num_samples=len(columns["key"])))
+        return Sidecar(_shard_info(facts, shard_path, num_samples=len(columns["key"])), columns)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise IntegrityError(f"sidecar {path} cannot be trusted ({error}); {REMEDY}") from error
+
+
+def restored_sidecar(columns: Mapping[str, list[Any]], facts: Mapping[str, Any]) -> bytes | None:
+    """A sidecar from columns and facts that were pieced together, or None where they are not proven to be right.
+
+    The proof is the seal among the facts, which every column and every fact has part in.
+    """
+    ordered = {name: list(columns.get(name, ())) for name in COLUMNS}
+    if len({len(column) for column in ordered.values()}) != 1 or _seal(ordered, dict(facts)) != facts.get("seal"):
+        return None
+    return _encode(ordered, dict(facts))
+
+
+def readable_columns(damaged: bytes) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """The columns and facts of a damaged sidecar whose own checksums hold; they may still be wrong together."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, list[Any]] = {}
+    try:
+        with pq.ParquetFile(pa.BufferReader(damaged), page_checksum_verification=True) as file:
+            facts = json.loads(file.schema_arrow.metadata[_METADATA_KEY])
+            for name in COLUMNS:
+                with suppress(pa.ArrowException, OSError, ValueError, KeyError, MemoryError):
+                    columns[name] = file.read([name], use_threads=False).column(name).to_pylist()
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError):
+        return columns, {}
+    return columns, facts if isinstance(facts, dict) else {}
 
 
 def _parse(data: bytes) -> tuple[dict[str, list[Any]], dict[str, Any]]:
@@ -192,10 +299,30 @@ def _parse(data: bytes) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+        _check_promise(file.metadata)
         table = file.read(use_threads=False)
-    if table.schema.names != list(_COLUMNS):
-        raise ValueError(f"its columns are {', '.join(table.schema.names)}")
-    return table.to_pydict(), json.loads(table.schema.metadata[_METADATA_KEY])
+    found = {field.name: str(field.type) for field in table.schema}
+    if list(found.items()) != [(name, _ARROW_NAMES.get(type, type)) for name, type in COLUMNS.items()]:
+        raise ValueError(f"its columns are {', '.join(f'{name} ({type})' for name, type in found.items())}")
+    columns = table.to_pydict()
+    _check_columns(columns)
+    return columns, json.loads(table.schema.metadata[_METADATA_KEY])
+
+
+def _check_promise(promised: Any) -> None:
+    """Refuse a small file that would be a very large table."""
+    num_bytes = sum(promised.row_group(number).total_byte_size for number in range(promised.num_row_groups))
+    if promised.num_rows > MAX_SAMPLES or num_bytes > MAX_BYTES:
+        raise ValueError(f"it claims {promised.num_rows:,} samples in {num_bytes:,} bytes")
+
+
+def _check_columns(columns: dict[str, list[Any]]) -> None:
+    """Refuse numbers that no shard can have, whatever the seal says: anybody can seal a lie."""
+    known = [name for name in COLUMNS if name not in ("start_seconds", "end_seconds")]
+    if not columns["key"] or any(None in columns[name] for name in known):
+        raise ValueError("it lacks samples, or something of one")
+    if min(columns["num_rows"]) < 0 or columns["first_row"] != [0, *accumulate(columns["num_rows"])][:-1]:
+        raise ValueError("its samples do not lie end to end")
 
 
 def _shard_info(facts: dict[str, Any], path: Path, *, num_samples: int) -> ShardInfo:
@@ -207,10 +334,3 @@ def _shard_info(facts: dict[str, Any], path: Path, *, num_samples: int) -> Shard
         num_samples=num_samples,
         **{name: facts[name] for name in wanted},
     )
-
-
-def _entries(columns: dict[str, list[Any]], shard: ShardInfo) -> list[Entry]:
-    columns = {**columns, "status": [Status(status) for status in columns["status"]]}
-    names = list(columns)
-    rows = zip(*columns.values(), strict=True)
-    return [Entry(feature=shard.feature, shard=shard, **dict(zip(names, row, strict=True))) for row in rows]

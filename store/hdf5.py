@@ -12,97 +12,57 @@ Layout, with N samples, ``T_n`` rows in sample n and width D::
 
 HDF5 writes into a file that takes every write (`_commit.publish_by_content`), so that it never meets a full disk, where
 it has been seen to end the process. The same samples always give the same bytes: nothing in them depends on the clock.
+
+Reading asks HDF5 once where the chunks are. They are plain bytes, each followed by its checksum, and are read from
+there without HDF5 (`_rows`): its lock, its cache and its checks of whole chunks took half of the time, and a file that
+it has open must not be used after a fork.
 """
 
 from __future__ import annotations
 
+import functools
 import io
-import os
-import threading
-import zlib
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._vocabulary import FeatureArray, FeatureSpec, InputError, IntegrityError, Modality, canonical_json
+from .._vocabulary import FeatureSpec, canonical_json
+from ._rows import RowFile, Rows, RowShard, block_checksums
+from ._shards import FORMATS, OpenShard, Sample
 
 SUFFIX = ".h5"
 FORMAT_VERSION = 1
 CHUNK_BYTES = 256 * 1024  # 256 rows of 512 half floats: the size measured fastest for random whole-video reads
 KEY_BYTES = 1024
-MAX_OPEN_FILES = 128
-_CHECKED_ROWS = 1 << 16
-REMEDY = "delete this shard and its .parquet sidecar and run sync again, which extracts its videos anew"
+VALUE_TYPES = ("<f2", "<f4", "|u1")
+_CHECKSUM_BYTES = 4
+_KEPT_LAYOUTS = 1024  # of shards that were open once; some 10 KB each
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One feature of one source, on its way into a shard.
+class Hdf5Format:
+    """HDF5 shards, a member of `FORMATS`."""
 
-    Attributes:
-        key: what a person calls it: a video's id, or a caption.
-        source_digest: `file_digest` of the file that it came from.
-        fingerprint: `feature_fingerprint`; unique within a feature.
-        feature: the numbers, or none and the reason.
-    """
+    name = "hdf5"
+    suffix = SUFFIX
 
-    key: str
-    source_digest: str
-    fingerprint: str
-    feature: FeatureArray
+    def write(self, target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
+        """Write the shard that holds these samples in this order into an empty file."""
+        write_shard_file(target, samples, spec=spec)
 
+    def open(self, path: Path) -> OpenShard:
+        """Open a shard. HDF5 parses it, so it should be known to be ours before. What is not one raises ValueError.
 
-def check_samples(samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
-    """Refuse what must never be stored. Raises InputError naming the sample."""
-    if not samples:
-        raise InputError("a shard needs at least one sample")
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.fingerprint in seen:
-            raise InputError(f"sample {sample.key!r}: its fingerprint {sample.fingerprint} is twice in one shard")
-        seen.add(sample.fingerprint)
-        problem = _text_problem(sample) or _array_problem(sample.feature, spec)
-        if problem:
-            raise InputError(f"sample {sample.key!r} of {spec.name}: {problem}")
+        Refused are links, virtual and external data sets, types other than the layout's, and filters other than its
+        checksum.
+        """
+        return RowShard.open(path, _layout)
 
 
-def _text_problem(sample: Sample) -> str:
-    if not sample.fingerprint.isascii() or not sample.fingerprint:
-        return f"fingerprint {sample.fingerprint!r} is not ASCII text"
-    try:
-        (sample.key + sample.source_digest + sample.feature.message).encode()
-    except UnicodeEncodeError:
-        return "its key, digest or message holds half a surrogate pair and cannot be written as UTF-8"
-    return ""
-
-
-def _array_problem(feature: FeatureArray, spec: FeatureSpec) -> str:
-    values, times = feature.values, feature.times
-    if values.shape[1] != spec.dim or values.dtype != np.dtype(spec.dtype):
-        return f"values are {values.dtype} (T, {values.shape[1]}); the specification says {spec.dtype} (T, {spec.dim})"
-    blocks = range(0, len(values), _CHECKED_ROWS)
-    if not all(np.isfinite(values[first : first + _CHECKED_ROWS]).all() for first in blocks):
-        return "values hold NaN or infinity; give it the status non_finite and no rows"
-    if spec.modality is Modality.TEXT:
-        return "" if np.isnan(times).all() else "text has no times; they must be NaN"
-    if not np.isfinite(times).all() or (times[:, 0] > times[:, 1]).any():
-        return "times must be finite, and no interval may end before it starts"
-    return ""
-
-
-def sample_checksum(values: NDArray[Any], times: NDArray[np.float64]) -> int:
-    """CRC-32 of a sample's numbers, values first: finds every single flipped bit."""
-    return zlib.crc32(_buffer(times), zlib.crc32(_buffer(values)))
-
-
-def _buffer(array: NDArray[Any]) -> memoryview:
-    """An array's bytes in C order, not copied where they lie so already."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+FORMATS.add(Hdf5Format.name, Hdf5Format())
 
 
 def write_shard_file(target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
@@ -150,75 +110,109 @@ def _clipped(key: str) -> bytes:
     return key.encode()[:KEY_BYTES].decode(errors="ignore").encode()
 
 
-class ShardReader:
-    """Open shards, a bounded number at a time. Safe in threads and after a fork.
+@functools.lru_cache(maxsize=_KEPT_LAYOUTS)
+def _layout(path: Path, stamp: tuple[int, ...]) -> tuple[Rows, Rows]:
+    """Where a shard's values and times are."""
+    import h5py
 
-    Args:
-        check: called with a shard's path before this process first opens it, to refuse a file that is not what was
-            committed. HDF5's parser is never shown a file that it did not write.
+    del stamp  # of the file whose layout this is: another file of the same name has its own
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            if file.attrs["frameloom_format"] != FORMAT_VERSION:
+                raise ValueError(f"its format is {file.attrs['frameloom_format']}, this version reads {FORMAT_VERSION}")
+            values, times = _rows(file, "values", VALUE_TYPES), _rows(file, "times", ("<f8",))
+    except (RuntimeError, TypeError, NotImplementedError, MemoryError) as error:  # what h5py makes of odd files
+        raise ValueError(f"HDF5 refuses it: {error}") from error
+    return values, times
+
+
+def _rows(file: Any, name: str, types: tuple[str, ...]) -> Rows:
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
+        raise ValueError(f"its {name!r} is no data set of this file")
+    data = file[name]
+    if data.dtype.str not in types or data.ndim != 2 or not data.shape[1]:
+        raise ValueError(
+            f"its {name!r} is {data.dtype.str} {data.shape}; (rows, columns) of {' or '.join(types)} needed"
+        )
+    if not data.shape[0]:
+        return Rows(data.dtype, data.shape[1], starts=[0], offsets=[], learn=_learn(0))
+    _check_storage(data, name)
+    num_rows, chunk_rows = data.shape[0], data.chunks[0]
+    offsets = _chunk_offsets(data, name, file_bytes=file.id.get_filesize())
+    return Rows(
+        data.dtype,
+        data.shape[1],
+        starts=array("q", [*range(0, num_rows, chunk_rows), num_rows]),
+        offsets=offsets,
+        learn=_learn(chunk_rows * data.shape[1] * data.dtype.itemsize),
+    )
+
+
+def _check_storage(data: Any, name: str) -> None:
+    """Nothing but chunks of whole rows in this file, with their checksum and without any other filter."""
+    import h5py
+
+    settings = data.id.get_create_plist()
+    if data.is_virtual or data.external or settings.get_layout() != h5py.h5d.CHUNKED:
+        raise ValueError(f"its {name!r} is not stored in chunks in this file")
+    filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
+    if filters != [h5py.h5z.FILTER_FLETCHER32] or data.chunks[1] != data.shape[1]:
+        raise ValueError(
+            f"its {name!r} has chunks {data.chunks} with filters {filters}; whole rows and fletcher32 needed"
+        )
+
+
+def _chunk_offsets(data: Any, name: str, *, file_bytes: int) -> array[int]:
+    """Where each chunk begins. Every one must be there, whole and inside of the file, whatever the shape promises."""
+    chunk_rows, num_bytes = data.chunks[0], data.chunks[0] * data.shape[1] * data.dtype.itemsize + _CHECKSUM_BYTES
+    num_chunks = -(-data.shape[0] // chunk_rows)
+    if num_chunks * num_bytes > file_bytes:
+        raise ValueError(f"its {name!r} claims to be {data.shape}, more than the whole file's {file_bytes:,} bytes")
+    offsets: array[int] = array("q", [-1]) * num_chunks
+
+    def note(chunk: Any) -> None:
+        if chunk.filter_mask or chunk.size != num_bytes or chunk.byte_offset + num_bytes > file_bytes:
+            raise ValueError(f"a chunk of its {name!r} is not whole")
+        offsets[chunk.chunk_offset[0] // chunk_rows] = chunk.byte_offset
+
+    data.id.chunk_iter(note)
+    if -1 in offsets:
+        raise ValueError(f"a chunk of its {name!r} is missing")
+    return offsets
+
+
+def _learn(chunk_bytes: int) -> Any:
+    """The function that finds the checksums of a chunk's blocks, after it has checked the chunk."""
+
+    def learn(file: RowFile, offset: int, num_bytes: int) -> array[int]:
+        data = memoryview(file.read(offset, chunk_bytes + _CHECKSUM_BYTES))
+        if not _is_sound(data[:chunk_bytes], int.from_bytes(data[chunk_bytes:], "little")):
+            raise ValueError(f"the chunk at byte {offset:,} does not match its checksum")
+        return block_checksums(data[:num_bytes])  # the last chunk is filled up with rows that are none
+
+    return learn
+
+
+def _is_sound(data: memoryview, checksum: int) -> bool:
+    return all(
+        found == wanted % 65535 for found, wanted in zip(fletcher32(data), divmod(checksum, 1 << 16), strict=True)
+    )
+
+
+def fletcher32(data: memoryview) -> tuple[int, int]:
+    """HDF5's checksum of a chunk, each half modulo 65535: the second sum of its big-endian 16-bit words, and the first.
+
+    With words ``w_1 ... w_n`` the first sum is ``sum w_i`` and the second ``sum (n + 1 - i) w_i``. Here words are in
+    rows of 512, filled up with zeros in front, which change neither: in float64 every sum of a row is exact.
     """
-
-    def __init__(self, check: Callable[[Path], None]) -> None:
-        self._check = check
-        self._checked: dict[Path, tuple[int, int, int]] = {}
-        self._forget()
-
-    def _forget(self) -> None:
-        self._open: OrderedDict[Path, _OpenShard] = OrderedDict()
-        self._lock = threading.RLock()
-        self._process = os.getpid()
-
-    def close(self) -> None:
-        """Close every file."""
-        with self._lock:
-            while self._open:
-                self._open.popitem()[1].file.close()
-
-    def read(self, path: Path, *, first: int, last: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Rows ``[first, last)`` of values and times. Raises IntegrityError naming the shard."""
-        rows: tuple[NDArray[Any], NDArray[np.float64]]
-        rows = self._use(path, lambda shard: (shard.values[first:last], shard.times[first:last]))
-        return rows
-
-    def read_times(self, path: Path, *, first: int, last: int) -> NDArray[np.float64]:
-        """Rows ``[first, last)`` of times (T, 2). Raises IntegrityError naming the shard."""
-        times: NDArray[np.float64] = self._use(path, lambda shard: shard.times[first:last])
-        return times
-
-    def _use(self, path: Path, use: Callable[[_OpenShard], Any]) -> Any:
-        if self._process != os.getpid():  # the parent's files are the parent's
-            self._forget()
-        with self._lock:
-            try:
-                return use(self._shard(path))
-            except FileNotFoundError as error:
-                raise IntegrityError(f"shard {path} is gone; run sync again to make it anew") from error
-            except (OSError, KeyError, ValueError) as error:  # a chunk whose checksum is wrong, among others
-                raise IntegrityError(f"shard {path} cannot be read ({error}); {REMEDY}") from error
-
-    def _shard(self, path: Path) -> _OpenShard:
-        import h5py
-
-        if path in self._open:
-            self._open.move_to_end(path)
-            return self._open[path]
-        self._check_once(path)
-        while len(self._open) >= MAX_OPEN_FILES:
-            self._open.popitem(last=False)[1].file.close()
-        file = h5py.File(path, "r", locking=False)
-        self._open[path] = _OpenShard(file, file["values"], file["times"])
-        return self._open[path]
-
-    def _check_once(self, path: Path) -> None:
-        status = path.stat()
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-        if self._checked.get(path) != stamp:
-            self._check(path)
-            self._checked[path] = stamp
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenShard:
-    file: Any
-    values: Any
-    times: Any
+    width, num_words = 512, -(-len(data) // 2)
+    words = np.zeros(-(-num_words // width) * width, ">u2")
+    begin = 2 * (len(words) - num_words)
+    words.view(np.uint8)[begin : begin + len(data)] = data
+    table = words.astype(np.float64).reshape(-1, width)
+    sums = table.sum(axis=1).astype(np.int64) % 65535
+    weighted = (table @ np.arange(width, 0, -1.0)).astype(np.int64) % 65535
+    words_after = np.arange(len(table) - 1, -1, -1) * width % 65535
+    return int((weighted + words_after * sums % 65535).sum()) % 65535, int(sums.sum()) % 65535

@@ -129,6 +129,12 @@ class ClipTable:
     def _ids(self) -> set[str]:
         return set(self.rows().column("id").to_pylist())
 
+    def batches(self, columns: Sequence[str], *, num_rows: int = 8192) -> Iterator[pa.RecordBatch]:
+        """Every row as the disk holds it, in no order and unchecked. Raises IntegrityError when it cannot be read."""
+        table = self._open()
+        with self._reading(table):
+            yield from table.search().select(list(columns)).to_batches(num_rows)
+
     def get(
         self, where: str | None = None, *, ids: Sequence[str] | None = None, columns: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
@@ -301,6 +307,16 @@ class ClipTable:
             return
         _expect("deleted", sum(table.delete(where).num_deleted_rows for where in id_filters(ids)), len(ids))
         fail_point("table.deleted")
+
+    def discard(self, ids: Sequence[str]) -> int:
+        """Remove every row that has one of these ids, durably, also where an id is there twice. Returns the version."""
+        table = self._open()
+        with self._commit():
+            for where in id_filters(ids):
+                table.delete(where)
+        if self._folder is not None:
+            self._folder.keep_rows(self._read_rows())
+        return int(self._open().version)
 
     def _check_ids(self, expected: set[str]) -> None:
         """Compare the table with what it must hold, and keep what was read for the next run's plan."""

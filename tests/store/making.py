@@ -32,7 +32,10 @@ def make_sample(
 ) -> Sample:
     """A sample whose numbers follow from its name alone."""
     rng = np.random.default_rng(list(name.encode()))
-    values = rng.standard_normal((num_rows, spec.dim)).astype(spec.dtype)
+    values = rng.standard_normal((num_rows, spec.dim))
+    if spec.dtype == "uint8":
+        values = 40 * np.abs(values)
+    values = values.astype(spec.dtype)
     starts = np.arange(num_rows, dtype=np.float64)
     times = np.stack([starts, starts + 1], axis=1)
     if spec.modality is Modality.TEXT:

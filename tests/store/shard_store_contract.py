@@ -1,33 +1,73 @@
-"""What every shard format must do. A format's tests subclass this and say how its store is made."""
+"""What a store must do, wherever it lies and whatever the format of its shards. Its tests subclass this.
+
+A subclass says how a store is made (`make_store`). Where a store's files are no files of this machine it also says how
+they are listed and changed (`files`, `put`). Each test runs for every shard format.
+"""
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from frameloom._vocabulary import FeatureArray, InputError, Modality, Status
-from frameloom.store import FeatureStore, Sample, _features
+from frameloom._vocabulary import FeatureArray, InputError, IntegrityError, Modality, Status
+from frameloom.store import FeatureStore, Sample, ShardInfo, _features
+from frameloom.store._shards import FORMATS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .making import BATCHES, SPEC, make_sample, make_spec, tree, write_all
+from .making import BATCHES, SPEC, make_sample, make_spec, tree
 
-KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+DOTTED = [
+    "holiday.v1.final",
+    "holiday.v2.final",
+    "..",
+    "../up",
+    "a/b.c d",
+    "",
+    "\0",
+    "\u540d\u524d.mp4",
+    "\u00e9" * 600,
+]
+KEYS = st.one_of(st.sampled_from(DOTTED), st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 
 
 class ShardStoreContract:
     """Subclasses give `make_store`."""
 
     def make_store(self, root: Path) -> FeatureStore:
+        """A new store, or another reader of the one that was made for this path before."""
         raise NotImplementedError
 
+    def files(self, root: Path) -> dict[str, bytes]:
+        """Every file of the store of this path, by its name below the store's root."""
+        return tree(root)
+
+    def put(self, root: Path, name: str, data: bytes) -> None:
+        """Give a file of the store another content, behind the store's back."""
+        (root / name).write_bytes(data)
+
     @pytest.fixture
-    def store(self, tmp_path: Path) -> FeatureStore:
-        return self.make_store(tmp_path / "store")
+    def root(self, tmp_path: Path) -> Path:
+        return tmp_path / "store"
+
+    @pytest.fixture
+    def store(self, root: Path) -> FeatureStore:
+        return self.make_store(root)
+
+    @pytest.fixture(params=sorted(FORMATS))
+    def write(self, request) -> Callable[..., ShardInfo]:
+        """`write_shard` in one of the formats."""
+
+        def write(store, samples, *, name=SPEC.name, spec=SPEC, **more):
+            return store.write_shard(name, samples, spec=spec, format=request.param, **more)
+
+        return write
 
     def test_a_store_that_is_not_there_is_empty_and_stays_away(self, tmp_path):
         store = self.make_store(tmp_path / "nowhere")
@@ -36,12 +76,12 @@ class ShardStoreContract:
         assert store.num_bytes() == 0
         assert "0" * 32 not in store
         assert store.sweep() == []
-        assert list(tmp_path.iterdir()) == []
+        assert self.files(tmp_path / "nowhere") == {}
 
-    def test_what_was_written_is_read(self, store):
+    def test_what_was_written_is_read(self, store, root, write):
         for batch in BATCHES:
-            store.write_shard(SPEC.name, batch, spec=SPEC)
-        reader = self.make_store(store.root)
+            write(store, batch)
+        reader = self.make_store(root)
         for sample in (sample for batch in BATCHES for sample in batch):
             found = reader.read(sample.fingerprint)
             np.testing.assert_array_equal(found.values, sample.feature.values)
@@ -49,11 +89,12 @@ class ShardStoreContract:
             assert found.values.dtype == np.float16
             assert (found.status, found.message) == (sample.feature.status, sample.feature.message)
 
-    def test_entries_tell_everything_without_opening_a_shard(self, store):
-        store.write_shard(SPEC.name, BATCHES[0], spec=SPEC)
-        for shard in store.root.rglob("*.h5"):
-            shard.write_bytes(bytes(shard.stat().st_size))
-        entries = {entry.key: entry for entry in self.make_store(store.root).entries(SPEC.name)}
+    def test_entries_tell_everything_without_opening_a_shard(self, store, root, write):
+        write(store, BATCHES[0])
+        for name, data in self.files(root).items():
+            if not name.endswith(".parquet"):
+                self.put(root, name, bytes(len(data)))
+        entries = {entry.key: entry for entry in self.make_store(root).entries(SPEC.name)}
         assert set(entries) == {"a.mp4", "b.mp4", "c.mp4"}
         assert (entries["c.mp4"].num_rows, entries["c.mp4"].first_row) == (70, 3)
         assert (entries["c.mp4"].start_seconds, entries["c.mp4"].end_seconds) == (0.0, 70.0)
@@ -61,67 +102,86 @@ class ShardStoreContract:
         assert entries["b.mp4"].message == "no frame could be decoded"
         assert entries["b.mp4"].start_seconds is None
         assert entries["a.mp4"].source_digest == BATCHES[0][0].source_digest
-        assert list(self.make_store(store.root).entries("another")) == []
+        assert list(self.make_store(root).entries("another")) == []
 
-    def test_a_second_reader_sees_new_shards_after_refresh(self, store):
-        reader = self.make_store(store.root)
+    def test_a_second_reader_sees_new_shards_after_refresh(self, store, root, write):
+        reader = self.make_store(root)
         assert BATCHES[0][0].fingerprint not in reader
-        store.write_shard(SPEC.name, BATCHES[0], spec=SPEC)
+        write(store, BATCHES[0])
         assert BATCHES[0][0].fingerprint not in reader
         reader.refresh()
         assert BATCHES[0][0].fingerprint in reader
 
-    def test_the_writer_sees_its_own_shard_at_once(self, store):
+    def test_the_writer_sees_its_own_shard_at_once(self, store, write):
         assert BATCHES[1][0].fingerprint not in store
-        store.write_shard(SPEC.name, BATCHES[1], spec=SPEC)
+        write(store, BATCHES[1])
         assert BATCHES[1][0].fingerprint in store
 
-    def test_the_same_samples_in_the_same_order_give_the_same_bytes(self, tmp_path):
+    def test_the_same_samples_in_the_same_order_give_the_same_bytes(self, tmp_path, write):
         for name in ("one", "two"):
             store = self.make_store(tmp_path / name)
             for batch in BATCHES:
-                store.write_shard(SPEC.name, batch, spec=SPEC)
-        assert tree(tmp_path / "one") == tree(tmp_path / "two")
+                write(store, batch)
+        assert self.files(tmp_path / "one") == self.files(tmp_path / "two")
 
-    def test_writing_again_changes_nothing(self, store):
-        first = store.write_shard(SPEC.name, BATCHES[0], spec=SPEC)
-        before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.is_file()}
-        assert store.write_shard(SPEC.name, BATCHES[0], spec=SPEC) == first
-        assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.is_file()} == before
+    def test_writing_again_changes_nothing(self, store, root, write):
+        first = write(store, BATCHES[0])
+        before = self.files(root)
+        assert write(store, BATCHES[0]) == first
+        assert self.files(root) == before
 
-    def test_a_damaged_shard_is_written_anew(self, store):
-        info = store.write_shard(SPEC.name, BATCHES[0], spec=SPEC)
-        whole = info.path.read_bytes()
-        info.path.write_bytes(whole[:-1] + b"?")
-        store.write_shard(SPEC.name, BATCHES[0], spec=SPEC)
-        assert info.path.read_bytes() == whole
+    def test_a_damaged_shard_is_written_anew(self, store, root, write):
+        write(store, BATCHES[0])
+        before = self.files(root)
+        for name, data in before.items():
+            self.put(root, name, data[:-1] + b"?")
+        write(store, BATCHES[0])
+        assert self.files(root) == before
 
-    def test_of_a_fingerprint_that_is_there_twice_the_better_outcome_counts(self, store):
+    def test_a_shard_that_was_replaced_is_never_returned_as_data(self, store, root, write):
+        write(store, BATCHES[0])
+        for name, data in self.files(root).items():
+            if not name.endswith(".parquet"):
+                place = data.index(BATCHES[0][2].feature.values.tobytes()[:64])
+                self.put(root, name, data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(IntegrityError):
+            self.make_store(root).read(BATCHES[0][2].fingerprint)
+
+    def test_formats_stand_side_by_side(self, store, root):
+        for batch, name in zip(BATCHES, itertools.cycle(sorted(FORMATS))):
+            store.write_shard(SPEC.name, batch, spec=SPEC, format=name)
+        reader = self.make_store(root)
+        assert len({shard.path.suffix for shard in reader.shards()}) == len(FORMATS)
+        for sample in (sample for batch in BATCHES for sample in batch):
+            np.testing.assert_array_equal(reader.read(sample.fingerprint).values, sample.feature.values)
+        assert self.make_store(root).sweep() == []
+
+    def test_of_a_fingerprint_that_is_there_twice_the_better_outcome_counts(self, store, root, write):
         failed = make_sample("a.mp4", 0, status=Status.DEADLINE, message="too slow")
         worked = make_sample("a.mp4", 4)
         assert failed.fingerprint == worked.fingerprint
         for samples in ([failed], [worked], [failed, make_sample("z.mp4", 1)]):
-            store.write_shard(SPEC.name, samples, spec=SPEC)
-        for reader in (store, self.make_store(store.root)):
+            write(store, samples)
+        for reader in (store, self.make_store(root)):
             assert reader.read(worked.fingerprint).status is Status.OK
 
-    def test_a_discarded_shard_is_gone(self, store):
-        kept = store.write_shard(SPEC.name, BATCHES[0], spec=SPEC)
-        store.discard(store.write_shard(SPEC.name, BATCHES[1], spec=SPEC))
+    def test_a_discarded_shard_is_gone(self, store, root, write):
+        kept = write(store, BATCHES[0])
+        store.discard(write(store, BATCHES[1]))
         assert [shard.name for shard in store.shards()] == [kept.name]
         assert BATCHES[1][0].fingerprint not in store
-        assert len(tree(store.root)) == 2
+        assert len(self.files(root)) == 2
 
-    def test_spans_are_half_open_and_go_by_the_middle(self, store):
+    def test_spans_are_half_open_and_go_by_the_middle(self, store, write):
         sample = make_sample("a.mp4", 10)
-        store.write_shard(SPEC.name, [make_sample("before.mp4", 3), sample], spec=SPEC)
+        write(store, [make_sample("before.mp4", 3), sample])
         for start, end, rows in [(0, 10, range(10)), (2.5, 4.5, range(2, 4)), (9.5, 99, [9]), (-5, 0.6, [0])]:
             found = store.read_span(sample.fingerprint, start, end)
             np.testing.assert_array_equal(found.values, sample.feature.values[list(rows)])
             np.testing.assert_array_equal(found.times, sample.feature.times[list(rows)])
 
-    def test_a_span_without_rows_says_so(self, store):
-        store.write_shard(SPEC.name, BATCHES[0], spec=SPEC)
+    def test_a_span_without_rows_says_so(self, store, write):
+        write(store, BATCHES[0])
         missed = store.read_span(BATCHES[0][0].fingerprint, 0.6, 1.4)
         assert missed.values.shape == (0, SPEC.dim)
         assert missed.status is Status.TOO_SHORT
@@ -129,9 +189,9 @@ class ShardStoreContract:
         rejected = store.read_span(BATCHES[0][1].fingerprint, 0, 9)
         assert rejected.status is Status.NO_FRAMES
 
-    def test_many_threads_and_a_copy_in_another_process_read_the_same(self, store, monkeypatch):
+    def test_many_threads_and_a_copy_in_another_process_read_the_same(self, store, monkeypatch, write):
         for batch in BATCHES:
-            store.write_shard(SPEC.name, batch, spec=SPEC)
+            write(store, batch)
         copy = pickle.loads(pickle.dumps(store))
         keep_best = _features._keep_best
         # Learning what there is takes long, so that some threads ask in the middle of it.
@@ -143,9 +203,9 @@ class ShardStoreContract:
             np.testing.assert_array_equal(values, sample.feature.values)
 
     @pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a b", "x" * 200])
-    def test_a_feature_name_cannot_leave_the_store(self, store, name):
+    def test_a_feature_name_cannot_leave_the_store(self, store, name, write):
         with pytest.raises(InputError, match="feature name"):
-            store.write_shard(name, BATCHES[1], spec=SPEC)
+            write(store, BATCHES[1], name=name)
 
     def test_an_unknown_fingerprint_is_a_clear_error(self, store):
         with pytest.raises(InputError, match="no feature abc"):
@@ -160,10 +220,10 @@ class ShardStoreContract:
             ([make_sample("a", 1, spec=make_spec(dtype="float32"))], "float32"),
         ],
     )
-    def test_what_does_not_fit_is_refused(self, store, samples, complaint):
+    def test_what_does_not_fit_is_refused(self, store, samples, complaint, root, write):
         with pytest.raises(InputError, match=complaint):
-            store.write_shard(SPEC.name, samples, spec=SPEC)
-        assert not store.root.exists()
+            write(store, samples)
+        assert self.files(root) == {}
 
     @pytest.mark.parametrize(
         ("values", "times", "complaint"),
@@ -174,39 +234,42 @@ class ShardStoreContract:
             ([[1.0] * 8], [[2, 1]], "before it starts"),
         ],
     )
-    def test_numbers_that_mean_nothing_are_refused(self, store, values, times, complaint):
+    def test_numbers_that_mean_nothing_are_refused(self, store, values, times, complaint, write):
         feature = FeatureArray(np.array(values, "float16"), np.array(times, "float64"))
         sample = Sample(key="k", source_digest="s", fingerprint="f" * 32, feature=feature)
         with pytest.raises(InputError, match=complaint):
-            store.write_shard(SPEC.name, [sample], spec=SPEC)
+            write(store, [sample])
 
-    def test_a_key_that_is_not_unicode_is_refused(self, store):
+    def test_a_key_that_is_not_unicode_is_refused(self, store, write):
         sample = make_sample("a", 1)
         broken = Sample(key="a\udcff", source_digest="s", fingerprint="f" * 32, feature=sample.feature)
         with pytest.raises(InputError, match="surrogate"):
-            store.write_shard(SPEC.name, [broken], spec=SPEC)
+            write(store, [broken])
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         items=st.lists(st.tuples(KEYS, st.integers(0, 40)), min_size=1, max_size=8),
         dim=st.integers(1, 9),
-        dtype=st.sampled_from(["float16", "float32"]),
+        dtype=st.sampled_from(["float16", "float32", "uint8"]),
         modality=st.sampled_from([Modality.VIDEO, Modality.TEXT]),
     )
-    def test_any_keys_and_lengths_survive(self, tmp_path_factory, items, dim, dtype, modality):
+    def test_any_keys_and_lengths_survive(self, tmp_path_factory, write, items, dim, dtype, modality):
         spec = make_spec(dim=dim, dtype=dtype, modality=modality)
         samples = [
             self._renamed(make_sample(f"{place}", rows, spec=spec), key) for place, (key, rows) in enumerate(items)
         ]
-        store = self.make_store(tmp_path_factory.mktemp("any"))
-        store.write_shard("some.feature-1", samples, spec=spec)
-        reader = self.make_store(store.root)
+        root = tmp_path_factory.mktemp("any")
+        write(self.make_store(root), samples, name="some.feature-1", spec=spec)
+        reader = self.make_store(root)
         assert [entry.key for entry in reader.entries()] == [key for key, _ in items]
         for sample in samples:
             found = reader.read(sample.fingerprint)
             assert found.values.dtype == np.dtype(dtype)
             np.testing.assert_array_equal(found.values, sample.feature.values)
             np.testing.assert_array_equal(found.times, sample.feature.times)
+            if len(found.values) and modality is not Modality.TEXT:
+                part = reader.read_span(sample.fingerprint, 1.0, 3.0)
+                np.testing.assert_array_equal(part.values, sample.feature.values[1:3])
         assert list(reader.verify()) == []
         reader.close()
 
@@ -216,6 +279,7 @@ class ShardStoreContract:
             key=key, source_digest=sample.source_digest, fingerprint=sample.fingerprint, feature=sample.feature
         )
 
-    def test_verify_finds_nothing_in_a_good_store(self, store):
-        write_all(store.root)
+    def test_verify_finds_nothing_in_a_good_store(self, store, write):
+        for batch in BATCHES:
+            write(store, batch)
         assert list(store.verify()) == []

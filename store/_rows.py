@@ -1,0 +1,221 @@
+"""Rows of an array that lie in a few places of a file, read straight from there: no parser, no lock.
+
+A *run* is a stretch of the file that holds consecutive rows: a chunk of HDF5, a member of a tar. Rows are read with
+`os.preadv`, not through a memory map: a file that becomes shorter, or a disk that fails, then gives an error, where a
+map ends the process. Threads need no lock for it, and a child may go on with the file that its parent opened.
+
+Whoever reads whole samples checks them against the sidecar. Parts of samples are checked here, each time that they are
+read, by the CRC-32 of the blocks that they touch. The format says how it comes by these: the first time that a run is
+touched it is asked for them, and it checks the run by what the file itself says.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_BYTES = 16 * 1024
+KEPT_TIMES_BYTES = 512 * 1024  # of eight hours at a row a second
+AHEAD_BYTES = 8 * 1024 * 1024
+
+
+class RowFile:
+    """A file open for reading at any place. Raises OSError when it cannot be.
+
+    It closes when nobody uses it any more, so that whoever reads from it may go on while others forget it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = -1
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        status = os.fstat(self._descriptor)
+        self.num_bytes = status.st_size
+        self.stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def read_into(self, rows: NDArray[Any], offset: int) -> None:
+        """Fill an array, contiguous in C order, with the bytes from ``offset`` on.
+
+        Raises ValueError where the file ends before.
+        """
+        count = os.preadv(self._descriptor, [rows.data], offset)
+        if count != rows.nbytes:
+            self._read_rest(rows.reshape(-1).view(np.uint8).data[count:], offset + count)
+
+    def _read_rest(self, buffer: memoryview, offset: int) -> None:
+        while buffer:
+            count = os.preadv(self._descriptor, [buffer], offset)
+            if not count:
+                raise ValueError(f"it ends before byte {offset + len(buffer):,}")
+            buffer, offset = buffer[count:], offset + count
+
+    def read(self, offset: int, num_bytes: int) -> memoryview:
+        """Bytes ``[offset, offset + num_bytes)``. Raises ValueError where the file ends before."""
+        data = np.empty(num_bytes, np.uint8)
+        self.read_into(data, offset)
+        return data.data
+
+    def advise(self, offset: int) -> None:
+        """Have the system fetch the `AHEAD_BYTES` from ``offset`` on, while the caller does something else."""
+        with suppress(OSError):  # it was only to be faster
+            os.posix_fadvise(self._descriptor, offset, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Rows:
+    """Where the rows of one array are.
+
+    Args:
+        dtype: type of the values.
+        dim: values in a row.
+        starts: first row of each run in ascending order, none of them empty, and then the number of all rows.
+        offsets: where each run begins in the file.
+        learn: finds the CRC-32 of each block of a run, of which it is given the file, the offset and the number of
+            bytes. It is called when the run is first touched, and raises ValueError when the run is not what the file
+            itself says that it is.
+    """
+
+    def __init__(
+        self,
+        dtype: np.dtype[Any],
+        dim: int,
+        *,
+        starts: Sequence[int],
+        offsets: Sequence[int],
+        learn: Callable[[RowFile, int, int], array[int]],
+    ) -> None:
+        self.dtype, self.dim = dtype, dim
+        self._row_bytes = dim * dtype.itemsize
+        self._starts, self._offsets = starts, offsets
+        self._learn = learn
+        self._checksums: dict[int, array[int]] = {}
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all rows."""
+        return len(self) * self._row_bytes
+
+    def read(self, file: RowFile, first: int, last: int, *, verify: bool) -> NDArray[Any]:
+        """Rows ``[first, last)``. Raises ValueError or OSError when they are not there or, verified, are damaged."""
+        if not 0 <= first <= last <= len(self):
+            raise ValueError(f"rows {first} to {last} of {len(self)} were asked for")
+        rows = np.empty((last - first, self.dim), self.dtype)
+        if first == last:
+            return rows
+        run = bisect_right(self._starts, first) - 1
+        if last <= self._starts[run + 1] and not verify:  # most samples lie in one run
+            file.read_into(rows, self._offsets[run] + (first - self._starts[run]) * self._row_bytes)
+            return rows
+        read = self._read_verified if verify else self._read_plain
+        done, num_rows = 0, last - first
+        while done < num_rows:
+            begin = first + done - self._starts[run]
+            count = min(num_rows - done, self._starts[run + 1] - first - done)
+            read(file, run, begin * self._row_bytes, rows[done : done + count])
+            done, run = done + count, run + 1
+        return rows
+
+    def offset(self, row: int) -> int:
+        """Where a row begins, or for the number of all rows, where the last one ends."""
+        run = min(bisect_right(self._starts, row), len(self._offsets)) - 1
+        return self._offsets[run] + (row - self._starts[run]) * self._row_bytes
+
+    def _read_plain(self, file: RowFile, run: int, begin: int, rows: NDArray[Any]) -> None:
+        file.read_into(rows, self._offsets[run] + begin)
+
+    def _read_verified(self, file: RowFile, run: int, begin: int, rows: NDArray[Any]) -> None:
+        """Rows of a run from its byte ``begin`` on, by way of the whole blocks that they lie in."""
+        run_bytes = (self._starts[run + 1] - self._starts[run]) * self._row_bytes
+        checksums = self._checksums.get(run)
+        if checksums is None:
+            checksums = self._checksums[run] = self._learn(file, self._offsets[run], run_bytes)
+        first, last = begin // BLOCK_BYTES, -(-(begin + rows.nbytes) // BLOCK_BYTES)
+        low = first * BLOCK_BYTES
+        data = file.read(self._offsets[run] + low, min(last * BLOCK_BYTES, run_bytes) - low)
+        if block_checksums(data) != checksums[first:last]:
+            raise ValueError(f"the bytes at {self._offsets[run] + low:,} do not match their checksum")
+        rows.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)[begin - low : begin - low + rows.nbytes]
+
+
+class RowShard:
+    """An open shard whose values and times are rows in one file. Times that are few are kept once they are verified.
+
+    Args:
+        file: the shard.
+        values: where its values are.
+        times: where its times are.
+    """
+
+    def __init__(self, file: RowFile, values: Rows, times: Rows) -> None:
+        if times.dim != 2 or len(values) != len(times):
+            raise ValueError(f"it has {len(values)} rows of values, and times ({len(times)}, {times.dim})")
+        self._file, self._values, self._times = file, values, times
+        self._kept: NDArray[np.float64] | None = None
+        self._next_row = self._advised = -1
+
+    @classmethod
+    def open(cls, path: Path, layout: Callable[[Path, tuple[int, ...]], tuple[Rows, Rows]]) -> RowShard:
+        """Open a shard, of which ``layout`` says where its rows are, given its path and stamp."""
+        file = RowFile(path)
+        return cls(file, *layout(path, file.stamp))
+
+    def read(self, first: int, last: int, *, verify: bool = True) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        values = self._values.read(self._file, first, last, verify=verify)
+        if first == self._next_row:
+            self._fetch_ahead(last)
+        self._next_row = last
+        times = self._read_times(first, last, verify=verify)
+        return values, times if times.flags.writeable else times.copy()
+
+    def _fetch_ahead(self, row: int) -> None:
+        """Somebody reads one sample after another: have the next ones fetched from the disk meanwhile."""
+        place = self._values.offset(row)
+        if not self._advised - AHEAD_BYTES <= place < self._advised - AHEAD_BYTES // 2:
+            self._advised = place + AHEAD_BYTES
+            self._file.advise(place)
+
+    def read_times(self, first: int, last: int) -> NDArray[np.float64]:
+        return self._read_times(first, last, verify=True)
+
+    def _read_times(self, first: int, last: int, *, verify: bool) -> NDArray[np.float64]:
+        if self._times.num_bytes > KEPT_TIMES_BYTES:
+            return self._times.read(self._file, first, last, verify=verify)
+        if self._kept is None:
+            try:
+                kept = self._times.read(self._file, 0, len(self._times), verify=True)
+            except ValueError:
+                if verify:
+                    raise
+                return self._times.read(self._file, first, last, verify=False)  # of a damaged shard, what is left
+            kept.flags.writeable = False  # others are given views of it
+            self._kept = kept
+        if not 0 <= first <= last <= len(self._kept):
+            raise ValueError(f"rows {first} to {last} of {len(self._kept)} were asked for")
+        return self._kept[first:last]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def block_checksums(data: memoryview) -> array[int]:
+    """CRC-32 of each `BLOCK_BYTES` of a run; the last block may be shorter."""
+    return array("I", [zlib.crc32(data[place : place + BLOCK_BYTES]) for place in range(0, len(data), BLOCK_BYTES)])

@@ -1,0 +1,266 @@
+"""The family of shard formats, and what all members share: samples, their checks and checksums, and the open shards.
+
+A shard holds many samples end to end. Rows are counted over a shard's samples in order, in every format, as the sidecar
+says it (`Entry.first_row`, `Entry.num_rows`). Each format is a file of its own that adds itself to `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._registry import Registry
+from .._vocabulary import FeatureArray, FeatureSpec, InputError, IntegrityError, Modality
+
+MAX_OPEN_FILES = 128
+_CHECKED_ROWS = 1 << 16
+REMEDY = "delete this shard and its .parquet sidecar and run sync again, which extracts its videos anew"
+_Result = TypeVar("_Result")
+
+
+class OpenShard(Protocol):
+    """One shard, open for reading. Any number of threads may read at once.
+
+    It gives its file back when it is closed or, at the latest, when nobody holds it any more.
+    """
+
+    def read(self, first: int, last: int, *, verify: bool = True) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Rows ``[first, last)``: values (T, D) and times (T, 2). Raises OSError, ValueError or KeyError on damage.
+
+        Without ``verify`` the caller checks them, by `sample_checksum`.
+        """
+        ...
+
+    def read_times(self, first: int, last: int) -> NDArray[np.float64]:
+        """Rows ``[first, last)`` of times (T, 2), verified; perhaps not to be written to. Raises as `read` does."""
+        ...
+
+    def close(self) -> None:
+        """Give its file back. Nobody reads after that."""
+        ...
+
+
+class ShardFormat(Protocol):
+    """A way to keep samples in one file.
+
+    Attributes:
+        name: what configurations call it.
+        suffix: ending of its files' names; no other format has it.
+    """
+
+    name: str
+    suffix: str
+
+    def write(self, target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
+        """Write the shard that holds these samples in this order into an empty file. The same samples, the same bytes.
+
+        The samples have passed `check_samples`.
+        """
+        ...
+
+    def open(self, path: Path) -> OpenShard:
+        """Open a shard. What is not one raises ValueError, KeyError or OSError and does no harm."""
+        ...
+
+
+class _Formats(Registry[ShardFormat], Mapping[str, ShardFormat]):
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+FORMATS = _Formats("shard format")
+
+
+def format_of(path: Path) -> ShardFormat:
+    """The format of a shard, by its name's ending. Raises InputError."""
+    for shard_format in FORMATS.values():
+        if path.suffix == shard_format.suffix:
+            return shard_format
+    known = ", ".join(shard_format.suffix for shard_format in FORMATS.values())
+    raise InputError(f"{path} is no shard: its name ends in {path.suffix!r}, and shards' names end in one of {known}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One feature of one source, on its way into a shard.
+
+    Attributes:
+        key: what a person calls it: a video's id, or a caption.
+        source_digest: `file_digest` of the file that it came from.
+        fingerprint: `feature_fingerprint`; unique within a feature.
+        feature: the numbers, or none and the reason.
+    """
+
+    key: str
+    source_digest: str
+    fingerprint: str
+    feature: FeatureArray
+
+
+def check_samples(samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
+    """Refuse what must never be stored. Raises InputError naming the sample."""
+    if not samples:
+        raise InputError("a shard needs at least one sample")
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.fingerprint in seen:
+            raise InputError(f"sample {sample.key!r}: its fingerprint {sample.fingerprint} is twice in one shard")
+        seen.add(sample.fingerprint)
+        problem = _text_problem(sample) or _array_problem(sample.feature, spec)
+        if problem:
+            raise InputError(f"sample {sample.key!r} of {spec.name}: {problem}")
+
+
+def _text_problem(sample: Sample) -> str:
+    if not sample.fingerprint.isascii() or not sample.fingerprint:
+        return f"fingerprint {sample.fingerprint!r} is not ASCII text"
+    try:
+        (sample.key + sample.source_digest + sample.feature.message).encode()
+    except UnicodeEncodeError:
+        return "its key, digest or message holds half a surrogate pair and cannot be written as UTF-8"
+    return ""
+
+
+def _array_problem(feature: FeatureArray, spec: FeatureSpec) -> str:
+    values, times = feature.values, feature.times
+    if values.shape[1] != spec.dim or values.dtype != np.dtype(spec.dtype):
+        return f"values are {values.dtype} (T, {values.shape[1]}); the specification says {spec.dtype} (T, {spec.dim})"
+    blocks = range(0, len(values), _CHECKED_ROWS)
+    if not all(np.isfinite(values[first : first + _CHECKED_ROWS]).all() for first in blocks):
+        return "values hold NaN or infinity; give it the status non_finite and no rows"
+    if spec.modality is Modality.TEXT:
+        return "" if np.isnan(times).all() else "text has no times; they must be NaN"
+    if not np.isfinite(times).all() or (times[:, 0] > times[:, 1]).any():
+        return "times must be finite, and no interval may end before it starts"
+    return ""
+
+
+def sample_checksum(values: NDArray[Any], times: NDArray[np.float64]) -> int:
+    """CRC-32 of a sample's numbers, values first: finds every single flipped bit."""
+    return zlib.crc32(_contiguous(times), zlib.crc32(_contiguous(values)))
+
+
+def _contiguous(array: NDArray[Any]) -> memoryview:
+    """An array's bytes in C order, not copied where they lie so already."""
+    return np.ascontiguousarray(array).data
+
+
+class SampleChecks:
+    """Whether samples are what was written, each time that one is read.
+
+    The first time a sample's CRC-32 is computed. That takes longer than to read it from memory, so a sum over its words
+    is noted, and every later reading is compared with that. A changed bit changes the sum, whatever else it is next to.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], tuple[int, int]] = {}
+
+    def holds(self, fingerprint: str, checksum: int, values: NDArray[Any], times: NDArray[np.float64]) -> bool:
+        """Whether these numbers, contiguous in C order, are those that have this `sample_checksum`."""
+        found = (_sum_of_words(values), zlib.crc32(_contiguous(times)))
+        known = self._known.get((fingerprint, checksum))
+        if known is None:
+            if sample_checksum(values, times) != checksum:
+                return False
+            known = self._known[fingerprint, checksum] = found
+        return found == known
+
+
+def _sum_of_words(values: NDArray[Any]) -> int:
+    """The sum of an array's 64-bit words, modulo 2 to the 64th; bytes that are left over count as one more word."""
+    if not values.shape[1] * values.itemsize & 7:
+        return int(np.add.reduce(values.view(np.uint64), axis=None))
+    data = values.reshape(-1).view(np.uint8)
+    whole = len(data) & ~7
+    words = np.add.reduce(data[:whole].view(np.uint64))
+    return (int(words) + int.from_bytes(data[whole:].data, "little")) & ~(-1 << 64)
+
+
+class ShardReader:
+    """Open shards, a bounded number at a time. Safe in threads and after a fork.
+
+    Args:
+        check: called with a shard's path before this process first opens it, to refuse a file that is not what was
+            committed. No parser is ever shown a file that it did not write.
+    """
+
+    def __init__(self, check: Callable[[Path], None]) -> None:
+        self._check = check
+        self._checked: dict[Path, tuple[int, int, int]] = {}
+        self._open: OrderedDict[Path, OpenShard] = OrderedDict()
+        self._opening = threading.RLock()
+        self._process = os.getpid()
+
+    def close(self) -> None:
+        """Close every file, those that another thread reads at this moment as soon as it has done so."""
+        self._open.clear()
+
+    def read(
+        self, path: Path, *, first: int, last: int, verify: bool = True
+    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Rows ``[first, last)`` of values and times. Raises IntegrityError naming the shard.
+
+        Whoever compares whole samples with their checksums need not have them verified here as well.
+        """
+        return self._use(path, lambda shard: shard.read(first, last, verify=verify))
+
+    def read_times(self, path: Path, *, first: int, last: int) -> NDArray[np.float64]:
+        """Rows ``[first, last)`` of times (T, 2). Raises IntegrityError naming the shard."""
+        return self._use(path, lambda shard: shard.read_times(first, last))
+
+    def _use(self, path: Path, use: Callable[[OpenShard], _Result]) -> _Result:
+        try:
+            return use(self._shard(path))
+        except (OSError, KeyError, ValueError) as error:
+            raise _explained(path, error) from error
+
+    def _shard(self, path: Path) -> OpenShard:
+        """The open shard. Whoever holds it may read from it, even when it is forgotten here meanwhile."""
+        shard = self._open.get(path)
+        if shard is None:
+            return self._open_shard(path)
+        try:  # noqa: SIM105 - what is shorter takes longer, and this is done for every sample
+            self._open.move_to_end(path)
+        except KeyError:  # another thread has just forgotten it
+            pass
+        return shard
+
+    def _open_shard(self, path: Path) -> OpenShard:
+        if self._process != os.getpid():  # another thread of the parent may have held the lock when this was forked
+            self._opening, self._process = threading.RLock(), os.getpid()
+        with self._opening:
+            if path in self._open:
+                return self._open[path]
+            self._check_once(path)
+            while len(self._open) >= MAX_OPEN_FILES:
+                self._open.popitem(last=False)
+            shard = self._open[path] = format_of(path).open(path)
+            return shard
+
+    def _check_once(self, path: Path) -> None:
+        status = path.stat()
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._checked.get(path) != stamp:
+            self._check(path)
+            self._checked[path] = stamp
+
+
+def _explained(path: Path, error: Exception) -> Exception:
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return IntegrityError(f"shard {path} is gone; run sync again to make it anew")
+    return IntegrityError(f"shard {path} cannot be read ({error}); {REMEDY}")

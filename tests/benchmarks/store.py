@@ -1,0 +1,310 @@
+"""How fast the store gives back what it keeps, against the plain ways of keeping it.
+
+    python tests/benchmarks/store.py [--measure NAME ...] [--repeats 5] [--folder DIR] [--save RESULTS.json]
+
+Everything is made here and removed afterwards (some 3 GB in DIR, by default the system's temporary folder), and
+measured in one process and one thread. What is compared takes turns, and of each the median of the repeats counts.
+Unless it says "from disk", files are in the system's cache. Every reading of ours is checked: samples by their
+checksums, windows by those of the blocks that they touch.
+
+    loader      samples of (12, 4096) float16 in random order: `FeatureStore.read`, against one .npy for each video
+    windows     10 s out of long videos' two features of width 2048: `FeatureStore.read_span`, against loading both
+                whole .npy files and cutting, as the data set published with Everything at Once does
+    scan        all samples in their order, in bytes a second, against reading the shards' files in pieces of 1 MB
+    opening     100,000 samples, from their sidecars: seconds from `FeatureStore(...)` to knowing every fingerprint;
+                many small sidecars are remembered on the machine, so the first time is shown as well
+    webdataset  all samples of tar shards in their order, against plain ``webdataset`` with its arrays decoded
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, digest_of
+from frameloom.store import FeatureStore, Sample
+
+ROWS, WIDTH = 12, 4096
+MEASURES = ["loader", "windows", "scan", "opening", "webdataset"]
+
+
+def main() -> None:
+    arguments = _arguments()
+    os.fsync = lambda descriptor: None  # what is made here need not survive a power cut
+    results: dict[str, Any] = {"about": _about(arguments), "lines": []}
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
+        os.environ["FRAMELOOM_CACHE"] = str(Path(scratch) / "cache")
+        for name in arguments.measure:
+            folder = Path(scratch) / name
+            folder.mkdir()
+            for line in LINES[name](folder, arguments):
+                results["lines"].append(line)
+                _show(line)
+    if arguments.save:
+        arguments.save.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", nargs="+", choices=MEASURES, default=MEASURES)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=5000, help="of loader, scan and webdataset")
+    parser.add_argument("--shard-samples", type=int, default=250)
+    parser.add_argument("--videos", type=int, default=12, help="of windows")
+    parser.add_argument("--minutes", type=int, nargs="+", default=[10, 60], help="length of each of these")
+    parser.add_argument("--entries", type=int, default=100_000, help="of opening")
+    parser.add_argument("--sidecar-samples", type=int, nargs="+", default=[1000, 64])
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--save", type=Path)
+    return parser.parse_args()
+
+
+# What is stored
+
+
+def _spec(name: str, dim: int) -> FeatureSpec:
+    return FeatureSpec(name=name, modality=Modality.VIDEO, dim=dim, rate_hz=1.0, sampling={}, preprocessing={})
+
+
+def _samples(name: str, count: int, *, rows: int, dim: int) -> Iterator[Sample]:
+    noise = np.random.default_rng(0).standard_normal((rows, dim)).astype(np.float16)
+    starts = np.arange(rows, dtype=np.float64)
+    times = np.stack([starts, starts + 1], axis=1)
+    for number in range(count):
+        feature = FeatureArray(np.roll(noise, number, axis=1), times)
+        key = f"videos/clip-{number:06}.mp4"
+        fingerprint = digest_of([name, number])
+        yield Sample(key=key, source_digest=digest_of(number) * 2, fingerprint=fingerprint, feature=feature)
+
+
+def _store(root: Path, samples: Iterable[Sample], spec: FeatureSpec, *, in_shard: int, **how: Any) -> list[str]:
+    """Write samples; their fingerprints in order."""
+    store, batch, names = FeatureStore(root), list[Sample](), list[str]()
+    for sample in samples:
+        batch.append(sample)
+        names.append(sample.fingerprint)
+        if len(batch) == in_shard:
+            store.write_shard(spec.name, batch, spec=spec, **how)
+            batch = []
+    if batch:
+        store.write_shard(spec.name, batch, spec=spec, **how)
+    return names
+
+
+# Measuring
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def _in_turns(repeats: int, *works: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> list[float]:
+    """The median seconds of each work."""
+    found: list[list[float]] = [[] for _ in works]
+    for _ in range(repeats):
+        for seconds, work in zip(found, works, strict=True):
+            before()
+            seconds.append(_seconds(work))
+    return [statistics.median(seconds) for seconds in found]
+
+
+def _line(
+    name: str, ours: float, theirs: float, unit: str, target: str, *, ratio: float | None = None
+) -> dict[str, Any]:
+    ratio = ours / theirs if ratio is None else ratio
+    return {"name": name, "ours": ours, "theirs": theirs, "unit": unit, "ratio": ratio, "target": target}
+
+
+def _drop_from_cache(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+# The five lines
+
+
+def _loader(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    count, spec = arguments.samples, _spec("features", WIDTH)
+    (folder / "npy").mkdir()
+    for sample in _samples("features", count, rows=ROWS, dim=WIDTH):
+        np.save(folder / "npy" / f"{sample.fingerprint}.npy", sample.feature.values)
+    samples = _samples("features", count, rows=ROWS, dim=WIDTH)
+    names = _store(folder / "store", samples, spec, in_shard=arguments.shard_samples)
+    random.Random(0).shuffle(names)
+    store = FeatureStore(folder / "store")
+
+    def ours() -> None:
+        for name in names:
+            store.read(name)
+
+    def theirs() -> None:
+        for name in names:
+            np.load(folder / "npy" / f"{name}.npy")
+
+    opened = _seconds(ours)
+    mine, plain = _in_turns(arguments.repeats, ours, theirs)
+    yield _line("loader", count / mine, count / plain, "samples/s", ">= 4")
+    yield _line("loader, first, with hashes of shards", count / opened, count / plain, "samples/s", "")
+
+
+def _windows(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for minutes in arguments.minutes:
+        yield from _windows_of(folder / str(minutes), 60 * minutes, arguments)
+
+
+def _windows_of(folder: Path, seconds: int, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    features, names = ["frames", "motion"], dict[str, list[str]]()
+    for feature in features:
+        (folder / feature).mkdir(parents=True)
+        made = list(_samples(feature, arguments.videos, rows=seconds, dim=2048))
+        for sample in made:
+            np.save(folder / feature / f"{sample.fingerprint}.npy", sample.feature.values)
+        names[feature] = _store(folder / "store", made, _spec(feature, 2048), in_shard=8)
+    store, chance = FeatureStore(folder / "store"), random.Random(0)
+    picks = [(chance.randrange(arguments.videos), chance.randrange(seconds - 10)) for _ in range(300)]
+
+    def ours() -> None:
+        for video, start in picks:
+            for feature in features:
+                assert len(store.read_span(names[feature][video], start, start + 10).values) == 10
+
+    def theirs() -> None:
+        for video, start in picks:
+            for feature in features:
+                np.load(folder / feature / f"{names[feature][video]}.npy")[start : start + 10].copy()
+
+    opened = _seconds(ours)
+    mine, plain = _in_turns(arguments.repeats, ours, theirs)
+    name, target = f"windows of {seconds // 60} minutes", ">= 20" if seconds >= 3600 else ""
+    yield _line(name, len(picks) / mine, len(picks) / plain, "windows/s", target)
+    yield _line(f"{name}, first, with hashes", len(picks) / opened, len(picks) / plain, "windows/s", "")
+
+
+def _scan(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    samples = _samples("features", arguments.samples, rows=ROWS, dim=WIDTH)
+    names = _store(folder, samples, _spec("features", WIDTH), in_shard=arguments.shard_samples)
+    store = FeatureStore(folder)
+    order = [entry.fingerprint for entry in store.entries()]
+    assert len(order) == len(names)
+    shards = [shard.path for shard in store.shards()]
+    num_bytes = sum(path.stat().st_size for path in shards)
+
+    def ours() -> None:
+        for name in order:
+            store.read(name)
+
+    def theirs() -> None:
+        for path in shards:
+            with path.open("rb", buffering=0) as file:
+                while file.read(1 << 20):
+                    pass
+
+    ours()
+    for name, before in (("scan", lambda: None), ("scan, from disk", lambda: _drop_from_cache(shards))):
+        mine, plain = _in_turns(arguments.repeats, ours, theirs, before=before)
+        yield _line(name, num_bytes / mine / 1e9, num_bytes / plain / 1e9, "GB/s", ">= 0.7")
+
+
+def _opening(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for in_shard in arguments.sidecar_samples:
+        root = folder / str(in_shard)
+        names = _store(root, _samples("x", arguments.entries, rows=1, dim=4), _spec("x", 4), in_shard=in_shard)
+
+        def ours(root: Path = root, count: int = len(names)) -> None:
+            assert len(FeatureStore(root)) == count
+
+        first = _seconds(ours)
+        (mine,) = _in_turns(arguments.repeats, ours)
+        shown = f"opening {len(names):,} samples, {in_shard} to a shard"
+        yield _line(shown, mine, 1.0, "s", "< 1", ratio=mine)
+        yield _line(f"{shown}, first", first, 1.0, "s", "", ratio=first)
+
+
+def _webdataset(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    import webdataset
+
+    samples = _samples("features", arguments.samples, rows=ROWS, dim=WIDTH)
+    _store(folder, samples, _spec("features", WIDTH), in_shard=arguments.shard_samples, format="webdataset")
+    store = FeatureStore(folder)
+    order = [entry.fingerprint for entry in store.entries()]
+    shards = sorted(str(shard.path) for shard in store.shards())
+
+    def ours() -> None:
+        for name in order:
+            store.read(name)
+
+    def theirs() -> None:
+        count = 0
+        for sample in webdataset.WebDataset(shards, shardshuffle=False):
+            np.load(io.BytesIO(sample["values.npy"])), np.load(io.BytesIO(sample["times.npy"]))
+            count += 1
+        assert count == len(order)
+
+    opened = _seconds(ours)
+    mine, plain = _in_turns(arguments.repeats, ours, theirs)
+    unit = "samples/s"
+    yield _line("webdataset, ours / plain", len(order) / mine, len(order) / plain, unit, ">= 0.9")
+    yield _line("webdataset, first, with hashes", len(order) / opened, len(order) / plain, unit, ">= 0.9")
+
+
+LINES: dict[str, Callable[[Path, argparse.Namespace], Iterator[dict[str, Any]]]] = {
+    "loader": _loader,
+    "windows": _windows,
+    "scan": _scan,
+    "opening": _opening,
+    "webdataset": _webdataset,
+}
+
+
+def _about(arguments: argparse.Namespace) -> dict[str, Any]:
+    import h5py
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": ", ".join(sorted(models)) or platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+        "samples": arguments.samples,
+        "repeats": arguments.repeats,
+        "command": " ".join(["python", "tests/benchmarks/store.py", *_told()]),
+    }
+
+
+def _told() -> list[str]:
+    """The arguments that decide what is measured; not where."""
+    where = {"--folder", "--save"}
+    pairs = zip(["", *sys.argv[1:]], sys.argv[1:], strict=False)
+    return [word for before, word in pairs if word not in where and before not in where]
+
+
+def _show(line: dict[str, Any]) -> None:
+    plain = "" if line["name"].startswith("opening") else f"{line['theirs']:12,.1f}"
+    target = f"(wanted {line['target']})" if line["target"] else ""
+    print(
+        f"{line['name']:44} {line['ours']:12,.2f} {plain:>12} {line['unit']:10} {line['ratio']:8.2f} {target}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""A disk that is really full: told with the space that was needed, nothing lost, and on it goes when there is room."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from frameloom._vocabulary import OutOfSpaceError
+
+from . import oracle
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A file system of 300 kB of its own."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(path)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command here")
+    if mounted.returncode:
+        pytest.skip(f"a file system of its own may not be mounted here: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)  # a store that failed may have a shard open
+
+
+def resize(disk: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clean")
+    oracle.write(root)
+    written = oracle.tree(root)
+    oracle.compact(root)
+    return written, oracle.tree(root)
+
+
+def test_writing_on_a_full_disk_is_a_pause(disk, clean):
+    root = disk / "store"
+    with pytest.raises(OutOfSpaceError, match=r"[\d,]+ bytes were needed and [\d,]+ are free") as told:
+        oracle.write(root)
+    assert told.value.exit_code == 5
+    needed, free = (
+        int(number.replace(",", "")) for number in re.findall(r"([\d,]{2,}) (?:bytes|are)", str(told.value))
+    )
+    assert needed > 0
+    assert free < 300_000
+    assert list(root.rglob("*.tmp")) == []
+    num_before = len(list(root.rglob("*.parquet")))
+    assert 0 < num_before < oracle.NUM_SAMPLES // oracle.PER_SHARD
+    oracle.check(root, complete=False)
+    with pytest.raises(OutOfSpaceError):  # again, and again nothing is lost
+        oracle.write(root)
+    assert len(list(root.rglob("*.parquet"))) == num_before
+    resize(disk, "10m")
+    oracle.write(root)
+    oracle.check(root, complete=True)
+    assert oracle.tree(root) == clean[0]
+
+
+@pytest.mark.parametrize("room", [0, 8_000, 40_000, 60_000])
+def test_compacting_on_a_full_disk_is_a_pause(disk, clean, room):
+    root = disk / "store"
+    resize(disk, "10m")
+    oracle.write(root)
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize
+    (disk / "ballast").write_bytes(bytes(max(0, free - room)))
+    with pytest.raises(OutOfSpaceError):
+        oracle.compact(root)
+    oracle.check(root, complete=True)
+    (disk / "ballast").unlink()
+    oracle.compact(root)
+    oracle.check(root, complete=True)
+    assert oracle.tree(root) == clean[1]
