@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._vocabulary import InputError
-from ._tokens import unit_rows
+from ._tokens import join_streams
 
 if TYPE_CHECKING:
     from ..fuse import Tokens
@@ -23,12 +23,12 @@ class ClipSample(TypedDict):
     """The features of one clip.
 
     Attributes:
-        video: (N, D) feature rows as stored, or None.
+        video: (N, D) feature rows as stored, a list of such streams that are to be joined (`join_streams`), or None.
         audio: (T, mel bands) log-mel frames, or None.
         text: for every caption its word vectors (W, D); an empty list for a clip without captions.
     """
 
-    video: NDArray[Any] | None
+    video: NDArray[Any] | Sequence[NDArray[Any]] | None
     audio: NDArray[Any] | None
     text: Sequence[NDArray[Any]]
 
@@ -105,12 +105,20 @@ class ClipDataset:
         return int(np.random.default_rng((self.seed, self.epoch, index)).integers(num_captions))
 
     def prepare(
-        self, *, text: NDArray[Any] | None, video: NDArray[Any] | None, audio: NDArray[Any] | None
+        self,
+        *,
+        text: NDArray[Any] | None,
+        video: NDArray[Any] | Sequence[NDArray[Any]] | None,
+        audio: NDArray[Any] | None,
     ) -> PreparedClip:
-        """Cut one clip's features to the limits and L2-normalise its video rows."""
+        """Cut one clip's features to the limits; L2-normalise its video rows, those of several streams each for itself.
+
+        Several streams are brought to the length of the last before they are cut.
+        """
+        streams = [video] if isinstance(video, np.ndarray) else video
         return PreparedClip(
             text=None if text is None else text[: self.max_words].astype(np.float32),
-            video=None if video is None else unit_rows(video[: self.max_video_tokens]),
+            video=None if streams is None else join_streams(streams, max_tokens=self.max_video_tokens),
             audio=None if audio is None else audio[: self.max_audio_frames].astype(np.float32),
         )
 

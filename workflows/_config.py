@@ -78,16 +78,44 @@ class FeatureConfig(Section):
 
 
 class FeaturesConfig(Section):
-    """At most one backbone for each modality."""
+    """The backbones: one or several for video, at most one each for audio and text."""
 
-    video: FeatureConfig | None = None
+    video: tuple[FeatureConfig, ...] = ()
+    """One backbone, or a list of different ones whose rows are joined in time into one stream for the model, as wide as
+    all of them together: each row of the last, with the rows of the others that stand at the same place of the clip
+    (repeated where those are fewer). So name the one with the most rows a second last: `resnet152`, `resnext101_3d`.
+    A joined row needs all of them: of a video for which one backbone gives nothing, the model sees no pictures, and
+    the video's status names that backbone."""
     audio: FeatureConfig | None = None
+    """What hears."""
     text: FeatureConfig | None = None
+    """What reads captions and questions."""
 
-    def chosen(self) -> dict[Modality, FeatureConfig]:
-        """The modalities that have a backbone, in the order video, audio, text."""
-        pairs = ((Modality.VIDEO, self.video), (Modality.AUDIO, self.audio), (Modality.TEXT, self.text))
-        return {modality: feature for modality, feature in pairs if feature is not None}
+    @field_validator("video", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return () if value is None else value if isinstance(value, list | tuple) else (value,)
+
+    @field_validator("video")
+    @classmethod
+    def _different(cls, value: tuple[FeatureConfig, ...]) -> tuple[FeatureConfig, ...]:
+        names = [feature.backbone for feature in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names {', '.join(twice)} more than once: features are kept by name, so give each once")
+        return value
+
+    @field_validator("audio", "text", mode="before")
+    @classmethod
+    def _only_one(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            raise ValueError("takes one backbone; only features.video takes a list: give one, without the dash")
+        return value
+
+    def media(self) -> list[tuple[Modality, FeatureConfig]]:
+        """The backbones that read files, with what they read, in the order video, audio."""
+        audio = [] if self.audio is None else [(Modality.AUDIO, self.audio)]
+        return [*((Modality.VIDEO, feature) for feature in self.video), *audio]
 
 
 class ModelConfig(Section):
@@ -121,6 +149,8 @@ class StoreConfig(Section):
 
     path: str = ".frameloom"
     """The folder of the store."""
+    features: str | None = None
+    """Where the features' shards lie: an address such as s3://bucket/prefix, or a folder; null: in the store's."""
     table: str = Field(default="clips", pattern=r"^[a-z][a-z0-9_]{0,62}$")
     """The LanceDB table."""
     combinations: tuple[Combination, ...] = ("video", "audio", "video+audio")
@@ -130,7 +160,7 @@ class StoreConfig(Section):
     @classmethod
     def _local(cls, value: str) -> str:
         if is_address(value):
-            raise ValueError("the store can only be a local folder for now: give a path")
+            raise ValueError("needs a local folder: give a path; an address can be given as store.features")
         return value
 
     @field_validator("combinations")
@@ -151,9 +181,9 @@ class RunConfig(Section):
     resources: dict[str, float] = Field(default_factory=dict)
     """What one task takes of a worker's Dask resources, such as `GPU: 1` with workers that were started with
     `--resources GPU=1`, one for each GPU. Workers started here are given that much."""
-    threads: int | None = Field(default=None, ge=1, le=1024)
-    """Threads of the models in one worker; null shares the cores among the workers. The same number gives the same
-    bytes on any number of workers; another may change the last digit of a feature."""
+    threads: int = Field(default=1, ge=1, le=1024)
+    """Threads of the models in one worker. One number gives the same bytes on any number of workers; another may change
+    the last digit of a feature. More than one is for few workers with large networks. Training takes every core."""
     batch_videos: int = Field(default=8, ge=1, le=100_000)
     """Videos in one task, and in one shard."""
     device: str = "cpu"
@@ -179,7 +209,7 @@ class Config(Section):
     @field_validator("features")
     @classmethod
     def _some_feature(cls, value: FeaturesConfig) -> FeaturesConfig:
-        if value.video is None and value.audio is None:
+        if not value.media():
             raise ValueError("needs a backbone for video, for audio, or for both")
         return value
 
@@ -245,7 +275,7 @@ def parse_config(data: Any, origin: str = "configuration") -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        problems = "; ".join(_explain(problem) for problem in error.errors())
+        problems = "; ".join(_explain(problem, data) for problem in error.errors())
         raise ConfigError(f"{origin}: {problems}") from None
 
 
@@ -285,8 +315,8 @@ def _text_fault(text: str) -> str | None:
     return "holds a NUL character: remove it" if "\0" in text else None
 
 
-def _explain(problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
+def _explain(problem: Any, data: Any) -> str:
+    location = _as_written(problem["loc"], data)
     where = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
@@ -299,10 +329,20 @@ def _explain(problem: Any) -> str:
     return f"{where}: {message} (found {problem['input']!r:.60})"
 
 
+def _as_written(location: tuple[int | str, ...], data: Any) -> list[str]:
+    """A place of the schema in the words of the file: without the number of what is no list there."""
+    parts = []
+    for part in location:
+        if isinstance(part, str) or isinstance(data, list | tuple):
+            parts.append(str(part))
+            data = data.get(part) if isinstance(data, dict) else data[part] if isinstance(part, int) else None
+    return parts
+
+
 def _known_keys(location: list[str]) -> list[str]:
     """The keys allowed at a place of the schema."""
     section: Any = Config
-    for key in location:
+    for key in (one for one in location if not one.isdigit()):
         annotation = section.model_fields[key].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         section = next(one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel))
@@ -324,7 +364,7 @@ collection:
   clip_seconds: 8
 
 features:            # `frameloom backbones` lists what there is
-  video:
+  video:             # or a list of backbones (- backbone: ...), whose rows are joined; the one with most rows last
     backbone: resnet152
     weights: null    # a tag that `frameloom weights` lists, or a path; null: seeded random weights, only for trying out
   audio:
@@ -345,6 +385,7 @@ model:               # `frameloom models` lists what there is
 
 store:
   path: .frameloom   # features, checkpoints and the LanceDB table; delete it and everything can be made again
+  features: null     # where features lie instead, such as s3://bucket/prefix or another folder
   table: clips
 
 run:

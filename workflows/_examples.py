@@ -18,12 +18,12 @@ MEMORY_BYTES = 2_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One clip: its span, and the fingerprints of the features that it has."""
+    """One clip: its span, and the fingerprints of the features that it has. Several of `video` are joined."""
 
     clip: str
     start_seconds: float
     end_seconds: float
-    video: str | None = None
+    video: tuple[str, ...] = ()
     audio: str | None = None
     texts: tuple[str, ...] = ()
 
@@ -48,19 +48,20 @@ class StoredExamples:
     that is larger is read from its shards each time.
     """
 
-    def __init__(self, store: Path, examples: Sequence[Example], *, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(self, store: Path | str, examples: Sequence[Example], *, memory_bytes: int = MEMORY_BYTES) -> None:
         self.store = FeatureStore(store)
         self.examples = list(examples)
         self._kept: dict[tuple[str, float, float], NDArray[np.float32]] = {}
         self._bytes_left = memory_bytes
 
     @classmethod
-    def load(cls, store: Path, path: Path) -> StoredExamples:
+    def load(cls, store: Path | str, path: Path) -> StoredExamples:
         """The clips that a Parquet file lists."""
         import pyarrow.parquet as pq
 
         rows = pq.read_table(path).to_pylist()
-        return cls(store, [Example(**{**row, "texts": tuple(row["texts"])}) for row in rows])
+        lists = ("video", "texts")
+        return cls(store, [Example(**{**row, **{name: tuple(row[name]) for name in lists}}) for row in rows])
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -68,14 +69,12 @@ class StoredExamples:
     def __getitem__(self, index: int) -> ClipSample:
         example = self.examples[index]
         return ClipSample(
-            video=self._span(example.video, example),
-            audio=self._span(example.audio, example),
+            video=[self._span(one, example) for one in example.video] or None,
+            audio=None if example.audio is None else self._span(example.audio, example),
             text=_Texts(example.texts, self._all),
         )
 
-    def _span(self, fingerprint: str | None, example: Example) -> NDArray[np.float32] | None:
-        if fingerprint is None:
-            return None
+    def _span(self, fingerprint: str, example: Example) -> NDArray[np.float32]:
         key = (fingerprint, example.start_seconds, example.end_seconds)
         return self._once(key, lambda: self._read_span(fingerprint, example))
 
@@ -112,7 +111,7 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
             pa.field("clip", pa.string()),
             pa.field("start_seconds", pa.float64()),
             pa.field("end_seconds", pa.float64()),
-            pa.field("video", pa.string()),
+            pa.field("video", pa.list_(pa.string())),
             pa.field("audio", pa.string()),
             pa.field("texts", pa.list_(pa.string())),
         ]

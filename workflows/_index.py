@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..store import reader_lock
 from ._console import Console
 from ._evaluate import Evaluation, evaluate
 from ._project import Project
@@ -78,7 +79,9 @@ class Index:
             modalities=modalities,
             top=top,
         )
-        return search(self._open(), query)
+        project = self._open()
+        with reader_lock(project.root):
+            return search(project, query)
 
     def status(self) -> dict[str, Any]:
         """What is there, what is stale and why, what failed, as plain data."""
@@ -86,7 +89,9 @@ class Index:
 
     def evaluate(self, *, split: str = "test") -> Evaluation:
         """Text-to-media retrieval on one split."""
-        return evaluate(self._open(), split=split)
+        project = self._open()
+        with reader_lock(project.root):
+            return evaluate(project, split=split)
 
 
 def open_index(path: str | Path = "frameloom.yaml") -> Index:

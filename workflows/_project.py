@@ -16,6 +16,8 @@ from ..store import ClipTable, FeatureStore, Ledger, check_metadata_schema, publ
 from ..train import get_recipe, read_checkpoint
 from ._collection import Collection, discover, readable_path
 from ._config import Config, FeatureConfig, load_config
+from ._imported import imported_weights
+from ._manifest import is_address
 from ._tasks import BackboneRequest
 
 CONFIG_NAME = "frameloom.yaml"
@@ -29,6 +31,11 @@ class Want:
     spec: FeatureSpec
     weights_digest: str
     request: BackboneRequest
+
+    @property
+    def name(self) -> str:
+        """The feature's name: that of its backbone, and of its folder in the store."""
+        return self.spec.name
 
     def identity(self) -> dict[str, Any]:
         """What decides the numbers of this feature, whatever the file."""
@@ -58,14 +65,10 @@ class Project:
         check_device(config.run.device)
         self._new_vectors: Path | None = None
         self.recipe = get_recipe(config.training.recipe, **config.training.overrides)
-        self.store = FeatureStore(self.root)
-        self.wants: dict[Modality, Want] = {
-            modality: self._want(modality, feature)
-            for modality, feature in config.features.chosen().items()
-            if modality is not Modality.TEXT
-        }
-        if config.features.text is not None:
-            self._check_modality(Modality.TEXT, config.features.text)  # refused before any work
+        self.store = FeatureStore(self._features_root())
+        self.wants = tuple(self._want(modality, feature) for modality, feature in config.features.media())
+        text = config.features.text
+        self._text_spec = None if text is None else self._check_modality(Modality.TEXT, text)  # refused before any work
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Project:
@@ -113,10 +116,19 @@ class Project:
         return own | {name: value for name, value in given.items() if value is not None}
 
     def check_model(self) -> None:
-        """Raises UnknownNameError or ConfigError for a model, or settings of it, that cannot be built."""
+        """Raises UnknownNameError or ConfigError for a model, or settings of it, that cannot be built or fed."""
         from ..fuse import model_config
 
-        model_config(self.model_name, **self.model_options)
+        specs = [want.spec for want in self.wants] + ([] if self._text_spec is None else [self._text_spec])
+        widths = _model_widths(specs)
+        for option, width in widths.items():
+            if self.model_options.get(option, width) != width:
+                found = " beside ".join(f"{one.name} ({one.dim})" for one in specs if f"{one.modality}_dim" == option)
+                raise ConfigError(
+                    f"model.config.{option}: {self.model_options[option]!r}, and the rows of {found} are {width} wide:"
+                    " leave the key out, and the model is made for its features"
+                )
+        model_config(self.model_name, **{**widths, **self.model_options})
 
     @property
     def trains_word_vectors(self) -> bool:
@@ -154,10 +166,33 @@ class Project:
             pointer = canonical_json({"file": self._new_vectors.name})
             publish_text(self.root / "models" / "word_vectors.json", pointer)
 
-    def all_wants(self) -> dict[Modality, Want]:
-        """The media features and, once it has vectors, the text feature."""
+    def streams(self) -> dict[Modality, tuple[Want, ...]]:
+        """The features that the model reads, by modality; those of one modality are joined, in this order.
+
+        The text feature is among them once it has vectors.
+        """
         text = self.text_want()
-        return self.wants if text is None else {**self.wants, Modality.TEXT: text}
+        found: dict[Modality, tuple[Want, ...]] = {}
+        for want in (*self.wants, *([] if text is None else [text])):
+            found[want.modality] = (*found.get(want.modality, ()), want)
+        return found
+
+    def all_wants(self) -> dict[str, Want]:
+        """Every feature of `streams` by what people call it: ``video``, or of several of them ``video-resnet152``."""
+        return {
+            str(modality) if len(wants) == 1 else f"{modality}-{want.name}": want
+            for modality, wants in self.streams().items()
+            for want in wants
+        }
+
+    def feature_identities(self) -> dict[str, Any]:
+        """What decides the numbers of each modality's rows: the identity of its feature, or a list of several."""
+        identities = {str(name): [want.identity() for want in wants] for name, wants in self.streams().items()}
+        return {name: found[0] if len(found) == 1 else found for name, found in identities.items()}
+
+    def model_widths(self) -> dict[str, int]:
+        """The model's settings that its features decide: how wide its video rows (all streams joined) and words are."""
+        return _model_widths([want.spec for want in self.all_wants().values()])
 
     def model_key(self) -> str:
         """What identifies the training that the configuration asks for, apart from the clips trained on."""
@@ -167,7 +202,7 @@ class Project:
                 "config": self.model_options,
                 "limits": self.limits,
                 "recipe": self.recipe.as_dict(),
-                "features": {str(modality): want.identity() for modality, want in self.all_wants().items()},
+                "features": self.feature_identities(),
             }
         )
 
@@ -204,13 +239,19 @@ class Project:
                 f"model.checkpoint: {folder} was trained on the word vectors {trained_on['text']['weights']}:"
                 " give their file as features.text.weights"
             )
-        for modality, want in self.all_wants().items():
-            known = trained_on.get(str(modality))
-            if known is not None and digest_of(known) != digest_of(want.identity()):
+        for modality, own in self.feature_identities().items():
+            known = trained_on.get(modality)
+            if known is not None and digest_of(known) != digest_of(own):
                 raise ConfigError(
-                    f"model.checkpoint: {folder} was trained on {modality} features of {known['spec']['name']}"
-                    f" ({known['weights']}), and features.{modality} gives {want.spec.name} ({want.weights_digest}):"
-                    " use the same backbone, options and weights"
+                    f"model.checkpoint: {folder} was trained on {modality} features of {_named(known)}, and"
+                    f" features.{modality} gives {_named(own)}: use the same backbones in the same order, with the same"
+                    " options and weights"
+                )
+        for option, width in self.model_widths().items():
+            if meta.config.get(option, width) != width:
+                raise ConfigError(
+                    f"model.checkpoint: {folder} has {option} {meta.config[option]}, and the rows of"
+                    f" features.{option.removesuffix('_dim')} are {width} wide: use the features that it was made for"
                 )
         return CheckpointRef(folder=folder, digest=meta.digest)
 
@@ -225,7 +266,7 @@ class Project:
             options=tuple(sorted(options.items())),
             device=self.config.run.device,
         )
-        digest = weights_digest(feature.backbone, weights, seed=feature.seed)
+        digest = imported_weights(weights) or weights_digest(feature.backbone, weights, seed=feature.seed)
         return Want(modality=modality, spec=spec, weights_digest=digest, request=request)
 
     def _check_modality(self, modality: Modality, feature: FeatureConfig) -> FeatureSpec:
@@ -246,13 +287,36 @@ class Project:
         }
 
     def _weights(self, feature: FeatureConfig) -> str | None:
-        """A tag as it is, a path as seen from the configuration's folder."""
-        if feature.weights is None or find_source(backbone_spec(feature.backbone).weights, feature.weights):
+        """A tag or the name of an import as it is, a path as seen from the configuration's folder."""
+        if feature.weights is None or imported_weights(feature.weights):
+            return feature.weights
+        if find_source(backbone_spec(feature.backbone).weights, feature.weights):
             return feature.weights
         return str(self._absolute(feature.weights))
 
+    def _features_root(self) -> Path | str:
+        given = self.config.store.features
+        if given is None:
+            return self.root
+        return given if is_address(given) else self._absolute(given)
+
     def _absolute(self, path: str) -> Path:
         return self.base / Path(path).expanduser()
+
+
+def _model_widths(specs: Sequence[FeatureSpec]) -> dict[str, int]:
+    """The width of each modality's rows, all features side by side, by the model's name for it."""
+    read = [spec for spec in specs if spec.modality is not Modality.AUDIO]
+    return {
+        f"{modality}_dim": sum(spec.dim for spec in read if spec.modality is modality)
+        for modality in dict.fromkeys(spec.modality for spec in read)
+    }
+
+
+def _named(identity: Any) -> str:
+    """The features of `Project.feature_identities`, for a person."""
+    several = identity if isinstance(identity, list) else [identity]
+    return " beside ".join(f"{one['spec']['name']} ({one['weights']})" for one in several)
 
 
 def check_device(name: str) -> None:

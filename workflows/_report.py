@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .._vocabulary import ExitCode, Outcome, Status
-from ._survey import Survey
+from ..extract import file_status
+from ._survey import Stream, Survey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,12 @@ def file_lines(files: list[dict[str, str]]) -> Iterator[str]:
         yield f"  pending: {pending} (--json names them)"
 
 
+def joined_status(streams: Sequence[Stream]) -> str:
+    """The status of features that are joined: that of the worst, `pending` while one is not extracted."""
+    entries = {one.want.name: one.entry for one in streams if one.entry is not None}
+    return file_status(entries)[0].value if len(entries) == len(streams) else "pending"
+
+
 def report_of(
     found: Survey,
     *,
@@ -130,10 +137,8 @@ def report_of(
         if name in unindexed and outcome in (Outcome.INDEXED, Outcome.PARTIAL):
             outcome = Outcome.PENDING
         outcomes[outcome] += 1
-        for modality, entry in state.entries.items():
-            modalities.setdefault(str(modality), Counter())[entry.status.value] += 1
-        for modality in state.missing if state.file.digest is not None else ():
-            modalities.setdefault(str(modality), Counter())["pending"] += 1
+        for modality, streams in state.modalities().items():
+            modalities.setdefault(str(modality), Counter())[joined_status(streams)] += 1
         if outcome is Outcome.PENDING:
             files.append(FileReport(path=name, status="pending", message="not done yet"))
         elif outcome is not Outcome.INDEXED:

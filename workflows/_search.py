@@ -136,7 +136,7 @@ def _query_vector(project: Project, query: Query, checkpoint: CheckpointRef) -> 
     sample = ClipSample(
         text=[] if query.text is None else [words_of(project, query.text)],
         video=None if query.video is None else _media(project, Modality.VIDEO, query.video),
-        audio=None if query.audio is None else _media(project, Modality.AUDIO, query.audio),
+        audio=None if query.audio is None else _media(project, Modality.AUDIO, query.audio)[0],
     )
     return embed_sample(project, sample, checkpoint), None
 
@@ -167,19 +167,21 @@ def words_of(project: Project, text: str) -> NDArray[np.float32]:
     return feature.values.astype(np.float32)
 
 
-def _media(project: Project, modality: Modality, path: Path) -> NDArray[np.float32]:
-    """One modality of a file, (T, D). Raises MediaError where the file does not give it."""
+def _media(project: Project, modality: Modality, path: Path) -> list[NDArray[np.float32]]:
+    """One modality of a file: each of its streams, (T, D). Raises MediaError where the file does not give one."""
     from ..extract import Decoder, Limits, extract_file
 
-    want = project.wants.get(modality)
-    if want is None:
+    wants = [want for want in project.wants if want.modality is modality]
+    if not wants:
         raise ConfigError(f"this index has no {modality} feature: add features.{modality} to the configuration")
     run = project.config.run
     with Decoder(limits=Limits(seconds=run.decode_seconds, memory_bytes=int(run.decode_memory_gb * 1e9))) as decoder:
-        feature = extract_file(path, [want.request.build()], decoder=decoder)[want.spec.name]
-    if len(feature.values) == 0:
-        raise MediaError(feature.status, f"{path}: {feature.status.value}: {feature.message}")
-    return feature.values.astype(np.float32)
+        features = extract_file(path, [want.request.build() for want in wants], decoder=decoder)
+    for name, feature in features.items():
+        if len(feature.values) == 0:
+            blamed = f"{name}: {feature.message}" if len(wants) > 1 else feature.message
+            raise MediaError(feature.status, f"{path}: {feature.status.value}: {blamed}")
+    return [features[want.name].values.astype(np.float32) for want in wants]
 
 
 def _vector_of(project: Project, like: str) -> tuple[NDArray[np.float32], str]:

@@ -5,27 +5,30 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .._vocabulary import InputError, Modality, Status, digest_of
+from .._vocabulary import InputError, Status, digest_of
 from ..store import publish_text
 from ._collection import in_split
 from ._console import Console, count_of, readable_seconds
 from ._crew import Crew, WorkerLostError, in_batches, num_cores
 from ._examples import Example, write_examples
+from ._imported import refuse_imported
 from ._project import CheckpointRef, Project, Want
 from ._survey import (
     ClipState,
     Survey,
     TablePlan,
+    VideoState,
     embedding_identity,
     extract_item,
     fingerprint_of,
     fullest_combination,
+    joined_name,
     row_digest,
     row_id,
     survey,
@@ -68,8 +71,8 @@ def extract(stage: Stage, found: Survey) -> Survey:
     waiting = found.to_extract()
     if not waiting:
         return found
-    requests = [want.request for want in stage.project.wants.values()]
-    fetch_wanted([(request.name, request.weights) for request in requests], stage.console)
+    lacking = {name for state in waiting for name in state.missing}
+    _fetch_weights(stage, [want for want in stage.project.wants if want.name in lacking])
     begun = time.monotonic()
     jobs = list(_extract_jobs(stage, waiting))
     with stage.console.progress("extract", len(waiting), "videos") as advance:
@@ -78,24 +81,31 @@ def extract(stage: Stage, found: Survey) -> Survey:
     return survey(stage.project)
 
 
-def _extract_jobs(stage: Stage, waiting: list[Any]) -> Iterator[ExtractJob]:
+def _fetch_weights(stage: Stage, wants: list[Want]) -> None:
+    """Fetch published weights here, with progress, rather than in each worker without."""
+    for want in wants:
+        refuse_imported(want.request.weights, want.name)
+    fetch_wanted([(want.request.name, want.request.weights) for want in wants], stage.console)
+
+
+def _extract_jobs(stage: Stage, waiting: list[VideoState]) -> Iterator[ExtractJob]:
     """Batches of videos that lack the same features, in the collection's order.
 
     A batch is committed whole, so what an interrupted run leaves are whole batches: cut again, they are the same ones,
     and their shards get the same bytes.
     """
     ordered = sorted(waiting, key=lambda state: (state.missing, state.file.video.video))
-    for modalities, states in groupby(ordered, key=lambda state: state.missing):
+    for missing, states in groupby(ordered, key=lambda state: state.missing):
         for batch in in_batches(states, stage.project.config.run.batch_videos):
-            yield _extract_job(stage, modalities, batch)
+            yield _extract_job(stage, missing, batch)
 
 
-def _extract_job(stage: Stage, modalities: tuple[Modality, ...], states: Any) -> ExtractJob:
+def _extract_job(stage: Stage, missing: tuple[str, ...], states: Iterable[VideoState]) -> ExtractJob:
     run = stage.project.config.run
     return ExtractJob(
-        store=str(stage.project.root),
-        items=tuple(extract_item(state, stage.project) for state in states),
-        backbones=tuple(stage.project.wants[modality].request for modality in modalities),
+        store=str(stage.project.store.root),
+        items=tuple(extract_item(state) for state in states),
+        backbones=tuple(want.request for want in stage.project.wants if want.name in missing),
         decode_seconds=run.decode_seconds,
         decode_memory_bytes=int(run.decode_memory_gb * 1e9),
         threads=stage.crew().threads_per_task,
@@ -164,6 +174,7 @@ def read_captions(stage: Stage, *, renew_vectors: bool = False) -> None:
     missing = [(caption, name) for caption, name in names.items() if name not in project.store]
     if not missing:
         return
+    _fetch_weights(stage, [want])
     jobs = [_text_job(project, want, batch) for batch in in_batches(missing, CAPTIONS_PER_TASK)]
     unknown = 0
     with stage.console.progress("captions", len(missing), "captions") as advance:
@@ -188,7 +199,7 @@ def _text_job(project: Project, want: Want, batch: tuple[tuple[str, str], ...]) 
     captions, fingerprints = zip(*batch, strict=True)
     token = uuid.uuid4().hex[:12]
     return TextJob(
-        store=str(project.root), captions=captions, fingerprints=fingerprints, backbone=want.request, token=token
+        store=str(project.store.root), captions=captions, fingerprints=fingerprints, backbone=want.request, token=token
     )
 
 
@@ -234,12 +245,12 @@ def training_examples(clips: list[ClipState]) -> list[Example]:
         for state in clips
         if in_split(state.clip.split, "train")
     ]
-    return [one for one in examples if sum((one.video is not None, one.audio is not None, bool(one.texts))) >= 2]
+    return [one for one in examples if sum((bool(one.video), one.audio is not None, bool(one.texts))) >= 2]
 
 
 def examples_digest(examples: list[Example]) -> str:
     """What identifies a training set: its clips and their features."""
-    return digest_of([[one.clip, one.video, one.audio, list(one.texts)] for one in examples])
+    return digest_of([[one.clip, joined_name(one.video), one.audio, list(one.texts)] for one in examples])
 
 
 def train(stage: Stage, clips: list[ClipState], *, anew: bool = False) -> CheckpointRef:
@@ -282,18 +293,16 @@ def train(stage: Stage, clips: list[ClipState], *, anew: bool = False) -> Checkp
 
 def _train_job(stage: Stage, folder: Path, digest: str, *, resume: bool) -> TrainJob:
     project = stage.project
-    wants = project.all_wants()
-    dims = {f"{modality}_dim": want.spec.dim for modality, want in wants.items() if modality is not Modality.AUDIO}
     return TrainJob(
-        store=str(project.root),
+        store=str(project.store.root),
         examples=str(folder / "examples.parquet"),
         model=project.model_name,
-        model_config={**dims, **project.model_options},
+        model_config={**project.model_widths(), **project.model_options},
         recipe=project.recipe,
         limits=project.limits,
         folder=str(folder),
         provenance={
-            "features": {str(modality): want.identity() for modality, want in wants.items()},
+            "features": project.feature_identities(),
             "examples": digest,
             "limits": project.limits,
         },
@@ -339,7 +348,7 @@ def embed(stage: Stage, checkpoint: CheckpointRef, plan: TablePlan) -> tuple[int
 def _embed_job(stage: Stage, checkpoint: CheckpointRef, batch: tuple[ClipState, ...]) -> EmbedJob:
     project = stage.project
     return EmbedJob(
-        store=str(project.root),
+        store=str(project.store.root),
         checkpoint=str(checkpoint.folder),
         checkpoint_digest=checkpoint.digest,
         clips=tuple(state.inputs for state in batch),

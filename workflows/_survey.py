@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,62 @@ class FileState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VideoState:
-    """What the store holds of one video.
+class Stream:
+    """One wanted feature of one video.
 
     Attributes:
-        file: the file.
-        entries: the stored features by modality (none where nothing was extracted yet).
-        missing: the modalities that must be extracted.
+        want: the feature.
+        fingerprint: its name in the store.
+        entry: what the store holds under that name; None where it was not extracted yet.
     """
 
+    want: Want
+    fingerprint: str
+    entry: Any | None
+
+    @property
+    def status(self) -> tuple[Status, str] | None:
+        """Its status with its message; None where it was not extracted yet."""
+        return None if self.entry is None else (self.entry.status, self.entry.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoState:
+    """What the store holds of one video: a stream for each wanted feature, none of a file that cannot be read."""
+
     file: FileState
-    entries: Mapping[Modality, Any] = field(default_factory=dict)
-    missing: tuple[Modality, ...] = ()
+    streams: tuple[Stream, ...] = ()
+
+    @property
+    def entries(self) -> dict[str, Any]:
+        """What is stored, by feature."""
+        return {one.want.name: one.entry for one in self.streams if one.entry is not None}
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The features that must be extracted."""
+        return tuple(one.want.name for one in self.streams if one.entry is None)
+
+    def modalities(self) -> dict[Modality, tuple[Stream, ...]]:
+        """The streams that are joined for the model, by modality."""
+        names = dict.fromkeys(one.want.modality for one in self.streams)
+        return {name: tuple(one for one in self.streams if one.want.modality is name) for name in names}
 
     @property
     def status(self) -> tuple[Status, str]:
         """The video's own status with its message; `ok` also while something is missing."""
-        if self.file.digest is None or not self.entries:
+        if not self.entries:
             return self.file.status, self.file.message
-        return file_status({str(modality): entry for modality, entry in self.entries.items()})
+        worst = file_status(self.entries)
+        return worst[0], self._blamed(*worst)
+
+    def _blamed(self, status: Status, message: str) -> str:
+        """The message, with the feature's name where others of the same modality have another status."""
+        for streams in self.modalities().values():
+            names = [one.want.name for one in streams if one.status == (status, message)]
+            if message and names and len(names) < len(streams):
+                return f"{', '.join(names)}: {message}"
+        return message
 
     @property
     def outcome(self) -> Outcome:
@@ -106,15 +143,11 @@ def _file_states(project: Project, on_hashed: Callable[[Path], None] | None) -> 
 def _video_state(project: Project, file: FileState) -> VideoState:
     if file.digest is None:
         return VideoState(file=file)
-    entries: dict[Modality, Any] = {}
-    missing: list[Modality] = []
-    for modality, want in project.wants.items():
-        entry = project.store.entry(fingerprint_of(file.digest, want))
-        if entry is None:
-            missing.append(modality)
-        else:
-            entries[modality] = entry
-    return VideoState(file=file, entries=entries, missing=tuple(missing))
+    named = [(want, fingerprint_of(file.digest, want)) for want in project.wants]
+    return VideoState(
+        file=file,
+        streams=tuple(Stream(want=want, fingerprint=name, entry=project.store.entry(name)) for want, name in named),
+    )
 
 
 def fingerprint_of(source_digest: str, want: Want) -> str:
@@ -122,15 +155,14 @@ def fingerprint_of(source_digest: str, want: Want) -> str:
     return feature_fingerprint(source_digest, want.spec, want.weights_digest)
 
 
-def extract_item(state: VideoState, project: Project) -> ExtractItem:
+def extract_item(state: VideoState) -> ExtractItem:
     """What a worker needs to know of a video that lacks features."""
     assert state.file.digest is not None
-    wants = (project.wants[modality] for modality in state.missing)
     return ExtractItem(
         video=state.file.video.video,
         path=str(state.file.video.path),
         digest=state.file.digest,
-        fingerprints={want.spec.name: fingerprint_of(state.file.digest, want) for want in wants},
+        fingerprints={one.want.name: one.fingerprint for one in state.streams if one.entry is None},
     )
 
 
@@ -145,7 +177,7 @@ class ClipState:
 
     def combinations(self, wanted: Iterable[str]) -> list[str]:
         """The wanted combinations of modalities that this clip has."""
-        return [one for one in wanted if all(getattr(self.inputs, part) is not None for part in one.split("+"))]
+        return [one for one in wanted if all(getattr(self.inputs, part) for part in one.split("+"))]
 
 
 def clip_states(project: Project, found: Survey) -> list[ClipState]:
@@ -165,9 +197,9 @@ def clip_states(project: Project, found: Survey) -> list[ClipState]:
 
 def _clip_state(project: Project, state: VideoState, clip: Clip, text: Want | None) -> ClipState | None:
     media = {
-        str(modality): entry.fingerprint
-        for modality, entry in state.entries.items()
-        if entry.num_rows and _reaches(project, modality, entry, clip)
+        modality: tuple(one.fingerprint for one in streams)
+        for modality, streams in state.modalities().items()
+        if all(_reaches(project, one, clip) for one in streams)
     }
     if not media:
         return None
@@ -176,22 +208,25 @@ def _clip_state(project: Project, state: VideoState, clip: Clip, text: Want | No
         clip=clip.clip_id,
         start_seconds=clip.start_seconds,
         end_seconds=clip.end_seconds,
+        video=media.get(Modality.VIDEO, ()),
+        audio=next(iter(media.get(Modality.AUDIO, ())), None),
         text=texts[0] if texts else None,
-        **media,
     )
     path = project.kept_path(state.file.video.path)
     return ClipState(clip=clip, path=path, inputs=inputs, text_fingerprints=texts)
 
 
-def _reaches(project: Project, modality: Modality, entry: Any, clip: Clip) -> bool:
-    """Whether a feature has something to say of a clip: its stream overlaps the clip.
+def _reaches(project: Project, stream: Stream, clip: Clip) -> bool:
+    """Whether a feature has something to say of a clip: it has rows, and its stream overlaps the clip.
 
     A damaged or truncated stream has holes, so there the rows themselves are asked: one must lie in the clip, or
     nearer to it than the distance between two rows.
     """
+    entry, spec = stream.entry, stream.want.spec
+    if entry is None or not entry.num_rows:
+        return False
     if entry.status is Status.OK:
         return bool(entry.start_seconds < clip.end_seconds and clip.start_seconds < entry.end_seconds)
-    spec = project.wants[modality].spec
     apart = spec.sampling.get("rows_per_window", 1) / (spec.rate_hz or 1.0)
     found = project.store.read_span(entry.fingerprint, clip.start_seconds - apart, clip.end_seconds + apart)
     return len(found.values) > 0
@@ -281,9 +316,17 @@ def row_id(clip_id: str, combination: str) -> str:
 def embedding_identity(project: Project, state: ClipState, checkpoint: CheckpointRef) -> str:
     """What decides the vectors of a clip: its features, its span, the checkpoint, and how much of it is read."""
     inputs = state.inputs
-    features = {name: one for name in ("video", "audio", "text") if (one := getattr(inputs, name)) is not None}
+    names = {"video": joined_name(inputs.video), "audio": inputs.audio, "text": inputs.text}
+    features = {name: one for name, one in names.items() if one is not None}
     span = [inputs.start_seconds, inputs.end_seconds]
     return embedding_fingerprint(features, checkpoint.digest, span=span, limits=project.limits)
+
+
+def joined_name(fingerprints: Sequence[str]) -> str | None:
+    """What identifies features that are joined: that of the only one, or the digest of several in their order."""
+    if len(fingerprints) > 1:
+        return digest_of(["joined", *fingerprints])
+    return fingerprints[0] if fingerprints else None
 
 
 def row_digest(project: Project, state: ClipState) -> str:

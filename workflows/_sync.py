@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,8 @@ from . import _stages as stages
 from ._collection import dropped_spans
 from ._console import Console, count_of, readable_seconds
 from ._crew import Crew, assemble
-from ._project import CheckpointRef, Project
-from ._report import Report, report_of
+from ._project import CheckpointRef, Project, Want
+from ._report import Report, joined_status, report_of
 from ._stages import Stage
 from ._survey import ClipState, Survey, TablePlan, clip_states, plan_table, rowless_videos, stale_ids, survey
 
@@ -92,13 +93,13 @@ def make_plan(project: Project) -> Plan:
     if make_vectors and project.config.model.checkpoint is None:
         checkpoint = None  # the model of today knows no words
     clips = clip_states(project, found)
-    rows = TablePlan(to_embed=tuple(clips), delete_ids=stale_ids(project, clips, _unreadable(found)))
+    rows = TablePlan(to_embed=tuple(clips), delete_ids=stale_ids(project, clips, unreadable(found)))
     train = None
     if checkpoint is None:
         project.check_model()
         train = f"{project.model_name}, as no checkpoint stands for these features, model and recipe"
     else:
-        rows = plan_table(project, clips, _unreadable(found), checkpoint)
+        rows = plan_table(project, clips, unreadable(found), checkpoint)
     later = len(waiting)
     return Plan(
         num_videos=len(found.videos),
@@ -142,7 +143,7 @@ def _notes(project: Project, found: Survey, clips: list[ClipState], checkpoint: 
             )
 
 
-def _unreadable(found: Survey) -> set[str]:
+def unreadable(found: Survey) -> set[str]:
     """Videos whose rows stay: they are there, and cannot be read or finished just now."""
     passing = (Status.UNREADABLE, Status.CHANGED)
     return {state.file.video.video for state in found.videos if state.file.status in passing or state.missing}
@@ -201,7 +202,7 @@ def sync(project: Project, console: Console) -> Report:
         done = {"extracted": extracted, "trained": 0, "embedded": 0, "written": 0, "deleted": 0}
         trained = _train_if_needed(stage, found, done)
         if isinstance(trained, str):
-            done["deleted"] = stages.delete(stage, stale_ids(project, clip_states(project, found), _unreadable(found)))
+            done["deleted"] = stages.delete(stage, stale_ids(project, clip_states(project, found), unreadable(found)))
             return _report(project, found, done, notes=(trained,), unindexed=_all_videos(found))
         return _embed(stage, found, trained, done)
 
@@ -234,7 +235,7 @@ def _train_if_needed(stage: Stage, found: Survey, done: dict[str, int]) -> Check
 def _embed(stage: Stage, found: Survey, checkpoint: CheckpointRef, done: dict[str, int]) -> Report:
     project = stage.project
     clips = clip_states(project, found)
-    plan = plan_table(project, clips, _unreadable(found), checkpoint)
+    plan = plan_table(project, clips, unreadable(found), checkpoint)
     done["embedded"] = len(plan.to_embed)
     done["written"], done["deleted"] = stages.embed(stage, checkpoint, plan)
     return _report(project, found, done, notes=tuple(_notes(project, found, clips, checkpoint)))
@@ -318,12 +319,32 @@ def status_of(project: Project) -> dict[str, Any]:
     report = _report(project, found, {}, unindexed=unindexed)
     return {
         **report.as_dict(),
-        "features": {
-            str(modality): {"backbone": want.spec.name, "dim": want.spec.dim, "weights": want.weights_digest}
-            for modality, want in project.all_wants().items()
-        },
+        "features": {str(modality): _told(wants, found) for modality, wants in project.streams().items()},
         "checkpoint": None if checkpoint is None else checkpoint.digest,
         "rows": num_rows,
-        "store_bytes": project.store.num_bytes() if project.root.exists() else 0,
+        "store_bytes": project.store.num_bytes(),
         "plan": plan.as_dict(),
     }
+
+
+def _told(wants: Sequence[Want], found: Survey) -> dict[str, Any]:
+    """What a modality's rows are made of: all its features in one line, and each with its own statuses."""
+    return {
+        "backbone": "+".join(want.name for want in wants),
+        "dim": sum(want.spec.dim for want in wants),
+        "weights": "+".join(want.weights_digest for want in wants),
+        "streams": [
+            {
+                "backbone": want.name,
+                "dim": want.spec.dim,
+                "weights": want.weights_digest,
+                "statuses": _statuses(want, found),
+            }
+            for want in wants
+        ],
+    }
+
+
+def _statuses(want: Want, found: Survey) -> dict[str, int]:
+    streams = (one for state in found.videos for one in state.streams)
+    return dict(Counter(joined_status([one]) for one in streams if one.want.name == want.name))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from .._vocabulary import FeatureArray, Status, digest_of
 from ..train import Recipe
 from ._crew import emit
+from ._imported import refuse_imported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class BackboneRequest:
 def _backbone(request: BackboneRequest) -> Any:
     from ..extract import create_backbone
 
+    refuse_imported(request.weights, request.name)
     return create_backbone(
         request.name, weights=request.weights, seed=request.seed, device=request.device, **dict(request.options)
     )
@@ -140,7 +142,7 @@ def _write_shard(
         for item in items
     ]
     if samples:
-        FeatureStore(Path(store)).write_shard(spec.name, samples, spec=spec, token=token)
+        FeatureStore(store).write_shard(spec.name, samples, spec=spec, token=token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +167,7 @@ def encode_captions(job: TextJob) -> int:
         )
         for caption, fingerprint in zip(job.captions, job.fingerprints, strict=True)
     ]
-    FeatureStore(Path(job.store)).write_shard(backbone.spec.name, samples, spec=backbone.spec, token=job.token)
+    FeatureStore(job.store).write_shard(backbone.spec.name, samples, spec=backbone.spec, token=job.token)
     return sum(sample.feature.status is not Status.OK for sample in samples)
 
 
@@ -200,7 +202,7 @@ def train_model(job: TrainJob) -> Mapping[str, Any]:
     _set_threads(job.threads)
     _seed(job.recipe.seed)
     model = create_model(job.model, **job.model_config)
-    examples = StoredExamples.load(Path(job.store), Path(job.examples))
+    examples = StoredExamples.load(job.store, Path(job.examples))
     dataset = ClipDataset(examples, **job.limits, training=True, seed=job.recipe.seed)
     result = fit(
         model,
@@ -219,12 +221,12 @@ def train_model(job: TrainJob) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipInputs:
-    """One clip to embed: its span and the fingerprints of what it has."""
+    """One clip to embed: its span and the fingerprints of what it has. Several of `video` are joined, in this order."""
 
     clip: str
     start_seconds: float
     end_seconds: float
-    video: str | None = None
+    video: tuple[str, ...] = ()
     audio: str | None = None
     text: str | None = None
 
@@ -258,7 +260,7 @@ def embed_clips(job: EmbedJob) -> EmbedResult:
     _set_threads(job.threads)
     model = loaded_model(job.checkpoint, job.checkpoint_digest, job.device)
     examples = StoredExamples(
-        Path(job.store),
+        job.store,
         [
             Example(
                 clip=clip.clip,
@@ -276,7 +278,7 @@ def embed_clips(job: EmbedJob) -> EmbedResult:
     vectors: dict[str, tuple[list[int], NDArray[np.float32]]] = {}
     for combination in job.combinations:
         parts = combination.split("+")
-        having = [i for i, clip in enumerate(job.clips) if all(getattr(clip, part) is not None for part in parts)]
+        having = [i for i, clip in enumerate(job.clips) if all(getattr(clip, part) for part in parts)]
         if having:
             found = embed_batch(model, collate([samples[index] for index in having]), [combination])
             vectors[combination] = (having, found[combination])

@@ -15,9 +15,10 @@ import typer
 
 from .._version import __version__
 from .._vocabulary import ExitCode, FrameloomError, Outcome, Status
-from ._commands import ListsByDefault
-from ._console import Console, count_of, readable_bytes, readable_seconds
-from ._report import file_lines
+from . import _exchange_commands, _health_commands
+from ._commands import DEFAULT_CONFIG as _DEFAULT_CONFIG
+from ._commands import AsJson, ConfigPath, ListsByDefault, Quiet
+from ._console import Console, count_of
 
 if TYPE_CHECKING:
     from ._project import Project
@@ -32,16 +33,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ConfigPath = Annotated[Path, typer.Option("-c", "--config", help="The project's configuration.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, and nothing else there.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on standard error.")]
 Scheduler = Annotated[
     str | None,
     typer.Option(metavar="ADDRESS", help="A running Dask scheduler, such as tcp://10.0.0.1:8786."),
 ]
 Pattern = Annotated[str, typer.Argument(help="A shell pattern, such as 'resnet*'.")]
 
-_DEFAULT_CONFIG = Path("frameloom.yaml")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -265,38 +262,12 @@ def sync(
     raise typer.Exit(report.exit_code)
 
 
-@app.command()
-@_told
-def status(config: ConfigPath = _DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Say what is there, what is stale and why, and what failed."""
-    from ._sync import status_of
-
-    found = status_of(_project(config, read_only=True))
-    if as_json:
-        _print_json(found)
-        return
-    boxes = " + ".join(f"{found[box.value]} {box.value}" for box in Outcome)
-    print(f"{found['discovered']} discovered = {boxes}")
-    for name, feature in found["features"].items():
-        counts = ", ".join(f"{count} {one}" for one, count in sorted(found["modalities"].get(name, {}).items()))
-        print(f"  {name}: {feature['backbone']} ({feature['weights'][:19]}){': ' + counts if counts else ''}")
-    print(f"  checkpoint: {found['checkpoint'] or 'none yet'}")
-    print(f"  table: {found['rows']} rows; store: {readable_bytes(found['store_bytes'])}")
-    _print_lines(file_lines(found["files"]))
-    _print_lines(_plan_lines(found["plan"]))
-
-
-def _plan_lines(plan: dict[str, Any]) -> Iterator[str]:
-    if plan["nothing_to_do"]:
-        yield "everything is up to date"
-    else:
-        yield (
-            f"stale: {len(plan['extract'])} videos to extract, {plan['embed']} clips to embed,"
-            f" {plan['delete']} rows to delete{'; to train: ' + plan['train'] if plan['train'] else ''}"
-        )
-        seconds = plan["estimated_seconds"]
-        yield f"`frameloom sync` does that in about {readable_seconds(seconds)}" if seconds else "run `frameloom sync`"
-    yield from plan["notes"]
+app.command()(_told(_health_commands.status))
+app.command()(_told(_exchange_commands.export))
+app.command("import")(_told(_exchange_commands.import_))
+app.command()(_told(_health_commands.verify))
+app.command()(_told(_health_commands.repair))
+app.command()(_told(_health_commands.compact))
 
 
 @app.command()

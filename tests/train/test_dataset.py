@@ -37,6 +37,14 @@ class TestPreparation:
         prepared = ClipDataset([{"video": None, "audio": None, "text": []}])[0]
         assert prepared == {"text": None, "video": None, "audio": None}
 
+    def test_streams_are_joined_and_each_keeps_length_one(self) -> None:
+        streams = [np.full((2, 3), 7, np.float16), np.arange(10, dtype=np.float32).reshape(5, 2) + 1]
+        prepared = ClipDataset([clip() | {"video": streams}], max_video_tokens=4)[0]["video"]
+        assert prepared.tolist() == join_streams(streams, max_tokens=4).tolist()
+        np.testing.assert_allclose(np.linalg.norm(prepared[:, :3], axis=1), 1, rtol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(prepared[:, 3:], axis=1), 1, rtol=1e-6)
+        assert ClipDataset([clip() | {"video": [streams[0], streams[1][:0]]}])[0]["video"].shape == (0, 5)
+
     def test_a_row_of_zeros_stays_finite(self) -> None:
         assert unit_rows(np.zeros((2, 3), np.float16)).tolist() == [[0, 0, 0], [0, 0, 0]]
 

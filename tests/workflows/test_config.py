@@ -30,8 +30,7 @@ def test_template_is_valid_and_keeps_its_paths(tmp_path: Path) -> None:
     config = load_config(path)
     assert config.collection.videos == ('my "videos" & #more',)
     assert config.collection.captions == "a: b.jsonl"
-    assert config.features.video is not None
-    assert config.features.video.backbone == "resnet152"
+    assert [feature.backbone for feature in config.features.video] == ["resnet152"]
 
 
 def test_template_never_overwrites(tmp_path: Path) -> None:
@@ -157,12 +156,23 @@ def test_plain_values_of_free_mappings_stay() -> None:
         ({"features": {"video": {"backbon": "x"}}}, ["backbon", "did you mean 'backbone'"]),
         ({"features": {"vidio": {"backbone": "x"}}}, ["vidio", "did you mean 'video'"]),
         ({"features": {"text": {"backbone": "word2vec"}}}, ["features", "video, for audio, or for both"]),
+        ({"features": {"video": []}}, ["features", "video, for audio, or for both"]),
+        ({"features": {"video": {"backbon": "x"}}}, ["unknown key 'features.video.backbon'"]),
+        ({"features": {"video": [{"backbon": "x"}]}}, ["unknown key 'features.video.0.backbon'", "'backbone'"]),
+        ({"features": {"video": [{"backbone": "x"}, {}]}}, ["'features.video.1.backbone' is missing"]),
+        ({"features": {"video": [{"backbone": "x", "seed": one} for one in (0, 1)]}}, ["features.video", "x more"]),
+        ({"features": {"video": "resnet18"}}, ["features.video:", "resnet18"]),
+        ({"features": {"audio": [{"backbone": "x"}]}}, ["features.audio: takes one backbone", "features.video"]),
+        ({"features": {"video": {"backbone": "x"}, "text": [{"backbone": "y"}]}}, ["features.text: takes one"]),
         ({"collection": {}}, ["collection.videos", "missing"]),
         ({"collection": {"videos": []}}, ["collection.videos", "needs a folder"]),
         ({"collection": {"videos": "x", "clip_seconds": 0.05}}, ["collection.clip_seconds", "0.1", "0.05"]),
         ({"collection": {"videos": ["x", "s3://b/v"]}}, ["collection.videos", "only local", "s3://b/v"]),
         ({"collection": {"videos": "x", "captions": "https://a/c.csv"}}, ["collection.captions", "only local"]),
-        ({"store": {"path": "s3://bucket/store"}}, ["store.path", "local folder", "s3://bucket/store"]),
+        (
+            {"store": {"path": "s3://bucket/store"}},
+            ["store.path", "local folder", "store.features", "s3://bucket/store"],
+        ),
         ({"run": {"decode_seconds": float("inf")}}, ["run.decode_seconds", "finite"]),
         ({"run": {"workers": -1}}, ["run.workers", "greater than or equal to 0", "-1"]),
         ({"run": {"workers": 10**6}}, ["run.workers", "1024"]),

@@ -17,7 +17,7 @@ import pytest
 import torch
 from frameloom._vocabulary import ConfigError, FeatureSpec, WeightsSource
 from frameloom.extract import backbone_spec, create_backbone, list_backbones
-from frameloom.extract._registry import BACKBONES, BackboneEntry
+from frameloom.extract._registry import BACKBONES
 from frameloom.workflows import _weights
 from frameloom.workflows._console import Console
 from frameloom.workflows._project import Project
@@ -65,17 +65,22 @@ def asked(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         WeightsSource(tag=tag, url=url, sha256=sha256, licence="MIT", size_bytes=size)
         for tag, sha256, size in (("one", digest, len(stream.getvalue())), ("two", None, None))
     )
-    usual = BACKBONES["test_resnet"]
+    publish("test_resnet", sources, monkeypatch)
+    yield found
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def publish(name: str, sources: tuple[WeightsSource, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a backbone published weights."""
+    usual = BACKBONES[name]
 
     @functools.wraps(usual.describe)
     def describe(**options: Any) -> FeatureSpec:
         return replace(usual.describe(**options), weights=sources)
 
-    monkeypatch.setitem(BACKBONES._entries, "test_resnet", BackboneEntry(describe, usual.build))
-    yield found
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    monkeypatch.setitem(BACKBONES._entries, name, replace(usual, describe=describe))
 
 
 def one_line(result: Result) -> str:
@@ -190,7 +195,7 @@ class TestProjects:
         (project / "net.pth").write_bytes(b"abc")
         for weights, expected in (("one", "one"), ("net.pth", str(project / "net.pth"))):
             path = write_config(project, features={"video": {"backbone": "test_resnet", "weights": weights}})
-            (want,) = (one for name, one in Project.open(path).wants.items() if name == "video")
+            (want,) = (one for one in Project.open(path).wants if one.modality == "video")
             assert want.request.weights == expected
             assert want.weights_digest.startswith("sha256:")
         assert asked == []
@@ -212,3 +217,22 @@ class TestProjects:
         assert asked == ["/net.pth"]
         said = log.getvalue()
         assert said.index("fetching the weights one of test_resnet: http://127.0.0.1") < said.index("extract: ")
+
+    def test_captions_are_read_once_the_text_weights_are_here(
+        self, asked: list[str], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        served = tmp_path / "server" / "text.pth"
+        torch.save(create_backbone("test_s3d_text", seed=5).network.state_dict(), served)
+        sha256 = hashlib.sha256(served.read_bytes()).hexdigest()
+        (project / "words.txt").write_text("red\n")
+        url = backbone_spec("test_resnet").weights[0].url.replace("net.pth", "text.pth")
+        publish("test_s3d_text", (WeightsSource(tag="one", url=url, sha256=sha256, licence="MIT"),), monkeypatch)
+        text = {"backbone": "test_s3d_text", "weights": "one", "options": {"vocabulary": "words.txt"}}
+        path = write_config(project, features={"audio": None, "text": text})
+        log = io.StringIO()
+        for _ in range(2):
+            assert extract_only(Project.open(path), Console(stream=log)).exit_code == 0
+        assert asked == ["/text.pth"]
+        said = log.getvalue()
+        assert said.index("fetching the weights one of test_s3d_text: http://127.0.0.1") < said.index("captions: ")
+        assert len(list(Project.open(path).store.entries("test_s3d_text"))) == 1
