@@ -228,7 +228,7 @@ class _Work:
             for backbone in readers
         }
         self._rows = {name: RowTable() for name in self._cutters}
-        self._times: dict[str, list[tuple[float, float]]] = {name: [] for name in self._cutters}
+        self._times = {name: RowTable() for name in self._cutters}
         self._sound: SampleSpool | None = None
         self._start_seconds = 0.0
         self._audio: dict[str, FeatureArray] = {}
@@ -264,7 +264,7 @@ class _Work:
     def _add(self, backbone: VisualBackbone, windows: Iterator[Window], batcher: Batcher) -> None:
         rows, times = self._rows[backbone.spec.name], self._times[backbone.spec.name]
         for window in windows:
-            times.append(window.times)
+            times.put(times.reserve(), np.asarray(window.times, np.float64))
             place = rows.reserve()  # pictures of another size may come back first
             batcher.add(backbone, window, functools.partial(rows.put, place))
 
@@ -302,7 +302,7 @@ class _Work:
             return FeatureArray.empty(spec, status, message)
         if not self._rows[spec.name]:
             return FeatureArray.empty(spec, *self._why_no_rows(spec))
-        times = np.asarray(self._times[spec.name], np.float64)
+        times = self._times.pop(spec.name).rows()
         feature = checked_rows(spec, self._rows.pop(spec.name).rows(), times)
         if feature.status is not Status.OK:
             return feature

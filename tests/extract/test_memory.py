@@ -18,7 +18,7 @@ from frameloom.workflows._crew import WORKER_ENVIRONMENT
 from media_files import barcode
 
 MAX_WORKER_BYTES = 1.5e9
-MAX_GROWTH = 1.20  # the aim is 1.10: runs gave 0.99 and 1.14, since the allocator keeps what it was once given
+MAX_GROWTH = 1.10
 SIZE = (1280, 720)
 RATE = 10
 LOOP_SECONDS = 60
