@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .._vocabulary import FeatureArray, FeatureSpec, FrameloomError, InputError,
 from . import hdf5, webdataset  # noqa: F401 - members of FORMATS
 from ._places import FEATURE_NAME, OURS, Listed, file_sha256, open_place
 from ._remembered import FROM_SIDECARS, SETTLED_SECONDS, Known, Stamp, recall, remember
-from ._shards import FORMATS, REMEDY, Sample, SampleChecks, check_samples
+from ._shards import FORMATS, REMEDY, Sample, SampleChecks, ShardGoneError, check_samples
 from ._sidecar import SUFFIX, Entry, ShardInfo, Sidecar, encode_sidecar, read_sidecar
 
 _log = logging.getLogger(__name__)
@@ -265,6 +265,9 @@ class FeatureStore:
             InputError: the fingerprint is not in the store.
             IntegrityError: the shard or the sample is not what was written; names both.
         """
+        return self._found(fingerprint, lambda: self._read(fingerprint))
+
+    def _read(self, fingerprint: str) -> FeatureArray:
         entry = self._known(fingerprint)
         if not entry.num_rows:
             return _no_rows(entry, entry.status, entry.message)
@@ -293,6 +296,41 @@ class FeatureStore:
             InputError: the fingerprint is not in the store.
             IntegrityError: the shard is not what was written.
         """
+        return self._found(fingerprint, lambda: self._read_span(fingerprint, start_seconds, end_seconds))
+
+    def read_rows(self, shard: Path, first: int, last: int, *, verify: bool = True) -> NDArray[Any]:
+        """Rows ``[first, last)`` of a shard's values (T, D), for readers that keep a plan of their own.
+
+        Args:
+            shard: `ShardInfo.path`.
+            first: as `Entry.first_row` counts.
+            last: the row after the last.
+            verify: whether the shard's own checksums are compared.
+
+        Raises:
+            IntegrityError: the shard is gone, or not what was written.
+        """
+        return self._reader.read(shard, first=first, last=last, verify=verify)[0]
+
+    def read_times(self, shard: Path, first: int, last: int) -> NDArray[np.float64]:
+        """Rows ``[first, last)`` of a shard's times (T, 2), verified; perhaps not to be written to.
+
+        Raises IntegrityError as `read_rows` does.
+        """
+        return self._reader.read_times(shard, first=first, last=last)
+
+    def _found(self, fingerprint: str, read: Callable[[], FeatureArray]) -> FeatureArray:
+        """What is read; also when its shard has gone because it was merged with others meanwhile."""
+        try:
+            return read()
+        except ShardGoneError:
+            self._reader.close()
+            self.refresh()
+            if fingerprint not in self:
+                raise
+            return read()
+
+    def _read_span(self, fingerprint: str, start_seconds: float, end_seconds: float) -> FeatureArray:
         entry = self._known(fingerprint)
         if not entry.num_rows:
             return _no_rows(entry, entry.status, entry.message)

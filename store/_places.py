@@ -36,7 +36,7 @@ from ._commit import (
 )
 from ._copies import ABANDONED_SECONDS, Copies
 from ._remote import Bucket
-from ._shards import OpenShard, ShardReader
+from ._shards import OpenShard, ShardGoneError, ShardReader
 
 FEATURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 # Other files may stand in the store's folders; only these are ours to read or to remove.
@@ -308,7 +308,7 @@ class RemotePlace:
             try:
                 self._bucket.download(name, aside)
             except FileNotFoundError as error:
-                raise IntegrityError(f"shard {self.root}/{name} is gone; run sync again to make it anew") from error
+                raise ShardGoneError(f"shard {self.root}/{name} is gone; run sync again to make it anew") from error
 
         return self._copies.fetch(path, download, name=f"shard {self.root}/{name}")
 

@@ -258,9 +258,13 @@ class ShardReader:
             self._checked[path] = stamp
 
 
+class ShardGoneError(IntegrityError):
+    """A shard is not there any more."""
+
+
 def _explained(path: Path, error: Exception) -> Exception:
     if isinstance(error, InputError):
         return error
     if isinstance(error, FileNotFoundError):
-        return IntegrityError(f"shard {path} is gone; run sync again to make it anew")
+        return ShardGoneError(f"shard {path} is gone; run sync again to make it anew")
     return IntegrityError(f"shard {path} cannot be read ({error}); {REMEDY}")

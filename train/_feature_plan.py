@@ -118,7 +118,7 @@ class Plan:
         """Narrow whole videos to their clips' spans. One read gives the times of all of them."""
         begin = min(entry.first_row for entry, _ in entries)
         end = max(entry.first_row + entry.num_rows for entry, _ in entries)
-        middles = middles_of(store._reader.read_times(path, first=begin, last=end))
+        middles = middles_of(store.read_times(path, begin, end))
         for entry, indices in entries:
             own = middles[entry.first_row - begin :][: entry.num_rows]
             if (np.diff(own) < 0).any():

@@ -91,7 +91,7 @@ class Rows:
 
     def _cut(self, shard: Path, first: int, last: int, cut: Span | None) -> tuple[int, int]:
         """Those of rows [first, last) whose middle lies in a span."""
-        middles = middles_of(self._store._reader.read_times(shard, first=first, last=last))
+        middles = middles_of(self._store.read_times(shard, first, last))
         if cut is None or np.isnan(middles[0]):  # text has no times
             return first, last
         low, high = np.searchsorted(middles, cut).tolist()
@@ -103,7 +103,7 @@ class Rows:
             return values
         shard, first, last = key
         verify = self._verified is None or not self._verified[index]
-        values, _ = self._store._reader.read(shard, first=first, last=last, verify=verify)
+        values = self._store.read_rows(shard, first, last, verify=verify)
         if self._verified is not None:
             self._verified[index] = True
         self._memory.keep(key, values)

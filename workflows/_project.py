@@ -37,6 +37,11 @@ class Want:
         """The feature's name: that of its backbone, and of its folder in the store."""
         return self.spec.name
 
+    @property
+    def is_imported(self) -> bool:
+        """Whether it was made elsewhere, so that it cannot be extracted here."""
+        return imported_weights(self.request.weights) is not None
+
     def identity(self) -> dict[str, Any]:
         """What decides the numbers of this feature, whatever the file."""
         return {"spec": self.spec.identity(), "weights": self.weights_digest}

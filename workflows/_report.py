@@ -97,13 +97,13 @@ class Report:
 
 
 def file_lines(files: list[dict[str, str]]) -> Iterator[str]:
-    """Files that are not ok, for a person: all that failed, and how many are pending."""
-    pending = sum(file["status"] == "pending" for file in files)
+    """Files that are not ok, for a person: all that failed, and how many are pending for what reason."""
+    pending = Counter(file["message"] for file in files if file["status"] == "pending")
     for file in files:
         if file["status"] != "pending":
             yield f"  {file['path']}: {file['status']}: {file['message']}"
-    if pending:
-        yield f"  pending: {pending} (--json names them)"
+    for reason, count in pending.items():
+        yield f"  pending: {count}: {reason} (--json names them)"
 
 
 def joined_status(streams: Sequence[Stream]) -> str:
@@ -140,7 +140,7 @@ def report_of(
         for modality, streams in state.modalities().items():
             modalities.setdefault(str(modality), Counter())[joined_status(streams)] += 1
         if outcome is Outcome.PENDING:
-            files.append(FileReport(path=name, status="pending", message="not done yet"))
+            files.append(FileReport(path=name, status="pending", message=state.why_pending))
         elif outcome is not Outcome.INDEXED:
             files.append(FileReport(path=name, status=status.value, message=message))
     return Report(

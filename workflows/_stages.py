@@ -17,7 +17,6 @@ from ._collection import in_split
 from ._console import Console, count_of, readable_seconds
 from ._crew import Crew, WorkerLostError, in_batches, num_cores
 from ._examples import Example, write_examples
-from ._imported import refuse_imported
 from ._project import CheckpointRef, Project, Want
 from ._survey import (
     ClipState,
@@ -71,7 +70,7 @@ def extract(stage: Stage, found: Survey) -> Survey:
     waiting = found.to_extract()
     if not waiting:
         return found
-    lacking = {name for state in waiting for name in state.missing}
+    lacking = {name for state in waiting for name in state.to_extract}
     _fetch_weights(stage, [want for want in stage.project.wants if want.name in lacking])
     begun = time.monotonic()
     jobs = list(_extract_jobs(stage, waiting))
@@ -83,8 +82,6 @@ def extract(stage: Stage, found: Survey) -> Survey:
 
 def _fetch_weights(stage: Stage, wants: list[Want]) -> None:
     """Fetch published weights here, with progress, rather than in each worker without."""
-    for want in wants:
-        refuse_imported(want.request.weights, want.name)
     fetch_wanted([(want.request.name, want.request.weights) for want in wants], stage.console)
 
 
@@ -94,8 +91,8 @@ def _extract_jobs(stage: Stage, waiting: list[VideoState]) -> Iterator[ExtractJo
     A batch is committed whole, so what an interrupted run leaves are whole batches: cut again, they are the same ones,
     and their shards get the same bytes.
     """
-    ordered = sorted(waiting, key=lambda state: (state.missing, state.file.video.video))
-    for missing, states in groupby(ordered, key=lambda state: state.missing):
+    ordered = sorted(waiting, key=lambda state: (state.to_extract, state.file.video.video))
+    for missing, states in groupby(ordered, key=lambda state: state.to_extract):
         for batch in in_batches(states, stage.project.config.run.batch_videos):
             yield _extract_job(stage, missing, batch)
 

@@ -59,8 +59,21 @@ class VideoState:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The features that must be extracted."""
+        """The features that the store lacks."""
         return tuple(one.want.name for one in self.streams if one.entry is None)
+
+    @property
+    def to_extract(self) -> tuple[str, ...]:
+        """The features that must be extracted: all that are missing, but for those that are made elsewhere."""
+        return tuple(one.want.name for one in self.streams if one.entry is None and not one.want.is_imported)
+
+    @property
+    def why_pending(self) -> str:
+        """What a pending video waits for."""
+        awaited = sorted(set(self.missing) - set(self.to_extract))
+        if not awaited:
+            return "not done yet"
+        return f"waits for `frameloom import` of {', '.join(awaited)} (--absent records videos that have none)"
 
     def modalities(self) -> dict[Modality, tuple[Stream, ...]]:
         """The streams that are joined for the model, by modality."""
@@ -105,11 +118,11 @@ class Survey:
     videos: tuple[VideoState, ...]
 
     def to_extract(self) -> list[VideoState]:
-        """Videos that lack a feature, each content once."""
+        """Videos of which a feature must be extracted, each content once."""
         seen: set[str] = set()
         chosen = []
         for state in self.videos:
-            if state.missing and state.file.digest is not None and state.file.digest not in seen:
+            if state.to_extract and state.file.digest is not None and state.file.digest not in seen:
                 seen.add(state.file.digest)
                 chosen.append(state)
         return chosen
@@ -162,7 +175,7 @@ def extract_item(state: VideoState) -> ExtractItem:
         video=state.file.video.video,
         path=str(state.file.video.path),
         digest=state.file.digest,
-        fingerprints={one.want.name: one.fingerprint for one in state.streams if one.entry is None},
+        fingerprints={one.want.name: one.fingerprint for one in state.streams if one.want.name in state.to_extract},
     )
 
 

@@ -165,6 +165,16 @@ class ShardStoreContract:
         for reader in (store, self.make_store(root)):
             assert reader.read(worked.fingerprint).status is Status.OK
 
+    def test_a_reader_goes_on_when_shards_were_merged_meanwhile(self, store, root, write):
+        first = write(store, BATCHES[0])
+        reader = self.make_store(root)
+        assert BATCHES[0][0].fingerprint in reader
+        write(store, [*BATCHES[0], *BATCHES[1]])
+        store.discard(first)
+        found = reader.read(BATCHES[0][0].fingerprint)
+        np.testing.assert_array_equal(found.values, BATCHES[0][0].feature.values)
+        assert reader.read_span(BATCHES[0][2].fingerprint, 0, 2).values.shape == (2, SPEC.dim)
+
     def test_a_discarded_shard_is_gone(self, store, root, write):
         kept = write(store, BATCHES[0])
         store.discard(write(store, BATCHES[1]))

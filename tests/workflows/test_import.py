@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frameloom._vocabulary import ConfigError, ExitCode, InputError, LockedError, Modality, Status
+from frameloom._vocabulary import ConfigError, ExitCode, InputError, LockedError, Modality, Outcome, Status
 from frameloom.store import writer_lock
 from frameloom.workflows._exchange import MANIFEST
 from frameloom.workflows._export import export
@@ -380,8 +380,12 @@ def test_a_user_can_stand_for_it_and_that_is_recorded(tmp_path: Path, given: Pat
 def test_nothing_is_extracted_under_imported_weights(project: Project, given: Path) -> None:
     np.save(given / f"{IDS[0]}.npy", numbers(IDS[0]))
     take(project, given)
-    with pytest.raises(ConfigError, match=r"imported:eao .*frameloom import.*--absent"):
-        extract_only(project, QUIET)
+    report = extract_only(project, QUIET)
+    assert report.exit_code == ExitCode.FAILURES
+    assert report.outcomes[Outcome.PENDING] == len(IDS)
+    waiting = {file.path: file.message for file in report.files}
+    assert "frameloom import` of logmel_avlnet (" in waiting[f"videos/{IDS[0]}.mp4"]
+    assert "frameloom import` of logmel_avlnet, test_resnet (" in waiting[f"videos/{IDS[1]}.mp4"]
     with pytest.raises(ConfigError, match="cannot make any"):
         project.wants[0].request.build()
 
