@@ -151,6 +151,8 @@ class StoreConfig(Section):
     """The folder of the store."""
     features: str | None = None
     """Where the features' shards lie: an address such as s3://bucket/prefix, or a folder; null: in the store's."""
+    format: Literal["hdf5", "webdataset"] = "hdf5"
+    """What new shards are: HDF5, or tar files for programs that stream them. A store may hold both."""
     table: str = Field(default="clips", pattern=r"^[a-z][a-z0-9_]{0,62}$")
     """The LanceDB table."""
     combinations: tuple[Combination, ...] = ("video", "audio", "video+audio")
@@ -386,6 +388,7 @@ model:               # `frameloom models` lists what there is
 store:
   path: .frameloom   # features, checkpoints and the LanceDB table; delete it and everything can be made again
   features: null     # where features lie instead, such as s3://bucket/prefix or another folder
+  format: hdf5       # hdf5, or webdataset: tar files for programs that stream them
   table: clips
 
 run:

@@ -107,6 +107,7 @@ def _extract_job(stage: Stage, missing: tuple[str, ...], states: Iterable[VideoS
         decode_memory_bytes=int(run.decode_memory_gb * 1e9),
         threads=stage.crew().threads_per_task,
         token=uuid.uuid4().hex[:12],
+        format=stage.project.config.store.format,
     )
 
 
@@ -196,7 +197,12 @@ def _text_job(project: Project, want: Want, batch: tuple[tuple[str, str], ...]) 
     captions, fingerprints = zip(*batch, strict=True)
     token = uuid.uuid4().hex[:12]
     return TextJob(
-        store=str(project.store.root), captions=captions, fingerprints=fingerprints, backbone=want.request, token=token
+        store=str(project.store.root),
+        captions=captions,
+        fingerprints=fingerprints,
+        backbone=want.request,
+        token=token,
+        format=project.config.store.format,
     )
 
 

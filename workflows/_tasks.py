@@ -65,6 +65,7 @@ class ExtractJob:
     decode_memory_bytes: int
     threads: int
     token: str
+    format: str = "hdf5"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,7 @@ def extract_batch(job: ExtractJob) -> ExtractResult:
             features[item.video] = found
     kept = [item for item in job.items if item.video in features]
     for backbone in backbones:
-        _write_shard(job.store, backbone.spec, kept, features, job.token)
+        _write_shard(job, backbone.spec, kept, features)
     statuses = {
         video: {name: (array.status, array.message) for name, array in found.items()}
         for video, found in features.items()
@@ -120,15 +121,11 @@ def reject_item(job: ExtractJob, status: Status, message: str) -> None:
     for request in job.backbones:
         spec = backbone_spec(request.name, **dict(request.options))
         features = {item.video: {spec.name: FeatureArray.empty(spec, status, message)}}
-        _write_shard(job.store, spec, [item], features, job.token)
+        _write_shard(job, spec, [item], features)
 
 
 def _write_shard(
-    store: str,
-    spec: Any,
-    items: Sequence[ExtractItem],
-    features: Mapping[str, Mapping[str, FeatureArray]],
-    token: str,
+    job: ExtractJob, spec: Any, items: Sequence[ExtractItem], features: Mapping[str, Mapping[str, FeatureArray]]
 ) -> None:
     from ..store import FeatureStore, Sample
 
@@ -142,7 +139,7 @@ def _write_shard(
         for item in items
     ]
     if samples:
-        FeatureStore(store).write_shard(spec.name, samples, spec=spec, token=token)
+        FeatureStore(job.store).write_shard(spec.name, samples, spec=spec, token=job.token, format=job.format)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +151,7 @@ class TextJob:
     fingerprints: tuple[str, ...]
     backbone: BackboneRequest
     token: str
+    format: str = "hdf5"
 
 
 def encode_captions(job: TextJob) -> int:
@@ -167,7 +165,9 @@ def encode_captions(job: TextJob) -> int:
         )
         for caption, fingerprint in zip(job.captions, job.fingerprints, strict=True)
     ]
-    FeatureStore(job.store).write_shard(backbone.spec.name, samples, spec=backbone.spec, token=job.token)
+    FeatureStore(job.store).write_shard(
+        backbone.spec.name, samples, spec=backbone.spec, token=job.token, format=job.format
+    )
     return sum(sample.feature.status is not Status.OK for sample in samples)
 
 

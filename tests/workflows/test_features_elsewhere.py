@@ -30,6 +30,17 @@ def test_features_may_lie_elsewhere(synced: Path, tmp_path: Path, monkeypatch, w
     assert run_sync(synced).did_nothing
 
 
+def test_new_shards_may_be_of_another_format(synced: Path) -> None:
+    before = {entry.fingerprint: entry.checksum for entry in FeatureStore(synced / ".frameloom").entries()}
+    for shard in (synced / ".frameloom" / "test_resnet").iterdir():
+        shard.unlink()
+    write_config(synced, store={"format": "webdataset"})
+    assert run_sync(synced).exit_code == 0
+    assert {path.suffix for path in (synced / ".frameloom" / "test_resnet").iterdir()} == {".tar", ".parquet"}
+    assert {entry.fingerprint: entry.checksum for entry in FeatureStore(synced / ".frameloom").entries()} == before
+    assert run_sync(synced).did_nothing
+
+
 def test_an_address_that_can_be_no_stores_is_a_clear_error(synced: Path) -> None:
     path = write_config(synced, store={"features": "https://host/features"})
     with pytest.raises(ConfigError, match="cannot hold a store"):
