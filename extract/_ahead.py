@@ -29,10 +29,16 @@ def reading_ahead(
         max_bytes: it stops while this much is waiting; one item may be larger.
         num_bytes: what an item weighs.
         interrupt: makes the source end what it is waiting for; called when the block ends before the source does.
+
+    Raises:
+        MemoryError: there is no room for a thread.
     """
     queue = _Queue[Item](max_bytes=max_bytes, num_bytes=num_bytes)
     thread = threading.Thread(target=queue.fill, args=(source,), name="frameloom-reading-ahead", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise MemoryError(f"a thread cannot be started: {error}") from error
     try:
         yield queue.items()
     finally:

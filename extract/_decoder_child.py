@@ -7,6 +7,7 @@ when its owner does: by end of input, by a watch on the pipe while it is busy, a
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import select
@@ -61,6 +62,7 @@ def main() -> None:
     source, target = _claim_pipes()
     _die_with_owner(source)
     av.logging.set_level(None)
+    gc.freeze()  # what is loaded stays: `_serve` need not look through it
     send(target, {"kind": "ready", "pid": os.getpid()})
     while True:
         try:
@@ -87,6 +89,7 @@ def _serve(request: dict[str, Any], target: BinaryIO) -> bool:
     except OSError as error:
         message = f"the file cannot be read: {error.strerror or error}"
         send(target, {"kind": "rejected", "status": Status.UNREADABLE.value, "message": message})
+    gc.collect()  # a walk over a file and its takers hold each other, with the decoder's pictures among them
     return not is_worn(limits)
 
 

@@ -22,7 +22,12 @@ def lasting_array(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
     num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if num_bytes < _SMALLEST_BYTES:
         return np.zeros(shape, dtype)
-    return np.frombuffer(mmap.mmap(-1, num_bytes), dtype).reshape(shape)
+    return np.frombuffer(_mapping(num_bytes), dtype).reshape(shape)
+
+
+def _mapping(num_bytes: int) -> mmap.mmap:
+    """Memory of this process alone: a child that is forked gets a copy. Neighbours count as one mapping."""
+    return mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class RowTable:
@@ -60,7 +65,7 @@ class RowTable:
         """The mapping, moved to one of twice the size when it is full."""
         held = self._mapping
         if held is None or len(held) < num_bytes:
-            grown = mmap.mmap(-1, max(2 * num_bytes, _SMALLEST_BYTES))
+            grown = _mapping(max(2 * num_bytes, _SMALLEST_BYTES))
             if held is not None:
                 grown[: len(held)] = held[:]
                 held.close()

@@ -85,16 +85,32 @@ class InlineCrew:
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result | Exception]]:
         """See Crew."""
         for job in jobs:
-            yield job, function(job)
+            with _same_threads():
+                result = function(job)
+            yield job, result
 
     def run(self, function: Callable[[Job], Result], job: Job, on_event: Callable[[Any], None]) -> Result:
         """See Crew."""
         global _inline_handler  # noqa: PLW0603 - one run at a time in one process
         _inline_handler = on_event
         try:
-            return function(job)
+            with _same_threads():
+                return function(job)
         finally:
             _inline_handler = None
+
+
+@contextmanager
+def _same_threads() -> Iterator[None]:
+    """Leave torch with the number of threads that the caller gave it, whatever a task sets for itself."""
+    import torch
+
+    number = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != number:
+            torch.set_num_threads(number)
 
 
 class DaskCrew:

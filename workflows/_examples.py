@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._vocabulary import FeatureArray, Status
 from ..store import FeatureStore
 from ..train import ClipSample
 
@@ -69,14 +70,30 @@ class StoredExamples:
     def __getitem__(self, index: int) -> ClipSample:
         example = self.examples[index]
         return ClipSample(
-            video=[self._span(one, example) for one in example.video] or None,
+            video=self._streams(example) or None,
             audio=None if example.audio is None else self._span(example.audio, example),
             text=_Texts(example.texts, self._all),
         )
 
+    def _streams(self, example: Example) -> list[NDArray[np.float32]]:
+        """The clip's video features (N, D) each, to be joined row by row in proportion to their numbers.
+
+        That is right for as long as the rows of each follow one another. Where something is damaged, each row of the
+        last one gets the rows of the others that are nearest in time.
+        """
+        if len(example.video) < 2 or all(self._is_whole(one) for one in example.video):
+            return [self._span(one, example) for one in example.video]
+        *others, last = (self._feature(one, example) for one in example.video)
+        instants = last.times.mean(axis=1)
+        return [*(_nearest(one, instants) for one in others), last.values.astype(np.float32)]
+
+    def _is_whole(self, fingerprint: str) -> bool:
+        entry = self.store.entry(fingerprint)
+        return entry is None or entry.status is Status.OK
+
     def _span(self, fingerprint: str, example: Example) -> NDArray[np.float32]:
         key = (fingerprint, example.start_seconds, example.end_seconds)
-        return self._once(key, lambda: self._read_span(fingerprint, example))
+        return self._once(key, lambda: self._feature(fingerprint, example).values.astype(np.float32))
 
     def _once(self, key: tuple[str, float, float], read: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
         values = self._kept.get(key)
@@ -87,18 +104,26 @@ class StoredExamples:
                 self._kept[key] = values
         return values
 
-    def _read_span(self, fingerprint: str, example: Example) -> NDArray[np.float32]:
+    def _feature(self, fingerprint: str, example: Example) -> FeatureArray:
         feature = self.store.read_span(fingerprint, example.start_seconds, example.end_seconds)
-        if len(feature.values) == 0:
-            # A span shorter than a row of the feature: the row nearest to its middle.
-            feature = self.store.read(fingerprint)
-            middle = (example.start_seconds + example.end_seconds) / 2
-            nearest = int(np.argmin(np.abs(feature.times.mean(axis=1) - middle)))
-            return feature.values[nearest : nearest + 1].astype(np.float32)
-        return feature.values.astype(np.float32)
+        if len(feature.values):
+            return feature
+        # A span shorter than a row of the feature: the row nearest to its middle.
+        feature = self.store.read(fingerprint)
+        middle = (example.start_seconds + example.end_seconds) / 2
+        nearest = int(np.argmin(np.abs(feature.times.mean(axis=1) - middle)))
+        rows = slice(nearest, nearest + 1)
+        return FeatureArray(feature.values[rows], feature.times[rows], feature.status, feature.message)
 
     def _all(self, fingerprint: str) -> NDArray[np.float32]:
         return self._once((fingerprint, 0.0, 0.0), lambda: self.store.read(fingerprint).values.astype(np.float32))
+
+
+def _nearest(feature: FeatureArray, instants: NDArray[np.float64]) -> NDArray[np.float32]:
+    """For each instant the row (D,) whose middle is nearest."""
+    distances = np.abs(feature.times.mean(axis=1)[None, :] - instants[:, None])
+    rows: NDArray[np.float32] = feature.values[distances.argmin(axis=1)].astype(np.float32)
+    return rows
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:

@@ -76,3 +76,13 @@ def test_a_source_that_is_far_ahead_stops_when_its_reader_leaves() -> None:
     with reading_ahead(counting(made, 10**6), max_bytes=10, num_bytes=lambda _: 1, interrupt=lambda: None) as items:
         assert next(items) == 0
     assert len(made) < 100
+
+
+def test_no_room_for_a_thread_is_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_room)
+    reading = reading_ahead(counting([]), max_bytes=10, num_bytes=lambda _: 1, interrupt=no_interrupt)
+    with pytest.raises(MemoryError, match="can't start new thread"), reading:
+        pass

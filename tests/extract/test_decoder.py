@@ -106,9 +106,7 @@ def test_a_file_that_needs_too_much_memory_is_refused(tmp_path: Path, clip: Path
     )
     backbones = [create_backbone("test_resnet")]
     with Decoder() as decoder:
-        decode_all(decoder, clip)
-        status = Path(f"/proc/{decoder.pid}/status").read_text()
-        usual = 1024 * int(re.search(r"VmPeak:\s+(\d+) kB", status).group(1))
+        usual = peak_after(decoder, clip)
     with Decoder(limits=Limits(memory_bytes=usual + 100 * 1024**2)) as decoder:
         feature = extract_file(big, backbones, decoder=decoder)["test_resnet"]
         assert feature.status is Status.OUT_OF_MEMORY, feature.message
@@ -117,6 +115,25 @@ def test_a_file_that_needs_too_much_memory_is_refused(tmp_path: Path, clip: Path
         feature = extract_file(big, backbones, decoder=decoder)["test_resnet"]
         assert feature.status is Status.TOO_LARGE
         assert "max_pixels" in feature.message
+
+
+def test_what_a_file_took_is_free_for_the_next_one(tmp_path: Path) -> None:
+    large = write_media(
+        tmp_path / "large.mp4",
+        instants=steady(10, 25),
+        paint=lambda _: np.zeros((1080, 1920, 3), np.uint8),
+        codec_options={"preset": "ultrafast"},
+    )
+    with Decoder() as decoder:
+        peaks = [peak_after(decoder, large) for _ in range(8)]
+    assert peaks[-1] < peaks[1] + 30 * 1024**2
+
+
+def peak_after(decoder: Decoder, path: Path) -> int:
+    """The largest address space of the child once it has decoded a file."""
+    decode_all(decoder, path)
+    status = Path(f"/proc/{decoder.pid}/status").read_text()
+    return 1024 * int(re.search(r"VmPeak:\s+(\d+) kB", status).group(1))
 
 
 @pytest.mark.parametrize(

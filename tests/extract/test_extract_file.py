@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from frameloom._vocabulary import ConfigError, FeatureArray, InputError, Modality, Status
 from frameloom.extract import Decoder, MediaInfo, create_backbone, extract_file, file_status, probe
-from frameloom.extract._rows import RowTable
+from frameloom.extract._rows import RowTable, lasting_array
 from frameloom.extract._word_vectors import WordVectors, write_word_vectors
 from numpy.testing import assert_allclose
 
@@ -154,3 +155,13 @@ def test_rows_come_back_in_their_places_whatever_the_order(shape: tuple[int, ...
         table.put(int(place), wanted[place])
     np.testing.assert_array_equal(table.rows(), wanted)
     assert table.rows().dtype == np.float16
+
+
+def test_a_process_that_is_forked_has_rows_of_its_own() -> None:
+    rows = lasting_array((1 << 16,), np.float32)
+    child = os.fork()
+    if not child:
+        rows[0] = 7
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert rows[0] == 0

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from distributed import Client, Scheduler, SpecCluster, Worker, get_worker
 from frameloom import ConfigError
 from frameloom.workflows._crew import DaskCrew, assemble
@@ -44,3 +45,19 @@ def test_a_resource_that_no_worker_has_is_refused_and_not_waited_for(client: Any
 def test_workers_of_this_machine_are_given_what_tasks_take() -> None:
     with assemble(workers=1, scheduler=None, resources={"GPU": 1}) as crew:
         assert [outcome[0] for _, outcome in crew.map(where, [7])] == [7]
+
+
+def test_work_in_this_process_leaves_it_with_its_threads() -> None:
+    before = torch.get_num_threads()
+    with assemble(workers=0, scheduler=None) as crew:
+        torch.set_num_threads(before + 1)
+        assert [found for _, found in crew.map(one_thread, [0])] == [1]
+        assert torch.get_num_threads() == before + 1
+        assert crew.run(one_thread, 0, lambda _: None) == 1
+        assert torch.get_num_threads() == before + 1
+    torch.set_num_threads(before)
+
+
+def one_thread(_: int) -> int:
+    torch.set_num_threads(1)
+    return torch.get_num_threads()

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from frameloom import ConfigError, FeatureArray, MediaError, Modality, Outcome, Status
 from frameloom._vocabulary import digest_of
+from frameloom.extract import backbone_spec
+from frameloom.store import FeatureStore, Sample
 from frameloom.train import ClipDataset, read_checkpoint
 from frameloom.workflows._console import Console
-from frameloom.workflows._examples import StoredExamples
+from frameloom.workflows._examples import Example, StoredExamples
 from frameloom.workflows._index import Index
 from frameloom.workflows._project import Project
 from frameloom.workflows._survey import clip_states, survey
@@ -93,6 +95,20 @@ class TestJoined:
         assert (len(flat), len(deep)) == (2, 3)  # 1 and 1.5 rows a second, of two seconds
         flat, deep = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (flat, deep))
         np.testing.assert_allclose(rows, np.concatenate([flat[[0, 0, 1]], deep], axis=1), atol=1e-6)
+
+    def test_rows_of_a_damaged_file_are_joined_by_the_time(self, tmp_path: Path) -> None:
+        """The deep one lost all but its end; the flat one has every second."""
+        spec = backbone_spec("test_resnet")
+        store = FeatureStore(tmp_path)
+        for name, instants in {"flat": [0, 1, 2, 3], "deep": [3]}.items():
+            times = np.array([[at, at + 1] for at in instants], np.float64)
+            values = np.repeat(np.array(instants, spec.dtype)[:, None], spec.dim, axis=1)
+            feature = FeatureArray(values, times, Status.DAMAGED, "left out 3 frames")
+            sample = Sample(key="v", source_digest="d", fingerprint=name, feature=feature)
+            store.write_shard(name, [sample], spec=spec)
+        clip = Example(clip="c", start_seconds=0, end_seconds=4, video=("flat", "deep"))
+        streams = StoredExamples(tmp_path, [clip])[0]["video"]
+        assert [one[:, 0].tolist() for one in streams] == [[3], [3]]
 
     def test_a_second_sync_does_nothing(self, joined: Path, decodes: list[str]) -> None:
         assert run_sync(joined).did_nothing
