@@ -11,7 +11,7 @@ from ._compact import Compaction, compact_features, plan_compaction, row_bytes, 
 from ._features import FeatureStore, Problem
 from ._filters import quoted
 from ._fingerprints import embedding_fingerprint, feature_fingerprint, file_digest
-from ._health import Finding, Kind, Repaired, num_shards, repair_features, verify_features
+from ._health import Finding, Kind, Repaired, num_shards, quarantine_bytes, repair_features, verify_features
 from ._ledger import Ledger
 from ._lock import alone, reader_lock, writer_lock
 from ._salvage import Identity
@@ -53,6 +53,7 @@ __all__ = [
     "plan_compaction",
     "publish",
     "publish_text",
+    "quarantine_bytes",
     "quoted",
     "read_npy",
     "read_npy_stream",

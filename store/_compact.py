@@ -116,9 +116,9 @@ def plan_compaction(
 def _check_sound(store: FeatureStore) -> None:
     store.refresh()
     if store.problems:
+        first = store.place.address(store.problems[0].path)
         raise IntegrityError(
-            f"{len(store.problems)} shards of {store.root} are damaged, such as {store.problems[0].path}: run"
-            " `frameloom repair` first"
+            f"{len(store.problems)} shards of {store.root} are damaged, such as {first}: run `frameloom repair` first"
         )
 
 
@@ -251,11 +251,18 @@ def compact_features(
 def _read_journal(store: FeatureStore, path: Path) -> Compaction | None:
     try:
         found = json.loads(store.place.read_bytes(path))
-        return Compaction(new_shards=tuple(map(tuple, found["new"])), old_shards=tuple(found["old"]))
+        new, old = tuple(map(tuple, found["new"])), tuple(found["old"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):  # damaged: the plan is made anew from what the store holds
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # damaged: the plan is made anew from what the store holds
         return None
+    is_plan = all(isinstance(name, str) for names in (*new, old) for name in names)
+    return Compaction(new_shards=new, old_shards=old) if is_plan else None
 
 
 def _carry_out(

@@ -47,6 +47,7 @@ class Kind(StrEnum):
     BAD_ROW = "bad_row"
     DOUBLE_ROW = "double_row"
     CHECKPOINT = "checkpoint"
+    WORD_VECTORS = "word_vectors"
     # Nothing is damaged: work that a later run finishes.
     UNFINISHED_FILE = "unfinished_file"
     ORPHANED_ROW = "orphaned_row"
@@ -63,7 +64,7 @@ class Finding:
 
     Attributes:
         kind: what it is about.
-        path: the file, or the table's folder.
+        path: the file, or the table's folder; the address of a file that does not lie on this machine.
         message: what is wrong.
         remedy: what can be had again, and how.
         feature: name of the feature; empty where none is concerned.
@@ -72,7 +73,7 @@ class Finding:
     """
 
     kind: Kind
-    path: Path
+    path: Path | str
     message: str
     remedy: str
     feature: str = ""
@@ -96,16 +97,16 @@ class Repaired:
 
     Attributes:
         kind: of the finding that it answers.
-        path: the file that was damaged.
+        path: the file that was damaged, as `Finding` has it.
         message: what was done.
-        kept: where the damaged files are kept.
+        kept: where the damaged files are kept: a folder or an address.
         lost: key and fingerprint of each sample that is gone until the next sync.
     """
 
     kind: Kind
-    path: Path
+    path: Path | str
     message: str
-    kept: Path | None = None
+    kept: Path | str | None = None
     lost: tuple[tuple[str, str], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -192,7 +193,7 @@ def _examine(place: Place, pair: _Pair, identities: Mapping[str, Identity]) -> _
         return _of_sidecar(place, pair, data, Kind.MISSING_SHARD, f"the shard of {name} is gone", None)
     try:
         sidecar = read_sidecar(name, shard_path=pair.shard, data=data)
-        _check_counts(sidecar)
+        _check_counts(place, sidecar)
     except IntegrityError as error:
         message = str(error).partition("; ")[0]
         return _of_sidecar(place, pair, data, Kind.SIDECAR, message, _sidecar_again(place, pair, data, identities))
@@ -204,7 +205,7 @@ def _unfinished(place: Place, pair: _Pair) -> _Verdict:
     where = place.address(path)
     finding = Finding(
         kind=Kind.UNFINISHED_FILE,
-        path=path,
+        path=_named(place, path),
         message=f"{where} has no sidecar: a writer is at work, or was stopped before it had committed it",
         remedy="nothing was promised of it; the next sync removes it and does its work again",
         feature=pair.feature,
@@ -212,12 +213,17 @@ def _unfinished(place: Place, pair: _Pair) -> _Verdict:
     return _Verdict(findings=(finding,), kind=finding.kind)
 
 
-def _check_counts(entries: Sequence[Entry]) -> None:
+def _named(place: Place, path: Path) -> Path | str:
+    """A file as people find it: where it is remote, nothing need lie at its path."""
+    return path if isinstance(place, LocalPlace) else place.address(path)
+
+
+def _check_counts(place: Place, entries: Sequence[Entry]) -> None:
     row = 0
     for entry in entries:
         if entry.first_row != row or entry.num_rows < 0:
             raise IntegrityError(
-                f"sample {entry.key!r} of {entry.shard.path} begins at row {entry.first_row}, not {row}"
+                f"sample {entry.key!r} of {place.address(entry.shard.path)} begins at row {entry.first_row}, not {row}"
             )
         row += entry.num_rows
 
@@ -240,13 +246,13 @@ def _examine_shard(place: Place, path: Path, sidecar: Sidecar) -> _Verdict | Non
     told = f"{len(lost)} of its {len(sidecar)} samples are damaged" if lost else "none of its samples is damaged"
     whole = Finding(
         kind=kind,
-        path=path,
+        path=_named(place, path),
         message=f"shard {place.address(path)}: {problem}; {told}",
         remedy=_AGAIN if lost else "repair writes it anew from its samples; nothing is lost",
         feature=path.parent.name,
     )
     return _Verdict(
-        findings=(whole, *(_of_sample(entry) for entry in lost)),
+        findings=(whole, *(_of_sample(place, entry) for entry in lost)),
         kind=kind,
         entries=tuple(sidecar),
         lost=tuple((entry.key, entry.fingerprint) for entry in lost),
@@ -268,10 +274,10 @@ def _file_problem(place: Place, path: Path, shard: ShardInfo) -> str:
     return "" if found == shard.sha256 else f"its SHA-256 is {found}, {shard.sha256} was written"
 
 
-def _of_sample(entry: Entry) -> Finding:
+def _of_sample(place: Place, entry: Entry) -> Finding:
     return Finding(
         kind=Kind.SAMPLE,
-        path=entry.shard.path,
+        path=_named(place, entry.shard.path),
         message=f"sample {entry.key!r} ({entry.fingerprint}) of {entry.feature} is damaged",
         remedy="repair sets it aside, and the next sync makes it anew from its source",
         feature=entry.feature,
@@ -286,7 +292,8 @@ def _of_sidecar(place: Place, pair: _Pair, data: bytes, kind: Kind, message: str
     remedy = "repair sets it aside, with its shard, and the next sync makes the samples anew"
     if again is not None:
         remedy = "repair writes it anew as it was; nothing is lost"
-    whole = Finding(kind=kind, path=pair.paths[0], message=message, remedy=remedy, feature=pair.feature)
+    path = _named(place, pair.paths[0])
+    whole = Finding(kind=kind, path=path, message=message, remedy=remedy, feature=pair.feature)
     why = "its shard is gone" if kind is Kind.MISSING_SHARD else "the sidecar that knows it is damaged"
     samples = (
         replace(
@@ -365,13 +372,13 @@ def _planned(verdict: _Verdict) -> Repaired:
     return Repaired(kind=verdict.kind, path=path, message=message, lost=verdict.lost)
 
 
-def _mend(store: FeatureStore, pair: _Pair, verdict: _Verdict) -> Path:
+def _mend(store: FeatureStore, pair: _Pair, verdict: _Verdict) -> Path | str:
     place, aside = store.place, base_of(pair.paths[0]) / QUARANTINE / pair.feature
     for path in pair.paths:
         _set_aside(place, path, aside)
     if verdict.sidecar is not None and pair.sidecar is not None:
         place.publish(pair.sidecar, verdict.sidecar, kind="sidecar", token="")
-        return aside
+        return _named(place, aside)
     stays = None
     if verdict.entries and pair.shard is not None:
         held = _held(place, pair.shard)
@@ -380,7 +387,12 @@ def _mend(store: FeatureStore, pair: _Pair, verdict: _Verdict) -> Path:
             stays = write_like(store, verdict.entries[0].shard, whole).path
     if stays is None or stays != pair.shard:
         place.remove(pair.paths)  # the sidecar first
-    return aside
+    return _named(place, aside)
+
+
+def quarantine_bytes(store: FeatureStore) -> int:
+    """Size of what repairs of the shards have set aside."""
+    return store.place.size_below(QUARANTINE)
 
 
 def base_of(path: Path) -> Path:

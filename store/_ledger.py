@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -31,6 +32,9 @@ SETTLED_SECONDS = 2.0
 # Older measurements of speed count half as much with each new one.
 RATE_MEMORY = 0.5
 _FILES_A_COMMIT = 64  # each commit waits for the disk
+# Of a full disk SQLite says so only where a write fails, and not where a file cannot be made or made longer.
+_ALSO_WHEN_FULL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_NEEDED_BYTES = 256 * 1024
 _HASHING_THREADS = min(4, os.cpu_count() or 1)
 _SCHEMA = """
 CREATE TABLE files (path BLOB PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
@@ -225,15 +229,16 @@ class Ledger:
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            if self._connection is None:
-                self._connection = self._copy() if self._read_only else self._open()
             try:
+                if self._connection is None:
+                    self._connection = self._copy() if self._read_only else self._open()
                 yield self._connection
             except sqlite3.OperationalError as error:
                 raise self._explained(error) from error
 
     def _explained(self, error: sqlite3.OperationalError) -> FrameloomError | sqlite3.OperationalError:
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+        code = error.sqlite_errorcode & 0xFF  # what is above says which call failed
+        if code == sqlite3.SQLITE_FULL or (code in _ALSO_WHEN_FULL and _free_bytes(self.path) < _NEEDED_BYTES):
             return out_of_space(self.path)
         return error
 
@@ -300,6 +305,10 @@ def _move_aside(path: Path) -> Path:
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     return kept
+
+
+def _free_bytes(path: Path) -> int:
+    return shutil.disk_usage(path.parent).free
 
 
 def _name(path: Path) -> bytes:

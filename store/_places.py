@@ -93,6 +93,10 @@ class Place(Protocol):
         """Every file of the store in the feature's folders, and what writers left unfinished."""
         ...
 
+    def size_below(self, folder: str) -> int:
+        """Size of all files below a folder of the store, whatever they are."""
+        ...
+
     def contents(self, files: Sequence[Listed]) -> dict[Path, bytes]:
         """The bytes of small files that must be fetched; nothing for those that lie at their path."""
         ...
@@ -172,6 +176,10 @@ class LocalPlace:
         for folder in sorted(path for path in self.root.iterdir() if FEATURE_NAME.fullmatch(path.name)):
             if folder.is_dir():
                 yield from _listed(folder, now)
+
+    def size_below(self, folder: str) -> int:
+        walk = os.walk(self.root / folder)
+        return sum((Path(where) / name).lstat().st_size for where, _, names in walk for name in names)
 
     def contents(self, files: Sequence[Listed]) -> dict[Path, bytes]:  # noqa: ARG002
         return {}
@@ -256,6 +264,9 @@ class RemotePlace:
             if FEATURE_NAME.fullmatch(folder) and OURS.fullmatch(file):
                 path = self._copies.root / folder / file
                 yield Listed(path, folder, file, info.size, info.stamp, now - info.changed)
+
+    def size_below(self, folder: str) -> int:
+        return sum(info.size for name, info in self._bucket.listing().items() if name.startswith(f"{folder}/"))
 
     def contents(self, files: Sequence[Listed]) -> dict[Path, bytes]:
         found = self._bucket.read_many({self._name(file.path): file.size for file in files})

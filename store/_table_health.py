@@ -1,7 +1,7 @@
 """The health of the clip table: whether it opens, every row once, every vector one that can be compared.
 
-LanceDB's files hold no checksums of vectors. A flipped bit is found here when it makes a vector's length wrong, and
-otherwise only where the caller knows what the row must be.
+LanceDB's files hold no checksums. A flipped bit is found here when it makes a column unreadable, a vector's length
+wrong, or metadata contradict their columns, and otherwise only where the caller knows what the row must be.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .._vocabulary import IntegrityError
-from ._clip_rows import bad_vectors, vectors_of
+from ._clip_rows import COLUMN_TYPES, bad_vectors, metadata_of, vectors_of
 from ._health import Finding, Kind, Repaired
 from .lance import ClipTable
 
@@ -25,13 +26,15 @@ def verify_table(table: ClipTable) -> Iterator[Finding]:
         return
     where = Path(table.uri) / f"{table.name}.lance"
     ids: Counter[str] = Counter()
-    bad: set[str] = set()
+    bad, contradicting = set[str](), set[str]()
     try:
-        for batch in table.batches(["id", "vector"]):
+        for batch in table.batches(table.schema().names):
+            batch.validate(full=True)
             names = batch.column("id").to_pylist()
             ids.update(names)
             bad.update(names[row] for row in _bad_rows(batch))
-    except IntegrityError as error:
+            contradicting.update(_contradicting_rows(batch))
+    except (IntegrityError, ValueError) as error:  # of Arrow: a text that is not UTF-8, or a list without its items
         message = str(error).partition("; ")[0]
         remedy = "repair sets the versions aside that cannot be read, and the next sync embeds what is missing"
         yield Finding(kind=Kind.TABLE, path=where, message=message, remedy=remedy)
@@ -41,6 +44,9 @@ def verify_table(table: ClipTable) -> Iterator[Finding]:
         yield replace(row, message=f"row {name} is there {ids[name]} times", key=name)
     for name in sorted(bad):
         message = f"row {name} has a vector that is not of length 1"
+        yield replace(row, kind=Kind.BAD_ROW, message=message, key=name)
+    for name in sorted(contradicting - bad):
+        message = f"row {name} has metadata that its columns contradict"
         yield replace(row, kind=Kind.BAD_ROW, message=message, key=name)
 
 
@@ -55,6 +61,18 @@ def _bad_rows(batch: object) -> Iterator[int]:
         yield from (int(row) for row in bad_vectors(vectors_of(table)))
 
 
+def _contradicting_rows(batch: Any) -> Iterator[str]:
+    """Ids of rows whose metadata are not those of their metadata columns."""
+    names = [name for name in batch.schema.names if name not in COLUMN_TYPES]
+    for row in batch.select(["id", "metadata", *names]).to_pylist():
+        try:
+            metadata = metadata_of(row)
+        except ValueError:
+            metadata = {"": ""}
+        if {**dict.fromkeys(names), **metadata} != {name: row[name] for name in names}:
+            yield row["id"]
+
+
 def repair_table(table: ClipTable, *, last_durable_version: int | None, dry_run: bool = False) -> Iterator[Repaired]:
     """Bring the table to a state in which `verify_table` finds nothing. For the holder of the writer lock.
 
@@ -63,7 +81,7 @@ def repair_table(table: ClipTable, *, last_durable_version: int | None, dry_run:
     """
     findings = list(verify_table(table))
     if any(finding.kind is Kind.TABLE for finding in findings):
-        where = findings[0].path
+        where = Path(findings[0].path)
         if dry_run:
             message = "versions that cannot be read would be set aside"
             yield Repaired(kind=Kind.TABLE, path=where, message=message)

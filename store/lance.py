@@ -405,6 +405,7 @@ class ClipTable:
         try:
             with self._translated(None):
                 rows = self._open().search().to_arrow()
+                rows.validate(full=True)
         except IntegrityError as error:
             return _brief(error.__cause__ if isinstance(error.__cause__, Exception) else error)
         num_bad = len(bad_vectors(vectors_of(rows))) if rows.num_rows else 0

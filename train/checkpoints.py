@@ -139,7 +139,8 @@ def load_checkpoint(
     meta = read_checkpoint(folder)
     if expected_digest not in (None, meta.digest):
         raise IntegrityError(
-            f"{folder} holds checkpoint {meta.digest}, and {expected_digest} was expected. Embed again"
+            f"{folder} holds checkpoint {meta.digest}, and {expected_digest} was expected: one of the two is damaged."
+            " Run `frameloom repair`, then `frameloom sync`"
         )
     weights = read_weights(folder / meta.weights_file, sha256=meta.weights_sha256)
     model = create_model(meta.model, **meta.config)

@@ -165,6 +165,16 @@ class StoreConfig(Section):
             raise ValueError("needs a local folder: give a path; an address can be given as store.features")
         return value
 
+    @field_validator("features")
+    @classmethod
+    def _lasting(cls, value: str | None) -> str | None:
+        if value is not None and value.lower().startswith("memory:"):
+            raise ValueError(
+                "memory is not shared by processes and gone with this one: give a folder, or an address such as"
+                " s3://bucket/prefix"
+            )
+        return value
+
     @field_validator("combinations")
     @classmethod
     def _distinct(cls, value: tuple[Combination, ...]) -> tuple[Combination, ...]:
@@ -196,6 +206,11 @@ class RunConfig(Section):
     """A decoder that wants more memory is stopped and its file quarantined."""
     max_failures: int = Field(default=0, ge=0)
     """A run with more failed videos than this ends with exit code 3."""
+
+    @field_validator("threads", mode="before")
+    @classmethod
+    def _one_by_default(cls, value: Any) -> Any:
+        return 1 if value is None else value
 
 
 class Config(Section):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .._registry import nearest
-from .._vocabulary import ConfigError, InputError, Modality, Status, canonical_json, digest_of
+from .._vocabulary import ConfigError, InputError, Modality, Outcome, Status, canonical_json, digest_of
 from ..store import Entry, code_version, feature_fingerprint
 from ._collection import Video, in_split
 from ._project import Project, Want
@@ -215,9 +216,7 @@ def read_manifest(path: Path) -> tuple[Header, list[Record]]:
     """Read the manifest of an export. Raises InputError when it is not one, or says what none of ours says."""
     try:
         lines = _manifest_lines(path)
-        header = _checked(Header, next(lines, {}))
-        if header.frameloom_export != FORMAT_VERSION or not isinstance(header.features, dict):
-            raise ValueError(f"its format is {header.frameloom_export!r:.20}; {FORMAT_VERSION} is read")
+        header = _checked_header(next(lines, {}))
         records = [_checked_record(line) for line in lines]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
@@ -237,19 +236,58 @@ def _manifest_lines(path: Path) -> Iterator[Any]:
 def _checked(kind: type[Any], data: Any) -> Any:
     names = {field.name for field in fields(kind)}
     if not isinstance(data, dict) or not set(data) <= names:
-        raise ValueError(f"a line holds {data!s:.80}")
+        raise ValueError(f"a line holds {data!r:.80}")
     return kind(**data)
+
+
+def _checked_header(data: Any) -> Header:
+    header: Header = _checked(Header, data)
+    if header.frameloom_export != FORMAT_VERSION:
+        raise ValueError(f"its format is {header.frameloom_export!r:.20}; {FORMAT_VERSION} is read")
+    if header.unit not in ("video", "clip") or not isinstance(header.format, str):
+        raise ValueError(f"it holds {header.unit!r:.40} as {header.format!r:.40}")
+    features = header.features
+    if not isinstance(features, dict) or not features or not all(isinstance(one, dict) for one in features.values()):
+        raise ValueError(f"its features are {features!r:.80}")
+    canonical_json([header.format, features]).encode()  # fails for what has no digest: NaN, half a surrogate pair
+    return header
 
 
 def _checked_record(data: Any) -> Record:
     record: Record = _checked(Record, data)
     texts = (record.feature, record.status, record.message)
     maybe = (record.video, record.caption, record.source_digest, record.fingerprint, record.file)
-    seconds = (record.start_seconds, record.end_seconds)
     if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, str | None) for one in maybe):
-        raise ValueError(f"a line holds {data!s:.80}")
-    if not all(isinstance(one, int | float | None) for one in seconds) or not isinstance(record.num_rows, int):
-        raise ValueError(f"a line holds {data!s:.80}")
+        raise ValueError(f"a line holds {data!r:.80}")
+    seconds, maximum = (record.start_seconds, record.end_seconds), sys.float_info.max
+    if not all(one is None or _is_number(one, int | float, -maximum, maximum) for one in seconds):
+        raise ValueError(f"seconds are {seconds!r:.80}; finite numbers are wanted")
+    checksum = record.checksum
+    if not _is_number(record.num_rows, int, 0) or not (checksum is None or _is_number(checksum, int, 0, 0xFFFFFFFF)):
+        raise ValueError(f"there are {record.num_rows!r:.40} rows with the checksum {checksum!r:.40}")
     if record.status != PENDING:
         Status(record.status)
     return record
+
+
+def _is_number(value: Any, kind: Any, least: float, most: float = float("inf")) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most
+
+
+def contradiction(record: Record) -> str:
+    """Why what a record says cannot be true of a feature, or be stored; empty where it can."""
+    texts = (record.video, record.caption, record.message, record.source_digest, record.fingerprint, record.file)
+    try:
+        "".join(one or "" for one in texts).encode()
+    except UnicodeEncodeError:
+        return "its texts hold half a surrogate pair and cannot be written as UTF-8"
+    start, end = record.start_seconds, record.end_seconds
+    if start is not None and end is not None and start > end:
+        return f"it ends at {end:g} s, before it starts at {start:g} s"
+    if record.num_rows and (record.status == PENDING or not _has_rows(Status(record.status))):
+        return f"its status is {record.status}, and it has {record.num_rows} rows"
+    return ""
+
+
+def _has_rows(status: Status) -> bool:
+    return status is Status.OK or status.outcome is Outcome.PARTIAL

@@ -6,7 +6,6 @@ files away from under readers, so it runs only while there are none.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from ..store import (
     Repaired,
     alone,
     compact_features,
-    make_folder,
     num_shards,
     plan_compaction,
     reader_lock,
@@ -32,18 +30,17 @@ from ..store import (
     verify_table,
     writer_lock,
 )
-from ..train import read_checkpoint
 from ._console import Console, count_of, readable_bytes
+from ._model_health import repair_models, verify_models
 from ._project import Project
+from ._row_health import removed, unwanted_rows, verify_rows
 from ._store_status import num_bytes
-from ._survey import clip_states, embedding_identity, fingerprint_of, row_ids, stale_ids, survey
-from ._sync import unreadable
+from ._survey import fingerprint_of, survey
 from ._tasks import text_digest
 
 # Who opened the table before compaction began, from outside of frameloom, may still be reading an old version of it.
 KEPT_VERSIONS_SECONDS = 86400.0
 NOTES_SHOWN = 3
-_AGAIN = "the next sync trains it anew from the stored features"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,15 +105,18 @@ def verify(project: Project, console: Console) -> HealthReport:
         total = num_shards(project.store)
         with console.progress("verify", total, "shards") as advance:
             findings = list(verify_features(project.store, advance=advance))
-        findings += _verify_checkpoints(project)
+        findings += verify_models(project)
         of_table = list(verify_table(project.table))
         findings += of_table
         readable = project.table.exists() and not any(one.kind is Kind.TABLE for one in of_table)
         skipped: list[str] = []
         if readable and not of_table:
             try:
-                findings += _verify_rows(project)
-            except FrameloomError as error:  # the collection or the checkpoint cannot be read: told elsewhere
+                findings += verify_rows(project)
+            except FrameloomError as error:  # the collection or the checkpoint cannot be read
+                if isinstance(error, IntegrityError) and not any(one.is_damage for one in findings):
+                    where, remedy = Path(project.table.uri), "repair sets it aside"
+                    findings.append(Finding(kind=Kind.TABLE, path=where, message=str(error), remedy=remedy))
                 skipped.append(f"which rows belong to which features: {error}")
         return HealthReport(
             findings=tuple(sorted(findings, key=lambda finding: not finding.is_damage)),
@@ -124,61 +124,6 @@ def verify(project: Project, console: Console) -> HealthReport:
             num_rows=project.table.count() if readable else None,
             skipped=tuple(skipped),
         )
-
-
-def _verify_rows(project: Project) -> Iterator[Finding]:
-    """Rows against features: rows of clips that are no more, rows made from something else, rows that are missing."""
-    found = survey(project)
-    clips = clip_states(project, found)
-    where = Path(project.table.uri) / f"{project.table.name}.lance"
-    checkpoint = project.checkpoint()
-    for name in stale_ids(project, clips, unreadable(found)):
-        yield _row(where, Kind.ORPHANED_ROW, name, "belongs to no feature of the store", "repair or sync deletes it")
-    if checkpoint is None:
-        return
-    rows = project.table.rows()
-    held = dict(zip(rows.column("id").to_pylist(), rows.column("fingerprint").to_pylist(), strict=True))
-    for state in clips:
-        wanted = embedding_identity(project, state, checkpoint)
-        for name in row_ids(project, state):
-            if name not in held:
-                yield _row(where, Kind.MISSING_ROW, name, "is not in the table yet", "sync embeds it", wanted)
-            elif held[name] != wanted:
-                reason = "was made from other features, or by another model"
-                yield _row(where, Kind.OUTDATED_ROW, name, reason, "sync embeds it anew", held[name])
-
-
-def _row(where: Path, kind: Kind, name: str, reason: str, remedy: str, fingerprint: str = "") -> Finding:
-    message = f"row {name} {reason}"
-    return Finding(kind=kind, path=where, message=message, remedy=remedy, key=name, fingerprint=fingerprint)
-
-
-def _verify_checkpoints(project: Project) -> Iterator[Finding]:
-    for pointer in sorted((project.root / "models").glob("*/current.json")):
-        folder = pointer.parent
-        try:
-            project.checkpoint()
-        except IntegrityError as error:
-            if str(folder) in str(error):
-                yield Finding(kind=Kind.CHECKPOINT, path=pointer, message=str(error), remedy=_AGAIN)
-        except ConfigError:  # a configured checkpoint that does not fit: sync says so
-            pass
-    for path in sorted((project.root / "models").glob("*/*/model.json")):
-        problem = _checkpoint_problem(path.parent)
-        if problem:
-            yield Finding(kind=Kind.CHECKPOINT, path=path.parent, message=problem, remedy=_AGAIN)
-
-
-def _checkpoint_problem(folder: Path) -> str:
-    try:
-        meta = read_checkpoint(folder)
-        with (folder / meta.weights_file).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, FrameloomError) as error:
-        return f"checkpoint {folder} cannot be read: {error}"
-    if found != meta.weights_sha256:
-        return f"checkpoint {folder}: the SHA-256 of its weights is {found}, {meta.weights_sha256} was written"
-    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +160,7 @@ class RepairReport:
             yield f"what was damaged is kept in {', '.join(kept)}: delete it when you need it no more"
         if not self.repaired and not self.num_orphans:
             yield "nothing to repair"
-        elif any(one.lost or one.kind in (Kind.CHECKPOINT, Kind.TABLE) for one in self.repaired):
+        elif any(one.lost or one.kind in (Kind.CHECKPOINT, Kind.WORD_VECTORS, Kind.TABLE) for one in self.repaired):
             yield "next: `frameloom sync` makes what is lost anew, and nothing else"
 
     def as_dict(self) -> dict[str, Any]:
@@ -243,14 +188,16 @@ def repair(project: Project, console: Console, *, dry_run: bool = False) -> Repa
 def _repair(project: Project, console: Console, *, dry_run: bool) -> RepairReport:
     with console.progress("repair", num_shards(project.store), "shards") as advance:
         mended = list(repair_features(project.store, identities=_identities(project), dry_run=dry_run, advance=advance))
-    mended += _repair_checkpoints(project, dry_run)
+    mended += repair_models(project, dry_run)
     known = project.ledger.table_version(project.table.uri)
     of_table = list(repair_table(project.table, last_durable_version=known, dry_run=dry_run))
     orphans: tuple[str, ...] = ()
     if project.table.exists() and not any(one.kind is Kind.TABLE and dry_run for one in of_table):
-        orphans = _orphans(project)
-        if orphans and not dry_run:
-            project.table.apply([], orphans)
+        unwanted = unwanted_rows(project)
+        orphans = tuple(one.key for one in unwanted if one.kind is Kind.ORPHANED_ROW)
+        of_table += [removed(one) for one in unwanted if one.kind is Kind.BAD_ROW]
+        if unwanted and not dry_run:
+            project.table.discard([one.key for one in unwanted])
     if (of_table or orphans) and not dry_run:
         _note_version(project)
     return RepairReport(repaired=(*mended, *of_table), num_orphans=len(orphans), dry_run=dry_run)
@@ -259,14 +206,6 @@ def _repair(project: Project, console: Console, *, dry_run: bool) -> RepairRepor
 def _note_version(project: Project) -> None:
     uri = project.table.uri
     project.ledger.set_table_version(uri, project.table.version() or 0, state=project.ledger.table_state(uri))
-
-
-def _orphans(project: Project) -> tuple[str, ...]:
-    try:
-        found = survey(project)
-        return stale_ids(project, clip_states(project, found), unreadable(found))
-    except ConfigError:  # the collection is not there just now, and nothing says that its rows are not wanted
-        return ()
 
 
 def _identities(project: Project) -> dict[str, Identity]:
@@ -286,25 +225,6 @@ def _identities(project: Project) -> dict[str, Identity]:
         digest = text_digest(caption)
         known[fingerprint_of(digest, text)] = Identity(caption, digest)  # type: ignore[arg-type]  # checked above
     return known
-
-
-def _repair_checkpoints(project: Project, dry_run: bool) -> Iterator[Repaired]:
-    aside = project.root / ".quarantine" / "models"
-    for finding in list(_verify_checkpoints(project)):
-        kept = None
-        if not dry_run:
-            kept = _free_name(aside / finding.path.parent.name / finding.path.name)
-            make_folder(kept.parent)
-            finding.path.rename(kept)
-        yield Repaired(kind=finding.kind, path=finding.path, message="set aside; the next sync trains anew", kept=kept)
-
-
-def _free_name(path: Path) -> Path:
-    serial, free = 0, path
-    while free.exists():
-        serial += 1
-        free = path.with_name(f"{path.name}.{serial}")
-    return free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -375,10 +295,9 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
         ConfigError: `drop_deleted`, and a video of the collection cannot be read just now.
         IntegrityError: something is damaged; nothing is lost.
     """
-    wanted = _wanted(project) if drop_deleted else None
     before, table_before = project.store.num_bytes(), num_bytes(Path(project.table.uri))
     if dry_run:
-        plan = plan_compaction(project.store, wanted=wanted)
+        plan = plan_compaction(project.store, wanted=_wanted(project) if drop_deleted else None)
         return CompactReport(
             plan=plan,
             bytes_before=before,
@@ -388,6 +307,7 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
             dry_run=True,
         )
     with writer_lock(project.root), alone(project.root):
+        wanted = _wanted(project) if drop_deleted else None  # not before: a sync may have added features meanwhile
         with console.progress("compact", len(project.store), "samples") as advance:
             plan = compact_features(project.store, wanted=wanted, advance=advance)
         _compact_table(project)
@@ -412,6 +332,7 @@ def _compact_table(project: Project) -> None:
 
 def _wanted(project: Project) -> set[str]:
     """Fingerprints of everything that was made from what the collection has now, also by other backbones."""
+    vars(project).pop("collection", None)  # as it is now, and not as it was when it was first asked for
     found = survey(project)
     unknown = [state.file.video.path for state in found.videos if state.file.digest is None]
     if unknown:

@@ -27,7 +27,7 @@ from .._registry import nearest
 from .._vocabulary import ConfigError, InputError, Status, digest_of
 from ..store import npz_names, read_npy, read_npy_stream, read_npz, read_pickle
 from ._collection import readable_path
-from ._exchange import MANIFEST, PENDING, Header, Record, read_manifest
+from ._exchange import MANIFEST, PENDING, Header, Record, contradiction, read_manifest
 
 _ID_KEYS = ("id", "video_id", "vid", "video", "clip_id", "key")
 _ARRAY_KEYS = ("features", "arr_0")
@@ -263,12 +263,18 @@ def _frameloom_offers(folder: Path, choice: Choice) -> Offers:
     if header.unit != "video" or header.format not in _READERS:
         raise ConfigError(f"{folder} is an export of {header.unit}s as {header.format}: export whole videos instead")
     feature = _exported_feature(folder, header, choice)
-    listed = dict(_files(folder, (".npy", ".parquet", ".tar")))
+    if header.format == "webdataset" and any(one.feature == feature and one.video is None for one in records):
+        raise ConfigError(
+            f"{folder} is a webdataset export: features of captions, such as {feature!r}, are imported from npy and"
+            " parquet exports"
+        )
+    # A record's file is spelled as a path can be stored, and so is the file on disk: spelling it again would change it.
+    listed = {path.relative_to(folder).as_posix(): path for _, path in _files(folder, (".npy", ".parquet", ".tar"))}
     is_same = choice.identity is not None and digest_of(dict(choice.identity)) == digest_of(header.features[feature])
     offers = [
         Offer(
             name=record.key,
-            origin=record.file or f"{MANIFEST}: {record.key}",
+            origin=_as_utf8(record.file or f"{MANIFEST}: {record.key}"),
             read=partial(_read_record, header, record, listed.get(record.file or ""), is_same=is_same),
             source_digest=record.source_digest,
         )
@@ -276,6 +282,10 @@ def _frameloom_offers(folder: Path, choice: Choice) -> Offers:
         if record.feature == feature and record.fingerprint is not None and record.status != PENDING
     ]
     return Offers(offers=offers, ignored=[], identity=header.features[feature])
+
+
+def _as_utf8(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _exported_feature(folder: Path, header: Header, choice: Choice) -> str:
@@ -292,6 +302,8 @@ def _exported_feature(folder: Path, header: Header, choice: Choice) -> str:
 
 
 def _read_record(header: Header, record: Record, path: Path | None, *, is_same: bool) -> Offered:
+    if problem := contradiction(record):
+        raise InputError(f"{MANIFEST}: {problem}")
     extent = None
     if record.start_seconds is not None and record.end_seconds is not None:
         extent = (float(record.start_seconds), float(record.end_seconds))
@@ -360,8 +372,6 @@ def _parquet_part(path: Path) -> tuple[Any, dict[tuple[str, str], tuple[int, int
 
 
 def _read_tar_record(path: Path, record: Record) -> _Found:
-    if record.video is None:
-        raise InputError(f"{path}: features of captions are imported from npy and parquet exports")
     key = f"{digest_of(['video', record.video])}.{record.feature}"
     return _tar_array(path, f"{key}.npy"), _tar_array(path, f"{key}.times.npy")
 

@@ -123,7 +123,7 @@ def read_mapping(path: Path) -> dict[str, str]:
                 if path.suffix == ".csv"
                 else [json.loads(line) for line in file if line.strip()]
             )
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise ConfigError(f"--mapping {path} cannot be read: {error}") from None
     found: dict[str, str] = {}
     for number, row in enumerate(rows, 1):

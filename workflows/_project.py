@@ -21,6 +21,7 @@ from ._manifest import is_address
 from ._tasks import BackboneRequest
 
 CONFIG_NAME = "frameloom.yaml"
+VECTORS_POINTER = "word_vectors.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +66,12 @@ class Project:
         self.read_only = read_only
         self.base = base
         self.root = self._absolute(config.store.path)
-        if self.root.exists() and not self.root.is_dir():
-            raise ConfigError(f"store.path: {self.root} is not a folder: name a folder, which need not exist yet")
+        _check_folder("store.path", self.root)
         check_device(config.run.device)
         self._new_vectors: Path | None = None
         self.recipe = get_recipe(config.training.recipe, **config.training.overrides)
         self.store = FeatureStore(self._features_root())
+        _check_folder("store.features", self.store.root)
         self.wants = tuple(self._want(modality, feature) for modality, feature in config.features.media())
         text = config.features.text
         self._text_spec = None if text is None else self._check_modality(Modality.TEXT, text)  # refused before any work
@@ -151,13 +152,22 @@ class Project:
             if made is None:
                 return None
             feature = feature.model_copy(update={"weights": str(made)})
+            want = self._want(Modality.TEXT, feature)
+            self._check_vectors(made, want.weights_digest)
+            return want
         return self._want(Modality.TEXT, feature)
+
+    def _check_vectors(self, made: Path, digest: str) -> None:
+        """Raises IntegrityError for vectors that are not those that were trained."""
+        pointer = read_json(self.root / "models" / VECTORS_POINTER, needs=("file",)) or {}
+        if pointer.get("file") == made.name and digest != pointer.get("sha256", digest):
+            raise IntegrityError(f"the word vectors {made} are damaged: run `frameloom repair`, then `frameloom sync`")
 
     def word_vectors(self) -> Path | None:
         """The word vectors that this project made from its own captions, if it has."""
         if self._new_vectors is not None:
             return self._new_vectors
-        pointer = read_json(self.root / "models" / "word_vectors.json", needs=("file",))
+        pointer = read_json(self.root / "models" / VECTORS_POINTER, needs=("file",))
         path = None if pointer is None else self.root / "models" / pointer["file"]
         return path if path is not None and path.is_file() else None
 
@@ -168,8 +178,9 @@ class Project:
     def keep_word_vectors(self) -> None:
         """Make the vectors taken last those of the project."""
         if self._new_vectors is not None:
-            pointer = canonical_json({"file": self._new_vectors.name})
-            publish_text(self.root / "models" / "word_vectors.json", pointer)
+            want = self.text_want()
+            pointer = {"file": self._new_vectors.name, **({} if want is None else {"sha256": want.weights_digest})}
+            publish_text(self.root / "models" / VECTORS_POINTER, canonical_json(pointer))
 
     def streams(self) -> dict[Modality, tuple[Want, ...]]:
         """The features that the model reads, by modality; those of one modality are joined, in this order.
@@ -309,6 +320,11 @@ class Project:
         return self.base / Path(path).expanduser()
 
 
+def _check_folder(name: str, path: Path | str) -> None:
+    if isinstance(path, Path) and path.exists() and not path.is_dir():
+        raise ConfigError(f"{name}: {path} is not a folder: name a folder, which need not exist yet")
+
+
 def _model_widths(specs: Sequence[FeatureSpec]) -> dict[str, int]:
     """The width of each modality's rows, all features side by side, by the model's name for it."""
     read = [spec for spec in specs if spec.modality is not Modality.AUDIO]
@@ -346,5 +362,5 @@ def read_json(path: Path, *, needs: Sequence[str]) -> dict[str, Any] | None:
     except ValueError:
         found = None
     if not isinstance(found, dict) or not set(needs) <= found.keys():
-        raise IntegrityError(f"{path} is damaged: delete it, and the next sync makes it again")
+        raise IntegrityError(f"{path} is damaged: run `frameloom repair`, and the next sync makes it again")
     return found

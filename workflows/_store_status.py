@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._vocabulary import Outcome
-from ..store import reader_lock, row_bytes, superseded
+from ..store import quarantine_bytes, reader_lock, row_bytes, superseded
 from ._console import count_of, readable_bytes
 from ._project import Project
 from ._survey import Survey, fingerprint_of, survey
@@ -26,7 +26,7 @@ def store_status(project: Project) -> dict[str, Any]:
     with reader_lock(project.root):
         found = survey(project)
         num_superseded, superseded_bytes = superseded(project.store)
-        table = Path(project.table.uri)
+        table, problems = Path(project.table.uri), project.store.problems
         return {
             "store": str(project.root),
             "bytes": project.store.num_bytes(),
@@ -34,11 +34,18 @@ def store_status(project: Project) -> dict[str, Any]:
             "samples": len(project.store),
             "features": _features(project, found),
             "superseded": {"samples": num_superseded, "bytes": superseded_bytes},
-            "damaged": [{"path": str(one.path), "message": one.message} for one in project.store.problems],
+            "damaged": [{"path": project.store.place.address(one.path), "message": one.message} for one in problems],
             "table": {"rows": project.table.count() if project.table.exists() else 0, "bytes": num_bytes(table)},
             "models_bytes": num_bytes(project.root / "models"),
-            "quarantine_bytes": num_bytes(project.root / ".quarantine"),
+            "quarantine_bytes": _quarantine_bytes(project),
         }
+
+
+def _quarantine_bytes(project: Project) -> int:
+    """What repairs set aside of shards and of checkpoints, which need not lie in one folder."""
+    root, where = project.root, project.store.root
+    is_apart = not (isinstance(where, Path) and where.resolve() == root.resolve())
+    return num_bytes(root / ".quarantine") + (quarantine_bytes(project.store) if is_apart else 0)
 
 
 def _features(project: Project, found: Survey) -> list[dict[str, Any]]:

@@ -212,8 +212,19 @@ def test_a_sync_between_a_kill_and_the_next_compaction_loses_nothing(small, tmp_
     assert {one.key for one in made[:3]} <= {one.key for one in left}
 
 
-def test_a_journal_that_is_damaged_is_made_anew(small, tmp_path, clean):
-    (tmp_path / ".compact.json").write_bytes(b'{"new": 3')
+@pytest.mark.parametrize(
+    "journal",
+    [
+        '{"new": 3',
+        '{"new": [[[1]]], "old": []}',
+        '{"new": [[]], "old": [{}]}',
+        '{"new": [[2]], "old": [3]}',
+        "[" * 10**5,
+    ],
+    ids=["cut", "lists", "dicts", "numbers", "nested"],
+)
+def test_a_journal_that_is_damaged_is_made_anew(small, tmp_path, clean, journal):
+    (tmp_path / ".compact.json").write_text(journal)
     compact(small)
     assert tree(tmp_path) == clean
 

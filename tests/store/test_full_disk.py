@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from frameloom._vocabulary import OutOfSpaceError
+from frameloom.store import Ledger
 
 from . import oracle
 
@@ -82,3 +84,15 @@ def test_compacting_on_a_full_disk_is_a_pause(disk, clean, room):
     oracle.compact(root)
     oracle.check(root, complete=True)
     assert oracle.tree(root) == clean[1]
+
+
+def test_a_ledger_is_not_opened_on_a_full_disk(disk):
+    with Ledger(disk) as ledger:
+        ledger.set_table_version("clips", 3)
+    with (disk / "rest").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    with pytest.raises(OutOfSpaceError):
+        Ledger(disk).set_table_version("clips", 4)
+    (disk / "rest").unlink()
+    assert Ledger(disk).table_version("clips") == 3

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 
 import pytest
-from frameloom._vocabulary import InputError, MediaError, Status
+from frameloom._vocabulary import InputError, MediaError, OutOfSpaceError, Status
 from frameloom.store import Ledger, _ledger, file_digest
 
 
@@ -209,3 +210,21 @@ def test_commits_are_synced(tmp_path):
         ledger.set_table_version("x", 1)
         assert ledger._connection.execute("PRAGMA synchronous").fetchone() == (2,)
         assert ledger._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR | (19 << 8)])
+def test_a_ledger_that_cannot_be_opened_on_a_full_disk_says_so(tmp_path, monkeypatch, code):
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(_ledger, "_connect", fail)
+    monkeypatch.setattr(_ledger, "_free_bytes", lambda path: 4096)
+    with pytest.raises(OutOfSpaceError, match="no space left"):
+        Ledger(tmp_path).record_rate("train", 1, 1)
+    if code != sqlite3.SQLITE_FULL:
+        monkeypatch.setattr(_ledger, "_free_bytes", lambda path: 1 << 30)
+        with pytest.raises(sqlite3.OperationalError, match="I/O"):
+            Ledger(tmp_path).record_rate("train", 1, 1)

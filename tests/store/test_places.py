@@ -19,7 +19,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from frameloom._vocabulary import ConfigError, FrameloomError, IntegrityError, Modality, OutOfSpaceError
-from frameloom.store import FeatureStore, _copies, _features, _places, _remote
+from frameloom.store import (
+    FeatureStore,
+    _copies,
+    _features,
+    _places,
+    _remote,
+    quarantine_bytes,
+    repair_features,
+    verify_features,
+)
 
 from .making import BATCHES, SPEC, make_sample, tree, write_all
 from .shard_store_contract import ShardStoreContract
@@ -186,6 +195,23 @@ def test_after_a_kill_nothing_looks_complete_that_is_not_and_a_rerun_ends_with_t
         assert len(s3.objects(root)) == 2 * num_committed
         write_all(root)
         assert s3.objects(root) == clean
+
+
+def test_damage_is_named_where_people_find_it_and_what_is_set_aside_is_counted(s3):
+    write_all(s3.root)
+    store = FeatureStore(s3.root)
+    shard = store.shards()[0]
+    name = f"{shard.feature}/{shard.path.name}"
+    held = s3.objects()[name]
+    s3.files.pipe_file(f"{s3.root}/{name}", held[: len(held) // 2])
+    findings = list(verify_features(store))
+    assert {str(finding.path) for finding in findings} == {f"{s3.root}/{name}"}
+    (repaired,) = repair_features(store)
+    assert repaired.as_dict()["path"] == f"{s3.root}/{name}"
+    assert repaired.kept == f"{s3.root}/.quarantine/{shard.feature}"
+    aside = {name: data for name, data in s3.objects().items() if name.startswith(".quarantine/")}
+    assert len(aside) == 2
+    assert quarantine_bytes(store) == sum(map(len, aside.values()))
 
 
 def test_many_writers_at_once_do_not_meet(s3, clean):

@@ -173,6 +173,7 @@ def test_plain_values_of_free_mappings_stay() -> None:
             {"store": {"path": "s3://bucket/store"}},
             ["store.path", "local folder", "store.features", "s3://bucket/store"],
         ),
+        ({"store": {"features": "Memory://x/y"}}, ["store.features", "not shared by processes", "s3://bucket/prefix"]),
         ({"run": {"decode_seconds": float("inf")}}, ["run.decode_seconds", "finite"]),
         ({"run": {"workers": -1}}, ["run.workers", "greater than or equal to 0", "-1"]),
         ({"run": {"workers": 10**6}}, ["run.workers", "1024"]),

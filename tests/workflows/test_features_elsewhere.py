@@ -9,15 +9,16 @@ import pytest
 from frameloom._vocabulary import ConfigError
 from frameloom.store import FeatureStore
 from frameloom.workflows._project import Project
+from frameloom.workflows._store_status import store_status
 
 from .conftest import run_sync, write_config
 
 
-@pytest.mark.parametrize("where", ["memory://{name}/features", "elsewhere/features", "file://{folder}/by address"])
+@pytest.mark.parametrize("where", ["elsewhere/features", "file://{folder}/by address"])
 def test_features_may_lie_elsewhere(synced: Path, tmp_path: Path, monkeypatch, where: str) -> None:
     monkeypatch.setenv("FRAMELOOM_CACHE", str(tmp_path / "cache"))
     before = FeatureStore(synced / ".frameloom")
-    path = write_config(synced, store={"features": where.format(name=tmp_path.name, folder=tmp_path)})
+    path = write_config(synced, store={"features": where.format(folder=tmp_path)})
     report = run_sync(synced)
     assert report.exit_code == 0
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
@@ -39,6 +40,24 @@ def test_new_shards_may_be_of_another_format(synced: Path) -> None:
     assert {path.suffix for path in (synced / ".frameloom" / "test_resnet").iterdir()} == {".tar", ".parquet"}
     assert {entry.fingerprint: entry.checksum for entry in FeatureStore(synced / ".frameloom").entries()} == before
     assert run_sync(synced).did_nothing
+
+
+@pytest.mark.parametrize("where", ["{file}", "file://{file}"])
+def test_features_that_are_to_lie_in_a_file_are_a_clear_error(synced: Path, tmp_path: Path, where: str) -> None:
+    (tmp_path / "a file").write_text("text")
+    path = write_config(synced, store={"features": where.format(file=tmp_path / "a file")})
+    with pytest.raises(ConfigError, match=r"store\.features: .*a file is not a folder"):
+        Project.open(path)
+
+
+def test_what_was_set_aside_elsewhere_is_counted(synced: Path, tmp_path: Path) -> None:
+    project = Project.open(write_config(synced, store={"features": str(tmp_path / "elsewhere")}))
+    for folder, size in ((project.root, 3), (tmp_path / "elsewhere", 40)):
+        (folder / ".quarantine" / "test_resnet").mkdir(parents=True)
+        (folder / ".quarantine" / "test_resnet" / "shard").write_bytes(bytes(size))
+    assert store_status(project)["quarantine_bytes"] == 43
+    same = Project.open(write_config(synced, store={"features": ".frameloom"}))
+    assert store_status(same)["quarantine_bytes"] == 3
 
 
 def test_an_address_that_can_be_no_stores_is_a_clear_error(synced: Path) -> None:

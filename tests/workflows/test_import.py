@@ -312,6 +312,14 @@ def test_an_export_that_was_changed_is_refused(filled: Path, tmp_path: Path) -> 
         {"num_rows": "many"},
         {"further": 1},
         {"start_seconds": "soon"},
+        {"start_seconds": float("nan")},
+        {"end_seconds": float("inf")},
+        {"end_seconds": 10**400},
+        {"start_seconds": True},
+        {"num_rows": -1},
+        {"num_rows": True},
+        {"checksum": "x"},
+        {"checksum": -1},
         {"file": 5},
     ],
 )
@@ -322,6 +330,75 @@ def test_a_manifest_that_says_what_none_of_ours_says_is_refused(
     altered(tmp_path / "out", lambda line: line.update(change))
     with pytest.raises(InputError, match=r"manifest\.jsonl is not the manifest of an export"):
         take(Project.open(filled), tmp_path / "out", "frameloom")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"features": {"video": 5}},
+        {"features": {"video": {"spec": float("nan")}}},
+        {"features": {"video": {"spec": {"name": "\ud800"}}}},
+        {"features": {}},
+        {"features": []},
+        {"format": ["npy"]},
+        {"unit": {}},
+    ],
+)
+def test_a_header_that_says_what_none_of_ours_says_is_refused(
+    change: dict[str, Any], filled: Path, tmp_path: Path
+) -> None:
+    export(Project.open(filled, read_only=True), tmp_path / "out", format="npy", features=["video"], console=QUIET)
+    header, *records = (tmp_path / "out" / MANIFEST).read_text(encoding="utf-8").splitlines()
+    changed = json.dumps({**json.loads(header), **change})
+    (tmp_path / "out" / MANIFEST).write_text("".join(f"{line}\n" for line in (changed, *records)), encoding="utf-8")
+    with pytest.raises(InputError, match=r"manifest\.jsonl is not the manifest of an export"):
+        take(Project.open(filled), tmp_path / "out", "frameloom")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"message": "\ud800"}, "surrogate"),
+        ({"video": "videos/\udcff.mp4"}, "surrogate"),
+        ({"file": "video/\udcff.npy"}, "surrogate"),
+        ({"start_seconds": 5.0, "end_seconds": 1}, "ends at 1 s, before it starts at 5 s"),
+        ({"status": "no_video"}, "status is no_video, and it has"),
+    ],
+)
+def test_a_record_that_cannot_be_true_is_refused_alone(
+    change: dict[str, Any], told: str, filled: Path, tmp_path: Path
+) -> None:
+    export(Project.open(filled, read_only=True), tmp_path / "out", format="npy", features=["video"], console=QUIET)
+    altered(tmp_path / "out", lambda line: line.update(change) if line["video"] == NAMES[0] else None)
+    fresh = Path(shutil.copytree(filled, tmp_path / "fresh", symlinks=True))
+    shutil.rmtree(fresh / ".frameloom")
+    report = take(Project.open(fresh), tmp_path / "out", "frameloom")
+    ((origin, reason),) = report.refused
+    assert told in reason
+    assert f"{origin}{reason}".encode()
+    assert len(report.imported) == len(NAMES) - 2
+
+
+def test_names_that_are_stored_otherwise_than_they_are_called_come_back(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    make_files(folder, ("videos/a.mp4", "videos/b.mp4", "videos/plain.mp4"))
+    (folder / "videos" / "a.mp4").rename(folder / "videos" / "back\\slash.mp4")
+    (folder / "videos" / "b.mp4").rename(folder / "videos" / os.fsdecode(b"byte\xff.mp4"))
+    (folder / "captions.jsonl").write_text('{"video": "videos/plain.mp4", "captions": ["say"]}\n', encoding="utf-8")
+    fill(Project.open(configure(folder)))
+    export(Project.open(folder, read_only=True), tmp_path / "out", format="npy", console=QUIET)
+    before = contents(Project.open(folder, read_only=True))
+    shutil.rmtree(folder / ".frameloom")
+    for kind in ("video", "audio", "text"):
+        assert take(Project.open(folder), tmp_path / "out", "frameloom", kind).refused == ()
+    assert contents(Project.open(folder)) == before
+
+
+def test_captions_of_a_webdataset_export_are_told_once(filled: Path, tmp_path: Path) -> None:
+    export(Project.open(filled, read_only=True), tmp_path / "out", format="webdataset", console=QUIET)
+    with pytest.raises(ConfigError, match="captions, such as 'text', are imported from npy and parquet"):
+        take(Project.open(filled), tmp_path / "out", "frameloom", "text")
 
 
 def test_a_tar_with_links_is_not_followed(filled: Path, tmp_path: Path) -> None:
@@ -490,6 +567,13 @@ def test_a_mapping_that_is_none_is_refused(text: str, project: Project, given: P
     (tmp_path / "m.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"--mapping .*m\.csv"):
         take(project, given, mapping=tmp_path / "m.csv")
+
+
+def test_a_mapping_that_is_nested_without_end_is_refused(project: Project, given: Path, tmp_path: Path) -> None:
+    in_npy(given)
+    (tmp_path / "m.jsonl").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"--mapping .*m\.jsonl cannot be read"):
+        take(project, given, mapping=tmp_path / "m.jsonl")
 
 
 def test_videos_of_one_content_have_one_feature(tmp_path: Path, given: Path) -> None:
