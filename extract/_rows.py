@@ -67,7 +67,8 @@ class RowTable:
         if held is None or len(held) < num_bytes:
             grown = _mapping(max(2 * num_bytes, _SMALLEST_BYTES))
             if held is not None:
-                grown[: len(held)] = held[:]
+                with memoryview(held) as filled:
+                    grown[: len(held)] = filled
                 held.close()
             self._mapping = held = grown
         return held
