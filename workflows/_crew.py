@@ -6,6 +6,7 @@ window of tasks under way, so that a lost worker costs its batch and a lost sche
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -224,6 +225,8 @@ def assemble(
     resources: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[Crew]:
     """A crew for the length of a block. Raises ConfigError when the scheduler cannot be reached."""
+    # What tornado still has to do when a run is interrupted fails, and is nobody's concern.
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     if scheduler is None and workers == 0:
         yield InlineCrew(threads_per_task=threads)
     elif scheduler is not None:
@@ -253,7 +256,6 @@ def _client(address: Any) -> Iterator[Any]:
 
 @contextmanager
 def _local_cluster(num_workers: int, resources: Mapping[str, float]) -> Iterator[Any]:
-    import logging
 
     from dask import config
     from distributed import LocalCluster
