@@ -140,7 +140,8 @@ class Scaler:
         # A reformatter keeps the tables of the last size that it scaled to.
         reformatter = self._reformatters.setdefault(short_side, VideoReformatter())
         try:
-            # Planes first: swscale has no fast path to packed RGB with whole chroma. The bytes are the same.
+            # Planes first: swscale has no fast path to packed RGB with whole chroma. The bytes are the same, but for
+            # RGB of 15 and 16 bits in its own size, where they differ by less than one step of it.
             scaled = reformatter.reformat(
                 frame, width=new_width, height=new_height, format="gbrp", interpolation=_SCALING, threads=1
             )

@@ -32,19 +32,26 @@ def writer_lock(root: Path) -> Iterator[None]:
         LockedError: another process holds it (exit code 6); the message names that process.
         ConfigError: the folder cannot be written.
     """
+    with _opened(root, LOCK_NAME) as descriptor:
+        _acquire(descriptor, root)
+        yield
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+
+
+@contextmanager
+def _opened(root: Path, name: str) -> Iterator[int]:
+    """A lock file of the store, made with the store where it is not there. Closing it releases the lock."""
     make_folder(root)
-    path = root / LOCK_NAME
+    path = root / name
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise explained(error, path) from error
     try:
-        _acquire(descriptor, root)
-        yield
-        with suppress(OSError):
-            os.ftruncate(descriptor, 0)
+        yield descriptor
     finally:
-        os.close(descriptor)  # releases the lock
+        os.close(descriptor)
 
 
 def _acquire(descriptor: int, root: Path) -> None:
@@ -107,17 +114,9 @@ def alone(root: Path) -> Iterator[None]:
         LockedError: somebody is reading (exit code 6); the message names the processes.
         ConfigError: the folder cannot be written.
     """
-    make_folder(root)
-    path = root / READERS_NAME
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise explained(error, path) from error
-    try:
+    with _opened(root, READERS_NAME) as descriptor:
         _acquire_alone(descriptor, root)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _acquire_alone(descriptor: int, root: Path) -> None:

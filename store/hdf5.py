@@ -121,7 +121,7 @@ def _layout(path: Path, stamp: tuple[int, ...]) -> tuple[Rows, Rows]:
             if file.attrs["frameloom_format"] != FORMAT_VERSION:
                 raise ValueError(f"its format is {file.attrs['frameloom_format']}, this version reads {FORMAT_VERSION}")
             values, times = _rows(file, "values", VALUE_TYPES), _rows(file, "times", ("<f8",))
-    except (RuntimeError, TypeError, NotImplementedError, MemoryError) as error:  # what h5py makes of odd files
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # what h5py makes of odd files
         raise ValueError(f"HDF5 refuses it: {error}") from error
     return values, times
 

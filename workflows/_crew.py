@@ -225,8 +225,6 @@ def assemble(
     resources: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[Crew]:
     """A crew for the length of a block. Raises ConfigError when the scheduler cannot be reached."""
-    # What tornado still has to do when a run is interrupted fails, and is nobody's concern.
-    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     if scheduler is None and workers == 0:
         yield InlineCrew(threads_per_task=threads)
     elif scheduler is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -457,6 +458,8 @@ def _terminated(_signal: int, _frame: Any) -> NoReturn:
 def main() -> None:
     """The `frameloom` command."""
     signal.signal(signal.SIGTERM, _terminated)
+    # What Dask's event loop still has to do when a run is interrupted fails, and is nobody's concern.
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names that are no UTF-8 are shown spelled out
             stream.reconfigure(errors="backslashreplace")
