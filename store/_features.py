@@ -312,6 +312,23 @@ class FeatureStore:
         """
         return self._reader.read(shard, first=first, last=last, verify=verify)[0]
 
+    def read_rows_into(
+        self, shard: Path, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview], *, verify: bool = True
+    ) -> None:
+        """Rows ``[first, last)`` of a shard's values for each span, straight into memory that is already there.
+
+        Args:
+            shard: `ShardInfo.path`.
+            spans: as `Entry.first_row` counts. In ascending order they are read fastest.
+            targets: for each span the bytes of a writable array, contiguous in C order, that holds exactly these rows.
+            verify: whether the shard's own checksums are compared. Whoever compares the rows with what they were when
+                they were verified need not.
+
+        Raises:
+            IntegrityError: the shard is gone, or not what was written, or has no such rows. Targets are then undefined.
+        """
+        self._reader.read_into(shard, spans, targets, verify=verify)
+
     def read_times(self, shard: Path, first: int, last: int) -> NDArray[np.float64]:
         """Rows ``[first, last)`` of a shard's times (T, 2), verified; perhaps not to be written to.
 

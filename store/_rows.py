@@ -26,6 +26,9 @@ from numpy.typing import NDArray
 BLOCK_BYTES = 16 * 1024
 KEPT_TIMES_BYTES = 512 * 1024  # of eight hours at a row a second
 AHEAD_BYTES = 8 * 1024 * 1024
+_GAP_BYTES = 64  # between two chunks is a checksum, which is not worth a second call
+_AT_ONCE_BYTES = 256 * 1024
+_AT_ONCE_PIECES = 1000  # the system takes 1,024
 
 
 class RowFile:
@@ -41,21 +44,34 @@ class RowFile:
         self.num_bytes = status.st_size
         self.stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
-    def read_into(self, rows: NDArray[Any], offset: int) -> None:
-        """Fill an array, contiguous in C order, with the bytes from ``offset`` on.
+    def read_into(self, target: NDArray[Any] | memoryview, offset: int) -> None:
+        """Fill an array or its bytes, contiguous in C order, with the bytes from ``offset`` on.
 
         Raises ValueError where the file ends before.
         """
-        count = os.preadv(self._descriptor, [rows.data], offset)
-        if count != rows.nbytes:
-            self._read_rest(rows.reshape(-1).view(np.uint8).data[count:], offset + count)
+        count = os.preadv(self._descriptor, [target.data if isinstance(target, np.ndarray) else target], offset)
+        if count != target.nbytes:
+            self._read_rest([_bytes_of(target)], count, offset)
 
-    def _read_rest(self, buffer: memoryview, offset: int) -> None:
-        while buffer:
-            count = os.preadv(self._descriptor, [buffer], offset)
-            if not count:
-                raise ValueError(f"it ends before byte {offset + len(buffer):,}")
-            buffer, offset = buffer[count:], offset + count
+    def scatter(self, parts: list[memoryview], num_bytes: int, offset: int) -> None:
+        """Fill pieces of memory, of so many bytes in all, with the bytes from ``offset`` on, one after the other.
+
+        Raises ValueError where the file ends before.
+        """
+        count = os.preadv(self._descriptor, parts, offset)
+        if count != num_bytes:
+            self._read_rest(parts, count, offset)
+
+    def _read_rest(self, parts: Sequence[memoryview], done: int, offset: int) -> None:
+        """What is still missing when ``done`` bytes of the parts are there."""
+        for part in parts:
+            missing, offset = part[done:], offset + min(done, len(part))
+            done = max(0, done - len(part))
+            while missing:
+                count = os.preadv(self._descriptor, [missing], offset)
+                if not count:
+                    raise ValueError(f"it ends before byte {offset + len(missing):,}")
+                missing, offset = missing[count:], offset + count
 
     def read(self, offset: int, num_bytes: int) -> memoryview:
         """Bytes ``[offset, offset + num_bytes)``. Raises ValueError where the file ends before."""
@@ -124,36 +140,78 @@ class Rows:
         run = bisect_right(self._starts, first) - 1
         if last <= self._starts[run + 1] and not verify:  # most samples lie in one run
             file.read_into(rows, self._offsets[run] + (first - self._starts[run]) * self._row_bytes)
-            return rows
-        read = self._read_verified if verify else self._read_plain
-        done, num_rows = 0, last - first
-        while done < num_rows:
-            begin = first + done - self._starts[run]
-            count = min(num_rows - done, self._starts[run + 1] - first - done)
-            read(file, run, begin * self._row_bytes, rows[done : done + count])
-            done, run = done + count, run + 1
+        else:
+            self.read_into(file, [(first, last)], [_bytes_of(rows)], verify=verify)
         return rows
+
+    def read_into(
+        self, file: RowFile, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview], *, verify: bool
+    ) -> None:
+        """Rows ``[first, last)`` of every span, each into the bytes of its target, which hold exactly these rows.
+
+        Spans that follow each other in the file, but for the few bytes that lie between two runs, are read at once.
+        Raises as `read` does; what the targets hold then is undefined.
+        """
+        if not verify:
+            self._read_plain(file, spans, targets)
+            return
+        for (first, last), target in zip(spans, targets, strict=True):
+            for run, begin, part in self._parts(first, last, target):
+                self._read_verified(file, run, begin, part)
+
+    def _parts(self, first: int, last: int, target: memoryview) -> list[tuple[int, int, memoryview]]:
+        """The runs that rows ``[first, last)`` lie in: number, first byte in it, and where its bytes go."""
+        size = self._row_bytes
+        num_bytes = (last - first) * size
+        if not 0 <= first <= last <= len(self) or len(target) != num_bytes:
+            raise ValueError(f"rows {first} to {last} of {len(self)} were asked for, into {len(target)} bytes")
+        run = bisect_right(self._starts, first) - 1
+        if num_bytes and last <= self._starts[run + 1]:  # most samples lie in one run
+            return [(run, (first - self._starts[run]) * size, target)]
+        parts, done = [], 0
+        while done < num_bytes:
+            begin = first * size + done - self._starts[run] * size
+            count = min(num_bytes - done, (self._starts[run + 1] - self._starts[run]) * size - begin)
+            parts.append((run, begin, target[done : done + count]))
+            run, done = run + 1, done + count
+        return parts
+
+    def _read_plain(self, file: RowFile, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview]) -> None:
+        pieces, first, end = list[memoryview](), 0, 0
+        for (first_row, last_row), target in zip(spans, targets, strict=True):
+            for run, begin, part in self._parts(first_row, last_row, target):
+                place = self._offsets[run] + begin
+                if pieces and (
+                    not 0 <= place - end <= _GAP_BYTES or end - first > _AT_ONCE_BYTES or len(pieces) > _AT_ONCE_PIECES
+                ):
+                    file.scatter(pieces, end - first, first)
+                    pieces = []
+                if not pieces:
+                    first = place
+                elif place > end:
+                    pieces.append(memoryview(bytearray(place - end)))
+                pieces.append(part)
+                end = place + len(part)
+        if pieces:
+            file.scatter(pieces, end - first, first)
 
     def offset(self, row: int) -> int:
         """Where a row begins, or for the number of all rows, where the last one ends."""
         run = min(bisect_right(self._starts, row), len(self._offsets)) - 1
         return self._offsets[run] + (row - self._starts[run]) * self._row_bytes
 
-    def _read_plain(self, file: RowFile, run: int, begin: int, rows: NDArray[Any]) -> None:
-        file.read_into(rows, self._offsets[run] + begin)
-
-    def _read_verified(self, file: RowFile, run: int, begin: int, rows: NDArray[Any]) -> None:
+    def _read_verified(self, file: RowFile, run: int, begin: int, target: memoryview) -> None:
         """Rows of a run from its byte ``begin`` on, by way of the whole blocks that they lie in."""
         run_bytes = (self._starts[run + 1] - self._starts[run]) * self._row_bytes
         checksums = self._checksums.get(run)
         if checksums is None:
             checksums = self._checksums[run] = self._learn(file, self._offsets[run], run_bytes)
-        first, last = begin // BLOCK_BYTES, -(-(begin + rows.nbytes) // BLOCK_BYTES)
+        first, last = begin // BLOCK_BYTES, -(-(begin + len(target)) // BLOCK_BYTES)
         low = first * BLOCK_BYTES
         data = file.read(self._offsets[run] + low, min(last * BLOCK_BYTES, run_bytes) - low)
         if block_checksums(data) != checksums[first:last]:
             raise ValueError(f"the bytes at {self._offsets[run] + low:,} do not match their checksum")
-        rows.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)[begin - low : begin - low + rows.nbytes]
+        target[:] = data[begin - low : begin - low + len(target)]
 
 
 class RowShard:
@@ -186,6 +244,14 @@ class RowShard:
         times = self._read_times(first, last, verify=verify)
         return values, times if times.flags.writeable else times.copy()
 
+    def read_into(
+        self, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview], *, verify: bool = True
+    ) -> None:
+        self._values.read_into(self._file, spans, targets, verify=verify)
+        if spans and spans[0][0] == self._next_row:
+            self._fetch_ahead(spans[-1][1])
+        self._next_row = spans[-1][1] if spans else -1
+
     def _fetch_ahead(self, row: int) -> None:
         """Somebody reads one sample after another: have the next ones fetched from the disk meanwhile."""
         place = self._values.offset(row)
@@ -214,6 +280,10 @@ class RowShard:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _bytes_of(array: NDArray[Any] | memoryview) -> memoryview:
+    return array if isinstance(array, memoryview) else array.reshape(-1).view(np.uint8).data
 
 
 def block_checksums(data: memoryview) -> array[int]:

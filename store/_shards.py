@@ -41,6 +41,12 @@ class OpenShard(Protocol):
         """
         ...
 
+    def read_into(
+        self, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview], *, verify: bool = True
+    ) -> None:
+        """Values of rows ``[first, last)`` of each span into the bytes of its target. Raises as `read` does."""
+        ...
+
     def read_times(self, first: int, last: int) -> NDArray[np.float64]:
         """Rows ``[first, last)`` of times (T, 2), verified; perhaps not to be written to. Raises as `read` does."""
         ...
@@ -216,6 +222,12 @@ class ShardReader:
         Whoever compares whole samples with their checksums need not have them verified here as well.
         """
         return self._use(path, lambda shard: shard.read(first, last, verify=verify))
+
+    def read_into(
+        self, path: Path, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview], *, verify: bool = True
+    ) -> None:
+        """Values of rows ``[first, last)`` of each span into the bytes of its target. Raises IntegrityError."""
+        self._use(path, lambda shard: shard.read_into(spans, targets, verify=verify))
 
     def read_times(self, path: Path, *, first: int, last: int) -> NDArray[np.float64]:
         """Rows ``[first, last)`` of times (T, 2). Raises IntegrityError naming the shard."""

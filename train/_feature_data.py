@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from .._vocabulary import InputError
 from ..store import FeatureStore
+from ._feature_batch import FeatureBatch
 from ._feature_plan import FeatureClip, NarrowPolicy, Plan, Spans, Texts
-from ._feature_rows import Memory, Rows, Span, SpanDraw, VerifyPolicy
+from ._feature_rows import Allocate, Memory, Rows, Span, SpanDraw, VerifyPolicy
 from ._order import EpochOrder, Remainder, ShardBatchSampler, Split, process_of
 
 if TYPE_CHECKING:
@@ -65,12 +66,13 @@ class FeatureDataset:
             clip out before training starts; "empty" gives no rows, which `collate_features` turns into an empty mask.
         narrow: what a span means that lies within a feature and yet holds the middle of none of its rows, because it is
             shorter than a row: "missing", or "nearest" for the row whose middle is nearest to the span's.
-        verify: when rows are compared with their checksums: "always", or "first" for the first time that a process
-            reads them, which about doubles the speed and does not see what a disk loses later.
+        verify: "always" compares rows each time that they are read: with the shard's checksums the first time that a
+            process reads them, and later with the sum that they had then. "first" compares them that first time only,
+            and does not see what a disk loses later.
         draw: cuts each clip anew in every epoch, for random windows of long videos: it is given (epoch, clip's number,
             the clip's seconds [start, end)) and gives the seconds to read of it, the same for all features. It must be
             a pure function, and picklable for workers (`UniformWindow` is one). A feature without a row in the drawn
-            span has none in that sample, whatever the policy. Rows are then verified always.
+            span has none in that sample, whatever the policy. Rows are then compared with the checksums each time.
         memory_bytes: values kept in memory by each process once they are read, until so many bytes are kept.
 
     Attributes:
@@ -155,14 +157,43 @@ class FeatureDataset:
 
     def __getitems__(self, indices: Sequence[int]) -> list[FeatureSample]:
         """Several clips, in the order asked for, read in the order in which they lie in their shards."""
-        indices = [range(len(self))[index] for index in indices]
+        index = self._checked(indices)
+        indices = index.tolist()
         cuts = self._drawn(indices)
-        columns = [rows.read(indices, cuts) for rows in self._rows.values()]
+        columns = [rows.read(index, cuts) for rows in self._rows.values()]
         names, keys = list(self._rows), self._keys.at(indices)
         return [
             FeatureSample(index=index, key=key, features=dict(zip(names, values, strict=True)))
             for index, key, *values in zip(indices, keys, *columns, strict=True)
         ]
+
+    def read_batch(self, indices: Sequence[int], *, allocate: Allocate = np.empty) -> FeatureBatch:
+        """Several clips in one padded array for each feature, in the order asked for: rows are read into their places.
+
+        Args:
+            indices: of the clips.
+            allocate: makes an array (B, T, D) of a type, with any content; contiguous in C order.
+
+        Raises:
+            IndexError: there is no such clip.
+            IntegrityError: a shard is not what was written.
+        """
+        index = self._checked(indices)
+        cuts = self._drawn(index.tolist())
+        padded = {name: rows.read_padded(index, cuts, allocate=allocate) for name, rows in self._rows.items()}
+        return FeatureBatch(
+            index=index,
+            values={name: values for name, (values, _) in padded.items()},
+            num_rows={name: num_rows for name, (_, num_rows) in padded.items()},
+        )
+
+    def _checked(self, indices: Sequence[int]) -> NDArray[np.int64]:
+        """Clips' numbers, counted from the front. Raises IndexError."""
+        index = np.array(indices, np.int64)
+        index[index < 0] += len(self)
+        if ((index < 0) | (index >= len(self))).any():
+            raise IndexError(f"clips {list(indices)} were asked for, of {len(self)}")
+        return index
 
     @property
     def draws(self) -> bool:
@@ -185,7 +216,11 @@ class FeatureDataset:
 
     def key(self, index: int) -> str:
         """What a person calls a clip."""
-        return self._keys.at([range(len(self))[index]])[0]
+        return self.keys([index])[0]
+
+    def keys(self, indices: Sequence[int]) -> list[str]:
+        """What a person calls each of several clips. Raises IndexError."""
+        return self._keys.at(self._checked(indices))
 
     def present(self, name: str) -> NDArray[np.bool_]:
         """Which clips have rows of a feature, (N,)."""
@@ -195,6 +230,11 @@ class FeatureDataset:
         """Rows T of a feature in every clip, (N,)."""
         spans = self._known(name)
         return spans.last - spans.first
+
+    def num_bytes(self) -> int:
+        """The size of all rows that an epoch reads, where spans are not drawn."""
+        widths = {name: spans.dim * np.dtype(spans.dtype).itemsize for name, spans in self._spans.items()}
+        return sum(int(self.num_rows(name).sum()) * width for name, width in widths.items())
 
     def _known(self, name: str) -> Spans:
         if name not in self._spans:

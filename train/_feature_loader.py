@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .._vocabulary import ConfigError
+from ._feature_batch import FeatureBatch, shared_array
 from ._feature_data import FeatureDataset, FeatureSample, collate_features
 from ._order import ShardBatchSampler
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch.utils.data import IterableDataset
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
+Batches = Literal["samples", "padded"]
 
 
 class FeatureLoader:
@@ -32,13 +34,19 @@ class FeatureLoader:
     Args:
         dataset: a map-style data set, in which the sampler's order counts. Where it has `set_epoch`, that is called.
         sampler: the batches of this process.
-        collate: makes a batch of a list of samples. With workers that are not forked it must be picklable.
+        batches: how a batch is read. "samples" reads clips one by one, and ``collate`` puts them together. "padded",
+            for a `FeatureDataset`, reads their rows straight into the places of a padded batch, without a copy;
+            values keep the type that they are stored in.
+        collate: makes a batch of a list of samples, or of the `FeatureBatch` of a padded one; None takes
+            `collate_features` or `FeatureBatch.tokens`, which give the same but for the type of the values. With
+            workers that are not forked it must be picklable.
         num_workers: processes that read; 0 reads in this one.
         start_method: of the workers; None is torch's own choice. Forked workers open files of their own.
         options: further options of `DataLoader`: `prefetch_factor`, `pin_memory`, `persistent_workers`, `timeout`.
 
     Raises:
-        ConfigError: `persistent_workers` for a data set that draws spans anew in every epoch.
+        ConfigError: `persistent_workers` for a data set that draws spans anew in every epoch; "padded" for a data set
+            that has no `read_batch`.
     """
 
     def __init__(
@@ -46,7 +54,8 @@ class FeatureLoader:
         dataset: Any,
         sampler: ShardBatchSampler,
         *,
-        collate: Callable[[list[Any]], Any] = collate_features,
+        batches: Batches = "samples",
+        collate: Callable[[Any], Any] | None = None,
         num_workers: int = 0,
         start_method: StartMethod | None = None,
         **options: Any,
@@ -57,13 +66,20 @@ class FeatureLoader:
         changes = getattr(dataset, "draws", hasattr(dataset, "set_epoch"))
         if options.get("persistent_workers") and changes:
             raise ConfigError("persistent_workers: workers that outlive an epoch cannot be told the next one's draws")
+        if batches not in get_args(Batches):
+            raise ConfigError(f"batches {batches!r}: allowed are {', '.join(get_args(Batches))}")
+        if batches == "padded" and not hasattr(dataset, "read_batch"):
+            raise ConfigError(f"batches 'padded': {type(dataset).__name__} has no read_batch; use 'samples'")
+        is_padded = batches == "padded"
+        reader: Any = _PaddedReader(dataset) if is_padded else dataset
+        default: Callable[[Any], Any] = FeatureBatch.tokens if is_padded else collate_features
         self.dataset, self.sampler = dataset, sampler
         self.epoch = 0
         self.batch = 0
         self._loader: DataLoader[Any] = DataLoader(
-            dataset,
+            reader,
             batch_sampler=sampler,
-            collate_fn=collate,
+            collate_fn=collate or default,
             num_workers=num_workers,
             multiprocessing_context=start_method,
             # The loader draws a seed for its workers; from a generator of its own, so that the global one stays put.
@@ -97,6 +113,23 @@ class FeatureLoader:
         """Go to a position. Raises ConfigError when it is of other clips or another order."""
         check_order(state, self.sampler)
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+
+
+class _PaddedReader:
+    """A data set whose batches are read at once: torch gives ``collate`` whatever `__getitems__` gives."""
+
+    def __init__(self, dataset: FeatureDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitems__(self, indices: Sequence[int]) -> FeatureBatch:
+        from torch.utils.data import get_worker_info
+
+        if get_worker_info() is None:
+            return self._dataset.read_batch(indices)
+        return self._dataset.read_batch(indices, allocate=shared_array)  # the queue copies what is not shared
 
 
 def check_order(state: Mapping[str, Any], sampler: ShardBatchSampler) -> None:

@@ -172,7 +172,7 @@ class Texts:
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def at(self, indices: Sequence[int]) -> list[str]:
+    def at(self, indices: Sequence[int] | NDArray[np.int64]) -> list[str]:
         """The texts with these numbers."""
         places = np.asarray(indices, np.int64)
         pairs = zip(self._offsets[places].tolist(), self._offsets[places + 1].tolist(), strict=True)

@@ -1,16 +1,20 @@
 """Reading rows of shards: in the order of the file, kept in memory where that is wished, cut anew where that is drawn.
 
-Legend: N clips, T rows of a clip, D width.
+Rows are read straight to where they are wanted, arrays of their own or places in a padded batch, and are checked there.
+
+Legend: N clips, B of them in a batch, T rows of a clip, D width.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +25,9 @@ from ._feature_plan import Spans, middles_of
 VerifyPolicy = Literal["always", "first"]
 Span = tuple[float, float]
 SpanDraw = Callable[[int, int, Span], Span]
+Allocate = Callable[[tuple[int, ...], str], NDArray[Any]]  # shape and type to an array with any content
+_SEARCHED_ROWS = 8192  # of whose times not all are read: more than 80 seconds of a spectrogram
+_NEAR_ROWS = 1024  # a block of times
 _Key = tuple[Path, int, int]  # a shard and its rows [first, last)
 
 
@@ -51,6 +58,7 @@ class Memory:
     """Arrays that were read, up to a number of bytes."""
 
     def __init__(self, num_bytes: int) -> None:
+        self.is_used = num_bytes > 0
         self._bytes_left = num_bytes
         self._kept: dict[_Key, NDArray[Any]] = {}
 
@@ -64,47 +72,208 @@ class Memory:
             self._kept[key] = values
 
 
+class Padded(NamedTuple):
+    """One feature of several clips in one array.
+
+    Attributes:
+        values: (B, T, D), T that of the longest clip; zeros after a clip's last row.
+        num_rows: of each clip, (B,).
+    """
+
+    values: NDArray[Any]
+    num_rows: NDArray[np.int64]
+
+
+class _Asked(NamedTuple):
+    """Rows [first, last) of a shard for each clip that was asked for, (B,) each; none where the feature is missing."""
+
+    clip: NDArray[np.int64]
+    shard: NDArray[np.int32]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    def at(self, places: NDArray[np.int64]) -> _Asked:
+        return _Asked(self.clip[places], self.shard[places], self.first[places], self.last[places])
+
+
 class Rows:
-    """One feature of all clips, to be read."""
+    """One feature of all clips, to be read.
+
+    The first time that a process reads a clip's rows, they are compared with the shard's checksums, and the sum of
+    their words is noted. Later readings are compared with that sum: it takes a fifth of the time, and does not need the
+    whole blocks that the shard's checksums are of. A changed bit changes the sum, whatever else it is next to. Rows of
+    spans that are drawn are compared with the checksums every time.
+
+    Args:
+        store: where the shards are.
+        spans: where each clip's rows are.
+        memory: what was read before.
+        verify: "first" compares nothing after the first time.
+    """
 
     def __init__(self, store: FeatureStore, spans: Spans, memory: Memory, *, verify: VerifyPolicy) -> None:
         self.spans = spans
-        self._store, self._memory = store, memory
-        self._verified = bytearray(len(spans.shard)) if verify == "first" else None
+        self._store, self._memory, self._verify = store, memory, verify
+        self._is_known = np.zeros(len(spans.shard), bool)
+        self._sums = np.zeros(len(spans.shard) if verify == "always" else 0, np.uint64)
+        self._has_words = spans.dim * np.dtype(spans.dtype).itemsize % 8 == 0
 
-    def read(self, indices: Sequence[int], cuts: Sequence[Span | None] | None = None) -> list[NDArray[Any]]:
+    def read(self, index: NDArray[np.int64], cuts: Sequence[Span | None] | None = None) -> list[NDArray[Any]]:
         """The rows (T, D) of several clips, read in the order in which they lie. Raises IntegrityError."""
-        spans, wanted = self.spans, np.asarray(indices, np.int64)
-        found = [spans.no_rows()] * len(indices)
-        places = np.lexsort((spans.first[wanted], spans.shard[wanted]))
-        wanted = wanted[places]
-        columns = (places, wanted, spans.shard[wanted], spans.first[wanted], spans.last[wanted])
-        for place, index, shard, first, last in zip(*(column.tolist() for column in columns), strict=True):
-            if shard < 0:
-                continue
-            path, cut = spans.shards[shard], (first, last)
-            if cuts is not None:
-                cut = self._cut(path, first, last, cuts[place])
-            if cut[0] < cut[1]:
-                found[place] = self._read(index, (path, *cut))
-        return found
+        asked = self._asked(index, cuts)
+        found, places = self._remembered(asked)
+        for place in places.tolist():
+            found[place] = np.empty((asked.last[place] - asked.first[place], self.spans.dim), self.spans.dtype)
+        targets = [_bytes_of(found[place]) for place in places.tolist()]
+        self._fill(asked.at(places), targets, lambda: self._sums_of(targets), is_drawn=cuts is not None)
+        if self._memory.is_used:
+            for place in places.tolist():
+                self._memory.keep(self._key(asked, place), found[place])
+        return [found.get(place, none) for place, none in enumerate([self.spans.no_rows()] * len(index))]
+
+    def read_padded(
+        self, index: NDArray[np.int64], cuts: Sequence[Span | None] | None = None, *, allocate: Allocate = np.empty
+    ) -> Padded:
+        """The rows of several clips in one array that ``allocate`` makes. Raises IntegrityError."""
+        asked = self._asked(index, cuts)
+        num_rows = asked.last - asked.first
+        most = int(num_rows.max(initial=0))
+        values = allocate((len(index), most, self.spans.dim), self.spans.dtype)
+        for place in np.flatnonzero(num_rows < most).tolist():
+            values[place, num_rows[place] :] = 0
+        found, places = self._remembered(asked)
+        for place, rows in found.items():
+            values[place, : len(rows)] = rows
+        self._fill(
+            asked.at(places),
+            _places_of(values, places, num_rows),
+            lambda: self._sums_in(values, num_rows, places),
+            is_drawn=cuts is not None,
+        )
+        if self._memory.is_used:
+            for place in places.tolist():
+                self._memory.keep(self._key(asked, place), values[place, : num_rows[place]].copy())
+        return Padded(values, num_rows)
+
+    def _asked(self, index: NDArray[np.int64], cuts: Sequence[Span | None] | None) -> _Asked:
+        spans = self.spans
+        asked = _Asked(index, spans.shard[index], spans.first[index], spans.last[index])
+        if cuts is not None:
+            for place in np.flatnonzero(asked.shard >= 0).tolist():
+                cut = self._cut(*self._key(asked, place), cuts[place])
+                asked.first[place], asked.last[place] = cut
+        return asked
 
     def _cut(self, shard: Path, first: int, last: int, cut: Span | None) -> tuple[int, int]:
-        """Those of rows [first, last) whose middle lies in a span."""
-        middles = middles_of(self._store.read_times(shard, first, last))
-        if cut is None or np.isnan(middles[0]):  # text has no times
+        """Those of rows [first, last), which are in the order of time, whose middle lies in a span."""
+        if cut is None:
+            return first, last
+        if last - first > _SEARCHED_ROWS and not np.isnan(self._middles(shard, first, first + 1)[0]):
+            begin = self._row_at(shard, first, last, cut[0])
+            return begin, self._row_at(shard, begin, last, cut[1])
+        middles = self._middles(shard, first, last)
+        if np.isnan(middles[0]):  # text has no times
             return first, last
         low, high = np.searchsorted(middles, cut).tolist()
-        return first + low, first + high
+        return first + low, max(first + low, first + high)
 
-    def _read(self, index: int, key: _Key) -> NDArray[Any]:
-        values = self._memory.get(key)
-        if values is not None:
-            return values
-        shard, first, last = key
-        verify = self._verified is None or not self._verified[index]
-        values = self._store.read_rows(shard, first, last, verify=verify)
-        if self._verified is not None:
-            self._verified[index] = True
-        self._memory.keep(key, values)
-        return values
+    def _row_at(self, shard: Path, first: int, last: int, seconds: float) -> int:
+        """The first of many rows whose middle is at an instant or later. Only the times near by are read."""
+        begin, end = (float(self._middles(shard, row, row + 1)[0]) for row in (first, last - 1))
+        if not begin < seconds <= end:
+            return last if seconds > end else first
+        low, high, by_rate = first, last - 1, True  # the row before is at low or later, and the one wanted at high
+        while True:
+            share = (seconds - begin) / (end - begin) if by_rate else 0.5  # halves, should the rate vary wildly
+            near = max(low, min(low + int(share * (high - low)), high + 1) - _NEAR_ROWS // 2)
+            middles = self._middles(shard, near, min(near + _NEAR_ROWS, high + 1))
+            if middles[0] >= seconds:
+                high, end = near, float(middles[0])
+            elif middles[-1] < seconds:
+                low, begin = near + len(middles) - 1, float(middles[-1])
+            else:
+                return near + int(np.searchsorted(middles, seconds))
+            by_rate = not by_rate
+
+    def _middles(self, shard: Path, first: int, last: int) -> NDArray[np.float64]:
+        return middles_of(self._store.read_times(shard, first, last))
+
+    def _key(self, asked: _Asked, place: int) -> _Key:
+        return self.spans.shards[asked.shard[place]], int(asked.first[place]), int(asked.last[place])
+
+    def _remembered(self, asked: _Asked) -> tuple[dict[int, NDArray[Any]], NDArray[np.int64]]:
+        """Rows that are in memory, by their place in the batch, and the places whose rows must be read."""
+        places = np.flatnonzero(asked.last > asked.first)
+        if not self._memory.is_used:
+            return {}, places
+        kept = {place: self._memory.get(self._key(asked, place)) for place in places.tolist()}
+        found = {place: rows for place, rows in kept.items() if rows is not None}
+        return found, np.array([place for place in kept if place not in found], np.int64)
+
+    def _fill(
+        self,
+        asked: _Asked,
+        targets: Sequence[memoryview],
+        sums: Callable[[], NDArray[np.uint64]],
+        *,
+        is_drawn: bool,
+    ) -> None:
+        """Read rows into their targets, in the order of the file, and check them; ``sums`` are of what was read."""
+        if is_drawn:
+            self._read(asked, targets, verify=np.ones(len(targets), bool))
+            return
+        known = self._is_known[asked.clip]
+        self._read(asked, targets, verify=~known)
+        if self._verify == "always":
+            found = sums()
+            changed = np.flatnonzero(known & (found != self._sums[asked.clip]))
+            if len(changed):  # the shard's own checksums decide, and say where the damage is
+                self._read(
+                    asked.at(changed),
+                    [targets[place] for place in changed.tolist()],
+                    verify=np.ones(len(changed), bool),
+                )
+            self._sums[asked.clip[~known]] = found[~known]
+        self._is_known[asked.clip] = True
+
+    def _read(self, asked: _Asked, targets: Sequence[memoryview], *, verify: NDArray[np.bool_]) -> None:
+        group = 2 * asked.shard + verify
+        order = np.lexsort((asked.first, group))
+        group = group[order]
+        edges = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(group)]
+        spans = list(zip(asked.first[order].tolist(), asked.last[order].tolist(), strict=True))
+        ordered = [targets[place] for place in order.tolist()]
+        for begin, end in pairwise(edges if len(group) else []):
+            number, is_verified = divmod(int(group[begin]), 2)
+            shard = self.spans.shards[number]
+            self._store.read_rows_into(shard, spans[begin:end], ordered[begin:end], verify=bool(is_verified))
+
+    def _sums_in(
+        self, values: NDArray[Any], num_rows: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> NDArray[np.uint64]:
+        """As `_sums_of`, of rows that are places of a batch."""
+        if not self._has_words:
+            return self._sums_of(_places_of(values, places, num_rows))
+        words = values.reshape(len(values), -1).view(np.uint64)
+        sums: NDArray[np.uint64] = np.add.reduce(words, axis=1)[places]  # zeros add nothing
+        return sums
+
+    def _sums_of(self, targets: Iterable[memoryview]) -> NDArray[np.uint64]:
+        """Of each clip's bytes the sum of their 64-bit words modulo 2 to the 64th; CRC-32 where a row is no words."""
+        if self._has_words:
+            sums = [np.add.reduce(np.frombuffer(target, np.uint64)) for target in targets]
+        else:
+            sums = [np.uint64(zlib.crc32(target)) for target in targets]
+        return np.array(sums, np.uint64)
+
+
+def _bytes_of(rows: NDArray[Any]) -> memoryview:
+    return rows.reshape(-1).view(np.uint8).data
+
+
+def _places_of(values: NDArray[Any], places: NDArray[np.int64], num_rows: NDArray[np.int64]) -> list[memoryview]:
+    """The bytes of some clips' rows in a batch (B, T, D)."""
+    data, row_bytes = _bytes_of(values), values.shape[2] * values.itemsize
+    firsts = places * (values.shape[1] * row_bytes)
+    lasts = firsts + num_rows[places] * row_bytes
+    return [data[first:last] for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)]

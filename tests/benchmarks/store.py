@@ -4,13 +4,21 @@
 
 Everything is made here and removed afterwards (some 3 GB in DIR, by default the system's temporary folder), and
 measured in one process and one thread. What is compared takes turns, and of each the median of the repeats counts.
-Unless it says "from disk", files are in the system's cache. Every reading of ours is checked: samples by their
-checksums, windows by those of the blocks that they touch.
+Unless it says "from disk", files are in the system's cache and have been read once by this process.
 
-    loader      samples of (12, 4096) float16 in random order: `FeatureStore.read`, against one .npy for each video
+How ours is checked: a shard's SHA-256 when it is first opened, a sample's checksums when it is first read, and from
+then on, with "always", the sum of its 64-bit words each time; with "first", nothing more. Windows are compared with
+the checksums of the blocks that they touch, each time. Theirs is not checked.
+
+    loader      what a training loop gets: padded batches of 64 in random order, of samples of (12, 4096) float16, from
+                `FeatureLoader`, against torch's `DataLoader` over one .npy for each video (np.load, torch.stack), the
+                same tensors from both; "one sample" is `FeatureStore.read` against np.load
     windows     10 s out of long videos' two features of width 2048: `FeatureStore.read_span`, against loading both
-                whole .npy files and cutting, as the data set published with Everything at Once does
-    scan        all samples in their order, in bytes a second, against reading the shards' files in pieces of 1 MB
+                whole .npy files and cutting. Loading whole files stands for the published data set of Everything at
+                Once, which does so for each video; it reads .npz and converts to float32 besides, which this does not
+    scan        all samples in their order, in bytes a second: one by one and as padded batches, against reading the
+                shards' files in pieces of 1 MB into the same buffer, which stays in the processor's cache, and against
+                reading each whole file into memory of its own (np.fromfile)
     opening     100,000 samples, from their sidecars: seconds from `FeatureStore(...)` to knowing every fingerprint;
                 many small sidecars are remembered on the machine, so the first time is shown as well
     webdataset  all samples of tar shards in their order, against plain ``webdataset`` with its arrays decoded
@@ -37,7 +45,7 @@ import numpy as np
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, digest_of
 from frameloom.store import FeatureStore, Sample
 
-ROWS, WIDTH = 12, 4096
+ROWS, WIDTH, BATCH = 12, 4096, 64
 MEASURES = ["loader", "windows", "scan", "opening", "webdataset"]
 
 
@@ -148,6 +156,7 @@ def _loader(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, A
     names = _store(folder / "store", samples, spec, in_shard=arguments.shard_samples)
     random.Random(0).shuffle(names)
     store = FeatureStore(folder / "store")
+    yield from _loader_batches(store, names, folder / "npy", arguments)
 
     def ours() -> None:
         for name in names:
@@ -159,8 +168,58 @@ def _loader(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, A
 
     opened = _seconds(ours)
     mine, plain = _in_turns(arguments.repeats, ours, theirs)
-    yield _line("loader", count / mine, count / plain, "samples/s", ">= 4")
-    yield _line("loader, first, with hashes of shards", count / opened, count / plain, "samples/s", "")
+    yield _line("loader, one sample", count / mine, count / plain, "samples/s", "")
+    yield _line("loader, one sample, first, with hashes", count / opened, count / plain, "samples/s", "")
+
+
+def _loader_batches(
+    store: FeatureStore, names: list[str], folder: Path, arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Batches of 64: of ours checked always and the first time only, and of one .npy for each video."""
+    always, first = (_batches(store, names, verify=policy, shuffle=True) for policy in ("always", "first"))
+    plain = _plain_loader([str(folder / f"{name}.npy") for name in names], list(always.sampler))
+    for ours, (values, mask) in zip(always, plain, strict=True):
+        assert ours["features"].values.equal(values)
+        assert ours["features"].mask.equal(mask)
+    opened = _seconds(lambda: _exhaust(_batches(FeatureStore(store.root), names, verify="always", shuffle=True)))
+    _exhaust(first)
+    works = [lambda loader=loader: _exhaust(loader) for loader in (always, first, plain)]
+    checked, unchecked, theirs = _in_turns(arguments.repeats, *works)
+    count = len(names)
+    yield _line("loader, checked always", count / checked, count / theirs, "samples/s", ">= 4")
+    yield _line("loader, checked first", count / unchecked, count / theirs, "samples/s", ">= 4")
+    yield _line("loader, first epoch, with hashes", count / opened, count / theirs, "samples/s", "")
+
+
+def _batches(store: FeatureStore, names: list[str], *, verify: Any, shuffle: bool) -> Any:
+    from frameloom.train import FeatureClip, FeatureDataset, FeatureLoader
+
+    clips = [FeatureClip(key=name, fingerprints={"features": name}) for name in names]
+    dataset = FeatureDataset(store, clips, features=["features"], verify=verify)
+    return FeatureLoader(dataset, dataset.batches(batch_size=BATCH, shuffle=shuffle), batches="padded")
+
+
+def _plain_loader(paths: list[str], batches: list[list[int]]) -> Any:
+    """How one loads features that are one .npy for each video."""
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+
+    class Videos(Dataset[Any]):
+        def __len__(self) -> int:
+            return len(paths)
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.from_numpy(np.load(paths[index]))
+
+    def collate(rows: list[Any]) -> tuple[Any, Any]:
+        return torch.stack(rows), torch.ones(len(rows), len(rows[0]), dtype=torch.bool)
+
+    return DataLoader(Videos(), batch_sampler=batches, collate_fn=collate)
+
+
+def _exhaust(batches: Iterable[Any]) -> None:
+    for _ in batches:
+        pass
 
 
 def _windows(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -205,20 +264,35 @@ def _scan(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any
     shards = [shard.path for shard in store.shards()]
     num_bytes = sum(path.stat().st_size for path in shards)
 
-    def ours() -> None:
+    def one_by_one() -> None:
         for name in order:
             store.read(name)
 
-    def theirs() -> None:
+    def in_pieces() -> None:
         for path in shards:
             with path.open("rb", buffering=0) as file:
                 while file.read(1 << 20):
                     pass
 
-    ours()
-    for name, before in (("scan", lambda: None), ("scan, from disk", lambda: _drop_from_cache(shards))):
-        mine, plain = _in_turns(arguments.repeats, ours, theirs, before=before)
-        yield _line(name, num_bytes / mine / 1e9, num_bytes / plain / 1e9, "GB/s", ">= 0.7")
+    def whole_files() -> None:
+        for path in shards:
+            np.fromfile(path, np.uint8)
+
+    always, first = (_batches(store, order, verify=policy, shuffle=False) for policy in ("always", "first"))
+    ours = {
+        "one by one": one_by_one,
+        "batches, always": lambda: _exhaust(always),
+        "batches, first": lambda: _exhaust(first),
+    }
+    for work in ours.values():
+        work()
+    for cached, before in (("", lambda: None), (", from disk", lambda: _drop_from_cache(shards))):
+        *mine, pieces, whole = _in_turns(arguments.repeats, *ours.values(), in_pieces, whole_files, before=before)
+        for name, seconds in zip(ours, mine, strict=True):
+            for against, plain in (("pieces", pieces), ("whole files", whole)):
+                target = ">= 0.7" if name != "one by one" else ""
+                shown = f"scan, {name} / {against}{cached}"
+                yield _line(shown, num_bytes / seconds / 1e9, num_bytes / plain / 1e9, "GB/s", target)
 
 
 def _opening(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,6 +22,7 @@ from frameloom.store import FeatureStore, Sample
 from frameloom.train import (
     ClipDataset,
     EpochOrder,
+    FeatureBatch,
     FeatureClip,
     FeatureDataset,
     FeatureLoader,
@@ -28,6 +31,7 @@ from frameloom.train import (
     collate_features,
     feature_stream,
 )
+from frameloom.train._feature_batch import shared_array
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -58,7 +62,17 @@ def num_rows_of(name: str, number: int) -> int:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    store = FeatureStore(tmp_path_factory.mktemp("features"))
+    return write_store(tmp_path_factory.mktemp("features"), "hdf5")
+
+
+@pytest.fixture(scope="module", params=["hdf5", "webdataset"])
+def each_store(request, tmp_path_factory) -> FeatureStore:
+    """The same features in each format of shards."""
+    return FeatureStore(write_store(tmp_path_factory.mktemp(request.param), request.param))
+
+
+def write_store(folder: Path, shard_format: str) -> Path:
+    store = FeatureStore(folder)
     for name in DIMS:
         for shard in range(NUM_SHARDS):
             numbers = range(shard, NUM_VIDEOS, NUM_SHARDS)
@@ -67,7 +81,7 @@ def root(tmp_path_factory) -> Path:
                 Sample(key=f"v{n}", source_digest="0", fingerprint=f"{name}-{n}", feature=feature)
                 for n, feature in features.items()
             ]
-            store.write_shard(name, samples, spec=make_spec(name))
+            store.write_shard(name, samples, spec=make_spec(name), format=shard_format)
     return store.root
 
 
@@ -93,6 +107,18 @@ def indices_of(samples: list) -> list[int]:
     """A batch's clips; reads nothing but what the worker has read."""
     assert all(len(sample["features"]["video"]) for sample in samples)
     return [sample["index"] for sample in samples]
+
+
+def noted_reads(store: FeatureStore, monkeypatch) -> list[tuple[int, int, bool]]:
+    """What is read from now on: rows [first, last), and whether they are compared with the shard's checksums."""
+    asked, read = [], store._reader.read_into
+
+    def noted(path, spans, targets, *, verify: bool) -> None:
+        asked.extend((first, last, verify) for first, last in spans)
+        read(path, spans, targets, verify=verify)
+
+    monkeypatch.setattr(store._reader, "read_into", noted)
+    return asked
 
 
 class TestOrder:
@@ -399,31 +425,22 @@ class TestReading:
 
     def test_only_the_rows_of_a_span_are_read(self, root, monkeypatch) -> None:
         dataset = FeatureDataset(root, make_clips([6], start_seconds=4.0, end_seconds=8.0), features=["video"])
-        asked = []
-        read = dataset.store._reader.read
-
-        def noted(path: Path, *, first: int, last: int, verify: bool):
-            asked.append((last - first, verify))
-            return read(path, first=first, last=last, verify=verify)
-
-        monkeypatch.setattr(dataset.store._reader, "read", noted)
+        asked = noted_reads(dataset.store, monkeypatch)
         assert len(dataset[0]["features"]["video"]) == 2
-        assert asked == [(2, True)]
+        dataset.read_batch([0])
+        assert [(last - first, verify) for first, last, verify in asked] == [(2, True), (2, False)]
 
-    def test_rows_are_verified_always_or_the_first_time_in_a_process(self, store, monkeypatch) -> None:
-        read, asked = store._reader.read, []
-        monkeypatch.setattr(
-            store._reader, "read", lambda *place, verify, **rows: asked.append(verify) or read(*place, **rows)
-        )
-        always = FeatureDataset(store, make_clips([0, 1]), features=["video"])
-        first = FeatureDataset(store, make_clips([0, 1]), features=["video"], verify="first")
-        for dataset, expected in [(always, [True] * 3), (first, [True, True, False])]:
-            asked.clear()
-            for index in (0, 1, 0):
-                dataset[index]
-            assert asked == expected
-        first = pickle.loads(pickle.dumps(first))
-        assert not any(first._rows["video"]._verified)
+    def test_shard_checksums_are_compared_the_first_time_in_a_process(self, store, monkeypatch) -> None:
+        asked = noted_reads(store, monkeypatch)
+        for policy in ("always", "first"):
+            dataset = FeatureDataset(store, make_clips([0, 1, 0]), features=["video"], verify=policy)
+            for copy in (dataset, pickle.loads(pickle.dumps(dataset))):
+                copy.store = copy._rows["video"]._store = store
+                asked.clear()
+                for index in (0, 1, 0):
+                    copy[index]
+                copy.read_batch([1, 2])
+                assert [verify for _, _, verify in asked] == [True, True, False, True, False]
 
     def test_several_clips_come_in_the_order_asked_for(self, root) -> None:
         store = FeatureStore(root)
@@ -474,6 +491,156 @@ class TestReading:
             dataset[0]
 
 
+def same_batch(one: dict, other: dict) -> bool:
+    """Whether two batches of tokens are equal to the last bit."""
+    return one.keys() == other.keys() and all(
+        one[name].values.dtype == other[name].values.dtype
+        and one[name].values.equal(other[name].values)
+        and one[name].mask.dtype == other[name].mask.dtype
+        and one[name].mask.equal(other[name].mask)
+        for name in one
+    )
+
+
+stored = partial(collate_features, dtype=None)
+
+
+def flip_a_value(shard: Path, feature: FeatureArray) -> None:
+    """Change the lowest bit of one stored number; the file's size and times stay as they are."""
+    data, status = bytearray(shard.read_bytes()), shard.stat()
+    place = data.index(feature.values.tobytes()) + feature.values.nbytes // 2
+    data[place] ^= 1
+    with shard.open("r+b") as file:  # the same file: whoever has it open sees it
+        file.write(data)
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+class TestPaddedBatches:
+    NAMES = ("video", "audio", "text")
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        indices=st.lists(st.integers(-NUM_VIDEOS, NUM_VIDEOS - 1), min_size=1, max_size=12),
+        end=st.sampled_from([np.inf, 8.0, 0.5]),
+        verify=st.sampled_from(["always", "first"]),
+        memory_bytes=st.sampled_from([0, 200, 10**6]),
+        seconds=st.none() | st.sampled_from([1.0, 5.0]),
+    )
+    def test_they_are_the_samples_collated(self, each_store, indices, end, verify, memory_bytes, seconds) -> None:
+        dataset = FeatureDataset(
+            each_store,
+            make_clips(names=self.NAMES, end_seconds=end),
+            features=self.NAMES,
+            missing="empty",
+            verify=verify,
+            draw=UniformWindow(seconds, seed=2) if seconds else None,
+            memory_bytes=memory_bytes,
+        )
+        samples = pickle.loads(pickle.dumps(dataset))
+        for epoch in range(3):  # read for the first time, read again or from memory, and once more
+            for each in (dataset, samples):
+                each.set_epoch(epoch)
+            batch, expected = dataset.read_batch(indices), samples.__getitems__(indices)
+            assert same_batch(batch.tokens(), stored(expected))
+            assert batch.index.tolist() == [sample["index"] for sample in expected]
+            assert dataset.keys(indices) == [sample["key"] for sample in expected]
+            assert len(batch) == len(indices)
+            samples = dataset if epoch else samples  # one may read what the other has verified
+
+    @pytest.mark.parametrize("drawn", [False, True])
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_a_loader_gives_the_same_batches_and_goes_on_exactly(self, each_store, num_workers, drawn) -> None:
+        dataset = FeatureDataset(
+            each_store,
+            make_clips(names=self.NAMES),
+            features=self.NAMES,
+            missing="empty",
+            draw=UniformWindow(4.0) if drawn else None,
+        )
+        sampler = dataset.batches(batch_size=4, seed=3)
+        by_sample = FeatureLoader(dataset, sampler, collate=stored)
+        expected = [*by_sample, *by_sample]
+        options = {"batches": "padded", "num_workers": num_workers, "start_method": fork(num_workers)}
+        loader = FeatureLoader(dataset, sampler, **options)
+        given_first = []
+        for batch in loader:
+            given_first.append(batch)
+            if len(given_first) == 3:
+                break
+        state = json.loads(json.dumps(loader.state_dict()))
+        resumed = FeatureLoader(dataset, sampler, **options)
+        resumed.load_state_dict(state)
+        found = [*given_first, *resumed, *resumed]
+        assert len(found) == len(expected) == 16
+        assert all(map(same_batch, found, expected))
+
+    def test_a_loader_gives_batches_to_a_collate_of_ones_own(self, dataset) -> None:
+        sampler = dataset.batches(batch_size=7, shuffle=False)
+        loader = FeatureLoader(dataset, sampler, batches="padded", collate=lambda batch: batch)
+        batches = list(loader)
+        assert [len(batch) for batch in batches] == [7, 7, 7, 7, 2]
+        assert list(chain(*(batch.index for batch in batches))) == list(range(NUM_VIDEOS))
+        for batch in batches:
+            assert batch.mask("video").sum(axis=1).tolist() == batch.num_rows["video"].tolist()
+            assert batch.tokens()["video"].values.numpy().base is not None
+            assert np.shares_memory(batch.tokens()["video"].values.numpy(), batch.values["video"])
+
+    def test_what_a_worker_gives_is_shared_and_not_copied(self) -> None:
+        values = shared_array((2, 3, 5), "float16")
+        values[:] = np.arange(30).reshape(2, 3, 5)
+        batch = FeatureBatch(
+            index=np.arange(2),
+            values={"video": values, "audio": np.ones((2, 1, 3)), "text": shared_array((2, 0, 4), "float16")},
+            num_rows={"video": np.array([3, 1]), "audio": np.array([1, 0]), "text": np.array([0, 0])},
+        )
+        tokens = batch.tokens()
+        assert tokens.keys() == {"video", "audio"}
+        assert tokens["video"].values.is_shared()
+        assert not tokens["audio"].values.is_shared()
+        assert tokens["video"].values.numpy().tolist() == values.tolist()
+        assert tokens["video"].mask.tolist() == [[True, True, True], [True, False, False]]
+
+    @pytest.mark.parametrize("name", ["video", "audio"])  # whole words, and three half floats to a row
+    @pytest.mark.parametrize("shard_format", ["hdf5", "webdataset"])
+    def test_damage_that_comes_later_is_found_always(self, tmp_path, name, shard_format) -> None:
+        store = FeatureStore(tmp_path)
+        feature = make_feature(name, 0, 9)
+        others = [
+            Sample(key="w", source_digest="0", fingerprint=f"{name}-{n}", feature=make_feature(name, n, 4))
+            for n in (1, 2)
+        ]
+        sample = Sample(key="v", source_digest="0", fingerprint=f"{name}-0", feature=feature)
+        shard = store.write_shard(name, [others[0], sample, others[1]], spec=make_spec(name), format=shard_format)
+        clips = make_clips([0, 1, 2], [name])
+        always, first = (FeatureDataset(store, clips, features=[name], verify=policy) for policy in ("always", "first"))
+        before = [always.read_batch([0, 1, 2]).tokens(), first.read_batch([0, 1, 2]).tokens()]
+        assert same_batch(*before)
+        flip_a_value(shard.path, feature)
+        with pytest.raises(IntegrityError, match=f"{shard.name}.*checksum"):
+            always.read_batch([2, 0, 1])
+        with pytest.raises(IntegrityError, match=f"{shard.name}.*checksum"):
+            always[0]
+        assert same_batch(always.read_batch([1]).tokens(), stored([first[1]]))
+        changed = first.read_batch([0, 1, 2]).values[name]
+        assert (changed != before[0][name].values.numpy()).sum() == 1
+        with shard.path.open("r+b") as file:
+            file.truncate(1000)
+        for dataset in (always, first):
+            with pytest.raises(IntegrityError, match=shard.name):
+                dataset.read_batch([0])
+
+    def test_words_are_refused_that_are_not_known(self, dataset) -> None:
+        sampler = dataset.batches(batch_size=4)
+        with pytest.raises(ConfigError, match="batches 'whole': allowed are samples, padded"):
+            FeatureLoader(dataset, sampler, batches="whole")
+        with pytest.raises(ConfigError, match="list has no read_batch; use 'samples'"):
+            FeatureLoader([0], sampler, batches="padded")
+        with pytest.raises(IndexError, match="of 30"):
+            dataset.read_batch([0, NUM_VIDEOS])
+        with pytest.raises(IndexError, match="of 30"):
+            dataset.read_batch([-NUM_VIDEOS - 1])
+
+
 COUNTS = {
     "video": {"no_row_in_span": 1},
     "audio": {"no_audio": 6, "not_given": 1, "not_stored": 1, "no_row_in_span": 1},
@@ -504,6 +671,42 @@ class TestDrawnSpans:
                 assert len(dataset[index]["features"]["text"]) == num_rows_of("text", number)
         assert len(starts) == 24
         assert len(dataset[2]["features"]["audio"]) == 0
+
+    @settings(max_examples=30, deadline=None)
+    @example(gaps=[0.0], spans=[(-1.0, 0.0), (0.0, 1e9), (1e9, 2e9), (0.0, 0.0)])
+    @given(
+        gaps=st.lists(st.sampled_from([0.0, 0.001, 0.01, 1.0, 1000.0]), min_size=1, max_size=6),
+        spans=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8),
+    )
+    def test_rows_of_a_long_sample_are_found_by_the_times_near_by(self, tmp_path_factory, gaps, spans) -> None:
+        """Whatever the rows' rate is, and however it changes."""
+        num_rows = 20_000
+        starts = np.cumsum(np.resize(np.repeat(gaps, 3_001), num_rows))
+        feature = FeatureArray(np.arange(num_rows, dtype=np.float32)[:, None], np.stack([starts, starts], axis=1))
+        store = FeatureStore(tmp_path_factory.mktemp("long"))
+        spec = replace(make_spec("audio", dim=1), dtype="float32")
+        sample = Sample(key="v", source_digest="0", fingerprint="a", feature=feature)
+        store.write_shard("audio", [sample], spec=spec)
+        read, most = store.read_times, 0
+
+        def noted(shard: Path, first: int, last: int):
+            nonlocal most
+            most = max(most, last - first)
+            return read(shard, first, last)
+
+        cuts = [(starts[-1] * low, starts[-1] * high) for low, high in spans]
+        dataset = FeatureDataset(
+            store,
+            [FeatureClip(key="v", fingerprints={"audio": "a"})],
+            features=["audio"],
+            draw=lambda epoch, index, extent: cuts[epoch],
+        )
+        store.read_times = noted
+        for epoch, (low, high) in enumerate(cuts):
+            dataset.set_epoch(epoch)
+            expected = np.flatnonzero((starts >= low) & (starts < high))
+            assert dataset.read_batch([0]).values["audio"][0, :, 0].tolist() == expected.tolist()
+        assert most <= 1024
 
     def test_windows_follow_from_seed_epoch_and_clip(self) -> None:
         spans = {
