@@ -25,6 +25,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ._products import convolution_over_time
+
 
 class ResidualBlock(nn.Module):
     """Two convolutions over time, each with batch normalisation, around a shortcut."""
@@ -99,14 +101,22 @@ class DAVEnet(nn.Module):
 def token_mask(frame_mask: Shaped[Tensor, "B T"], *, stride: int) -> Shaped[Tensor, "B N"]:
     """Which tokens saw a real frame: the frame mask, max-pooled. N = ceil(T / stride), one for every token.
 
-    The authors pool with kernel ceil(T / N) and lose the last token where T is no multiple of the stride.
+    The authors pool with kernel ceil(T / N), which is the stride where T is a multiple of it, and lose the last token
+    where the kernel does not divide T.
     """
     pooled = functional.max_pool1d(frame_mask.float().unsqueeze(1), stride, ceil_mode=True)
     return pooled.squeeze(1).bool()
 
 
-def _convolution(channels_in: int, channels_out: int, *, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(
+class TimeConvolution(nn.Conv2d):
+    """A convolution along the last axis, by the product that is fastest."""
+
+    def forward(self, x: Float[Tensor, "B C 1 T"]) -> Float[Tensor, "B C2 1 T2"]:
+        return convolution_over_time(x, self.weight, stride=self.stride[1])
+
+
+def _convolution(channels_in: int, channels_out: int, *, kernel: int, stride: int = 1) -> TimeConvolution:
+    return TimeConvolution(
         channels_in,
         channels_out,
         kernel_size=(1, kernel),

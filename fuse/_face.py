@@ -9,20 +9,45 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from .._vocabulary import ConfigError, InputError
 
 MODALITIES = ("text", "video", "audio")
-"""The modalities, in the order in which their tokens are joined."""
+"""The modalities of the published models, in the order in which their tokens are joined; further ones come after."""
+
+
+class NonFiniteError(InputError):
+    """Rows of a batch hold NaN or infinity.
+
+    Attributes:
+        modality: which.
+        samples: the positions in the batch, from 0, of the samples concerned.
+    """
+
+    def __init__(self, modality: str, samples: Sequence[int]) -> None:
+        self.modality = modality
+        self.samples = tuple(samples)
+        shown = ", ".join(map(str, self.samples[:5]))
+        more = f" and {len(self.samples) - 5} more" if len(self.samples) > 5 else ""
+        super().__init__(
+            f"{modality} holds numbers that are not finite in sample {shown}{more} of the batch (counted from 0); "
+            "extract those features again, or leave the samples out"
+        )
+
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[str, tuple[int, ...]]]:
+        """What travels between processes: an exception is otherwise made again from its message alone."""
+        return NonFiniteError, (self.modality, self.samples)
 
 
 class Tokens(NamedTuple):
     """One modality of a batch, padded to a common length.
 
     Attributes:
-        values: (B, N, D). Text: word vectors. Video: feature rows. Audio: log-mel frames, time before mel bands.
+        values: (B, N, D). Text: word vectors. Video: feature rows. Audio: log-mel frames, time before mel bands. What
+            padding holds does not matter, be it NaN.
         mask: (B, N), nonzero where a row is real. A sample whose mask is all zero does not have this modality.
     """
 
@@ -46,6 +71,10 @@ class Embeddings(NamedTuple):
 class ModelConfig:
     """The base of every model's configuration: frozen, and made of JSON-ready values."""
 
+    def all_modalities(self) -> tuple[str, ...]:
+        """What a model of this configuration embeds, in its order."""
+        return MODALITIES
+
 
 class FusionModel(nn.Module):
     """The base of the five models.
@@ -54,7 +83,7 @@ class FusionModel(nn.Module):
         name: the registered name.
         config: the configuration that the model was built with.
         dim: width E of an embedding.
-        modalities: the modalities that it takes.
+        modalities: the modalities that it takes, in the order in which it joins them.
     """
 
     config_type: ClassVar[type[ModelConfig]] = ModelConfig
@@ -66,9 +95,18 @@ class FusionModel(nn.Module):
     """Where the model was published."""
 
     def encode(
-        self, *, text: Tokens | None = None, video: Tokens | None = None, audio: Tokens | None = None
+        self,
+        *,
+        text: Tokens | None = None,
+        video: Tokens | None = None,
+        audio: Tokens | None = None,
+        **more: Tokens | None,
     ) -> Float[Tensor, "B E"]:
-        """Embed one combination of modalities as unit vectors. Raises InputError when none is given."""
+        """Embed one combination of the model's modalities as unit vectors.
+
+        Raises:
+            InputError: no modality at all, one that the model does not take, or wrong shapes.
+        """
         raise NotImplementedError
 
     def embeddings(self, batch: Mapping[str, Tokens | None]) -> Embeddings:
@@ -83,25 +121,39 @@ class FusionModel(nn.Module):
         """`loss`, so that wrappers for parallel training see it."""
         return self.loss(batch)
 
-    def from_official(self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> FusionModel:
-        """Take the authors' published weights. See each model for the names of `config`."""
+    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> FusionModel:
+        """Take the authors' published weights. See each model for the names of `config`.
+
+        With a configuration, given or in the checkpoint, a new model of that shape is returned; without one the weights
+        go into this model.
+        """
         raise NotImplementedError
+
+    def to_official(self) -> dict[str, Any]:
+        """The weights as the authors' code reads them, where there is such code."""
+        raise NotImplementedError
+
+
+def present_modalities(batch: Mapping[str, Tokens | None], modalities: Sequence[str] = MODALITIES) -> tuple[str, ...]:
+    """Those of the modalities that a batch holds rows of (N > 0), in their order."""
+    return tuple(name for name in modalities if (tokens := batch.get(name)) is not None and tokens.values.shape[1])
 
 
 def given_modalities(
     batch: Mapping[str, Tokens | None], *, dims: Mapping[str, int], allowed: Sequence[str] = MODALITIES
 ) -> dict[str, Tokens]:
-    """The modalities that a batch really holds, in the order of `MODALITIES`, with their shapes checked.
+    """The modalities that a batch really holds, in the order of `allowed`, with their shapes and numbers checked.
 
-    A modality that is None or has no rows at all (N = 0) is left out.
+    A modality that is None or has no rows at all (N = 0) is left out. Padding that is not finite comes back as zeros.
 
     Raises:
         InputError: an unknown modality, a wrong width, masks that do not fit, or nothing left.
+        NonFiniteError: NaN or infinity in a row that is not padding.
     """
-    for name in batch:
-        if name not in allowed:
+    for name, tokens in batch.items():
+        if tokens is not None and name not in allowed:
             raise InputError(f"the batch has a modality {name!r}; this model takes {', '.join(allowed)}")
-    given = {name: tokens for name in MODALITIES if (tokens := batch.get(name)) is not None and tokens.values.shape[1]}
+    given = {name: rows for name in present_modalities(batch, allowed) if (rows := batch[name]) is not None}
     if not given:
         raise InputError(f"the batch holds no modality; give at least one of {', '.join(allowed)}")
     for name, tokens in given.items():
@@ -109,7 +161,19 @@ def given_modalities(
     sizes = {name: len(tokens.values) for name, tokens in given.items()}
     if len(set(sizes.values())) > 1:
         raise InputError(f"the modalities of a batch must have the same number of samples; got {sizes}")
-    return given
+    return {name: _finite(name, tokens) for name, tokens in given.items()}
+
+
+def _finite(name: str, tokens: Tokens) -> Tokens:
+    """The tokens, with zeros where padding is not finite. Raises NonFiniteError for rows that are real."""
+    # A sum is not finite where a number is not, and reads the values once, without another tensor of their size.
+    if tokens.values.sum().isfinite():
+        return tokens
+    bad_BN = ~tokens.values.isfinite().all(dim=2)
+    samples = (bad_BN & tokens.mask.bool()).any(dim=1).nonzero().flatten().tolist()
+    if samples:
+        raise NonFiniteError(name, samples)
+    return tokens._replace(values=torch.where(bad_BN[..., None], 0.0, tokens.values))
 
 
 def _check_tokens(name: str, tokens: Tokens, *, dim: int) -> None:
@@ -128,6 +192,9 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
             The model is left as it was.
     """
     weights = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    strangers = sorted(key for key, value in weights.items() if not isinstance(value, Tensor))
+    if strangers:
+        raise InputError(f"weights must be tensors by name; {strangers[0]!r} is {type(weights[strangers[0]]).__name__}")
     own = model.state_dict()
     problems = [
         *_listed("missing", own.keys() - weights.keys()),

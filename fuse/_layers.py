@@ -4,19 +4,18 @@ Sources: Miech, Laptev, Sivic, "Learnable pooling with context gating" (arXiv 17
 "Everything at Once" (arXiv 2112.04446), section 3.2.3, with the authors' code ninatu/everything_at_once@4daeab6.
 Attributes keep the names of the authors' state dict, so that published weights load without a table of names.
 
-Legend: B batch, N tokens, D width, H heads.
+Legend: D width, H heads; S rows, T tokens of Q sequences, N the longest of them, P segments: see `_packed.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ._face import MODALITIES, Tokens
+from .._products import Linear
+from ._packed import Pool, Sequences
 
 LAYER_NORM_EPS = 1e-6
 
@@ -26,7 +25,7 @@ class ContextGating(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.fc = nn.Linear(dim, dim)
+        self.fc = Linear(dim, dim)
 
     def forward(self, y: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         return y * torch.sigmoid(self.fc(y))
@@ -40,7 +39,7 @@ class GatedUnit(nn.Module):
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
-        self.fc = nn.Linear(dim_in, dim_out)
+        self.fc = Linear(dim_in, dim_out)
         self.cg = ContextGating(dim_out)
 
     def forward(self, x: Float[Tensor, "*B D_in"]) -> Float[Tensor, "*B D_out"]:
@@ -49,20 +48,21 @@ class GatedUnit(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention in which padded keys are hidden: softmax(q k^T / sqrt(D/H)) v."""
+    """Multi-head self-attention within sequences: softmax(q k^T / sqrt(D/H)) v."""
 
     def __init__(self, dim: int, *, heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | None = None) -> Float[Tensor, "B N D"]:
-        """Attend to the keys where `mask` is nonzero (to all when None). Every sample needs one such key at least."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, N, D/H)
-        visible = None if mask is None else mask.bool()[:, None, None, :]
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-        projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+    def forward(self, x: Float[Tensor, "S D"], sequences: Sequences) -> Float[Tensor, "T D"]:
+        """Rows in, tokens of sequences out. A token attends to the visible ones of its sequence; one at least is."""
+        qkv_QN = self.qkv(x).index_select(0, sequences.grid.flatten()).view(*sequences.grid.shape, 3, self.heads, -1)
+        q, k, v = qkv_QN.permute(2, 0, 3, 1, 4)  # each (Q, H, N, D/H)
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=sequences.visible[:, None, None, :])
+        tokens_TD = attended.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, sequences.cells)
+        projected: Tensor = self.proj(tokens_TD)
         return projected
 
 
@@ -71,11 +71,13 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, *, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        y: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+    def forward(self, x: Float[Tensor, "T D"], pool: Pool | None = None) -> Float[Tensor, "*T D"]:
+        """What every token gains, or the mean over each segment of a pool: the last layer is linear, so means go in."""
+        hidden = functional.gelu(self.fc1(x))
+        y: Tensor = self.fc2(hidden if pool is None else pool.mean(hidden))
         return y
 
 
@@ -89,16 +91,17 @@ class FusionBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = MLP(dim, hidden=int(dim * mlp_ratio))
 
-    def forward(self, x: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"] | None = None) -> Float[Tensor, "B N D"]:
-        x = x + self.attn(self.norm1(x), mask)
-        y: Tensor = x + self.mlp(self.norm2(x))
+    def forward(self, x: Float[Tensor, "S D"], sequences: Sequences, pool: Pool | None = None) -> Float[Tensor, "*T D"]:
+        """Rows in; the tokens (T, D) of the sequences out, or with a pool their means (P, D)."""
+        x = x.index_select(0, sequences.source) + self.attn(self.norm1(x), sequences)
+        y: Tensor = (x if pool is None else pool.mean(x)) + self.mlp(self.norm2(x), pool)
         return y
 
 
 class FusionTransformer(nn.Module):
     """Section 3.2.3: one transformer for the tokens of any combination of modalities, which it does not tell apart.
 
-    `masking_token` stands in for a modality that a sample does not have (`replace_empty`); `norm` is in the authors'
+    `masking_token` stands in for a modality that a sample does not have (`_packed.py: pack`); `norm` is in the authors'
     weights and is never applied by their code, so it is kept and not applied here either.
     """
 
@@ -124,40 +127,16 @@ class FusionTransformer(nn.Module):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)
 
-    def forward(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
-        """Let the tokens of the given modalities attend to each other.
-
-        Returns the output tokens under the same names, and under "cls" the class token (B, 1, D) where there is one.
-        """
-        parts = {name: tokens[name] for name in MODALITIES if name in tokens}
-        if self.cls_token is not None:
-            batch_size = len(next(iter(parts.values())).values)
-            cls = self.cls_token.expand(batch_size, -1, -1)
-            parts = {"cls": Tokens(cls, torch.ones_like(cls[..., 0])), **parts}
-        x_BND = torch.cat([part.values for part in parts.values()], dim=1)
-        mask_BN = torch.cat([part.mask.bool() for part in parts.values()], dim=1)
-        for block in self.blocks:
-            x_BND = block(x_BND, mask_BN)
-        outputs = torch.split(x_BND, [part.values.shape[1] for part in parts.values()], dim=1)
-        return {name: Tokens(output, part.mask) for (name, part), output in zip(parts.items(), outputs, strict=True)}
-
-
-def masked_mean(tokens: Tokens) -> Float[Tensor, "B D"]:
-    """The mean of the real tokens of each sample. (The paper prints a bare sum; the authors' code divides.)"""
-    weights = tokens.mask.to(tokens.values.dtype).unsqueeze(-1)
-    return (tokens.values * weights).sum(dim=1) / weights.sum(dim=1)
-
-
-def replace_empty(tokens: Tokens, stand_in: Float[Tensor, " D"]) -> tuple[Tokens, Shaped[Tensor, " B"]]:
-    """Put `stand_in` in place of token 0 wherever a sample has no token, so that every sample has one.
-
-    Returns the repaired tokens (the caller's own are left alone) and (B,) bool: which samples were not empty.
-    """
-    nonempty_B = tokens.mask.bool().any(dim=1)
-    first_N = torch.arange(tokens.mask.shape[1], device=tokens.mask.device) == 0
-    replaced_BN = ~nonempty_B[:, None] & first_N
-    values = torch.where(replaced_BN[..., None], stand_in.to(tokens.values.dtype), tokens.values)
-    return Tokens(values, tokens.mask.bool() | replaced_BN), nonempty_B
+    def forward(self, x: Float[Tensor, "S D"], sequences: Sequences, pool: Pool) -> Float[Tensor, "P D"]:
+        """Let the tokens of each sequence attend to each other, and average the segments of the pool."""
+        if not self.blocks:
+            return pool.mean(x.index_select(0, sequences.source))
+        *earlier, last = self.blocks
+        for block in earlier:
+            x = block(x, sequences)
+            sequences = sequences.settled()
+        pooled: Tensor = last(x, sequences, pool)
+        return pooled
 
 
 def _initialise_as_vit(module: nn.Module) -> None:

@@ -90,6 +90,8 @@ def _checked(key: str, value: Any, hint: Any) -> Any:
         return value
     if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
         return tuple(_checked(key, each, get_args(hint)[0]) for each in value)
+    if get_origin(hint) is Mapping and isinstance(value, Mapping):
+        return {str(name): _checked(f"{key}.{name}", each, get_args(hint)[1]) for name, each in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     wanted = get_origin(hint) or hint

@@ -3,6 +3,11 @@
 Paper: Shvetsova et al., CVPR 2022 (arXiv 2112.04446); section and equation numbers below are its. Authors' code:
 ninatu/everything_at_once@4daeab6, whose numbers this file gives and whose state-dict names its attributes keep.
 
+Any set of modalities (equation 3): `extra_dims` adds modalities of feature rows to text, video and audio, each with a
+token projection, a norm layer and a projection of its own. Of N modalities every combination of up to N - 1 is embedded
+and every two disjoint ones are compared; beyond four, a training step sees a random four (section 3.2.3 proposes random
+modality dropout, and leaves open how). With text, video and audio alone that is equation 2, in its order.
+
 Legend: B batch, N tokens, D width of a token, E width of an embedding, t text, v video, a audio.
 
 What follows the code where paper and code differ (the rest is in `_layers.py`, `_objectives.py` and `davenet.py`):
@@ -16,10 +21,9 @@ What follows the code where paper and code differ (the rest is in `_layers.py`, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import combinations
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -27,16 +31,41 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .._products import Linear
 from .._vocabulary import InputError
-from ._everything_at_once_config import EverythingAtOnceConfig, Reduction, official_config
-from ._face import MODALITIES, Embeddings, FusionModel, ModelConfig, Tokens, given_modalities, load_weights
-from ._layers import LAYER_NORM_EPS, FusionTransformer, GatedUnit, masked_mean, replace_empty
-from ._objectives import combinatorial_loss, margin_softmax, norm_softmax, unit
+from ._baseline_objectives import max_margin_loss, mil_nce_loss
+from ._combinations import combination_name, compared_combinations
+from ._everything_at_once_config import EverythingAtOnceConfig, Reduction
+from ._everything_at_once_official import official_config, to_official_config, unpacked_checkpoint
+from ._face import (
+    MODALITIES,
+    Embeddings,
+    FusionModel,
+    ModelConfig,
+    Tokens,
+    given_modalities,
+    load_weights,
+    present_modalities,
+)
+from ._gather import gathered
+from ._layers import LAYER_NORM_EPS, FusionTransformer, GatedUnit
+from ._objectives import combinatorial_loss, compared_samples, margin_softmax_loss, norm_softmax_loss, unit
+from ._packed import CLASS_TOKEN, Packed, add_positions, join, pack, real_rows
 from ._registry import create_model, register_model
 from .davenet import DAVEnet, token_mask
 
 Fusion = Literal["joint", "late"]
 _LAMBDA_NAMES = ("lambda_tv", "lambda_ta", "lambda_va", "lambda_t_va", "lambda_v_ta", "lambda_a_tv")
+_TINY = {
+    "video_dim": 24,
+    "text_dim": 12,
+    "audio_cnn": "davenet_tiny",
+    "audio_cnn_blocks": (1, 1),
+    "audio_cnn_widths": (8, 8, 16),
+    "width": 16,
+    "heads": 2,
+    "projection_dim": 20,
+}
 
 
 @register_model("everything_at_once", summary="Everything at Once (CVPR 2022), the published size")
@@ -57,22 +86,14 @@ _LAMBDA_NAMES = ("lambda_tv", "lambda_ta", "lambda_va", "lambda_t_va", "lambda_v
         "lambda_a_tv": 0.1,
     },
 )
+@register_model("test_everything_at_once", summary="Everything at Once with random weights, for tests", defaults=_TINY)
 @register_model(
-    "test_everything_at_once",
-    summary="Everything at Once with random weights, for tests",
-    defaults={
-        "video_dim": 24,
-        "text_dim": 12,
-        "audio_cnn": "davenet_tiny",
-        "audio_cnn_blocks": (1, 1),
-        "audio_cnn_widths": (8, 8, 16),
-        "width": 16,
-        "heads": 2,
-        "projection_dim": 20,
-    },
+    "test_everything_at_once_speech",
+    summary="Everything at Once of four modalities with random weights, for tests",
+    defaults={**_TINY, "extra_dims": {"speech": 12}},
 )
 class EverythingAtOnce(FusionModel):
-    """Section 3: tokens of any modalities, one transformer for all of them, six embeddings of each sample."""
+    """Section 3: tokens of any modalities, one transformer for all of them; of three, six embeddings of each sample."""
 
     config_type: ClassVar[type[ModelConfig]] = EverythingAtOnceConfig
     paper: ClassVar[str] = "Shvetsova et al., Everything at Once, CVPR 2022 (arXiv 2112.04446)"
@@ -83,7 +104,7 @@ class EverythingAtOnce(FusionModel):
         self.name = "everything_at_once"
         self.config = config = config or EverythingAtOnceConfig()
         self.dim = config.projection_dim
-        self.modalities = tuple(name for name in MODALITIES if name in config.modalities)
+        self.modalities = config.all_modalities()
         self._build_token_layers(config)
         self._build_transformers(config)
         self._build_projections(config)
@@ -94,13 +115,12 @@ class EverythingAtOnce(FusionModel):
         spec = config.audio_spec()
         self.davenet = DAVEnet(mel_bands=config.mel_bands, blocks=spec.blocks, widths=spec.widths, kernel=spec.kernel)
         self.audio_stride = self.davenet.stride
-        widths = {"video": config.video_dim, "text": config.text_dim, "audio": self.davenet.dim}
-        limits = {
+        limits = dict.fromkeys(config.extra_dims, config.max_extra_tokens) | {
             "video": config.max_video_tokens,
             "text": config.max_words,
             "audio": config.max_audio_frames // self.audio_stride,
         }
-        for name, width in widths.items():
+        for name, width in config.token_widths().items():
             setattr(self, f"{name}_token_proj", _projection(config.token_projection, width, config.width))
             setattr(self, f"{name}_norm_layer", nn.LayerNorm(config.width, eps=LAYER_NORM_EPS))
             if config.positional:
@@ -123,15 +143,15 @@ class EverythingAtOnce(FusionModel):
         self.fusion = build()
         if config.transformer == "per_modality":
             self.fusion_text = self.fusion
-            self.fusion_video = build()
-            self.fusion_audio = build()
+            for name in ("video", "audio", *config.extra_dims):
+                setattr(self, f"fusion_{name}", build())
 
     def _build_projections(self, config: EverythingAtOnceConfig) -> None:
         """g_t, g_v and g_a of section 3.2.4, or one for all."""
         if not config.individual_projections:
             self.proj = _projection(config.projection, config.width, config.projection_dim)
             return
-        for name in MODALITIES:
+        for name in config.token_widths():
             setattr(self, f"{name}_proj", _projection(config.projection, config.width, config.projection_dim))
 
     def _freeze_unused(self) -> None:
@@ -144,30 +164,29 @@ class EverythingAtOnce(FusionModel):
 
     # --- section 3.2.1: token creation -------------------------------------------------------------------------------
 
-    def tokens(self, batch: Mapping[str, Tokens | None]) -> tuple[dict[str, Tokens], dict[str, Tensor]]:
-        """Tokens (B, N, D) of each modality in the batch, and (B,) bool: which samples really have it.
+    def tokens(self, batch: Mapping[str, Tokens | None]) -> tuple[dict[str, Packed], dict[str, Tensor]]:
+        """The tokens of each modality in the batch, packed, and (B,) bool: which samples really have it.
 
-        The audio CNN and the projections run once here; the six passes of the transformer share what they give.
+        The audio CNN and the projections run once here; every combination shares what they give.
         """
-        config = self.config
-        dims = {"text": config.text_dim, "video": config.video_dim, "audio": config.mel_bands}
         made, nonempty = {}, {}
-        for name, given in given_modalities(batch, dims=dims, allowed=self.modalities).items():
+        for name, given in given_modalities(batch, dims=self.config.row_dims(), allowed=self.modalities).items():
             rows = self._audio_rows(given) if name == "audio" else given
-            projected = getattr(self, f"{name}_token_proj")(rows.values)
+            projected = getattr(self, f"{name}_token_proj")(real_rows(rows.values, rows.mask))
             normed = getattr(self, f"{name}_norm_layer")(projected)
-            repaired, nonempty[name] = replace_empty(Tokens(normed, rows.mask), self.fusion.masking_token)
-            made[name] = self._with_positions(name, repaired)
+            made[name] = self._with_positions(name, pack(normed, rows.mask, self.fusion.masking_token))
+            nonempty[name] = rows.mask.bool().any(dim=1)
         return made, nonempty
 
     def _audio_rows(self, audio: Tokens) -> Tokens:
         audio = _padded_to(audio, num_frames=self.config.pad_audio_to)
         silenced = audio.mask if self.config.audio_padding == "silenced" else None
         values = self.davenet(audio.values, silenced)
-        mask = token_mask(audio.mask, stride=self.audio_stride)
+        stride = self._frames_of_a_token(audio, num_tokens=values.shape[1])
+        mask = token_mask(audio.mask, stride=stride)
         if self.config.audio_reduction == "none":
             return Tokens(values, mask)
-        num_real = audio.mask.bool().sum(dim=1) // self.audio_stride
+        num_real = audio.mask.bool().sum(dim=1) // stride
         limit = self.config.max_audio_frames // self.audio_stride
         reduced = [
             reduce_audio_tokens(row, num_real=int(count), num_tokens=limit, how=self.config.audio_reduction)
@@ -175,63 +194,118 @@ class EverythingAtOnce(FusionModel):
         ]
         return Tokens(torch.stack(reduced), mask[:, :limit])
 
-    def _with_positions(self, name: str, tokens: Tokens) -> Tokens:
+    def _frames_of_a_token(self, audio: Tokens, *, num_tokens: int) -> int:
+        """The authors share out the frames evenly: fewer than the stride where their number is no multiple of it."""
+        shared_out = -(-audio.values.shape[1] // num_tokens)
+        return shared_out if self.config.audio_padding == "published" else self.audio_stride
+
+    def _with_positions(self, name: str, tokens: Packed) -> Packed:
         if not self.config.positional:
             return tokens
         positions = getattr(self, f"{name}_pos_embed")
-        num_tokens = tokens.values.shape[1]
-        if num_tokens > positions.shape[1]:
+        num_places = tokens.mask.shape[1]
+        if num_places > positions.shape[1]:
             raise InputError(
-                f"{name} has {num_tokens} tokens and this model's positional embedding ends at {positions.shape[1]}; "
+                f"{name} has {num_places} tokens and this model's positional embedding ends at {positions.shape[1]}; "
                 "cut the input"
             )
-        return tokens._replace(values=tokens.values + positions[:, :num_tokens])
+        return add_positions(tokens, positions[0])
 
     # --- sections 3.2.3 and 3.2.4: fusion and projection -------------------------------------------------------------
 
-    def _embed(self, tokens: Mapping[str, Tokens]) -> Float[Tensor, "B E"]:
-        """One pass of the transformer over one combination of modalities, and equation 1 (before its outer norm)."""
-        fused = self._transformer(next(iter(tokens)))(tokens)
-        if self.config.cls_token:
-            return cast(Tensor, self.proj(fused["cls"].values[:, 0]))
-        return _combine([self._project(name, masked_mean(fused[name])) for name in tokens])
+    def _embed(
+        self, tokens: Mapping[str, Packed], combinations: Collection[str], samples: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Equation 1, before its outer norm, of several combinations of modalities at once: (B, E) by their names.
 
-    def _transformer(self, modality: str) -> FusionTransformer:
+        `samples` are the positions of those wanted, of a combination not wanted of all; rows of the others are 0.
+        """
+        projected = {
+            part: self._project(part, pooled) for part, pooled in self._fused(tokens, combinations, samples).items()
+        }
+        batch_size = len(next(iter(tokens.values())).mask)
+        vectors = {}
+        for combination in combinations:
+            parts = [CLASS_TOKEN] if self.config.cls_token else combination.split("+")
+            embedded = _combine([projected[part][combination] for part in parts])
+            vectors[combination] = _placed(embedded, (samples or {}).get(combination), batch_size=batch_size)
+        return vectors
+
+    def _fused(
+        self, tokens: Mapping[str, Packed], combinations: Collection[str], samples: Mapping[str, Tensor] | None
+    ) -> dict[str, dict[str, Tensor]]:
+        """The transformer over every combination, and means over tokens: by modality, then by combination."""
         per_modality = self.config.transformer == "per_modality"
-        return cast(FusionTransformer, getattr(self, f"fusion_{modality}") if per_modality else self.fusion)
+        groups = [[name] for name in combinations] if per_modality else [list(combinations)]
+        pooled: dict[str, dict[str, Tensor]] = {}
+        for group in filter(None, groups):
+            transformer = getattr(self, f"fusion_{group[0]}") if per_modality else self.fusion
+            needed = {name: each for name, each in tokens.items() if name in "+".join(group).split("+")}
+            joined = join(needed, group, samples=samples, class_token=transformer.cls_token)
+            pooled |= joined.by_part(transformer(joined.values, joined.sequences, joined.pool))
+        return pooled
 
-    def _project(self, modality: str, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
+    def _project(self, modality: str, pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Section 3.2.4: g_t, g_v or g_a of one modality's means in all combinations that it is part of."""
         projection = getattr(self, f"{modality}_proj") if self.config.individual_projections else self.proj
-        return cast(Tensor, projection(pooled))
+        projected = projection(torch.cat(list(pooled.values())))
+        return dict(zip(pooled, projected.split([len(each) for each in pooled.values()]), strict=True))
 
-    def embeddings(self, batch: Mapping[str, Tokens | None], *, fusion: Fusion | None = None) -> Embeddings:
+    def embeddings(
+        self,
+        batch: Mapping[str, Tokens | None],
+        *,
+        fusion: Fusion | None = None,
+        combinations: Sequence[str] | None = None,
+        terms: Collection[tuple[str, str]] | None = None,
+    ) -> Embeddings:
         """The embeddings that the authors' code returns: t, v, a as they are, a pair as the mean of two unit vectors.
 
         Args:
-            batch: any subset of text, video and audio; each pair of those given is embedded too.
-            fusion: "joint" lets a pair's modalities attend to each other (va), "late" averages the two single
-                embeddings (v+a of table 4); None: as configured, joint pairs or none at all.
+            batch: any subset of the model's modalities.
+            fusion: "joint" lets the modalities of a combination attend to each other (va), "late" averages the single
+                embeddings (v+a of table 4); None: as configured, joint combinations or none at all.
+            combinations: which to embed, such as "video+audio"; those of which the batch lacks a modality altogether
+                are left out. None: singles, pairs, and so on up to all of those given but one; of two, the pair too.
+            terms: pairs of combinations that a loss compares: joint embeddings of samples that it does not look at are
+                then not computed, and 0. None: those of all samples are.
 
         Raises:
             InputError: the batch has shapes or modalities that this model does not take.
         """
         tokens, nonempty = self.tokens(batch)
-        vectors = {name: self._embed({name: tokens[name]}) for name in tokens}
-        if fusion is None and not self.config.fused_pairs:
-            return Embeddings(vectors, nonempty)
-        for x, y in combinations(tokens, 2):
-            late = fusion == "late" or not self.config.fused_pairs
-            pair = _combine([vectors[x], vectors[y]]) if late else self._embed({x: tokens[x], y: tokens[y]})
-            vectors[f"{x}+{y}"] = pair
-        return Embeddings(vectors, nonempty)
+        wanted = self._wanted(tokens, fusion=fusion, combinations=combinations)
+        if self._is_late(fusion):
+            alone = self._embed(tokens, dict.fromkeys(name for each in wanted for name in each.split("+")))
+            return Embeddings({each: _combine([alone[name] for name in each.split("+")]) for each in wanted}, nonempty)
+        samples = None if terms is None else compared_samples(terms, nonempty, embedded=wanted)
+        return Embeddings(self._embed(tokens, wanted, samples), nonempty)
 
-    def encode(
+    def _is_late(self, fusion: Fusion | None) -> bool:
+        """Whether combinations are averages of single embeddings. Transformers of one modality each can do no other."""
+        asked = fusion == "late" or (fusion is None and not self.config.fused_pairs)
+        return asked or self.config.transformer == "per_modality"
+
+    def _wanted(
+        self, given: Mapping[str, Packed], *, fusion: Fusion | None, combinations: Sequence[str] | None
+    ) -> list[str]:
+        """The combinations that `embeddings` gives, in the model's order of modalities."""
+        if combinations is None:
+            wanted = compared_combinations(list(given))
+        else:
+            named = [combination_name(each, order=self.modalities) for each in combinations]
+            wanted = [each for each in dict.fromkeys(named) if set(each.split("+")) <= given.keys()]
+        never_fused = fusion is None and not self.config.fused_pairs
+        return [each for each in wanted if not (never_fused and "+" in each)]
+
+    def encode(  # type: ignore[override]  # no modality may be called "fusion"
         self,
         *,
         text: Tokens | None = None,
         video: Tokens | None = None,
         audio: Tokens | None = None,
         fusion: Fusion | None = None,
+        **more: Tokens | None,
     ) -> Float[Tensor, "B E"]:
         """Equation 1 for any combination: unit vectors.
 
@@ -242,52 +316,94 @@ class EverythingAtOnce(FusionModel):
             video: feature rows (B, N, video_dim).
             audio: log-mel frames (B, T, mel_bands), time before bands.
             fusion: "joint" or "late", see `embeddings`; None: as configured.
+            more: feature rows (B, N, its width) of further modalities, by the names in `extra_dims`.
 
         Raises:
-            InputError: no modality at all, or shapes that this model does not take.
+            InputError: no modality at all, one that the model does not have, or shapes that it does not take.
         """
-        given = {"text": text, "video": video, "audio": audio}
-        tokens, _ = self.tokens({name: value for name, value in given.items() if value is not None})
-        if fusion == "late" or not self.config.fused_pairs:
-            return unit(_combine([self._embed({name: each}) for name, each in tokens.items()]))
-        return unit(self._embed(tokens))
+        tokens, _ = self.tokens({"text": text, "video": video, "audio": audio, **more})
+        if self._is_late(fusion):
+            return unit(_combine(list(self._embed(tokens, list(tokens)).values())))
+        (fused,) = self._embed(tokens, ["+".join(tokens)]).values()
+        return unit(fused)
 
     # --- section 3.3: the combinatorial loss -------------------------------------------------------------------------
 
     def loss(self, batch: Mapping[str, Tokens | None]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Equation 2 over the six embeddings; terms that no sample of the batch can serve are left out."""
-        vectors, nonempty = self.embeddings(batch)
+        """Equation 3 (2, with three modalities) over the embeddings that it compares.
+
+        Terms that no sample of the batch can serve are left out. Where more than `max_modalities_per_step` are given,
+        and gradients are wanted, as many of them are drawn from torch's generator: the same on every process that was
+        seeded alike, and the same again in a training that was resumed.
+        """
         config = self.config
-        contrast = (
-            partial(norm_softmax, temperature=config.temperature)
-            if config.contrast == "norm_softmax"
-            else partial(margin_softmax, margin=config.margin)
-        )
-        return combinatorial_loss(vectors, nonempty, weights=config.lambdas(), contrast=contrast)
+        batch = self._drawn(batch)
+        given = present_modalities(batch, self.modalities)
+        weights = config.loss_weights(given)
+        terms = [term for term, weight in weights.items() if weight]
+        compared = [side for term in terms for side in term]
+        vectors, nonempty = gathered(*self.embeddings(batch, combinations=[*given, *compared], terms=terms))
+        return combinatorial_loss(vectors, nonempty, weights=weights, contrast=self._contrast())
+
+    def _contrast(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """What compares two sets of embeddings; all of them by cosine."""
+        config = self.config
+        contrasts: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+            "norm_softmax": partial(norm_softmax_loss, temperature=config.temperature),
+            "margin_softmax": partial(margin_softmax_loss, margin=config.margin),
+            "mil_nce": partial(mil_nce_loss, temperature=config.temperature),
+            "max_margin": partial(max_margin_loss, margin=config.margin),
+        }
+        return contrasts[config.contrast]
+
+    def _drawn(self, batch: Mapping[str, Tokens | None]) -> Mapping[str, Tokens | None]:
+        """Random modality dropout: a batch of no more modalities than a training step sees."""
+        present = present_modalities(batch, self.modalities)
+        if len(present) <= self.config.max_modalities_per_step or not torch.is_grad_enabled():
+            return batch
+        shuffled = [self.modalities[index] for index in torch.randperm(len(self.modalities)).tolist()]
+        kept = [name for name in shuffled if name in present][: self.config.max_modalities_per_step]
+        return {name: tokens for name, tokens in batch.items() if name in kept or name not in self.modalities}
 
     # --- the authors' weights ----------------------------------------------------------------------------------------
 
-    def from_official(
-        self, state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
-    ) -> EverythingAtOnce:
+    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> EverythingAtOnce:
         """Take the authors' published weights; padded audio is then treated as the authors treat it.
 
         Args:
-            state_dict: the "state_dict" of their checkpoint; the prefix "module." is taken off.
-            config: the "args" of their model, in their names (video_embed_dim, fusion_params, ...). A new model of that
-                shape is returned. Without it the weights go into this model, whose shape must fit.
+            state_dict: their whole checkpoint, or its "state_dict" alone; the prefix "module." is taken off.
+            config: their configuration, or the "args" of their model alone, in their names (video_embed_dim,
+                fusion_params, ...); None: the checkpoint's own. A new model of that shape is returned. Where there is
+                none the weights go into this model, whose shape must fit.
 
         Raises:
-            ConfigError: a key of `config` that the authors' model does not have.
+            ConfigError: a class or key of `config` that the authors' code does not have.
             InputError: keys missing or unexpected, wrong shapes, numbers that are not finite.
         """
+        weights, theirs = unpacked_checkpoint(state_dict, config)
         model = self
-        if config is not None:
+        if theirs is not None:
             lambdas = {name: getattr(self.config, name) for name in _LAMBDA_NAMES}
-            model = cast(EverythingAtOnce, create_model("everything_at_once", **lambdas, **official_config(config)))
-        load_weights(model, state_dict)
+            model = cast(EverythingAtOnce, create_model("everything_at_once", **{**lambdas, **official_config(theirs)}))
+        load_weights(model, weights)
         model.config = replace(model.config, audio_padding="published")
         return model
+
+    def to_official(self) -> dict[str, Any]:
+        """A checkpoint that the authors' code reads, and `from_official`.
+
+        Their code lets padded frames run through the audio CNN: the embeddings of a model that silences them are the
+        same there where audio is not padded. Epoch 0 stands in it because their evaluation reports one.
+
+        Returns:
+            "arch" (their class), "epoch", "state_dict" (under their names, the tensors being the model's own) and
+            "config" ("arch" and "loss" of their configuration).
+
+        Raises:
+            ConfigError: their code has no such model: further modalities, another audio CNN.
+        """
+        config = to_official_config(self.config)
+        return {"arch": config["arch"]["type"], "epoch": 0, "state_dict": dict(self.state_dict()), "config": config}
 
 
 def reduce_audio_tokens(
@@ -320,9 +436,14 @@ def _padded_to(audio: Tokens, *, num_frames: int) -> Tokens:
 def _projection(kind: str, dim_in: int, dim_out: int) -> nn.Module:
     if kind == "gated":
         return GatedUnit(dim_in, dim_out)
-    return nn.Linear(dim_in, dim_out) if kind == "linear" else nn.Identity()
+    return Linear(dim_in, dim_out) if kind == "linear" else nn.Identity()
 
 
 def _combine(projected: list[Tensor]) -> Float[Tensor, "B E"]:
     """Equation 1 without its outer norm: the mean of the unit vectors. One embedding alone stays as it is."""
     return projected[0] if len(projected) == 1 else torch.stack([unit(each) for each in projected]).mean(dim=0)
+
+
+def _placed(rows: Float[Tensor, "b E"], samples: Tensor | None, *, batch_size: int) -> Float[Tensor, "B E"]:
+    """The rows at the positions of their samples, zeros at others. None: they are those of all samples."""
+    return rows if samples is None else rows.new_zeros(batch_size, rows.shape[1]).index_copy(0, samples, rows)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import pytest
 import torch
 from frameloom import ConfigError, InputError
 from frameloom.fuse import Tokens, create_model, model_config
-from frameloom.fuse._everything_at_once_config import official_config
-from frameloom.fuse._layers import masked_mean
 from torch.nn import functional
 
 
@@ -21,21 +17,48 @@ def test_published_size_is_that_of_the_paper() -> None:
     config = model_config("everything_at_once")
     assert (config.width, config.heads, config.depth, config.projection_dim) == (4096, 64, 1, 6144)
     assert config.audio_spec().widths == (128, 128, 256, 512, 1024, 2048, 4096)
-    assert list(config.lambdas().values()) == [1.0, 0.1, 0.1, 0.1, 0.1, 0.1]
+    assert list(config.loss_weights().values()) == [1.0, 0.1, 0.1, 0.1, 0.1, 0.1]
 
 
-def test_embeddings_equal_six_plain_passes(make_batch) -> None:
-    """Sharing the tokens between passes changes nothing: equation 1 written out, each pass from the raw features."""
-    model, batch = tiny(), make_batch({"audio": (32, 0, 7, 16), "text": (0, 3, 1, 4)})
+def plain_tokens(model, name, rows):
+    """The tokens of one sample's modality; one masking token where it has no rows."""
+    if not len(rows):
+        return model.fusion.masking_token[None]
+    rows = model.davenet(rows[None])[0] if name == "audio" else rows
+    return getattr(model, f"{name}_norm_layer")(getattr(model, f"{name}_token_proj")(rows))
+
+
+def plain_block(block, x):
+    """A transformer block over one sequence (N, D), a head at a time."""
+    heads, width = block.attn.heads, x.shape[1] // block.attn.heads
+    q, k, v = block.attn.qkv(block.norm1(x)).unflatten(1, (3, heads, width)).unbind(1)
+    attended = [
+        torch.softmax(q[:, h] @ k[:, h].T / width**0.5, dim=1) @ v[:, h] for h in range(heads)
+    ]  # fmt: skip
+    x = x + block.attn.proj(torch.cat(attended, dim=1))
+    return x + block.mlp.fc2(functional.gelu(block.mlp.fc1(block.norm2(x))))
+
+
+def plain_embedding(model, sample):
+    """Equation 1 of one sample, by the paper: no padding, no batch. `sample` maps modalities to real rows (N, D)."""
+    tokens = {name: plain_tokens(model, name, rows) for name, rows in sample.items()}
+    x = torch.cat(list(tokens.values()))
+    for block in model.fusion.blocks:
+        x = plain_block(block, x)
+    parts = dict(zip(tokens, x.split([len(each) for each in tokens.values()]), strict=True))
+    projected = [getattr(model, f"{name}_proj")(part.mean(dim=0)) for name, part in parts.items()]
+    return projected[0] if len(projected) == 1 else sum(each / each.norm() for each in projected) / len(projected)
+
+
+def test_embeddings_equal_plain_passes(make_batch) -> None:
+    """Sharing the work of passes and of samples changes nothing."""
+    model, batch = tiny(depth=2), make_batch({"audio": (32, 0, 7, 16), "text": (0, 3, 1, 4)})
     vectors, _ = model.embeddings(batch)
-    projections = {"text": model.text_proj, "video": model.video_proj, "audio": model.audio_proj}
-    for size in (1, 2):
-        for names in combinations(("text", "video", "audio"), size):
-            tokens, _ = model.tokens({name: batch[name] for name in names})
-            fused = model.fusion(tokens)
-            projected = [projections[name](masked_mean(fused[name])) for name in names]
-            expected = projected[0] if size == 1 else sum(functional.normalize(each) for each in projected) / 2
-            torch.testing.assert_close(vectors["+".join(names)], expected, atol=1e-6, rtol=1e-5)
+    assert len(vectors) == 6
+    for name, vector in vectors.items():
+        for i in range(4):
+            sample = {part: batch[part].values[i][batch[part].mask[i]] for part in name.split("+")}
+            torch.testing.assert_close(vector[i], plain_embedding(model, sample), atol=2e-6, rtol=1e-5)
 
 
 def test_encode_is_the_unit_vector_of_the_embedding(make_batch) -> None:
@@ -55,11 +78,12 @@ def test_late_fusion_differs_from_joint_fusion(make_batch) -> None:
 def test_modalities_attend_to_each_other(make_batch) -> None:
     """In a joint pass the video tokens see the audio: another sound changes what the video contributes."""
     model, batch, other = tiny(), make_batch(), make_batch(seed=50)
-    quiet, loud = (
-        model.fusion(model.tokens({"video": batch["video"], "audio": audio})[0])["video"].values
-        for audio in (batch["audio"], other["audio"])
-    )
+    torch.nn.init.zeros_(model.audio_proj.fc.weight)  # audio contributes the same to every vector
+    torch.nn.init.zeros_(model.audio_proj.cg.fc.weight)
+    quiet, loud = (model.encode(video=batch["video"], audio=audio["audio"]) for audio in (batch, other))
     assert not torch.allclose(quiet, loud, atol=1e-4)
+    late = [model.encode(video=batch["video"], audio=each["audio"], fusion="late") for each in (batch, other)]
+    assert torch.equal(*late)
 
 
 class TestAudioPadding:
@@ -81,7 +105,7 @@ class TestAudioPadding:
         model = tiny()
         audio = Tokens(torch.randn(2, num_frames, 40), torch.ones(2, num_frames, dtype=torch.bool))
         tokens, nonempty = model.tokens({"audio": audio})
-        assert tokens["audio"].values.shape[1] == -(-num_frames // 4)
+        assert tokens["audio"].mask.shape[1] == -(-num_frames // 4)
         assert tokens["audio"].mask.all()
         assert nonempty["audio"].all()
 
@@ -93,8 +117,13 @@ class TestVariants:
 
     def test_depth_zero_is_no_transformer(self, make_batch) -> None:
         model, batch = tiny(depth=0), make_batch()
-        tokens, _ = model.tokens(batch)
-        assert torch.equal(model.fusion(tokens)["video"].values, tokens["video"].values)
+        both = {"video": batch["video"], "audio": batch["audio"]}
+        torch.testing.assert_close(model.encode(**both, fusion="late"), model.encode(**both, fusion="joint"))
+        video = batch["video"].values[0][batch["video"].mask[0]]
+        torch.testing.assert_close(
+            model.embeddings({"video": batch["video"]}).vectors["video"][0],
+            model.video_proj(plain_tokens(model, "video", video).mean(dim=0)),
+        )
 
     def test_without_fused_pairs_pairs_are_late_and_leave_the_loss(self, make_batch) -> None:
         model, batch = tiny(fused_pairs=False), make_batch()
@@ -128,12 +157,14 @@ class TestVariants:
     def test_long_audio_is_reduced(self, make_batch, how) -> None:
         model = tiny(audio_reduction=how, max_audio_frames=12)
         tokens, _ = model.tokens({"audio": make_batch()["audio"]})
-        assert tokens["audio"].values.shape[1] == 3
+        assert tokens["audio"].mask.shape[1] == 3
 
     def test_margin_softmax(self, make_batch) -> None:
-        batch = make_batch()
-        losses = {how: tiny(contrast=how).loss(batch)[0].item() for how in ("norm_softmax", "margin_softmax")}
-        assert losses["margin_softmax"] < losses["norm_softmax"]
+        model, batch = tiny(contrast="margin_softmax", margin=0.2), make_batch()
+        text, video = (model.encode(**{name: batch[name]}) for name in ("text", "video"))
+        scores = text @ video.T - 0.2 * torch.eye(4)
+        expected = sum(functional.cross_entropy(each, torch.arange(4)) for each in (scores, scores.T))
+        assert model.loss(batch)[1]["text|video"].item() == pytest.approx(expected.item(), abs=1e-5)
 
     @pytest.mark.parametrize(
         ("config", "message"),
@@ -141,8 +172,8 @@ class TestVariants:
             ({"width": 10, "heads": 4}, "width 10"),
             ({"cls_token": True}, "individual_projections=False"),
             ({"transformer": "per_modality"}, "fused_pairs=False"),
-            ({"modalities": ["video"]}, "two or three"),
-            ({"modalities": ["video", "smell"]}, "two or three"),
+            ({"modalities": ["video"]}, "too few: two or more"),
+            ({"modalities": ["video", "smell"]}, "must be of text, video, audio"),
             ({"token_projection": "none"}, "token_projection='none'"),
             ({"projection": "none"}, "projection_dim 16"),
             ({"temperature": 0}, "temperature is 0"),
@@ -157,21 +188,3 @@ class TestVariants:
     def test_impossible_options_are_explained(self, config, message) -> None:
         with pytest.raises(ConfigError, match=message):
             tiny(**config)
-
-
-class TestOfficialConfiguration:
-    def test_names_are_translated(self) -> None:
-        options = official_config(
-            {"video_embed_dim": 7, "davenet_v2": True, "token_projection": "minimal", "fusion_params": {"num_heads": 3}}
-        )
-        assert options == {"video_dim": 7, "audio_cnn": "davenet_v2", "token_projection": "linear", "heads": 3}
-
-    @pytest.mark.parametrize("config", [{"video_dim": 7}, {"fusion_params": {"heads": 3}}])
-    def test_a_name_that_is_not_theirs_is_refused(self, config) -> None:
-        with pytest.raises(ConfigError, match="has no key"):
-            tiny().from_official({}, config)
-
-    def test_official_weights_bring_the_official_padding(self) -> None:
-        model = tiny()
-        assert model.config.audio_padding == "silenced"
-        assert model.from_official(model.state_dict()).config.audio_padding == "published"

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from frameloom.fuse._objectives import combinatorial_loss, cosine_similarities, norm_softmax
+from frameloom.fuse._objectives import combinatorial_loss, cosine_similarities, norm_softmax, norm_softmax_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,7 +45,7 @@ def test_combinatorial_loss_is_equation_2_over_the_samples_that_have_all(seed, p
         for name in NAMES
     }
     nonempty = dict(zip(("text", "video", "audio"), torch.tensor(present).T, strict=True))
-    contrast = partial(norm_softmax, temperature=0.5)
+    contrast = partial(norm_softmax_loss, temperature=0.5)
     loss, terms = combinatorial_loss(
         vectors, nonempty, weights=dict(zip(PAIRS, weights, strict=True)), contrast=contrast
     )
@@ -66,7 +66,7 @@ def test_combinatorial_loss_is_equation_2_over_the_samples_that_have_all(seed, p
 def test_terms_with_embeddings_that_were_not_computed_are_left_out() -> None:
     vectors = {"text": torch.randn(3, 4), "video": torch.randn(3, 4)}
     nonempty = {name: torch.ones(3, dtype=torch.bool) for name in vectors}
-    _, terms = combinatorial_loss(vectors, nonempty, weights=dict.fromkeys(PAIRS, 1.0), contrast=norm_softmax)
+    _, terms = combinatorial_loss(vectors, nonempty, weights=dict.fromkeys(PAIRS, 1.0), contrast=norm_softmax_loss)
     assert terms.keys() == {"text|video"}
 
 

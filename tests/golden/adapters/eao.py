@@ -8,8 +8,15 @@ from itertools import combinations
 import numpy as np
 import torch
 from frameloom.fuse import Tokens, create_model
-from frameloom.fuse._layers import FusionBlock, FusionTransformer, GatedUnit, masked_mean
-from frameloom.fuse._objectives import combinatorial_loss, cosine_similarities, margin_softmax, norm_softmax
+from frameloom.fuse._layers import FusionBlock, FusionTransformer, GatedUnit
+from frameloom.fuse._objectives import (
+    combinatorial_loss,
+    cosine_similarities,
+    margin_softmax,
+    norm_softmax,
+    norm_softmax_loss,
+)
+from frameloom.fuse._packed import Sequences, join, pack, real_rows
 from frameloom.fuse.davenet import DAVEnet
 from frameloom.fuse.everything_at_once import EverythingAtOnce, reduce_audio_tokens
 from frameloom.train import retrieval_metrics, retrieval_ranks
@@ -75,11 +82,15 @@ def fusion_block(case: Case) -> Outputs:
     block = FusionBlock(
         config["dim"], heads=config["num_heads"], mlp_ratio=float(config["mlp_ratio"]), qkv_bias=config["qkv_bias"]
     )
-    x, mask = inputs["x"], inputs["attention_mask"]
     filled(block, case)
-    return arrays(
-        {"masked": block(x, mask), "unmasked": block(x), "attention_masked": block.attn(block.norm1(x), mask)}
-    )
+    x, mask = inputs["x"].flatten(0, 1), inputs["attention_mask"]
+    masked, unmasked = Sequences.padded(mask), Sequences.padded(torch.ones_like(mask))
+    outputs = {
+        "masked": block(x, masked),
+        "unmasked": block(x, unmasked),
+        "attention_masked": block.attn(block.norm1(x), masked),
+    }
+    return arrays({name: value.view_as(inputs["x"]) for name, value in outputs.items()})
 
 
 def fusion_transformer(case: Case) -> Outputs:
@@ -96,13 +107,30 @@ def fusion_transformer(case: Case) -> Outputs:
     outputs = {}
     for passed in {name.split("__")[0] for name in case.outputs}:
         names = passed.split("+")
-        fused = transformer({name: Tokens(inputs[name], inputs[f"{name}_mask"]) for name in names})
-        for name in names:
-            outputs[f"{passed}__{name}__embed"] = masked_mean(fused[name])
-            outputs[f"{passed}__{name}__all_tokens"] = fused[name].values
-        if "cls" in fused:
-            outputs[f"{passed}__{'_'.join(names)}__embed"] = fused["cls"].values[:, 0]
-    return arrays(outputs)
+        given = {name: Tokens(inputs[name], inputs[f"{name}_mask"]) for name in names}
+        for name, tokens in all_tokens(transformer, given).items():
+            outputs[f"{passed}__{name}__all_tokens"] = tokens
+        packed = {name: pack(real_rows(*each), each.mask, transformer.masking_token) for name, each in given.items()}
+        joined = join(packed, [passed], class_token=transformer.cls_token)
+        pooled = joined.by_part(transformer(joined.values, joined.sequences, joined.pool))
+        for name, by_context in pooled.items():
+            outputs[f"{passed}__{'_'.join(names) if name == 'cls' else name}__embed"] = by_context[passed]
+    return arrays({name: value for name, value in outputs.items() if name in case.outputs})
+
+
+def all_tokens(transformer: FusionTransformer, given: dict[str, Tokens]) -> dict[str, torch.Tensor]:
+    """Every place of a padded batch after the blocks, padding too."""
+    parts = dict(given)
+    if transformer.cls_token is not None:
+        cls = transformer.cls_token.expand(len(next(iter(given.values())).mask), -1, -1)
+        parts = {"cls": Tokens(cls, torch.ones_like(cls[..., 0])), **given}
+    x = torch.cat([part.values for part in parts.values()], dim=1)
+    sequences = Sequences.padded(torch.cat([part.mask for part in parts.values()], dim=1))
+    flat = x.flatten(0, 1)
+    for block in transformer.blocks:
+        flat = block(flat, sequences)
+    pieces = flat.view_as(x).split([part.mask.shape[1] for part in parts.values()], dim=1)
+    return {name: piece for name, piece in zip(parts, pieces, strict=True) if name in given}
 
 
 def davenet(case: Case) -> Outputs:
@@ -160,7 +188,7 @@ def combinatorial(case: Case) -> Outputs:
         "a_tv": ("audio", "text+video"),
     }
     weights = {pair: float(config[f"{name}_weight"]) for name, pair in pairs.items()}
-    contrast = partial(norm_softmax, temperature=config["temperature"])
+    contrast = partial(norm_softmax_loss, temperature=config["temperature"])
     loss, terms = combinatorial_loss(vectors, nonempty, weights=weights, contrast=contrast)
     loss.backward()
     outputs = {"loss": loss, "info_Retrieval": loss}
