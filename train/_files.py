@@ -24,7 +24,7 @@ def publish(path: Path, data: bytes) -> None:
         OutOfSpaceError: the disk is full; what was there before is intact.
         ConfigError: the folder cannot be written.
     """
-    with _explained(path, num_bytes=len(data)), _aside(path) as aside:
+    with explained(path, num_bytes=len(data)), _aside(path) as aside:
         _write_synced(aside, data)
         fail_point("checkpoint.written")
         aside.replace(path)
@@ -35,7 +35,7 @@ def publish(path: Path, data: bytes) -> None:
 def publish_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Make `folder` hold exactly `files`, durably, in one step; it must not exist yet. Errors: see `publish`."""
     num_bytes = sum(len(data) for data in files.values())
-    with _explained(folder, num_bytes=num_bytes), _aside(folder) as aside:
+    with explained(folder, num_bytes=num_bytes), _aside(folder) as aside:
         aside.mkdir(parents=True)
         for name, data in files.items():
             _write_synced(aside / name, data)
@@ -59,7 +59,7 @@ def _aside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _explained(path: Path, *, num_bytes: int) -> Iterator[None]:
+def explained(path: Path, *, num_bytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as problem:

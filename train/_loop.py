@@ -5,27 +5,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from .._vocabulary import ConfigError, IntegrityError, digest_of
-from ..fuse import FusionModel, Tokens
+from ..fuse import FusionModel, Tokens, whole_batch
+from ._distributed import equal_shapes, synchronised_batch_norm
+from ._faults import naming_the_sample
 from ._progress import Position, check_identity, forget_progress, load_progress, save_progress
-from ._schedule import batches_of_epoch, learning_rate, num_epochs
+from ._recompute import recomputed
+from ._schedule import batches_of_epoch, epoch_order, learning_rate, num_epochs
 from .checkpoints import META_NAME, load_weights, plain, read_checkpoint, read_weights, save_checkpoint
-from .dataset import ClipDataset, PreparedClip, collate
+from .dataset import PreparedClip, TrainingData, collate
 from .fit import DivergedError, FitResult, TrainProgress
+from .losses import RUN, LossCurve, StepLoss, forget_other_curves
 from .recipes import Recipe
-
-_RUN = "training"
 
 
 class Trainer:
@@ -34,7 +38,7 @@ class Trainer:
     def __init__(
         self,
         model: FusionModel,
-        dataset: ClipDataset,
+        dataset: TrainingData,
         *,
         recipe: Recipe,
         folder: Path,
@@ -58,6 +62,7 @@ class Trainer:
         """Train, or take up what the folder holds."""
         _check(self.recipe, num_clips=len(self.dataset), device=self.device)
         with _accelerator(self.recipe, device=self.device) as self.accelerator:
+            self.order = epoch_order(self._groups(), batch_size=self.recipe.batch_size, seed=self.recipe.seed)
             self.steps_per_epoch = len(self._batches(epoch=0))
             if not self.steps_per_epoch:
                 raise ConfigError(f"{len(self.dataset)} clips cannot be shared by {self._num_processes} processes")
@@ -78,9 +83,11 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         return plain(
             {
-                "recipe": {**self.recipe.as_dict(), "name": "", "checkpoint_steps": 0},
+                "recipe": {name: value for name, value in self.recipe.as_dict().items() if name not in _NO_NUMBERS},
                 "model": [self.model.name, digest_of(plain(vars(self.model.config)))],
                 "number of clips": len(self.dataset),
+                # Clips of many shards are ordered by shard, and merging shards makes another order of them.
+                "shards": self.order.as_dict()["shards"] if self.order.groups.any() else "",
                 "provenance": self.provenance,
                 "number of processes": self._num_processes,
             }
@@ -91,7 +98,7 @@ class Trainer:
         if not (self.folder / META_NAME).exists():
             return None
         meta = read_checkpoint(self.folder)
-        run = meta.provenance.get(_RUN)
+        run = meta.provenance.get(RUN)
         if run is None:
             raise ConfigError(f"{self.folder} holds a model that was not trained here. Use another folder")
         check_identity(run["identity"], self.identity, folder=self.folder)
@@ -122,9 +129,22 @@ class Trainer:
         if position.scaler and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(position.scaler)
         resumed_at, self.began = position.step, time.monotonic()
-        for epoch in range(position.step // self.steps_per_epoch, self.epochs):
-            self._train_epoch(epoch, position, resumed_at=resumed_at)
-        return self._end(position, resumed_at=resumed_at)
+        with ExitStack() as stack:
+            self._enter(stack, position)
+            for epoch in range(position.step // self.steps_per_epoch, self.epochs):
+                self._train_epoch(epoch, position, resumed_at=resumed_at)
+            return self._end(position, resumed_at=resumed_at)
+
+    def _enter(self, stack: ExitStack, position: Position) -> None:
+        """Put the model into the shape that it trains in, and open the loss curve, until the stack ends."""
+        if self._num_processes > 1 and self.recipe.sync_batch_norm:
+            stack.enter_context(synchronised_batch_norm(self.model))
+        if self.recipe.gradient_checkpointing:
+            stack.enter_context(recomputed(self.model))
+        self.curve: LossCurve | None = None
+        if self.accelerator.is_main_process:
+            self.curve = LossCurve(self.folder, num_bytes=position.losses_bytes, sha256=position.losses_sha256)
+            stack.callback(self.curve.close)
 
     def _begin(self, *, resume: bool) -> Position:
         if resume:
@@ -136,11 +156,15 @@ class Trainer:
 
     def _train_epoch(self, epoch: int, position: Position, *, resumed_at: int) -> None:
         self.parallel.train(not self.recipe.freeze_batch_norm)
-        for batch in self._batches_from(epoch, first=position.step % self.steps_per_epoch):
+        first = position.step % self.steps_per_epoch
+        batches = self._batches_from(epoch, first=first)
+        for indices in self._batches(epoch=epoch)[first:]:
             rate = learning_rate(self.recipe, step=position.step, steps_per_epoch=self.steps_per_epoch)
-            loss, terms = self._step(batch, rate=rate, step=position.step)
+            with naming_the_sample(self.dataset, indices, model=self.model):
+                loss, terms = self._step(next(batches), rate=rate, step=position.step)
             position.step += 1
             position.loss_sum += loss
+            self._record(StepLoss(step=position.step, epoch=epoch + 1, loss=loss, terms=terms, learning_rate=rate))
             self._report(position, epoch=epoch, loss=loss, terms=terms, rate=rate, resumed_at=resumed_at)
             every = self.recipe.checkpoint_steps
             if every and position.step % every == 0 and position.step % self.steps_per_epoch:
@@ -154,8 +178,11 @@ class Trainer:
     def _step(self, batch: Mapping[str, Tokens], *, rate: float, step: int) -> tuple[float, dict[str, float]]:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        # Data may have more than a model reads: the sound of a text-video model's clips.
+        read = {name: tokens for name, tokens in batch.items() if name in self.model.modalities}
+        batch = _moved(read, self.accelerator.device)
         with self.accelerator.autocast():
-            loss, terms = self.parallel(_moved(batch, self.accelerator.device))
+            loss, terms = self._forward(batch)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise self._diverged(f"the loss of step {step + 1} is {value}")
@@ -165,6 +192,18 @@ class Trainer:
         self.prepared.step()
         self.prepared.zero_grad()
         return value, {name: float(term) for name, term in terms.items()}
+
+    def _forward(self, batch: Mapping[str, Tokens]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss of the whole batch, of which this process has a share."""
+        if self._num_processes == 1:
+            return cast(tuple[Tensor, Mapping[str, Tensor]], self.parallel(batch))
+        with whole_batch():
+            shared = equal_shapes(batch, modalities=self.model.modalities)
+            return cast(tuple[Tensor, Mapping[str, Tensor]], self.parallel(shared))
+
+    def _record(self, step: StepLoss) -> None:
+        if self.curve is not None:
+            self.curve.add(step)
 
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(
@@ -197,7 +236,8 @@ class Trainer:
     def _save(self, position: Position) -> None:
         if self.accelerator.scaler is not None:
             position.scaler = self.accelerator.scaler.state_dict()
-        if self.accelerator.is_main_process:
+        if self.curve is not None:
+            position.losses_bytes, position.losses_sha256 = self.curve.num_bytes, self.curve.sync()
             try:
                 save_progress(self.folder, position, model=self.model, optimizer=self.optimizer)
             except IntegrityError as problem:
@@ -206,14 +246,16 @@ class Trainer:
 
     def _end(self, position: Position, *, resumed_at: int) -> FitResult:
         """Leave the checkpoint first, then remove the saved states."""
-        if self.accelerator.is_main_process:
+        if self.curve is not None:
             run = plain(vars(position))
+            self.curve.publish()
             save_checkpoint(
                 self.model,
                 self.folder,
                 recipe=self.recipe.as_dict(),
-                provenance={**self.provenance, _RUN: run},
+                provenance={**self.provenance, RUN: run},
             )
+            forget_other_curves(self.folder, sha256=position.losses_sha256)
             forget_progress(self.folder)
         self.accelerator.wait_for_everyone()
         self.model.eval()
@@ -221,12 +263,15 @@ class Trainer:
 
     # --- batches -----------------------------------------------------------------------------------------------------
 
+    def _groups(self) -> NDArray[np.int64]:
+        """The shard that each item is read from; one for all where the data do not say."""
+        known = getattr(self.dataset, "shard_groups", None)
+        return known() if known else np.zeros(len(self.dataset), np.int64)
+
     def _batches(self, *, epoch: int) -> list[list[int]]:
         return batches_of_epoch(
-            len(self.dataset),
+            self.order.indices(epoch),
             batch_size=self.recipe.batch_size,
-            seed=self.recipe.seed,
-            epoch=epoch,
             rank=self.accelerator.process_index,
             num_processes=self._num_processes,
         )
@@ -236,12 +281,16 @@ class Trainer:
         loader: DataLoader[PreparedClip] = DataLoader(
             cast(Any, self.dataset),
             batch_sampler=self._batches(epoch=epoch)[first:],
-            collate_fn=collate,
+            collate_fn=getattr(self.dataset, "collate", collate),
             num_workers=self.num_workers,
             # The loader draws a seed for its workers; from a generator of its own, so that the global one stays put.
             generator=torch.Generator().manual_seed(self.recipe.seed),
         )
         return iter(loader)
+
+
+_NO_NUMBERS = ("name", "checkpoint_steps", "gradient_checkpointing")
+"""Fields of a recipe that change no number of the training."""
 
 
 def _check(recipe: Recipe, *, num_clips: int, device: str) -> None:
@@ -275,7 +324,8 @@ def _accelerator(recipe: Recipe, *, device: str) -> Iterator[Accelerator]:
 def _optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    # Always the fused one, on a CPU too: another implementation would round in another way, and resume to other bits.
+    return kind(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
 def _moved(batch: Mapping[str, Tokens], device: torch.device) -> dict[str, Tokens]:

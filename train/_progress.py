@@ -38,6 +38,8 @@ class Position:
         loss_sum: of the steps of the epoch under way.
         metrics: of the last validation.
         scaler: state of the gradient scaler of fp16 training.
+        losses_bytes: of the loss curve, up to this step.
+        losses_sha256: of those bytes.
     """
 
     identity: dict[str, Any]
@@ -46,6 +48,8 @@ class Position:
     loss_sum: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     scaler: dict[str, float] = field(default_factory=dict)
+    losses_bytes: int = 0
+    losses_sha256: str = ""
 
 
 def save_progress(folder: Path, position: Position, *, model: FusionModel, optimizer: Optimizer) -> None:
@@ -96,7 +100,7 @@ def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], *, folde
 
 
 def forget_progress(folder: Path) -> None:
-    """Remove every saved state."""
+    """Remove every saved state, and the loss curve that grew beside them."""
     shutil.rmtree(folder / FOLDER_NAME, ignore_errors=True)
 
 

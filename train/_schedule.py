@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ._order import EpochOrder
 from .recipes import Recipe
+
+BATCHES_MIXED = 32
+"""Batches whose clips are mixed with each other at least: contrast needs neighbours that are no neighbours."""
+
+
+def epoch_order(groups: NDArray[np.int64], *, batch_size: int, seed: int) -> EpochOrder:
+    """The order of clips that lie in shards: at random over all of them, or, of many shards, over many at a time.
+
+    Args:
+        groups: (N,) the number of each clip's shard.
+        batch_size: clips of a batch; `BATCHES_MIXED` of them or more are mixed with each other.
+        seed: of the order.
+    """
+    clips_of_shard = len(groups) / max(1, len(np.unique(groups)))
+    window_shards = max(16, math.ceil(BATCHES_MIXED * batch_size / max(1.0, clips_of_shard)))
+    return EpochOrder(groups=groups, seed=seed, window_shards=window_shards)
 
 
 def batches_of_epoch(
-    num_clips: int, *, batch_size: int, seed: int, epoch: int, rank: int = 0, num_processes: int = 1
+    order: Sequence[int] | NDArray[np.int64], *, batch_size: int, rank: int = 0, num_processes: int = 1
 ) -> list[list[int]]:
-    """The clips of every batch of one epoch, for one of several processes.
+    """The clips of every batch of an epoch's order, for one of several processes.
 
-    The order depends on (seed, epoch) alone. An incomplete last batch is dropped, unless it is the only one. Every
-    process takes an equal share of each batch; what cannot be shared out is dropped.
+    An incomplete last batch is dropped, unless it is the only one. Every process takes an equal share of each batch;
+    what cannot be shared out is dropped.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(num_clips)
-    size = min(batch_size, num_clips)
+    clips = np.asarray(order, np.int64)
+    size = min(batch_size, len(clips))
     shared = size - size % num_processes
-    starts = range(0, num_clips - size + 1, size) if shared else ()
-    return [order[start : start + shared][rank::num_processes].tolist() for start in starts]
+    starts = range(0, len(clips) - size + 1, size) if shared else ()
+    return [clips[start : start + shared][rank::num_processes].tolist() for start in starts]
 
 
 def num_epochs(recipe: Recipe, *, steps_per_epoch: int) -> int:

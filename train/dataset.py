@@ -6,8 +6,8 @@ this module can be read without it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,15 +26,20 @@ class ClipSample(TypedDict):
         video: (N, D) feature rows as stored, a list of such streams that are to be joined (`join_streams`), or None.
         audio: (T, mel bands) log-mel frames, or None.
         text: for every caption its word vectors (W, D); an empty list for a clip without captions.
+        more: rows (N, D) of further modalities by name, such as the word vectors of what is said; may be left out.
     """
 
     video: NDArray[Any] | Sequence[NDArray[Any]] | None
     audio: NDArray[Any] | None
     text: Sequence[NDArray[Any]]
+    more: NotRequired[Mapping[str, NDArray[Any]]]
 
 
 class ClipSamples(Protocol):
-    """Where clips come from: anything with a length and items."""
+    """Where clips come from: anything with a length and items.
+
+    Samples that are best read together have `__getitems__`, and those that lie in shards `shard_groups` (see there).
+    """
 
     def __len__(self) -> int:
         """The number of clips."""
@@ -45,12 +50,28 @@ class ClipSamples(Protocol):
         ...
 
 
-class PreparedClip(TypedDict):
-    """One clip ready to be put into a batch, float32; a modality that the clip lacks has no rows, or is None."""
+PreparedClip = dict[str, "NDArray[np.float32] | None"]
+"""One clip ready to be put into a batch: rows (N, D), float32, by modality; None or no rows where it lacks one."""
 
-    text: NDArray[np.float32] | None
-    video: NDArray[np.float32] | None
-    audio: NDArray[np.float32] | None
+
+class TrainingData(Protocol):
+    """What `fit` trains on: items that a batch is made of, which may differ from epoch to epoch.
+
+    One whose items are not single prepared clips has a method `collate`, which makes a batch of a list of them. One
+    that is read from shards has `shard_groups`, so that what lies together is read together.
+    """
+
+    def __len__(self) -> int:
+        """The number of items."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Item `index` of the current epoch."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, whose items follow from it and a seed alone."""
+        ...
 
 
 class ClipDataset:
@@ -63,7 +84,7 @@ class ClipDataset:
         samples: the clips.
         max_video_tokens: feature rows of a clip that are kept.
         max_audio_frames: spectrogram frames that are kept.
-        max_words: words of a caption that are kept.
+        max_words: words of a caption that are kept, and rows of a further modality.
         training: whether captions are drawn.
         seed: of the draw.
     """
@@ -94,10 +115,29 @@ class ClipDataset:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> PreparedClip:
-        sample = self.samples[index]
+        return self._prepared(index, self.samples[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[PreparedClip]:
+        """Several clips, read together where the samples can be."""
+        together = getattr(self.samples, "__getitems__", None)
+        samples = together(indices) if together else [self.samples[index] for index in indices]
+        return [self._prepared(index, sample) for index, sample in zip(indices, samples, strict=True)]
+
+    def shard_groups(self) -> NDArray[np.int64]:
+        """The shard that each clip is read from, as a number, (N,); zeros where it does not matter."""
+        known = getattr(self.samples, "shard_groups", None)
+        groups: NDArray[np.int64] = known() if known else np.zeros(len(self), np.int64)
+        return groups
+
+    def key(self, index: int) -> str:
+        """What a person calls a clip."""
+        known = getattr(self.samples, "key", None)
+        return str(known(index)) if known else f"clip {index}"
+
+    def _prepared(self, index: int, sample: ClipSample) -> PreparedClip:
         captions = sample["text"]
         chosen = captions[self._caption(index, num_captions=len(captions))] if len(captions) else None
-        return self.prepare(text=chosen, video=sample["video"], audio=sample["audio"])
+        return self.prepare(text=chosen, video=sample["video"], audio=sample["audio"], more=sample.get("more", {}))
 
     def _caption(self, index: int, *, num_captions: int) -> int:
         if not self.training or num_captions == 1:
@@ -110,17 +150,19 @@ class ClipDataset:
         text: NDArray[Any] | None,
         video: NDArray[Any] | Sequence[NDArray[Any]] | None,
         audio: NDArray[Any] | None,
+        more: Mapping[str, NDArray[Any]] | None = None,
     ) -> PreparedClip:
         """Cut one clip's features to the limits; L2-normalise its video rows, those of several streams each for itself.
 
         Several streams are brought to the length of the last before they are cut.
         """
         streams = [video] if isinstance(video, np.ndarray) else video
-        return PreparedClip(
-            text=None if text is None else text[: self.max_words].astype(np.float32),
-            video=None if streams is None else join_streams(streams, max_tokens=self.max_video_tokens),
-            audio=None if audio is None else audio[: self.max_audio_frames].astype(np.float32),
-        )
+        return {
+            "text": None if text is None else text[: self.max_words].astype(np.float32),
+            "video": None if streams is None else join_streams(streams, max_tokens=self.max_video_tokens),
+            "audio": None if audio is None else audio[: self.max_audio_frames].astype(np.float32),
+            **{name: rows[: self.max_words].astype(np.float32) for name, rows in (more or {}).items()},
+        }
 
 
 def collate(clips: Sequence[PreparedClip]) -> dict[str, Tokens]:
@@ -129,8 +171,8 @@ def collate(clips: Sequence[PreparedClip]) -> dict[str, Tokens]:
     Raises InputError when the clips' features are of different widths.
     """
     batch = {}
-    for name in ("text", "video", "audio"):
-        rows = [clip[name] for clip in clips]
+    for name in dict.fromkeys(name for clip in clips for name in clip):
+        rows = [clip.get(name) for clip in clips]
         if any(each is not None and len(each) for each in rows):
             batch[name] = _padded(name, rows)
     return batch

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .._vocabulary import InputError
-
 if TYPE_CHECKING:
     from ..fuse import FusionModel, Tokens
 
@@ -24,23 +22,26 @@ def embed_batch(
 
     The model is used as it is: put it into evaluation mode first (`load_checkpoint` does).
 
+    Args:
+        model: any fusion model.
+        batch: its modalities, or some of them.
+        combinations: of the model's modalities, in any order; results are named in the model's ("audio+video" gives
+            "video+audio").
+
     Raises:
-        InputError: a combination of modalities that the model does not take.
+        InputError: a combination of modalities that the model does not take, or features of another width.
+        NonFiniteError: features that are not finite.
     """
     import torch
 
-    from ..fuse import Tokens
+    from ..fuse import Tokens, combination_name
 
     device = next(model.parameters()).device
     moved = {name: Tokens(tokens.values.to(device), tokens.mask.to(device)) for name, tokens in batch.items()}
     vectors = {}
     with torch.inference_mode():
-        for combination in combinations:
+        for combination in dict.fromkeys(combination_name(each, order=model.modalities) for each in combinations):
             names = combination.split("+")
-            if not set(names) <= set(model.modalities) or len(set(names)) < len(names):
-                raise InputError(
-                    f"combination {combination!r}: join different ones of {', '.join(model.modalities)} by +"
-                )
             if set(names) <= moved.keys():
                 encoded = model.encode(**{name: moved[name] for name in names})
                 vectors[combination] = encoded.float().cpu().numpy()

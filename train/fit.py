@@ -14,7 +14,7 @@ from .._vocabulary import ExitCode, FrameloomError
 
 if TYPE_CHECKING:
     from ..fuse import FusionModel
-    from .dataset import ClipDataset
+    from .dataset import TrainingData
     from .recipes import Recipe
 
 
@@ -26,14 +26,14 @@ class DivergedError(FrameloomError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainProgress:
-    """Where a training stands, after one step.
+    """Where a training stands, after one step. `read_losses` gives the same numbers of every step, afterwards too.
 
     Attributes:
         epoch: epochs begun, from 1.
         epochs: epochs in all.
         step: steps done, over all epochs.
         steps: steps in all.
-        loss: of this step.
+        loss: of this step: of the whole batch, also where several processes share it.
         terms: of the loss, by name.
         learning_rate: of this step.
         seconds_left: at the mean pace of this call.
@@ -56,10 +56,10 @@ class FitResult:
     """What a training left.
 
     Attributes:
-        folder: of the checkpoint.
+        folder: of the checkpoint, which keeps the loss of every step (`read_losses`).
         digest: of the checkpoint, see `checkpoint_digest`.
         steps: steps done, over all calls that it took.
-        loss: mean loss of the last epoch.
+        loss: mean loss of the last epoch, over whole batches.
         epoch_losses: mean loss of every epoch.
         metrics: what `validate` gave after the last epoch.
         resumed_at: the step that this call began at: 0 for a fresh start, `steps` when there was nothing left to do.
@@ -76,7 +76,7 @@ class FitResult:
 
 def fit(
     model: FusionModel,
-    dataset: ClipDataset,
+    dataset: TrainingData,
     *,
     recipe: Recipe,
     folder: Path,
@@ -90,11 +90,13 @@ def fit(
     """Train a model and leave a checkpoint in `folder`.
 
     A training that was stopped, by whatever, goes on from its last saved state when it is called again in the same way,
-    and on a CPU ends with the same bits as one that was never stopped; one that was finished returns at once, its
-    weights in `model`. The order of clips and the captions drawn depend on the recipe's seed and the epoch alone. The
-    caller's random generators are left as they were. An incomplete last batch is dropped, unless it is the only one.
+    and on a CPU ends with the same bits as one that was never stopped, the loss of every step included; one that was
+    finished returns at once, its weights in `model`. The order of clips and the captions drawn depend on the recipe's
+    seed and the epoch alone. The caller's random generators are left as they were. An incomplete last batch is dropped,
+    unless it is the only one.
 
-    With several processes each contrasts the clips of its own share of a batch; the authors gather all shares first.
+    Several processes, each with an equal share of every batch, compute what one computes with the whole batch, to
+    rounding: negatives are gathered, batch statistics and padding are those of the whole batch.
 
     Args:
         model: trained in place.
@@ -111,8 +113,10 @@ def fit(
 
     Raises:
         ConfigError: no clips, a device or precision that is not there, or a folder that holds another training.
+        InputError: a sample has numbers that are not finite, or rows of a wrong width; it is named. No step was taken
+            with its batch, and the training goes on from its last saved state once the sample is repaired.
         DivergedError: the loss or the weights are not finite; the last saved state is intact.
-        IntegrityError: a saved state is damaged.
+        IntegrityError: a saved state, or its loss curve, is damaged.
         OutOfSpaceError: the disk is full; the last saved state is intact.
     """
     from ._loop import Trainer

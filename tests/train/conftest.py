@@ -11,7 +11,7 @@ import pytest
 Samples = list[dict[str, Any]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_samples() -> Callable[..., Samples]:
     """Clips for the test models. Each has a hidden number that its rows show, in every modality, under some noise."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pickle
 import signal
@@ -27,6 +28,7 @@ from frameloom.train import (
     get_recipe,
     load_checkpoint,
     read_checkpoint,
+    read_losses,
     retrieval_metrics,
 )
 
@@ -108,6 +110,18 @@ class TestLearning:
         )
         assert all(terms == {"text|video"} for terms in seen)
 
+    def test_a_model_reads_what_it_takes_of_data_that_have_more(self, make_samples, tmp_path) -> None:
+        seen = []
+        fit(
+            tiny_model(modalities=["text", "video"]),
+            ClipDataset(make_samples(16), training=True),
+            recipe=tiny_recipe(),
+            folder=tmp_path,
+            on_progress=lambda progress: seen.append(set(progress.terms)),
+        )
+        assert seen
+        assert all(terms == {"text|video"} for terms in seen)
+
     def test_progress_counts_to_the_end(self, make_samples, tmp_path) -> None:
         seen = []
         fit(
@@ -138,10 +152,60 @@ class TestLearning:
             )
             assert torch.equal(model.davenet.bn1.running_mean, before) is freeze
 
-    def test_mixed_precision_runs_on_a_cpu(self, make_samples, tmp_path) -> None:
-        dataset = ClipDataset(make_samples(16), training=True)
-        result = fit(tiny_model(), dataset, recipe=tiny_recipe(precision="bf16"), folder=tmp_path)
-        assert np.isfinite(result.loss)
+    def test_mixed_precision_learns_on_a_cpu_and_resumes_to_the_bit(self, make_samples, tmp_path) -> None:
+        def train(folder, *, stop_at: int = 0, precision: str = "bf16"):
+            def on_progress(progress) -> None:
+                if progress.step == stop_at:
+                    raise KeyboardInterrupt
+
+            recipe = tiny_recipe(precision=precision, epochs=4, checkpoint_steps=1, learning_rate=1e-2)
+            dataset = ClipDataset(make_samples(16), training=True)
+            return fit(tiny_model(), dataset, recipe=recipe, folder=folder, on_progress=on_progress)
+
+        whole = train(tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "stopped", stop_at=3)
+        assert train(tmp_path / "stopped").digest == whole.digest
+        assert curve(tmp_path / "stopped") == curve(tmp_path / "whole")
+        assert whole.epoch_losses[-1] < 0.8 * whole.epoch_losses[0]
+        exact = train(tmp_path / "float32", precision="no")
+        assert exact.digest != whole.digest
+        assert read_losses(tmp_path / "whole")[0].loss == pytest.approx(exact.epoch_losses[0], rel=0.2)
+
+    def test_gradient_checkpointing_changes_memory_and_no_bit(self, make_samples, tmp_path) -> None:
+        kept: dict[bool, int] = {}
+
+        def train(*, again: bool):
+            sizes = []
+
+            def kept_for_backward(tensor):
+                sizes.append(tensor.numel())
+                return tensor
+
+            model = tiny_model(depth=2)
+            with torch.autograd.graph.saved_tensors_hooks(kept_for_backward, lambda tensor: tensor):
+                result = fit(
+                    model,
+                    ClipDataset(make_samples(16), training=True),
+                    recipe=tiny_recipe(gradient_checkpointing=again, epochs=1),
+                    folder=tmp_path / str(again),
+                )
+            kept[again] = sum(sizes)
+            assert all("forward" not in vars(module) for module in model.modules()), "the model is as it was"
+            return result
+
+        assert train(again=True).digest == train(again=False).digest
+        assert curve(tmp_path / "True") == curve(tmp_path / "False")
+        assert kept[True] < 0.7 * kept[False]
+
+    def test_a_model_without_blocks_cannot_be_checkpointed(self, make_samples, tmp_path) -> None:
+        with pytest.raises(ConfigError, match="no blocks to compute again"):
+            fit(
+                create_model("test_howto100m"),
+                ClipDataset(make_samples(8), training=True),
+                recipe=tiny_recipe(gradient_checkpointing=True),
+                folder=tmp_path,
+            )
 
     def test_readers_in_other_processes_give_the_same_bits(self, make_samples, tmp_path) -> None:
         digests = {
@@ -185,10 +249,39 @@ class TestResuming:
         assert resumed.resumed_at == 8  # saved every 2 steps; step 9 was the fourth of the second epoch
         assert resumed.digest == clean.digest
         assert resumed.epoch_losses == clean.epoch_losses
+        assert curve(tmp_path / "killed") == curve(tmp_path / "clean")
+
+    @pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 23), marks=pytest.mark.slow)])
+    def test_a_kill_at_any_instant_leaves_no_trace_in_the_loss_curve(self, make_samples, tmp_path, seeds) -> None:
+        clips = tmp_path / "clips.pkl"
+        clips.write_bytes(pickle.dumps(make_samples(40)))
+        ended = subprocess.run(
+            [sys.executable, str(SCRIPT), str(tmp_path), str(clips)],
+            env={**os.environ, "KILL_SEEDS": ",".join(map(str, seeds))},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        deaths = json.loads(ended.stdout)["deaths"]
+        assert [code for _, code, _ in deaths] == [-signal.SIGKILL] * len(seeds)
+        assert len({resumed_at for _, _, resumed_at in deaths}) > 1
+        for seed in seeds:
+            assert curve(tmp_path / str(seed)) == curve(tmp_path / "clean")
+            assert checkpoint_digest(tmp_path / str(seed)) == checkpoint_digest(tmp_path / "clean")
 
     @pytest.mark.parametrize(
         "point",
-        ["progress.file:2", "progress.written:1", "progress.renamed:2", "checkpoint.written:1", "checkpoint.written:2"],
+        [
+            "losses.step:4",
+            "progress.file:2",
+            "progress.written:1",
+            "progress.renamed:2",
+            "checkpoint.written:1",
+            "checkpoint.renamed:1",
+            "checkpoint.written:2",
+            "checkpoint.written:3",
+        ],
     )
     def test_a_stop_while_saving_costs_nothing(self, make_samples, tmp_path, training, monkeypatch, point) -> None:
         samples = make_samples(40)
@@ -290,7 +383,7 @@ class TestRefusals:
         def spoil(progress) -> None:
             if progress.step == 3:
                 for sample in samples:
-                    sample["video"] = np.full((2, 24), np.nan, np.float32)
+                    sample["audio"] = np.full((16, 40), 1e38, np.float32)  # finite, and no product of it is
 
         with pytest.raises(DivergedError, match=r"the loss of step 4 is nan.*learning_rate") as caught:
             fit(tiny_model(), dataset, recipe=tiny_recipe(epochs=4), folder=tmp_path, on_progress=spoil)
@@ -314,7 +407,7 @@ class TestRefusals:
                 folder=tmp_path,
                 on_progress=spoil,
             )
-        assert [path.name for path in (tmp_path / "progress").iterdir()] == ["step-000000002"]
+        assert sorted(path.name for path in (tmp_path / "progress").iterdir()) == ["losses.jsonl", "step-000000002"]
 
     @pytest.mark.parametrize(
         ("num_clips", "options", "recipe", "message"),
@@ -344,6 +437,11 @@ class TestRefusals:
         save_checkpoint(tiny_model(), tmp_path)
         with pytest.raises(ConfigError, match="was not trained here"):
             fit(tiny_model(), ClipDataset(make_samples(8)), recipe=tiny_recipe(), folder=tmp_path)
+
+
+def curve(folder: Path) -> dict[str, bytes]:
+    """The files of a finished training's loss curve, by name."""
+    return {path.name: path.read_bytes() for path in folder.rglob("losses*")}
 
 
 class TestEmbedding:

@@ -40,6 +40,14 @@ def test_a_constant_similarity_finds_nothing_at_1() -> None:
     assert retrieval_metrics(np.ones((9, 9)), ties="optimistic").r1 == 100.0
 
 
+def test_every_place_of_a_tie_counts_where_asked() -> None:
+    """As the code of HowTo100M counts: one query tied over three places weighs three times as much as the other two."""
+    similarity = np.array([[1.0, 1.0, 1.0], [0.0, 2.0, 1.0], [5.0, 4.0, 3.0]])
+    assert retrieval_ranks(similarity, ties="every_place").tolist() == [0, 1, 2, 0, 2]
+    found = retrieval_metrics(similarity, ties="every_place")
+    assert (found.r1, found.num_queries, found.medr) == (40.0, 5, 2.0)
+
+
 def test_queries_that_could_not_be_run_count_as_misses() -> None:
     metrics = retrieval_metrics(np.eye(8), num_queries=10)
     assert metrics.r1 == pytest.approx(80.0)

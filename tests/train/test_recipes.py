@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from frameloom import ConfigError, UnknownNameError
 from frameloom.fuse import model_config
 from frameloom.train import get_recipe, list_recipes
-from frameloom.train._schedule import batches_of_epoch, learning_rate, num_epochs
+from frameloom.train._schedule import batches_of_epoch, epoch_order, learning_rate, num_epochs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,13 +19,61 @@ def test_the_published_recipes_are_those_of_the_paper() -> None:
         name: (r.epochs, r.batch_size, r.learning_rate, r.max_video_tokens, r.max_audio_frames, r.decay)
         for name in list_recipes("everything_at_once*")
         for r in [get_recipe(name)]
-        if name != "everything_at_once_tiny"
+        if name != "everything_at_once_tiny" and not r.narration
     }
     assert table == {
         "everything_at_once": (15, 2240, 5e-5, 12, 768, 0.9),
         "everything_at_once_msrvtt": (25, 128, 5e-5, 48, 3072, 0.9),
+        "everything_at_once_msrvtt_clip": (25, 64, 5e-5, 48, 3072, 0.9),
         "everything_at_once_youcook2": (5, 256, 1e-5, 72, 4608, 0.9),
     }
+
+
+def test_recipes_of_narrated_videos_differ_only_where_the_ablations_do() -> None:
+    names = list_recipes("everything_at_once_howto100m*")
+    table = {}
+    for name in names:
+        r = get_recipe(name)
+        assert (r.epochs, r.batch_size, r.learning_rate, r.max_video_tokens, r.max_audio_frames) == (
+            15,
+            224,
+            5e-5,
+            12,
+            768,
+        )
+        assert (r.narration["clips_per_video"], r.narration["min_seconds"]) == (10, 8.0)
+        config = model_config(r.model, **r.model_options)
+        weights = (config.lambda_tv, config.lambda_ta, config.lambda_a_tv)
+        widths = (config.video_dim, config.text_dim)
+        table[name.removeprefix("everything_at_once_howto100m")] = (
+            r.narration["audio_shift"], weights, widths, len(config.modalities)
+        )  # fmt: skip
+    published, equal = (1.0, 0.1, 0.1), (1.0, 1.0, 1.0)
+    assert table == {
+        "": ("later", published, (4096, 300), 3),
+        "_aligned": ("none", equal, (4096, 300), 3),
+        "_equal_weights": ("later", equal, (4096, 300), 3),
+        "_tv": ("later", published, (4096, 300), 2),
+        "_s3d": ("later", published, (1024, 300), 3),
+        "_clip": ("later", published, (512, 512), 3),
+    }
+
+
+def test_recipes_of_the_systems_compared_with_are_the_published_ones() -> None:
+    """As the commands of their repositories have it."""
+    table = {}
+    for name in ("howto100m", "howto100m_narrated", "avlnet_narrated", "mcn_narrated", "mil_nce"):
+        r = get_recipe(name)
+        table[name] = (r.model, r.batch_size, r.narration.get("clips_per_video"), r.epochs, r.learning_rate, r.schedule)
+    assert table == {
+        "howto100m": ("howto100m", 2048, None, 15, 1e-4, "exponential"),
+        "howto100m_narrated": ("howto100m", 32, 64, 15, 1e-4, "exponential"),
+        "avlnet_narrated": ("avlnet", 256, 32, 15, 2.5e-4, "exponential"),
+        "mcn_narrated": ("mcn", 128, 32, 30, 1e-4, "cosine"),
+        "mil_nce": ("mil_nce", 256, None, 150, 1e-3, "cosine"),
+    }
+    blocks = model_config("howto100m", **get_recipe("howto100m_narrated").model_options).clips_per_video
+    assert blocks == get_recipe("howto100m_narrated").narration["clips_per_video"]
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -52,6 +101,8 @@ def test_fields_can_be_replaced() -> None:
         ({"weight_decay": -0.1}, "must not be negative"),
         ({"schedule": "linear"}, "must be one of constant, exponential, cosine"),
         ({"precision": "int8"}, "must be one of no, fp16, bf16"),
+        ({"sync_batch_norm": 1}, "sync_batch_norm is 1; it must be of type bool"),
+        ({"gradient_checkpointing": "yes"}, "must be of type bool"),
     ],
 )
 def test_impossible_overrides_are_explained(overrides, message) -> None:
@@ -62,6 +113,10 @@ def test_impossible_overrides_are_explained(overrides, message) -> None:
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean"):
         get_recipe("everything_at_once_tinny")
+
+
+def order(num_clips: int, *, seed: int = 1, epoch: int = 0) -> list[int]:
+    return epoch_order(np.zeros(num_clips, int), batch_size=10, seed=seed).indices(epoch).tolist()
 
 
 class TestOrder:
@@ -76,7 +131,7 @@ class TestOrder:
     ) -> None:
         shares = [
             batches_of_epoch(
-                num_clips, batch_size=batch_size, seed=1, epoch=epoch, rank=rank, num_processes=num_processes
+                order(num_clips, epoch=epoch), batch_size=batch_size, rank=rank, num_processes=num_processes
             )
             for rank in range(num_processes)
         ]
@@ -88,16 +143,24 @@ class TestOrder:
         assert set(seen) <= set(range(num_clips))
 
     def test_the_order_is_that_of_seed_and_epoch(self) -> None:
-        def order(seed: int, epoch: int) -> list[list[int]]:
-            return batches_of_epoch(50, batch_size=10, seed=seed, epoch=epoch)
+        assert order(50, seed=1, epoch=2) == order(50, seed=1, epoch=2)
+        assert order(50, seed=1, epoch=2) != order(50, seed=1, epoch=3)
+        assert order(50, seed=1, epoch=2) != order(50, seed=2, epoch=2)
 
-        assert order(1, 2) == order(1, 2)
-        assert order(1, 2) != order(1, 3)
-        assert order(1, 2) != order(2, 2)
+    def test_clips_of_many_shards_are_mixed_over_many_batches_and_few_shards(self) -> None:
+        groups = np.arange(40_000) // 100
+        clips = epoch_order(groups, batch_size=50, seed=0).indices(0)
+        met = [set(groups[clips[start : start + 1600]]) for start in range(0, 40_000, 1600)]
+        assert max(map(len, met)) == 16
+        assert set.union(*met) == set(groups)
+        assert all(len(set(groups[clips[start : start + 50]])) > 8 for start in range(0, 40_000, 50))
+        # Large batches meet more shards: as many as 32 batches fill.
+        wide = epoch_order(groups, batch_size=500, seed=0).indices(0)
+        assert len(set(groups[wide[:16_000]])) == 160
 
     def test_an_incomplete_batch_is_kept_only_when_it_is_the_only_one(self) -> None:
-        assert [len(batch) for batch in batches_of_epoch(25, batch_size=10, seed=0, epoch=0)] == [10, 10]
-        assert [len(batch) for batch in batches_of_epoch(7, batch_size=10, seed=0, epoch=0)] == [7]
+        assert [len(batch) for batch in batches_of_epoch(range(25), batch_size=10)] == [10, 10]
+        assert [len(batch) for batch in batches_of_epoch(range(7), batch_size=10)] == [7]
 
 
 class TestLearningRate:
