@@ -72,13 +72,14 @@ def train_word_vectors(captions: Sequence[str], path: Path, *, dim: int = 300, s
     """Train word2vec (skip-gram, negative sampling) on captions and write the vectors in the binary format.
 
     The same captions and seed give the same bytes: one worker thread, and no use of Python's random hashes. Every
-    word is kept, however rare. What the vectors have in common is taken out (`_told_apart` says why), and all are
-    scaled by one factor to a mean length of 2.
+    word is kept, however rare, but for those of 1,000 bytes and more, which the format's reader refuses. What the
+    vectors have in common is taken out (`_told_apart` says why), and all are scaled by one factor to a mean length of 2.
 
     Raises:
         InputError: the captions hold no word.
     """
-    sentences = [words for words in map(tokenize, captions) if words]
+    readable = ([word for word in tokenize(text) if len(word.encode()) < _MAX_WORD_BYTES] for text in captions)
+    sentences = [words for words in readable if words]
     if not sentences:
         raise InputError(f"none of the {len(captions)} captions holds a word; word vectors need at least one")
     words, vectors = _train(sentences, dim=dim, seed=seed, epochs=epochs)

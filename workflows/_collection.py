@@ -58,8 +58,21 @@ class Collection:
 
     def captions(self, *, split: str | None = None) -> list[str]:
         """All captions in order, each once; with a split, those that may be learned from in it."""
-        rows = (span for video in self.videos for span in video.spans if split is None or in_split(span.split, split))
-        return list(dict.fromkeys(caption for span in rows for caption in span.captions))
+        return list(dict.fromkeys(caption for span in self._rows(split) for caption in span.captions))
+
+    def column_texts(self, column: str, *, split: str | None = None) -> list[str]:
+        """What stands in a further column, as text, in order, each once; where it is empty there is none."""
+        found = (text_of(span.metadata, column) for span in self._rows(split))
+        return list(dict.fromkeys(text for text in found if text))
+
+    def _rows(self, split: str | None) -> Iterator[Span]:
+        return (span for video in self.videos for span in video.spans if split is None or in_split(span.split, split))
+
+
+def text_of(metadata: Mapping[str, Scalar], column: str) -> str:
+    """What stands in a further column, as text; empty where nothing does."""
+    value = metadata.get(column)
+    return "" if value is None else str(value).strip()
 
 
 def in_split(found: str | None, wanted: str) -> bool:

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import difflib
 import errno
-import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .._vocabulary import ConfigError, Modality, canonical_json
 from ._manifest import ONLY_LOCAL, is_address
+from ._plain import PlainLoader, not_plain, text_fault
 
-Combination = Literal["video", "audio", "video+audio", "text", "text+video", "text+audio"]
-COMBINATIONS: tuple[str, ...] = get_args(Combination)
-_DEEPEST = 50
+MODALITIES = tuple(str(one) for one in (Modality.TEXT, Modality.VIDEO, Modality.AUDIO))
+"""In the order in which a combination names them; those of `features.extra_text` follow."""
 
 
 class Section(BaseModel):
@@ -90,6 +89,9 @@ class FeaturesConfig(Section):
     """What hears."""
     text: FeatureConfig | None = None
     """What reads captions and questions."""
+    extra_text: dict[str, str] = Field(default_factory=dict)
+    """Further modalities of a clip, read by the backbone of `text`: a name for each, and the manifest's column that
+    holds its text. `speech: transcript` is what is said in a clip, `ocr: signs` what is written in it."""
 
     @field_validator("video", mode="before")
     @classmethod
@@ -111,6 +113,27 @@ class FeaturesConfig(Section):
         if isinstance(value, list | tuple):
             raise ValueError("takes one backbone; only features.video takes a list: give one, without the dash")
         return value
+
+    @field_validator("extra_text")
+    @classmethod
+    def _new_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name in MODALITIES or not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name):
+                raise ValueError(
+                    f"{name!r} is no name for a further modality: use small letters, digits and _, and not"
+                    f" {', '.join(MODALITIES)}"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _extra_text_is_read(self) -> FeaturesConfig:
+        if self.extra_text and self.text is None:
+            raise ValueError("extra_text is read by the backbone of features.text: add features.text")
+        return self
+
+    def modalities(self) -> tuple[str, ...]:
+        """Every modality that a clip may have, in the order in which combinations name them."""
+        return (*MODALITIES, *sorted(self.extra_text))
 
     def media(self) -> list[tuple[Modality, FeatureConfig]]:
         """The backbones that read files, with what they read, in the order video, audio."""
@@ -155,8 +178,9 @@ class StoreConfig(Section):
     """What new shards are: HDF5, or tar files for programs that stream them. A store may hold both."""
     table: str = Field(default="clips", pattern=r"^[a-z][a-z0-9_]{0,62}$")
     """The LanceDB table."""
-    combinations: tuple[Combination, ...] = ("video", "audio", "video+audio")
-    """One row for each clip and each of these that the clip has."""
+    combinations: tuple[str, ...] = ("video", "audio", "video+audio")
+    """One row for each clip and each of these that the clip has: modalities joined by +, in the order text, video,
+    audio and those of `features.extra_text`."""
 
     @field_validator("path")
     @classmethod
@@ -177,7 +201,7 @@ class StoreConfig(Section):
 
     @field_validator("combinations")
     @classmethod
-    def _distinct(cls, value: tuple[Combination, ...]) -> tuple[Combination, ...]:
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or len(set(value)) != len(value):
             raise ValueError("needs at least one combination, each once")
         return value
@@ -230,36 +254,25 @@ class Config(Section):
             raise ValueError("needs a backbone for video, for audio, or for both")
         return value
 
+    @model_validator(mode="after")
+    def _known_combinations(self) -> Config:
+        for name in self.store.combinations:
+            fault = combination_fault(name, self.features.modalities())
+            if fault is not None:
+                raise ValueError(f"store.combinations: {fault}")
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """The whole configuration with every default written out, as JSON-ready data."""
         return self.model_dump(mode="json")
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Plain YAML: safe tags only, no aliases (a few lines of them can fill a memory), no key twice."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="anchors and aliases (& and *) are not used here", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, dict | list):
-                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key_node.start_mark)
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-# As YAML 1.2 and JSON have it: an exponent makes a float, also without a point or a sign (1e-3, 1.5e3).
-_PlainLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
+def combination_fault(name: str, modalities: Sequence[str]) -> str | None:
+    """What is wrong with the name of a combination; None where it joins different modalities by +, in their order."""
+    parts = name.split("+")
+    if set(parts) <= set(modalities) and parts == sorted(set(parts), key=list(modalities).index):
+        return None
+    return f"{name!r} is no combination: join different ones of {', '.join(modalities)} by +, in this order"
 
 
 def load_config(path: Path) -> Config:
@@ -273,7 +286,7 @@ def load_config(path: Path) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     try:
-        data = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader, made stricter
+        data = yaml.load(text, Loader=PlainLoader)  # noqa: S506 - a SafeLoader, made stricter
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from None
@@ -286,7 +299,7 @@ def parse_config(data: Any, origin: str = "configuration") -> Config:
     """Check plain data against the schema. Raises ConfigError with every mistake on one line."""
     if not isinstance(data, dict):
         raise ConfigError(f"{origin}: expected sections such as `collection:` and `features:`, found {data!r:.60}")
-    faults = list(_not_plain(data, ()))
+    faults = list(not_plain(data, ()))
     if faults:
         raise ConfigError(f"{origin}: {'; '.join(faults)}")
     try:
@@ -294,42 +307,6 @@ def parse_config(data: Any, origin: str = "configuration") -> Config:
     except ValidationError as error:
         problems = "; ".join(_explain(problem, data) for problem in error.errors())
         raise ConfigError(f"{origin}: {problems}") from None
-
-
-def _not_plain(value: Any, place: tuple[str, ...]) -> Iterator[str]:
-    """What JSON cannot hold, and fingerprints and files cannot either: dates, sets, bytes, numbers that are none."""
-    where = ".".join(place)
-    if len(place) > _DEEPEST:
-        yield f"{'.'.join(place[:4])}: nested more than {_DEEPEST} deep: flatten it"
-    elif isinstance(value, dict):
-        for key, one in value.items():
-            if isinstance(key, str) and _text_fault(key) is None:
-                yield from _not_plain(one, (*place, key))
-            else:
-                yield f"{where or 'the top level'}: the key {key!a:.40} is not plain text: put it in quotes"
-    elif isinstance(value, list | tuple):
-        for number, one in enumerate(value):
-            yield from _not_plain(one, (*place, str(number)))
-    elif (fault := _fault(value)) is not None:
-        yield f"{where}: {fault} (found {value!a:.60})"
-
-
-def _fault(value: Any) -> str | None:
-    if isinstance(value, str):
-        return _text_fault(value)
-    if isinstance(value, float):
-        return None if math.isfinite(value) else "is not a finite number: give one"
-    if value is None or isinstance(value, int):
-        return None
-    return f"is a {type(value).__name__}: a value is a number, true, false, null, a list, a mapping or a text in quotes"
-
-
-def _text_fault(text: str) -> str | None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "holds a lone surrogate, which is no character: name files and folders in UTF-8"
-    return "holds a NUL character: remove it" if "\0" in text else None
 
 
 def _explain(problem: Any, data: Any) -> str:
@@ -421,7 +398,7 @@ _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 def write_template(path: Path, *, videos: list[str], captions: str | None) -> None:
     """Write a commented configuration, whole or not at all. Raises ConfigError when it exists or cannot be written."""
     for name in [*videos, *([captions] if captions else [])]:
-        if _text_fault(name) is not None:
+        if text_fault(name) is not None:
             raise ConfigError(
                 f"{name!a}: the name is not UTF-8, and a configuration is: rename it, or name a folder"
                 " above it or a glob pattern that fits it"

@@ -195,13 +195,17 @@ _inline_handler: Callable[[Any], None] | None = None
 
 
 def emit(event: Any) -> None:
-    """Report progress from inside a job to whoever called `Crew.run`."""
+    """Report progress from inside a job to whoever called `Crew.run`; nobody listens to a job of `Crew.map`."""
     if _inline_handler is not None:
         _inline_handler(event)
     elif "distributed" in sys.modules:
         from distributed import get_worker
 
-        get_worker().log_event(_TOPIC, event)
+        try:
+            worker = get_worker()
+        except ValueError:  # a job of `Crew.map` in this process
+            return
+        worker.log_event(_TOPIC, event)
 
 
 def in_batches(items: Iterable[Job], size: int) -> Iterator[tuple[Job, ...]]:

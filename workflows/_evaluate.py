@@ -16,7 +16,6 @@ from ._project import CheckpointRef, Project
 from ._search import serving_checkpoint, words_of
 from ._tasks import loaded_model
 
-MEDIA_COMBINATIONS = ("video", "audio", "video+audio")
 QUERIES_PER_BATCH = 256
 
 
@@ -64,13 +63,19 @@ def evaluate(project: Project, *, split: str = "test") -> Evaluation:
         raise InputError(f"the split {split!r} has {len(items)} clips with captions: retrieval needs at least 2")
     queries, targets = _queries(project, [caption for _, caption in items], checkpoint)
     metrics: dict[str, Mapping[str, float]] = {}
-    for combination in MEDIA_COMBINATIONS:
+    for combination in media_combinations(project):
         chosen = [row for row in rows if row["modalities"] == combination]
         if chosen:
             similarity = _similarity(queries, chosen, items)
             found = retrieval_metrics(similarity, targets=targets, num_queries=len(items))
             metrics[combination] = {name: float(getattr(found, name)) for name in ("r1", "r5", "r10", "medr", "meanr")}
     return Evaluation(split=split, num_queries=len(items), num_items=len(items), metrics=metrics)
+
+
+def media_combinations(project: Project) -> list[str]:
+    """The combinations of the table that hold no caption, those of fewer modalities first."""
+    media = [one for one in project.config.store.combinations if "text" not in one.split("+")]
+    return sorted(media, key=lambda one: one.count("+"))
 
 
 def _rows(project: Project, split: str, checkpoint: CheckpointRef) -> list[dict[str, Any]]:

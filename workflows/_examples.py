@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,25 @@ from numpy.typing import NDArray
 
 from .._vocabulary import FeatureArray, Status
 from ..store import FeatureStore
-from ..train import ClipSample
+from ..train import ClipSample, FeatureClip, FeatureDataset
 
 MEMORY_BYTES = 2_000_000_000
+_AUDIO, _TEXT = "audio", "text"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One clip: its span, and the fingerprints of the features that it has. Several of `video` are joined."""
+    """One clip: its span, and the fingerprints of the features that it has.
+
+    Attributes:
+        clip: id of the clip.
+        start_seconds: first instant of the span.
+        end_seconds: first instant after it.
+        video: features of video, which are joined in this order.
+        audio: the feature of audio.
+        texts: one for each caption.
+        more: features of further modalities, by name. They are texts of the clip, and read whole.
+    """
 
     clip: str
     start_seconds: float
@@ -27,82 +39,126 @@ class Example:
     video: tuple[str, ...] = ()
     audio: str | None = None
     texts: tuple[str, ...] = ()
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    def media(self) -> dict[str, str]:
+        """The features that are cut to the span, by the names that this module reads them under."""
+        found = {_stream(number): name for number, name in enumerate(self.video)}
+        return found if self.audio is None else {**found, _AUDIO: self.audio}
+
+    def sentences(self) -> list[str]:
+        """The features that are read whole: captions, then further modalities."""
+        return [*self.texts, *self.more.values()]
 
 
-class _Texts(Sequence[NDArray[np.float32]]):
-    """The captions of a clip as word vectors (W, D), each read when it is asked for."""
-
-    def __init__(self, fingerprints: Sequence[str], read: Callable[[str], NDArray[np.float32]]) -> None:
-        self._fingerprints, self._read = fingerprints, read
-
-    def __len__(self) -> int:
-        return len(self._fingerprints)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._read(self._fingerprints[index])
+def _stream(number: int) -> str:
+    return f"video-{number}"
 
 
 class StoredExamples:
-    """Clips by position, read from the store.
+    """Clips by position, read from the store through the training reader (`train.FeatureDataset`).
 
     What was read is kept in memory up to a limit, since training comes back to every clip in every epoch. A collection
-    that is larger is read from its shards each time.
+    that is larger is read from its shards each time, in an order that meets few shards at a time (`shard_groups`).
+
+    Args:
+        store: the features, or where they are.
+        examples: the clips.
+        memory_bytes: values of media kept in memory, and as many of texts.
     """
 
-    def __init__(self, store: Path | str, examples: Sequence[Example], *, memory_bytes: int = MEMORY_BYTES) -> None:
-        self.store = FeatureStore(store)
+    def __init__(
+        self, store: FeatureStore | Path | str, examples: Sequence[Example], *, memory_bytes: int = MEMORY_BYTES
+    ) -> None:
+        self.store = store if isinstance(store, FeatureStore) else opened_store(str(store))
         self.examples = list(examples)
-        self._kept: dict[tuple[str, float, float], NDArray[np.float32]] = {}
-        self._bytes_left = memory_bytes
+        self._refresh()
+        self._memory_bytes = memory_bytes
+        self._media = self._reader([_clip(one, one.media()) for one in self.examples])
+        sentences = dict.fromkeys(name for one in self.examples for name in one.sentences())
+        self._numbers = {name: number for number, name in enumerate(sentences)}
+        self._sentences = self._reader([FeatureClip(key=name, fingerprints={_TEXT: name}) for name in sentences])
+
+    def _refresh(self) -> None:
+        """See what was stored since the store was opened, where that is asked for."""
+        if any(name not in self.store for one in self.examples for name in (*one.media().values(), *one.sentences())):
+            self.store.refresh()
+
+    def _reader(self, clips: Sequence[FeatureClip]) -> FeatureDataset | None:
+        names = list(dict.fromkeys(name for clip in clips for name in clip.fingerprints))
+        if not names:
+            return None
+        return FeatureDataset(
+            self.store, clips, features=names, missing="empty", narrow="nearest", memory_bytes=self._memory_bytes
+        )
 
     @classmethod
     def load(cls, store: Path | str, path: Path) -> StoredExamples:
         """The clips that a Parquet file lists."""
-        import pyarrow.parquet as pq
-
-        rows = pq.read_table(path).to_pylist()
-        lists = ("video", "texts")
-        return cls(store, [Example(**{**row, **{name: tuple(row[name]) for name in lists}}) for row in rows])
+        return cls(store, read_examples(path))
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> ClipSample:
-        example = self.examples[index]
-        return ClipSample(
-            video=self._streams(example) or None,
-            audio=None if example.audio is None else self._span(example.audio, example),
-            text=_Texts(example.texts, self._all),
-        )
+        return self.__getitems__([index])[0]
 
-    def _streams(self, example: Example) -> list[NDArray[np.float32]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[ClipSample]:
+        """Several clips, read in the order in which they lie in their shards."""
+        rows: list[dict[str, NDArray[Any]]] = [{} for _ in indices]
+        if self._media is not None:
+            rows = [read["features"] for read in self._media.__getitems__(indices)]
+        return [self._sample(self.examples[index], one) for index, one in zip(indices, rows, strict=True)]
+
+    def key(self, index: int) -> str:
+        """The id of a clip."""
+        return self.examples[index].clip
+
+    def num_bytes(self) -> int:
+        """The size of everything that is read in an epoch."""
+        return sum(reader.num_bytes() for reader in (self._media, self._sentences) if reader)
+
+    def shard_groups(self) -> NDArray[np.int64]:
+        """The shard that each clip is read near, (N,); all the same where memory holds everything."""
+        if self._media is None or self.num_bytes() <= self._memory_bytes:
+            return np.zeros(len(self), np.int64)
+        return self._media.shard_groups()
+
+    def _sample(self, example: Example, rows: Mapping[str, NDArray[Any]]) -> ClipSample:
+        sample = ClipSample(
+            video=self._streams(example, rows) or None,
+            audio=None if example.audio is None else self._heard(example.audio, example, rows[_AUDIO]),
+            text=_Sentences(self, example.texts),
+        )
+        if example.more:
+            sample["more"] = {name: self.sentence(one) for name, one in example.more.items()}
+        return sample
+
+    def sentence(self, fingerprint: str) -> NDArray[Any]:
+        """The rows (W, D) of a text."""
+        assert self._sentences is not None
+        return self._sentences[self._numbers[fingerprint]]["features"][_TEXT]
+
+    def _streams(self, example: Example, rows: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The clip's video features (N, D) each, to be joined row by row in proportion to their numbers.
 
         That is right for as long as the rows of each follow one another. Where something is damaged, each row of the
         last one gets the rows of the others that are nearest in time.
         """
         if len(example.video) < 2 or all(self._is_whole(one) for one in example.video):
-            return [self._span(one, example) for one in example.video]
+            named = enumerate(example.video)
+            return [self._heard(name, example, rows[_stream(number)]) for number, name in named]
         *others, last = (self._feature(one, example) for one in example.video)
         instants = last.times.mean(axis=1)
-        return [*(_nearest(one, instants) for one in others), last.values.astype(np.float32)]
+        return [*(_nearest(one, instants) for one in others), last.values]
 
     def _is_whole(self, fingerprint: str) -> bool:
         entry = self.store.entry(fingerprint)
         return entry is None or entry.status is Status.OK
 
-    def _span(self, fingerprint: str, example: Example) -> NDArray[np.float32]:
-        key = (fingerprint, example.start_seconds, example.end_seconds)
-        return self._once(key, lambda: self._feature(fingerprint, example).values.astype(np.float32))
-
-    def _once(self, key: tuple[str, float, float], read: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
-        values = self._kept.get(key)
-        if values is None:
-            values = read()
-            if values.nbytes <= self._bytes_left:
-                self._bytes_left -= values.nbytes
-                self._kept[key] = values
-        return values
+    def _heard(self, fingerprint: str, example: Example, rows: NDArray[Any]) -> NDArray[Any]:
+        """The rows of a span, which of a damaged feature may lie beside it."""
+        return rows if len(rows) else self._feature(fingerprint, example).values
 
     def _feature(self, fingerprint: str, example: Example) -> FeatureArray:
         feature = self.store.read_span(fingerprint, example.start_seconds, example.end_seconds)
@@ -115,14 +171,39 @@ class StoredExamples:
         rows = slice(nearest, nearest + 1)
         return FeatureArray(feature.values[rows], feature.times[rows], feature.status, feature.message)
 
-    def _all(self, fingerprint: str) -> NDArray[np.float32]:
-        return self._once((fingerprint, 0.0, 0.0), lambda: self.store.read(fingerprint).values.astype(np.float32))
+
+class _Sentences(Sequence[NDArray[Any]]):
+    """The captions of a clip as word vectors (W, D), each read when it is asked for."""
+
+    def __init__(self, examples: StoredExamples, fingerprints: Sequence[str]) -> None:
+        self._examples, self._fingerprints = examples, fingerprints
+
+    def __len__(self) -> int:
+        return len(self._fingerprints)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._examples.sentence(self._fingerprints[index])
 
 
-def _nearest(feature: FeatureArray, instants: NDArray[np.float64]) -> NDArray[np.float32]:
+def _clip(example: Example, fingerprints: Mapping[str, str]) -> FeatureClip:
+    return FeatureClip(
+        key=example.clip,
+        fingerprints=fingerprints,
+        start_seconds=example.start_seconds,
+        end_seconds=example.end_seconds,
+    )
+
+
+@lru_cache(maxsize=2)
+def opened_store(root: str) -> FeatureStore:
+    """This process's reader of a store, which batch after batch is read through."""
+    return FeatureStore(root)
+
+
+def _nearest(feature: FeatureArray, instants: NDArray[np.float64]) -> NDArray[Any]:
     """For each instant the row (D,) whose middle is nearest."""
     distances = np.abs(feature.times.mean(axis=1)[None, :] - instants[:, None])
-    rows: NDArray[np.float32] = feature.values[distances.argmin(axis=1)].astype(np.float32)
+    rows: NDArray[Any] = feature.values[distances.argmin(axis=1)]
     return rows
 
 
@@ -139,6 +220,21 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
             pa.field("video", pa.list_(pa.string())),
             pa.field("audio", pa.string()),
             pa.field("texts", pa.list_(pa.string())),
+            pa.field("more", pa.map_(pa.string(), pa.string())),
         ]
     )
-    pq.write_table(pa.Table.from_pylist([asdict(example) for example in examples], schema=schema), path)
+    rows = [{**asdict(example), "more": list(example.more.items())} for example in examples]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def read_examples(path: Path) -> list[Example]:
+    """The clips that a Parquet file lists."""
+    import pyarrow.parquet as pq
+
+    return list(_examples(pq.read_table(path).to_pylist()))
+
+
+def _examples(rows: Iterable[Mapping[str, Any]]) -> Iterator[Example]:
+    for row in rows:
+        lists = {name: tuple(row[name]) for name in ("video", "texts")}
+        yield Example(**{**row, **lists, "more": dict(row.get("more") or ())})

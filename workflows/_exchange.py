@@ -119,7 +119,7 @@ def records_of(project: Project, wants: Mapping[str, Want], *, split: str | None
     texts = {name: want for name, want in wants.items() if want.modality is Modality.TEXT}
     records = [_video_record(project, file, name, want) for name, want in media.items() for file in found]
     for name, want in texts.items():
-        captions = project.collection.captions(split=split)
+        captions = project.texts(split=split)
         records += [_caption_record(project, caption, name, want) for caption in captions]
     return records
 

@@ -1,4 +1,4 @@
-"""The commands `export` and `import`. What they do is in `_export.py` and `_import.py`."""
+"""The commands `export`, `import` and `manifest`. See `_export.py`, `_import.py` and `_published_lists.py`."""
 
 from __future__ import annotations
 
@@ -121,4 +121,32 @@ def import_(
         dry_run=dry_run,
     )
     report = import_into(Project.open(config, read_only=dry_run), request, Console(quiet=quiet))
+    answer(report, as_json=as_json)
+
+
+def manifest(
+    kind: Annotated[str, typer.Argument(help="What the list is: msrvtt, youcook2 or howto100m.")],
+    path: Annotated[Path, typer.Argument(help="The list, as it was published.")],
+    out: Annotated[Path, typer.Argument(help="The manifest to write, a .jsonl file. Replaced if it is there.")],
+    videos: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Find each video's file in this folder; leave out rows of those not there."),
+    ] = None,
+    suffix: Annotated[
+        str, typer.Option(metavar="ENDING", help="Ending of the videos' files, which lie beside the manifest.")
+    ] = ".mp4",
+    split: Annotated[str | None, typer.Option(help="train, val or test for all rows. [default: as the list]")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn the published list of a data set into a manifest of videos, spans, captions and splits.
+
+    msrvtt: msrvtt_test.csv (video_id, sentence) or MSRVTT_data.json. youcook2: validation_youcook.csv (video_id, start,
+    end, text) or youcookii_annotations_trainval.json. howto100m: the narration, caption.json or caption.pickle (by
+    video start, end, text), or one video's .csv. Give the manifest as `captions` in frameloom.yaml.
+
+    Example: frameloom manifest youcook2 validation_youcook.csv youcook2.jsonl --videos youcook2/videos --split test
+    """
+    from ._published_lists import write_published_manifest
+
+    report = write_published_manifest(kind, path, out, videos=videos, suffix=suffix, split=split)
     answer(report, as_json=as_json)

@@ -212,7 +212,7 @@ def _identities(project: Project) -> dict[str, Identity]:
     """Every feature that the collection may have, by fingerprint: what proves a damaged sidecar right."""
     try:
         found = survey(project)
-        text, captions = project.text_want(), project.collection.captions()
+        text, captions = project.text_want(), project.texts()
     except FrameloomError:  # then sidecars are proven by what else is known
         return {}
     known = {
@@ -341,5 +341,5 @@ def _wanted(project: Project) -> set[str]:
             " says which features are theirs; make them readable or take them out of the collection"
         )
     sources = {state.file.digest for state in found.videos}
-    sources |= {text_digest(caption) for caption in project.collection.captions()}
+    sources |= {text_digest(caption) for caption in project.texts()}
     return {entry.fingerprint for entry in project.store.entries() if entry.source_digest in sources}

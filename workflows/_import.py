@@ -234,7 +234,7 @@ def _check_claim(name: str, want: Want, found: Offers, *, vouch: bool) -> bool:
 
 def _targets(project: Project, want: Want) -> tuple[list[Target], tuple[str, ...]]:
     if want.modality is Modality.TEXT:
-        return [Target(key=one, source_digest=text_digest(one)) for one in project.collection.captions()], ()
+        return [Target(key=one, source_digest=text_digest(one)) for one in project.texts()], ()
     files = [state.file for state in survey(project).videos]
     known = [Target(key=file.video.video, source_digest=file.digest) for file in files if file.digest is not None]
     return known, tuple(file.video.video for file in files if file.digest is None)

@@ -88,7 +88,20 @@ class Project:
         section = self.config.collection
         found = discover(section.videos, captions=section.captions, base=self.base)
         check_metadata_schema(found.metadata_types)
+        for name, column in self.config.features.extra_text.items():
+            if column not in found.metadata_types:
+                known = ", ".join(found.metadata_types) or "none"
+                raise ConfigError(
+                    f"features.extra_text.{name}: the collection has no column {column!r} with anything in it;"
+                    f" its further columns are: {known}"
+                )
         return found
+
+    def texts(self, *, split: str | None = None) -> list[str]:
+        """Every text that the text feature reads, each once: captions, then the columns of `features.extra_text`."""
+        columns = self.config.features.extra_text.values()
+        extra = (text for column in columns for text in self.collection.column_texts(column, split=split))
+        return list(dict.fromkeys([*self.collection.captions(split=split), *extra]))
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -122,11 +135,27 @@ class Project:
         return own | {name: value for name, value in given.items() if value is not None}
 
     def check_model(self) -> None:
-        """Raises UnknownNameError or ConfigError for a model, or settings of it, that cannot be built or fed."""
-        from ..fuse import model_config
+        """Raises UnknownNameError or ConfigError for a model, or settings of it, that cannot be built or fed.
 
+        Of a given checkpoint, whose features are compared when it is opened, only the combinations are checked.
+        """
+        from ..fuse import model_config, model_description
+
+        if self.config.model.checkpoint is not None:
+            meta = read_checkpoint(self._absolute(self.config.model.checkpoint))
+            self._check_combinations(meta.model, model_config(meta.model, **meta.config).all_modalities())
+            return
+        widths = self._checked_widths()
+        if "extra_dims" not in model_description(self.model_name)["config"]:
+            widths.pop("extra_dims", None)  # `_check_features` says it in the words of the configuration
+        taken = model_config(self.model_name, **{**widths, **self.model_options}).all_modalities()
+        self._check_features(taken)
+        self._check_combinations(self.model_name, taken)
+
+    def _checked_widths(self) -> dict[str, Any]:
+        """The widths of the features. Raises ConfigError where a setting of the model says otherwise."""
         specs = [want.spec for want in self.wants] + ([] if self._text_spec is None else [self._text_spec])
-        widths = _model_widths(specs)
+        widths = self._model_widths(specs)
         for option, width in widths.items():
             if self.model_options.get(option, width) != width:
                 found = " beside ".join(f"{one.name} ({one.dim})" for one in specs if f"{one.modality}_dim" == option)
@@ -134,7 +163,34 @@ class Project:
                     f"model.config.{option}: {self.model_options[option]!r}, and the rows of {found} are {width} wide:"
                     " leave the key out, and the model is made for its features"
                 )
-        model_config(self.model_name, **{**widths, **self.model_options})
+        return widths
+
+    def _check_features(self, taken: Sequence[str]) -> None:
+        """Raises ConfigError for a feature that the model to be trained does not read."""
+        for name, key in self._feature_keys().items():
+            if name not in taken:
+                raise ConfigError(
+                    f"{key}: the model {self.model_name} takes {', '.join(taken)}: leave the key out (what is extracted"
+                    " stays in the store), or choose another model as model.name"
+                )
+
+    def _check_combinations(self, model: str, taken: Sequence[str]) -> None:
+        """Raises ConfigError for rows of the table that the model cannot make. Defaults that no clip has are let be."""
+        store, has = self.config.store, self._feature_keys().keys()
+        for combination in store.combinations:
+            parts = set(combination.split("+"))
+            if not parts <= set(taken) and (parts <= has or "combinations" in store.model_fields_set):
+                rest = next(name for name in ("video", *taken) if name in taken)
+                raise ConfigError(
+                    f"store.combinations: the model {model} takes {', '.join(taken)}, and not {combination}: leave it"
+                    f" out, as in combinations: [{rest}]"
+                )
+
+    def _feature_keys(self) -> dict[str, str]:
+        """The modalities that the configuration has features of, each with its key."""
+        features = self.config.features
+        own = {name: f"features.{name}" for name in ("video", "audio", "text") if getattr(features, name)}
+        return own | {name: f"features.extra_text.{name}" for name in features.extra_text}
 
     @property
     def trains_word_vectors(self) -> bool:
@@ -204,11 +260,19 @@ class Project:
     def feature_identities(self) -> dict[str, Any]:
         """What decides the numbers of each modality's rows: the identity of its feature, or a list of several."""
         identities = {str(name): [want.identity() for want in wants] for name, wants in self.streams().items()}
+        text = self.text_want()
+        identities |= {} if text is None else {name: [text.identity()] for name in self.config.features.extra_text}
         return {name: found[0] if len(found) == 1 else found for name, found in identities.items()}
 
-    def model_widths(self) -> dict[str, int]:
+    def model_widths(self) -> dict[str, Any]:
         """The model's settings that its features decide: how wide its video rows (all streams joined) and words are."""
-        return _model_widths([want.spec for want in self.all_wants().values()])
+        return self._model_widths([want.spec for want in self.all_wants().values()])
+
+    def _model_widths(self, specs: Sequence[FeatureSpec]) -> dict[str, Any]:
+        widths: dict[str, Any] = _model_widths(specs)
+        if self.config.features.extra_text:
+            widths["extra_dims"] = dict.fromkeys(self.config.features.extra_text, widths.get("text_dim"))
+        return widths
 
     def model_key(self) -> str:
         """What identifies the training that the configuration asks for, apart from the clips trained on."""

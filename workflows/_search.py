@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality
 from ..store import metadata_of, quoted
 from ..train import ClipSample
-from ._config import COMBINATIONS
+from ._config import combination_fault
 from ._project import CheckpointRef, Project
 from ._tasks import loaded_model
 
@@ -86,7 +86,9 @@ def search(project: Project, query: Query) -> list[Result]:
     checkpoint = serving_checkpoint(project)
     vector, left_out = _query_vector(project, query, checkpoint)
     conditions = [f"model = '{checkpoint.digest}'"]
-    conditions.append(f"modalities = '{_combination(query.modalities)}'" if query.modalities else "fullest = true")
+    conditions.append(
+        f"modalities = '{_combination(project, query.modalities)}'" if query.modalities else "fullest = true"
+    )
     if left_out is not None:
         conditions.append(f"clip != '{left_out}'")
     if query.where is not None:
@@ -123,9 +125,10 @@ def serving_checkpoint(project: Project) -> CheckpointRef:
     return checkpoint
 
 
-def _combination(name: str) -> str:
-    if name not in COMBINATIONS:
-        raise InputError(f"modalities {name!r}: allowed are {', '.join(COMBINATIONS)}")
+def _combination(project: Project, name: str) -> str:
+    fault = combination_fault(name, project.config.features.modalities())
+    if fault is not None:
+        raise InputError(f"modalities: {fault}")
     return name
 
 

@@ -13,10 +13,8 @@ from typing import Any
 
 from .._vocabulary import InputError, Status, digest_of
 from ..store import publish_text
-from ._collection import in_split
 from ._console import Console, count_of, readable_seconds
 from ._crew import Crew, WorkerLostError, in_batches, num_cores
-from ._examples import Example, write_examples
 from ._project import CheckpointRef, Project, Want
 from ._survey import (
     ClipState,
@@ -27,7 +25,6 @@ from ._survey import (
     extract_item,
     fingerprint_of,
     fullest_combination,
-    joined_name,
     row_digest,
     row_id,
     survey,
@@ -46,6 +43,7 @@ from ._tasks import (
     text_digest,
     train_model,
 )
+from ._training_set import training_set
 from ._weights import fetch_wanted
 
 CAPTIONS_PER_TASK = 2000
@@ -160,7 +158,7 @@ def read_captions(stage: Stage, *, renew_vectors: bool = False) -> None:
     """Make the features of every caption, and before that word vectors where none are given."""
     project = stage.project
     text = project.config.features.text
-    captions = project.collection.captions()
+    captions = project.texts()
     if text is None or not captions:
         return
     if lacks_word_vectors(project) or (renew_vectors and project.trains_word_vectors):
@@ -190,7 +188,7 @@ def lacks_word_vectors(project: Project) -> bool:
     """Whether word vectors must be trained: captions are there to be read, and no vectors to read them with."""
     if not project.trains_word_vectors or project.word_vectors() is not None:
         return False
-    return bool(project.collection.captions(split="train"))
+    return bool(project.texts(split="train"))
 
 
 def _text_job(project: Project, want: Want, batch: tuple[tuple[str, str], ...]) -> TextJob:
@@ -213,7 +211,7 @@ def _make_word_vectors(stage: Stage) -> None:
     project = stage.project
     feature = project.config.features.text
     assert feature is not None
-    captions = project.collection.captions(split="train")
+    captions = project.texts(split="train")
     if not captions:
         return
     dim = int(feature.options.get("dim", 300))
@@ -234,50 +232,28 @@ def _make_word_vectors(stage: Stage) -> None:
         project.keep_word_vectors()
 
 
-def training_examples(clips: list[ClipState]) -> list[Example]:
-    """The clips of the training split that have at least two modalities to bring together."""
-    examples = [
-        Example(
-            clip=state.inputs.clip,
-            start_seconds=state.inputs.start_seconds,
-            end_seconds=state.inputs.end_seconds,
-            video=state.inputs.video,
-            audio=state.inputs.audio,
-            texts=state.text_fingerprints,
-        )
-        for state in clips
-        if in_split(state.clip.split, "train")
-    ]
-    return [one for one in examples if sum((bool(one.video), one.audio is not None, bool(one.texts))) >= 2]
-
-
-def examples_digest(examples: list[Example]) -> str:
-    """What identifies a training set: its clips and their features."""
-    return digest_of([[one.clip, joined_name(one.video), one.audio, list(one.texts)] for one in examples])
-
-
 def train(stage: Stage, clips: list[ClipState], *, anew: bool = False) -> CheckpointRef:
     """Train on the clips as they are now, or go on with an interrupted training, and make it the current one.
 
     With `anew`, what an earlier training of the same clips left is forgotten.
     """
     project = stage.project
-    examples = training_examples(clips)
+    examples = training_set(project.recipe, clips)
     if len(examples) < 2:
         raise InputError(
-            f"training needs at least 2 clips of the training split with two of video, audio and captions; found"
-            f" {len(examples)} among {count_of(len(clips), 'clip')}: give captions with collection.captions, or a"
+            f"training needs at least 2 {examples.unit}s of the training split with two of video, audio and captions;"
+            f" found {len(examples)} among {count_of(len(clips), 'clip')}: give captions with collection.captions, or a"
             " trained model with model.checkpoint"
         )
-    digest = examples_digest(examples)
+    digest = examples.digest
     folder = project.model_folder() / digest[:12]
     folder.mkdir(parents=True, exist_ok=True)
-    write_examples(folder / "examples.parquet", examples)
+    examples.write(folder / "examples.parquet")
     publish_text(folder / "frameloom.json", json.dumps(project.config.resolved(), indent=1))
     begun = time.monotonic()
     result = _train_with_progress(stage, _train_job(stage, folder, digest, resume=not anew))
     stage.console.say(
-        f"trained {project.model_name} on {count_of(len(examples), 'clip')} in"
+        f"trained {project.model_name} on {count_of(len(examples), examples.unit)} in"
         f" {readable_seconds(time.monotonic() - begun)}: loss {result['loss']:.3f} after {result['steps']} steps"
     )
     project.ledger.record_rate("train", 1, time.monotonic() - begun)

@@ -85,7 +85,7 @@ def _coverage(project: Project, found: Survey) -> dict[str, tuple[int, int]]:
     }
     text = project.text_want()
     if text is not None:
-        captions = project.collection.captions()
+        captions = project.texts()
         names = [fingerprint_of(text_digest(caption), text) for caption in captions]
         covered[text.name] = sum(name in project.store for name in names), len(names)
     return covered

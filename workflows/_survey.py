@@ -10,7 +10,7 @@ from typing import Any
 from .._vocabulary import Clip, MediaError, Modality, Outcome, Status, digest_of
 from ..extract import file_status
 from ..store import embedding_fingerprint, feature_fingerprint
-from ._collection import Video, clips_of
+from ._collection import Video, clips_of, text_of
 from ._project import CheckpointRef, Project, Want
 from ._tasks import ClipInputs, ExtractItem, text_digest
 
@@ -190,7 +190,7 @@ class ClipState:
 
     def combinations(self, wanted: Iterable[str]) -> list[str]:
         """The wanted combinations of modalities that this clip has."""
-        return [one for one in wanted if all(getattr(self.inputs, part) for part in one.split("+"))]
+        return [one for one in wanted if all(map(self.inputs.has, one.split("+")))]
 
 
 def clip_states(project: Project, found: Survey) -> list[ClipState]:
@@ -224,6 +224,7 @@ def _clip_state(project: Project, state: VideoState, clip: Clip, text: Want | No
         video=media.get(Modality.VIDEO, ()),
         audio=next(iter(media.get(Modality.AUDIO, ())), None),
         text=texts[0] if texts else None,
+        more={} if text is None else _further_texts(project, clip, text),
     )
     path = project.kept_path(state.file.video.path)
     return ClipState(clip=clip, path=path, inputs=inputs, text_fingerprints=texts)
@@ -243,6 +244,16 @@ def _reaches(project: Project, stream: Stream, clip: Clip) -> bool:
     apart = spec.sampling.get("rows_per_window", 1) / (spec.rate_hz or 1.0)
     found = project.store.read_span(entry.fingerprint, clip.start_seconds - apart, clip.end_seconds + apart)
     return len(found.values) > 0
+
+
+def _further_texts(project: Project, clip: Clip, text: Want) -> dict[str, str]:
+    """The features of the clip's further texts, by modality: those that have at least one known word."""
+    columns = project.config.features.extra_text
+    told = {name: text_of(clip.metadata, column) for name, column in columns.items()}
+    names = {name: fingerprint_of(text_digest(one), text) for name, one in told.items() if one}
+    return {
+        name: one for name, one in names.items() if (entry := project.store.entry(one)) is not None and entry.num_rows
+    }
 
 
 def _known_texts(project: Project, clip: Clip, text: Want) -> tuple[str, ...]:
@@ -330,7 +341,7 @@ def embedding_identity(project: Project, state: ClipState, checkpoint: Checkpoin
     """What decides the vectors of a clip: its features, its span, the checkpoint, and how much of it is read."""
     inputs = state.inputs
     names = {"video": joined_name(inputs.video), "audio": inputs.audio, "text": inputs.text}
-    features = {name: one for name, one in names.items() if one is not None}
+    features = {name: one for name, one in names.items() if one is not None} | dict(inputs.more)
     span = [inputs.start_seconds, inputs.end_seconds]
     return embedding_fingerprint(features, checkpoint.digest, span=span, limits=project.limits)
 

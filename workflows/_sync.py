@@ -18,6 +18,7 @@ from ._project import CheckpointRef, Project, Want
 from ._report import Report, joined_status, report_of
 from ._stages import Stage
 from ._survey import ClipState, Survey, TablePlan, clip_states, plan_table, rowless_videos, stale_ids, survey
+from ._training_set import training_set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,11 +136,11 @@ def _notes(project: Project, found: Survey, clips: list[ClipState], checkpoint: 
         videos = count_of(len(cut), "video")
         yield f"note: spans beyond the end of {videos} were left out, such as of {cut[0]!r}"
     if checkpoint is not None and checkpoint.examples_digest is not None:
-        now = stages.training_examples(clips)
-        if stages.examples_digest(now) != checkpoint.examples_digest:
+        now = training_set(project.recipe, clips)
+        if now.digest != checkpoint.examples_digest:
             yield (
-                f"note: the model was trained on {count_of(checkpoint.num_examples or 0, 'clip')}, and the training"
-                f" split has changed since ({count_of(len(now), 'clip')} now): `frameloom train` trains anew"
+                f"note: the model was trained on {count_of(checkpoint.num_examples or 0, now.unit)}, and the training"
+                f" split has changed since ({count_of(len(now), now.unit)} now): `frameloom train` trains anew"
             )
 
 
@@ -153,7 +154,7 @@ def unreadable(found: Survey) -> set[str]:
 def working(project: Project, console: Console) -> Iterator[Stage]:
     """Hold the store's lock and bring it into order; workers start when a stage first needs them."""
     _ = project.collection  # mistakes are told before anything is written
-    if project.checkpoint() is None:
+    if project.checkpoint() is None or project.config.model.checkpoint is not None:
         project.check_model()
     with ExitStack() as stack:
         stack.enter_context(writer_lock(project.root))
@@ -288,7 +289,7 @@ def train_only(project: Project, console: Console, *, force: bool = False) -> tu
         stages.read_captions(stage, renew_vectors=True)
         clips = clip_states(project, found)
         checkpoint = project.checkpoint()
-        now = stages.examples_digest(stages.training_examples(clips))
+        now = training_set(project.recipe, clips).digest
         if checkpoint is not None and not force and checkpoint.examples_digest in (now, None):
             return checkpoint, False
         return stages.train(stage, clips, anew=force), True

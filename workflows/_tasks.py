@@ -196,17 +196,15 @@ class TrainJob:
 def train_model(job: TrainJob) -> Mapping[str, Any]:
     """Train, or go on training, and leave a checkpoint in the job's folder. Returns its digest and the last loss."""
     from ..fuse import create_model
-    from ..train import ClipDataset, fit
-    from ._examples import StoredExamples
+    from ..train import fit
+    from ._training_set import training_data
 
     _set_threads(job.threads)
     _seed(job.recipe.seed)
     model = create_model(job.model, **job.model_config)
-    examples = StoredExamples.load(job.store, Path(job.examples))
-    dataset = ClipDataset(examples, **job.limits, training=True, seed=job.recipe.seed)
     result = fit(
         model,
-        dataset,
+        training_data(job.recipe, job.store, Path(job.examples), limits=job.limits),
         recipe=job.recipe,
         folder=Path(job.folder),
         device=job.device,
@@ -221,7 +219,10 @@ def train_model(job: TrainJob) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipInputs:
-    """One clip to embed: its span and the fingerprints of what it has. Several of `video` are joined, in this order."""
+    """One clip to embed: its span and the fingerprints of what it has.
+
+    Several of `video` are joined, in this order; `more` are those of further modalities by name.
+    """
 
     clip: str
     start_seconds: float
@@ -229,6 +230,11 @@ class ClipInputs:
     video: tuple[str, ...] = ()
     audio: str | None = None
     text: str | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, modality: str) -> bool:
+        """Whether the clip has a modality."""
+        return modality in self.more or bool(getattr(self, modality, None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,16 +275,17 @@ def embed_clips(job: EmbedJob) -> EmbedResult:
                 video=clip.video,
                 audio=clip.audio,
                 texts=() if clip.text is None else (clip.text,),
+                more=clip.more,
             )
             for clip in job.clips
         ],
     )
     dataset = ClipDataset(examples, **job.limits, training=False)
-    samples = [dataset[index] for index in range(len(dataset))]
+    samples = dataset.__getitems__(range(len(dataset)))
     vectors: dict[str, tuple[list[int], NDArray[np.float32]]] = {}
     for combination in job.combinations:
         parts = combination.split("+")
-        having = [i for i, clip in enumerate(job.clips) if all(getattr(clip, part) for part in parts)]
+        having = [i for i, clip in enumerate(job.clips) if all(map(clip.has, parts))]
         if having:
             found = embed_batch(model, collate([samples[index] for index in having]), [combination])
             vectors[combination] = (having, found[combination])

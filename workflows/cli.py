@@ -16,7 +16,7 @@ import typer
 
 from .._version import __version__
 from .._vocabulary import ExitCode, FrameloomError, Outcome, Status
-from . import _exchange_commands, _health_commands
+from . import _ablate_commands, _exchange_commands, _health_commands, _plots_commands
 from ._commands import DEFAULT_CONFIG as _DEFAULT_CONFIG
 from ._commands import AsJson, ConfigPath, ListsByDefault, Quiet
 from ._console import Console, count_of
@@ -266,9 +266,17 @@ def sync(
 app.command()(_told(_health_commands.status))
 app.command()(_told(_exchange_commands.export))
 app.command("import")(_told(_exchange_commands.import_))
+app.command()(_told(_exchange_commands.manifest))
 app.command()(_told(_health_commands.verify))
 app.command()(_told(_health_commands.repair))
 app.command()(_told(_health_commands.compact))
+app.command()(_told(_ablate_commands.ablate))
+
+plot_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+plot_app.callback()(_plots_commands.plot)
+app.add_typer(plot_app, name="plot")
+for _command in (_plots_commands.losses, _plots_commands.attention, _plots_commands.timeline):
+    plot_app.command()(_told(_command))
 
 
 @app.command()

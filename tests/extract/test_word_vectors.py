@@ -158,6 +158,15 @@ def test_captions_without_words_are_refused_and_one_word_will_do(tmp_path: Path)
     assert read_word_vectors(tmp_path / "v.bin").words == ["hello"]
 
 
+@pytest.mark.parametrize("letter", ["w", "ö"])
+def test_a_word_that_no_reader_takes_is_left_out(tmp_path: Path, letter: str) -> None:
+    long, longest_kept = letter * 1100, letter * (999 // len(letter.encode()))
+    train_word_vectors([f"a {long} dog", long, f"a {longest_kept} cat"], tmp_path / "v.bin", dim=4, epochs=1)
+    assert set(read_word_vectors(tmp_path / "v.bin").words) == {"a", "dog", "cat", longest_kept}
+    with pytest.raises(InputError, match="holds a word"):
+        train_word_vectors([long], tmp_path / "w.bin", dim=4, epochs=1)
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, old = tmp_path / "v.bin", WordVectors(["a"], np.ones((1, 2), np.float32))
     write_word_vectors(old, path)

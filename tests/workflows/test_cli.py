@@ -136,7 +136,7 @@ def test_query_names_file_span_and_score(run: Any, synced: Path) -> None:
         (["red", "--top", "0"], 2, ["top = 0"]),
         (["red", "--where", "colour = 'red'"], 2, ["colour", "split"]),
         (["red", "--where", "split = 'test"], 2, ["filter"]),
-        (["red", "--modalities", "smell"], 2, ["smell", "video+audio"]),
+        (["red", "--modalities", "smell"], 2, ["smell", "text, video, audio"]),
         (["--like", "nothing"], 2, ["nothing", "clip"]),
         (["--like", "x' OR 1=1 --"], 2, ["no clip"]),
         (["--video", "nowhere.mp4"], 3, ["nowhere.mp4", "missing"]),

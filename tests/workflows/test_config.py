@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from frameloom import ConfigError
-from frameloom.workflows._config import COMBINATIONS, StoreConfig, load_config, parse_config, write_template
+from frameloom.workflows._config import load_config, parse_config, write_template
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,9 +102,37 @@ def test_exponents_are_numbers(tmp_path: Path, number: str, suffix: str) -> None
     assert load_config(path).training.overrides == {"a": float(number), "b": f"x{suffix}{number}"}
 
 
-def test_combinations_are_those_of_the_store() -> None:
-    assert COMBINATIONS == ("video", "audio", "video+audio", "text", "text+video", "text+audio")
-    assert StoreConfig.model_validate({"combinations": list(COMBINATIONS)}).combinations == COMBINATIONS
+@pytest.mark.parametrize("name", ["video", "video+audio", "text+audio", "text+video+audio+ocr", "ocr", "ocr+speech"])
+def test_a_combination_joins_modalities_in_their_order(name: str) -> None:
+    features = {**GOOD["features"], "text": {"backbone": "y"}, "extra_text": {"speech": "said", "ocr": "written"}}
+    config = parse_config({**GOOD, "features": features, "store": {"combinations": [name]}})
+    assert config.store.combinations == (name,)
+
+
+@pytest.mark.parametrize("name", ["", "smell", "audio+video", "video+video", "video+", "speech+video"])
+def test_what_is_no_combination_is_refused_and_told(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"store\.combinations.*join different ones of text, video, audio by \+"):
+        parse_config({**GOOD, "store": {"combinations": [name]}})
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"video": "said"}, ["'video' is no name"]),
+        ({"Said it": "said"}, ["'Said it' is no name"]),
+        ({"speech": 3}, ["features.extra_text.speech"]),
+    ],
+)
+def test_further_modalities_have_names_and_columns(extra: dict[str, Any], words: list[str]) -> None:
+    features = {**GOOD["features"], "text": {"backbone": "y"}, "extra_text": extra}
+    with pytest.raises(ConfigError) as caught:
+        parse_config({**GOOD, "features": features})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_further_modalities_need_something_that_reads_them() -> None:
+    with pytest.raises(ConfigError, match=r"add features\.text"):
+        parse_config({**GOOD, "features": {**GOOD["features"], "extra_text": {"speech": "said"}}})
 
 
 @pytest.mark.parametrize(
