@@ -73,7 +73,7 @@ def train_word_vectors(captions: Sequence[str], path: Path, *, dim: int = 300, s
 
     The same captions and seed give the same bytes: one worker thread, and no use of Python's random hashes. Every
     word is kept, however rare, but for those of 1,000 bytes and more, which the format's reader refuses. What the
-    vectors have in common is taken out (`_told_apart` says why), and all are scaled by one factor to a mean length of 2.
+    vectors have in common is taken out (`_told_apart` says why), and all are scaled by one factor to mean length 2.
 
     Raises:
         InputError: the captions hold no word.

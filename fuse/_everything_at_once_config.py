@@ -159,6 +159,11 @@ class EverythingAtOnceConfig(ModelConfig):
         return dict(sorted(checked.items()))
 
     def _check(self) -> None:
+        for name in ("temperature", "width", "projection_dim", "heads", "video_dim", "text_dim", "mel_bands"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.depth < 0:
+            raise ConfigError(f"depth is {self.depth}; it must be 0 or more")
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} cannot be shared by {self.heads} heads; use a multiple of heads")
         if self.cls_token and self.individual_projections:
@@ -172,9 +177,6 @@ class EverythingAtOnceConfig(ModelConfig):
             raise ConfigError(
                 f"projection='none' needs projection_dim {self.width}, as width; got {self.projection_dim}"
             )
-        for name in ("temperature", "width", "projection_dim", "heads"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
 
     def all_modalities(self) -> tuple[str, ...]:
         """What the model embeds, in its order: text, video, audio, then the further ones."""

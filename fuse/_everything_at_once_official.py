@@ -101,6 +101,8 @@ def unpacked_checkpoint(
         raise InputError(
             f"the checkpoint's state_dict is of type {type(weights).__name__}; it must map names to tensors"
         )
+    if own is not None and not isinstance(own, Mapping):
+        raise InputError(f"the checkpoint's config is of type {type(own).__name__}; it must map names to values")
     if config is None or own is None or "video_embed_dim" in config:
         return weights, own if config is None else config
     return weights, {**own, **config}
@@ -119,11 +121,12 @@ def official_config(official: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "arch" not in official:
         return _model_options(official)
-    arch = official["arch"]
-    if arch.get("type") not in _CLASSES:
-        raise ConfigError(f"arch.type is {arch.get('type')!r}; this model takes {', '.join(_CLASSES)}")
-    options = _model_options({**arch.get("args", {}), **_CLASSES[arch["type"]]})
-    return options | (_loss_options(official["loss"]) if official.get("loss") else {})
+    arch = _mapping(official["arch"], where="arch")
+    kind = str(arch.get("type"))
+    if kind not in _CLASSES:
+        raise ConfigError(f"arch.type is {kind!r}; this model takes {', '.join(_CLASSES)}")
+    options = _model_options({**_mapping(arch.get("args", {}), where="arch.args"), **_CLASSES[kind]})
+    return options | (_loss_options(_mapping(official["loss"], where="loss")) if official.get("loss") else {})
 
 
 def _model_options(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,10 +134,10 @@ def _model_options(args: Mapping[str, Any]) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"the authors' EverythingAtOnceModel also needs {', '.join(missing)}; give its args")
     options = renamed_config({**_DEFAULTS, **args}, _NAMES, where="the authors' EverythingAtOnceModel")
-    options |= _fusion_options(options.pop("fusion_params"))
+    options |= _fusion_options(_mapping(options.pop("fusion_params"), where="fusion_params"))
     options["audio_cnn"] = "davenet_v2" if options["audio_cnn"] else "davenet_v1"
     for name in ("token_projection", "projection"):
-        options[name] = _PROJECTIONS.get(options[name], options[name])
+        options[name] = _PROJECTIONS.get(str(options[name]), options[name])
     if options.get("max_audio_frames") is None:
         options["audio_reduction"] = "none"  # the authors reduce nothing without a limit, whatever the strategy
     if options.get("transformer") == "per_modality" and options["positional"]:
@@ -159,9 +162,10 @@ def _loss_options(loss: Mapping[str, Any]) -> dict[str, Any]:
     if loss.get("type") != "CombinatorialLoss":
         raise ConfigError(f"loss.type is {loss.get('type')!r}; this model takes CombinatorialLoss")
     absent = {name: 0.0 for name in _LOSS_NAMES if name.endswith("_weight")}
-    options = renamed_config({**absent, **loss.get("args", {})}, _LOSS_NAMES, where="the authors' CombinatorialLoss")
+    args = _mapping(loss.get("args", {}), where="loss.args")
+    options = renamed_config({**absent, **args}, _LOSS_NAMES, where="the authors' CombinatorialLoss")
     if "contrast" in options:
-        options["contrast"] = _CONTRASTS.get(options["contrast"], options["contrast"])
+        options["contrast"] = _CONTRASTS.get(str(options["contrast"]), options["contrast"])
         options |= {"margin": _AUTHORS_MARGIN} if options["contrast"] == "margin_softmax" else {}
     return options
 
@@ -222,6 +226,12 @@ def _check_known_to_authors(config: EverythingAtOnceConfig) -> None:
             raise ConfigError(
                 f"the authors' code has no model with {name} {value!r}; keep this one as a checkpoint of ours"
             )
+
+
+def _mapping(value: Any, *, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{where} of the authors' configuration is {value!r}; it must map names to values")
+    return value
 
 
 def _inverse(table: Mapping[str, str]) -> dict[str, str]:

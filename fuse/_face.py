@@ -180,6 +180,8 @@ def _check_tokens(name: str, tokens: Tokens, *, dim: int) -> None:
     shape = tuple(tokens.values.shape)
     if len(shape) != 3 or shape[2] != dim:
         raise InputError(f"{name} has shape {shape}; this model takes (batch, rows, {dim})")
+    if not tokens.values.is_floating_point():
+        raise InputError(f"{name} holds {tokens.values.dtype}; this model takes rows of floating-point numbers")
     if tuple(tokens.mask.shape) != shape[:2]:
         raise InputError(f"the mask of {name} has shape {tuple(tokens.mask.shape)}; its values need {shape[:2]}")
 
@@ -191,7 +193,7 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         InputError: keys missing or unexpected, shapes wrong, numbers not finite; the first five of each are listed.
             The model is left as it was.
     """
-    weights = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    weights = {str(key).removeprefix("module."): value for key, value in state_dict.items()}
     strangers = sorted(key for key, value in weights.items() if not isinstance(value, Tensor))
     if strangers:
         raise InputError(f"weights must be tensors by name; {strangers[0]!r} is {type(weights[strangers[0]]).__name__}")
@@ -200,11 +202,20 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         *_listed("missing", own.keys() - weights.keys()),
         *_listed("unexpected", weights.keys() - own.keys()),
         *_listed("wrong shape", _misshapen(own, weights)),
-        *_listed("not finite", (key for key in own.keys() & weights.keys() if not weights[key].isfinite().all())),
+        *_listed("sparse or complex", (key for key, value in weights.items() if not _is_plain(value))),
+        *_listed("not finite", (key for key in own.keys() & weights.keys() if not _is_finite(weights[key]))),
     ]
     if problems:
         raise InputError(f"these weights do not fit the model's configuration: {'; '.join(problems)}")
     model.load_state_dict(weights)
+
+
+def _is_plain(weight: Tensor) -> bool:
+    return weight.layout == torch.strided and not weight.is_complex()
+
+
+def _is_finite(weight: Tensor) -> bool:
+    return not _is_plain(weight) or bool(weight.isfinite().all())
 
 
 def _misshapen(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterable[str]:

@@ -58,7 +58,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "S D"], sequences: Sequences) -> Float[Tensor, "T D"]:
         """Rows in, tokens of sequences out. A token attends to the visible ones of its sequence; one at least is."""
-        qkv_QN = self.qkv(x).index_select(0, sequences.grid.flatten()).view(*sequences.grid.shape, 3, self.heads, -1)
+        shape = (*sequences.grid.shape, 3, self.heads, x.shape[1] // self.heads)
+        qkv_QN = self.qkv(x).index_select(0, sequences.grid.flatten()).view(shape)
         q, k, v = qkv_QN.permute(2, 0, 3, 1, 4)  # each (Q, H, N, D/H)
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=sequences.visible[:, None, None, :])
         tokens_TD = attended.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, sequences.cells)

@@ -71,7 +71,7 @@ def nonempty_of(given: Mapping[str, Tokens]) -> dict[str, Tensor]:
 
 def own_weights(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict without the prefix of data parallelism."""
-    return {key.removeprefix("module."): value for key, value in state_dict.items()}
+    return {str(key).removeprefix("module."): value for key, value in state_dict.items()}
 
 
 def in_order(modalities: Sequence[str]) -> tuple[str, ...]:

@@ -155,7 +155,7 @@ class MILNCE(SeparateModel):
             InputError: see `embeddings`.
         """
         vectors, nonempty = self.embeddings(batch)
-        if len(vectors) < 2:
+        if len(vectors) < 2 or not len(vectors["video"]):
             return zero_of(vectors.values()), {}
         num_clips = len(vectors["video"])
         by_clip = {"text": vectors["text"].reshape(num_clips, -1), "video": vectors["video"]}

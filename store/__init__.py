@@ -15,7 +15,7 @@ from ._health import Finding, Kind, Repaired, num_shards, quarantine_bytes, repa
 from ._ledger import Ledger
 from ._lock import alone, reader_lock, writer_lock
 from ._salvage import Identity
-from ._shards import Sample, sample_checksum
+from ._shards import Sample, ShardGoneError, sample_checksum
 from ._sidecar import Entry, ShardInfo, code_version
 from ._table_health import repair_table, verify_table
 from ._unpickle import read_pickle
@@ -36,6 +36,7 @@ __all__ = [
     "Problem",
     "Repaired",
     "Sample",
+    "ShardGoneError",
     "ShardInfo",
     "alone",
     "check_metadata_schema",

@@ -16,11 +16,12 @@ from ._feature_data import FeatureDataset, FeatureSample, collate_features
 from ._feature_loader import FeatureLoader, feature_stream
 from ._feature_plan import FeatureClip
 from ._feature_rows import UniformWindow
+from ._fit_result import DivergedError, FitResult, TrainProgress
 from ._order import EpochOrder, ShardBatchSampler
 from .checkpoints import CheckpointMeta, checkpoint_digest, load_checkpoint, read_checkpoint, save_checkpoint
 from .dataset import ClipDataset, ClipSample, ClipSamples, PreparedClip, TrainingData, collate
 from .embed import embed_batch
-from .fit import DivergedError, FitResult, TrainProgress, fit
+from .fit import fit
 from .localisation import (
     LocalisationRecall,
     Localised,

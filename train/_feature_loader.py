@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from .._vocabulary import ConfigError
 from ._feature_batch import FeatureBatch, shared_array
 from ._feature_data import FeatureDataset, FeatureSample, collate_features
-from ._order import ShardBatchSampler
+from ._order import ShardBatchSampler, check_order
 
 if TYPE_CHECKING:
     from torch.utils.data import IterableDataset
@@ -130,17 +130,6 @@ class _PaddedReader:
         if get_worker_info() is None:
             return self._dataset.read_batch(indices)
         return self._dataset.read_batch(indices, allocate=shared_array)  # the queue copies what is not shared
-
-
-def check_order(state: Mapping[str, Any], sampler: ShardBatchSampler) -> None:
-    """Refuse a position of other clips or of another order. Raises ConfigError."""
-    then, now = state.get("order", {}), sampler.as_dict()
-    differing = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
-    if differing:
-        raise ConfigError(
-            f"the saved position is of another order ({', '.join(differing)} differ): go on with the same clips and "
-            "options, or begin the epoch anew"
-        )
 
 
 def feature_stream(dataset: FeatureDataset, sampler: ShardBatchSampler) -> IterableDataset[FeatureSample]:

@@ -10,8 +10,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from .._vocabulary import ConfigError
 from ._feature_data import FeatureDataset, FeatureSample
-from ._feature_loader import check_order
-from ._order import ShardBatchSampler
+from ._order import ShardBatchSampler, check_order
 
 
 class FeatureStream(IterableDataset[FeatureSample]):

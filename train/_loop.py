@@ -22,12 +22,12 @@ from .._vocabulary import ConfigError, IntegrityError, digest_of
 from ..fuse import FusionModel, Tokens, whole_batch
 from ._distributed import equal_shapes, synchronised_batch_norm
 from ._faults import naming_the_sample
+from ._fit_result import DivergedError, FitResult, TrainProgress
 from ._progress import Position, check_identity, forget_progress, load_progress, save_progress
 from ._recompute import recomputed
 from ._schedule import batches_of_epoch, epoch_order, learning_rate, num_epochs
 from .checkpoints import META_NAME, load_weights, plain, read_checkpoint, read_weights, save_checkpoint
 from .dataset import PreparedClip, TrainingData, collate
-from .fit import DivergedError, FitResult, TrainProgress
 from .losses import RUN, LossCurve, StepLoss, forget_other_curves
 from .recipes import Recipe
 
@@ -317,8 +317,8 @@ def _accelerator(recipe: Recipe, *, device: str) -> Iterator[Accelerator]:
         yield accelerator
     finally:
         accelerator.free_memory()
-        if accelerator.num_processes == 1:
-            AcceleratorState._reset_state(reset_partial_state=True)
+        # The processes' connection stays for the next; the precision does not.
+        AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._vocabulary import InputError
+from .._vocabulary import ConfigError, InputError
 
 Split = Literal["interleaved", "blocks"]
 Remainder = Literal["pad", "drop", "keep"]
@@ -216,3 +216,14 @@ class ShardBatchSampler:
         if not shared:
             sizes = {"batch": self.batch_size, "processes": self.order.world_size}
         return {**self.order.as_dict(), **sizes, "drop_last": self.drop_last}
+
+
+def check_order(state: Mapping[str, Any], sampler: ShardBatchSampler) -> None:
+    """Refuse a position of other clips or of another order. Raises ConfigError."""
+    then, now = state.get("order", {}), sampler.as_dict()
+    differing = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+    if differing:
+        raise ConfigError(
+            f"the saved position is of another order ({', '.join(differing)} differ): go on with the same clips and "
+            "options, or begin the epoch anew"
+        )

@@ -33,14 +33,15 @@ def batches_of_epoch(
 ) -> list[list[int]]:
     """The clips of every batch of an epoch's order, for one of several processes.
 
-    An incomplete last batch is dropped, unless it is the only one. Every process takes an equal share of each batch;
-    what cannot be shared out is dropped.
+    An incomplete last batch is dropped, unless it is the only one. Every process takes an equal share of each batch,
+    what lies together in it, so that shares gathered in order are the batch in order; what cannot be shared out is
+    dropped.
     """
     clips = np.asarray(order, np.int64)
     size = min(batch_size, len(clips))
-    shared = size - size % num_processes
-    starts = range(0, len(clips) - size + 1, size) if shared else ()
-    return [clips[start : start + shared][rank::num_processes].tolist() for start in starts]
+    share = size // num_processes
+    starts = range(rank * share, len(clips) - size + 1 + rank * share, size) if share else ()
+    return [clips[start : start + share].tolist() for start in starts]
 
 
 def num_epochs(recipe: Recipe, *, steps_per_epoch: int) -> int:

@@ -155,14 +155,25 @@ class ClipDataset:
         """Cut one clip's features to the limits; L2-normalise its video rows, those of several streams each for itself.
 
         Several streams are brought to the length of the last before they are cut.
+
+        Raises InputError for what is no table of rows.
         """
         streams = [video] if isinstance(video, np.ndarray) else video
+        _check_rows({"text": text, "audio": audio, **(more or {})})
+        for stream in streams or ():
+            _check_rows({"video": stream})
         return {
             "text": None if text is None else text[: self.max_words].astype(np.float32),
             "video": None if streams is None else join_streams(streams, max_tokens=self.max_video_tokens),
             "audio": None if audio is None else audio[: self.max_audio_frames].astype(np.float32),
             **{name: rows[: self.max_words].astype(np.float32) for name, rows in (more or {}).items()},
         }
+
+
+def _check_rows(rows: Mapping[str, NDArray[Any] | None]) -> None:
+    for name, one in rows.items():
+        if one is not None and one.ndim != 2:
+            raise InputError(f"{name} has shape {one.shape}: a clip's rows are (rows, width)")
 
 
 def collate(clips: Sequence[PreparedClip]) -> dict[str, Tokens]:

@@ -6,12 +6,14 @@ Source of the published ones: Everything at Once (arXiv 2112.04446), section 4.1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .._registry import Registry, nearest
 from .._vocabulary import ConfigError
+from ._narration import AudioShift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,8 @@ class Recipe:
         name: the registered name.
         model: registered model that it trains.
         model_options: options of that model which belong to the recipe.
-        narration: options of `NarratedDataset` which belong to the recipe; empty for recipes of single clips.
+        narration: `clips_per_video`, `min_seconds` and `audio_shift` of `NarratedDataset`; empty for recipes of single
+            clips.
         max_video_tokens: feature rows of a clip that are kept.
         max_audio_frames: spectrogram frames (10 ms) of a clip that are kept.
         max_words: words of a caption that are kept.
@@ -82,6 +85,7 @@ class Recipe:
                 raise ConfigError(
                     f"recipe {self.name}: {name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}"
                 )
+        _check_narration(self.name, self.narration)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, JSON-ready."""
@@ -93,6 +97,23 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("constant", "exponential", "cosine"),
     "precision": ("no", "fp16", "bf16"),
 }
+
+
+def _check_narration(recipe: str, narration: Mapping[str, Any]) -> None:
+    """Refuse before anything is extracted what `NarratedDataset` would refuse after it."""
+    for key, value in narration.items():
+        if key == "clips_per_video":
+            allowed, what = type(value) is int and value > 0, "a whole number above 0"
+        elif key == "min_seconds":
+            allowed, what = type(value) in (int, float) and 0 < value < math.inf, "a number of seconds above 0"
+        elif key == "audio_shift":
+            allowed, what = value in get_args(AudioShift), f"one of {', '.join(get_args(AudioShift))}"
+        else:
+            known = ["clips_per_video", "min_seconds", "audio_shift"]
+            raise ConfigError(f"recipe {recipe}: narration has no option {key!r}: {nearest(str(key), known)}")
+        if not allowed:
+            raise ConfigError(f"recipe {recipe}: {key} of narration is {value!r}; it must be {what}")
+
 
 _EQUAL_WEIGHTS: dict[str, Any] = {f"lambda_{name}": 1.0 for name in ("tv", "ta", "va", "t_va", "v_ta", "a_tv")}
 _PADDING = {"audio_padding": "published"}

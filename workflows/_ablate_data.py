@@ -15,9 +15,10 @@ from ._ablate_world import LONG_NAME, LongClip, LongWorld, make_long_clips
 from ._collection import in_split
 from ._console import Console
 from ._project import CONFIG_NAME, Project
+from ._stages import example_of, training_set
 from ._survey import ClipState, clip_states, survey
 from ._sync import extract_only
-from ._training_set import TrainingSet, example_of, training_set
+from ._training_set import TrainingSet
 from .laboratory import MANIFEST_NAME, VIDEOS_NAME, World, make_collection
 
 _BOTH_NAME = "all_captions.jsonl"

@@ -319,7 +319,9 @@ def _explain(problem: Any, data: Any) -> str:
         return f"unknown key {where!r}: {hint}known here: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"the key {where!r} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not location:  # what two sections say does not fit, and the message names both
+        return message
     return f"{where}: {message} (found {problem['input']!r:.60})"
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._vocabulary import FeatureArray, Status
-from ..store import FeatureStore
+from .._vocabulary import FeatureArray, Status, digest_of
+from ..store import FeatureStore, ShardGoneError
 from ..train import ClipSample, FeatureClip, FeatureDataset
 
 MEMORY_BYTES = 2_000_000_000
 _AUDIO, _TEXT = "audio", "text"
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +73,28 @@ class StoredExamples:
     ) -> None:
         self.store = store if isinstance(store, FeatureStore) else opened_store(str(store))
         self.examples = list(examples)
-        self._refresh()
+        self._is_planned = False
         self._memory_bytes = memory_bytes
-        self._media = self._reader([_clip(one, one.media()) for one in self.examples])
         sentences = dict.fromkeys(name for one in self.examples for name in one.sentences())
         self._numbers = {name: number for number, name in enumerate(sentences)}
-        self._sentences = self._reader([FeatureClip(key=name, fingerprints={_TEXT: name}) for name in sentences])
+        self._refresh()
+        self._with_shards(lambda: None)
+
+    def _plan(self) -> None:
+        self._media = self._reader([_clip(one, one.media()) for one in self.examples])
+        self._sentences = self._reader([FeatureClip(key=name, fingerprints={_TEXT: name}) for name in self._numbers])
+        self._is_planned = True
+
+    def _with_shards(self, read: Callable[[], _Read]) -> _Read:
+        """What is read; also when shards have gone because they were merged with others meanwhile."""
+        try:
+            if not self._is_planned:
+                self._plan()
+            return read()
+        except ShardGoneError:
+            self.store.refresh()
+            self._plan()
+            return read()
 
     def _refresh(self) -> None:
         """See what was stored since the store was opened, where that is asked for."""
@@ -105,10 +122,13 @@ class StoredExamples:
 
     def __getitems__(self, indices: Sequence[int]) -> list[ClipSample]:
         """Several clips, read in the order in which they lie in their shards."""
-        rows: list[dict[str, NDArray[Any]]] = [{} for _ in indices]
-        if self._media is not None:
-            rows = [read["features"] for read in self._media.__getitems__(indices)]
+        rows = self._with_shards(lambda: self._rows(indices))
         return [self._sample(self.examples[index], one) for index, one in zip(indices, rows, strict=True)]
+
+    def _rows(self, indices: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
+        if self._media is None:
+            return [{} for _ in indices]
+        return [read["features"] for read in self._media.__getitems__(indices)]
 
     def key(self, index: int) -> str:
         """The id of a clip."""
@@ -136,8 +156,12 @@ class StoredExamples:
 
     def sentence(self, fingerprint: str) -> NDArray[Any]:
         """The rows (W, D) of a text."""
+        rows = self._with_shards(lambda: self._words(self._numbers[fingerprint]))
+        return rows if len(rows) else self.store.read(fingerprint).values  # which says when it is not there
+
+    def _words(self, number: int) -> NDArray[Any]:
         assert self._sentences is not None
-        return self._sentences[self._numbers[fingerprint]]["features"][_TEXT]
+        return self._sentences[number]["features"][_TEXT]
 
     def _streams(self, example: Example, rows: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The clip's video features (N, D) each, to be joined row by row in proportion to their numbers.
@@ -198,6 +222,13 @@ def _clip(example: Example, fingerprints: Mapping[str, str]) -> FeatureClip:
 def opened_store(root: str) -> FeatureStore:
     """This process's reader of a store, which batch after batch is read through."""
     return FeatureStore(root)
+
+
+def joined_name(fingerprints: Sequence[str]) -> str | None:
+    """What identifies features that are joined: that of the only one, or the digest of several in their order."""
+    if len(fingerprints) > 1:
+        return digest_of(["joined", *fingerprints])
+    return fingerprints[0] if fingerprints else None
 
 
 def _nearest(feature: FeatureArray, instants: NDArray[np.float64]) -> NDArray[Any]:

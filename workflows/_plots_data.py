@@ -20,9 +20,9 @@ from ._collection import in_split
 from ._examples import StoredExamples
 from ._project import CheckpointRef, Project
 from ._search import Query, embed_sample, search, words_of
+from ._stages import example_of
 from ._survey import ClipState, clip_states, survey
 from ._tasks import ClipInputs, EmbedJob, embed_clips, loaded_model
-from ._training_set import example_of
 
 CLASS_TOKEN = "cls"  # noqa: S105 - a name of a token
 _MAX_WINDOWS = 100_000

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ from .._vocabulary import ConfigError, ExitCode
 from ..store import publish_text, read_pickle
 from ._collection import VIDEO_SUFFIXES
 from ._manifest import SPLITS, Row, milliseconds
+from ._plain import text_fault
 
 _SUBSETS = {
     "training": "train",
@@ -117,7 +119,7 @@ def write_published_manifest(
             without[name] = None
         else:
             named[name] = None
-            written.append(_line({**row, "video": file} | ({"split": split} if split else {})))
+            written.append(_line(path, {**row, "video": file} | ({"split": split} if split else {})))
     if not written:
         raise ConfigError(f"{path}: none of its videos is in {videos}" if without else f"{path} holds no caption")
     publish_text(out, "".join(written))
@@ -126,7 +128,10 @@ def write_published_manifest(
     )
 
 
-def _line(row: Row) -> str:
+def _line(path: Path, row: Row) -> str:
+    for text in (row["video"], *row["captions"]):
+        if text_fault(text) is not None:
+            raise ConfigError(f"{path}, {row['video']!a}: {text!a:.60} holds a character that is none: remove it")
     return json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False) + "\n"
 
 
@@ -217,7 +222,12 @@ def _howto100m(path: Path) -> Iterator[Row]:
             raise ConfigError(f"{where}: start, end and text have {[len(column) for column in columns]} values")
         spans = [(_span(start, end, where), text) for start, end, text in zip(*columns, strict=True)]
         for span, text in sorted(spans, key=lambda one: one[0]["start_seconds"]):
-            yield {"video": name, **span, "captions": [str(text)], "split": "train"}
+            yield {"video": name, **span, "captions": [_narrated(text)], "split": "train"}
+
+
+def _narrated(text: Any) -> str:
+    """What is said; the published narration has NaN, pandas' mark of a missing text, where nothing is."""
+    return "" if text is None or (isinstance(text, float) and math.isnan(text)) else str(text)
 
 
 def _column(where: str, about: Any, key: str) -> Iterable[Any]:

@@ -13,8 +13,11 @@ from typing import Any
 
 from .._vocabulary import InputError, Status, digest_of
 from ..store import publish_text
+from ..train import Recipe
+from ._collection import in_split
 from ._console import Console, count_of, readable_seconds
 from ._crew import Crew, WorkerLostError, in_batches, num_cores
+from ._examples import Example
 from ._project import CheckpointRef, Project, Want
 from ._survey import (
     ClipState,
@@ -43,7 +46,7 @@ from ._tasks import (
     text_digest,
     train_model,
 )
-from ._training_set import training_set
+from ._training_set import Narration, TrainingSet
 from ._weights import fetch_wanted
 
 CAPTIONS_PER_TASK = 2000
@@ -232,6 +235,51 @@ def _make_word_vectors(stage: Stage) -> None:
         project.keep_word_vectors()
 
 
+def training_set(recipe: Recipe, clips: Iterable[ClipState]) -> TrainingSet:
+    """What the training split holds: clips that have two modalities to bring together, or narrated videos.
+
+    The captions of a narrated video's spans are its sentences; those without a known word are left out.
+    """
+    mine = [state for state in clips if in_split(state.clip.split, "train")]
+    if recipe.narration:
+        by_video: dict[str, list[ClipState]] = {}
+        for state in mine:
+            by_video.setdefault(state.clip.video, []).append(state)
+        return TrainingSet(narrations=tuple(_narration(video, states) for video, states in by_video.items()))
+    examples = (example_of(state) for state in mine)
+    return TrainingSet(examples=tuple(one for one in examples if _num_modalities(one) >= 2))
+
+
+def example_of(state: ClipState) -> Example:
+    """A clip as training and embedding read it."""
+    return Example(
+        clip=state.inputs.clip,
+        start_seconds=state.inputs.start_seconds,
+        end_seconds=state.inputs.end_seconds,
+        video=state.inputs.video,
+        audio=state.inputs.audio,
+        texts=state.text_fingerprints,
+        more=state.inputs.more,
+    )
+
+
+def _num_modalities(one: Example) -> int:
+    return sum((bool(one.video), one.audio is not None, bool(one.texts), *map(bool, one.more.values())))
+
+
+def _narration(video: str, states: list[ClipState]) -> Narration:
+    said = sorted((one for one in states if one.text_fingerprints), key=lambda one: one.clip.start_seconds)
+    return Narration(
+        video=video,
+        streams=next((one.inputs.video for one in states if one.inputs.video), ()),
+        audio=next((one.inputs.audio for one in states if one.inputs.audio), None),
+        starts=tuple(one.clip.start_seconds for one in said),
+        ends=tuple(one.clip.end_seconds for one in said),
+        sentences=tuple(one.clip.captions[0] for one in said),
+        texts=tuple(one.text_fingerprints[0] for one in said),
+    )
+
+
 def train(stage: Stage, clips: list[ClipState], *, anew: bool = False) -> CheckpointRef:
     """Train on the clips as they are now, or go on with an interrupted training, and make it the current one.
 
@@ -244,6 +292,11 @@ def train(stage: Stage, clips: list[ClipState], *, anew: bool = False) -> Checkp
             f"training needs at least 2 {examples.unit}s of the training split with two of video, audio and captions;"
             f" found {len(examples)} among {count_of(len(clips), 'clip')}: give captions with collection.captions, or a"
             " trained model with model.checkpoint"
+        )
+    if project.config.features.text is not None and examples.is_silent:
+        raise InputError(
+            f"nothing is said in any of {len(examples)} narrated videos of the training split: give sentences as"
+            " captions of spans with collection.captions, or leave features.text out to learn without words"
         )
     digest = examples.digest
     folder = project.model_folder() / digest[:12]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from .._vocabulary import Clip, MediaError, Modality, Outcome, Status, digest_of
 from ..extract import file_status
 from ..store import embedding_fingerprint, feature_fingerprint
 from ._collection import Video, clips_of, text_of
+from ._examples import joined_name
 from ._project import CheckpointRef, Project, Want
 from ._tasks import ClipInputs, ExtractItem, text_digest
 
@@ -344,13 +345,6 @@ def embedding_identity(project: Project, state: ClipState, checkpoint: Checkpoin
     features = {name: one for name, one in names.items() if one is not None} | dict(inputs.more)
     span = [inputs.start_seconds, inputs.end_seconds]
     return embedding_fingerprint(features, checkpoint.digest, span=span, limits=project.limits)
-
-
-def joined_name(fingerprints: Sequence[str]) -> str | None:
-    """What identifies features that are joined: that of the only one, or the digest of several in their order."""
-    if len(fingerprints) > 1:
-        return digest_of(["joined", *fingerprints])
-    return fingerprints[0] if fingerprints else None
 
 
 def row_digest(project: Project, state: ClipState) -> str:

@@ -18,7 +18,6 @@ from ._project import CheckpointRef, Project, Want
 from ._report import Report, joined_status, report_of
 from ._stages import Stage
 from ._survey import ClipState, Survey, TablePlan, clip_states, plan_table, rowless_videos, stale_ids, survey
-from ._training_set import training_set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +135,7 @@ def _notes(project: Project, found: Survey, clips: list[ClipState], checkpoint: 
         videos = count_of(len(cut), "video")
         yield f"note: spans beyond the end of {videos} were left out, such as of {cut[0]!r}"
     if checkpoint is not None and checkpoint.examples_digest is not None:
-        now = training_set(project.recipe, clips)
+        now = stages.training_set(project.recipe, clips)
         if now.digest != checkpoint.examples_digest:
             yield (
                 f"note: the model was trained on {count_of(checkpoint.num_examples or 0, now.unit)}, and the training"
@@ -289,7 +288,7 @@ def train_only(project: Project, console: Console, *, force: bool = False) -> tu
         stages.read_captions(stage, renew_vectors=True)
         clips = clip_states(project, found)
         checkpoint = project.checkpoint()
-        now = training_set(project.recipe, clips).digest
+        now = stages.training_set(project.recipe, clips).digest
         if checkpoint is not None and not force and checkpoint.examples_digest in (now, None):
             return checkpoint, False
         return stages.train(stage, clips, anew=force), True

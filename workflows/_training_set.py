@@ -9,9 +9,7 @@ from typing import Any
 
 from .._vocabulary import digest_of
 from ..train import ClipDataset, NarratedDataset, NarratedVideo, Recipe, StoredWords, TrainingData
-from ._collection import in_split
-from ._examples import Example, StoredExamples, opened_store, read_examples, write_examples
-from ._survey import ClipState, joined_name
+from ._examples import Example, StoredExamples, joined_name, opened_store, read_examples, write_examples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +51,11 @@ class TrainingSet:
         return "narrated video" if self.narrations else "clip"
 
     @property
+    def is_silent(self) -> bool:
+        """Whether these are narrated videos in none of which anything is said."""
+        return bool(self.narrations) and not any(one.sentences for one in self.narrations)
+
+    @property
     def digest(self) -> str:
         """What identifies a training set: its clips and their features."""
         if self.narrations:
@@ -67,21 +70,6 @@ class TrainingSet:
             write_examples(path, self.examples)
 
 
-def training_set(recipe: Recipe, clips: Iterable[ClipState]) -> TrainingSet:
-    """What the training split holds: clips that have two modalities to bring together, or narrated videos.
-
-    The captions of a narrated video's spans are its sentences; those without a known word are left out.
-    """
-    mine = [state for state in clips if in_split(state.clip.split, "train")]
-    if recipe.narration:
-        by_video: dict[str, list[ClipState]] = {}
-        for state in mine:
-            by_video.setdefault(state.clip.video, []).append(state)
-        return TrainingSet(narrations=tuple(_narration(video, states) for video, states in by_video.items()))
-    examples = (example_of(state) for state in mine)
-    return TrainingSet(examples=tuple(one for one in examples if _num_modalities(one) >= 2))
-
-
 def training_data(recipe: Recipe, store: str, path: Path, *, limits: Mapping[str, int]) -> TrainingData:
     """The data that a file of `TrainingSet.write` lists, as the training loop reads it."""
     if recipe.narration:
@@ -89,38 +77,8 @@ def training_data(recipe: Recipe, store: str, path: Path, *, limits: Mapping[str
     return ClipDataset(StoredExamples(store, read_examples(path)), **dict(limits), training=True, seed=recipe.seed)
 
 
-def example_of(state: ClipState) -> Example:
-    """A clip as training and embedding read it."""
-    return Example(
-        clip=state.inputs.clip,
-        start_seconds=state.inputs.start_seconds,
-        end_seconds=state.inputs.end_seconds,
-        video=state.inputs.video,
-        audio=state.inputs.audio,
-        texts=state.text_fingerprints,
-        more=state.inputs.more,
-    )
-
-
-def _num_modalities(one: Example) -> int:
-    return sum((bool(one.video), one.audio is not None, bool(one.texts), *map(bool, one.more.values())))
-
-
 def _identity(one: Example) -> list[Any]:
     return [one.clip, joined_name(one.video), one.audio, list(one.texts), *([dict(one.more)] if one.more else [])]
-
-
-def _narration(video: str, states: list[ClipState]) -> Narration:
-    said = sorted((one for one in states if one.text_fingerprints), key=lambda one: one.clip.start_seconds)
-    return Narration(
-        video=video,
-        streams=next((one.inputs.video for one in states if one.inputs.video), ()),
-        audio=next((one.inputs.audio for one in states if one.inputs.audio), None),
-        starts=tuple(one.clip.start_seconds for one in said),
-        ends=tuple(one.clip.end_seconds for one in said),
-        sentences=tuple(one.clip.captions[0] for one in said),
-        texts=tuple(one.text_fingerprints[0] for one in said),
-    )
 
 
 def _write_narrations(path: Path, narrations: Iterable[Narration]) -> None:

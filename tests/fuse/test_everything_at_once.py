@@ -100,6 +100,15 @@ class TestAudioPadding:
         fixed = create_model("test_everything_at_once", audio_padding="published", pad_audio_to=64).eval()
         torch.testing.assert_close(fixed.encode(audio=padded), fixed.encode(audio=audio), atol=1e-6, rtol=1e-5)
 
+    def test_published_frames_are_shared_out_evenly(self) -> None:
+        """6 frames are 2 tokens of 3, as in the authors' `extract_audio_tokens`, and not of 4 and 2."""
+        frames = Tokens(torch.randn(2, 6, 40), torch.arange(6) < torch.tensor([[3], [4]]))
+        masks = {
+            padding: tiny(audio_padding=padding).tokens({"audio": frames})[0]["audio"].mask.tolist()
+            for padding in ("published", "silenced")
+        }
+        assert masks == {"published": [[True, False], [True, True]], "silenced": [[True, False], [True, False]]}
+
     @pytest.mark.parametrize("num_frames", [1, 3, 4, 5, 127])
     def test_any_length_has_its_tokens(self, make_batch, num_frames) -> None:
         model = tiny()
@@ -130,6 +139,21 @@ class TestVariants:
         assert model.loss(batch)[1].keys() == {"text|video", "text|audio", "video|audio"}
         both = {"video": batch["video"], "audio": batch["audio"]}
         assert torch.equal(model.encode(**both), model.encode(**both, fusion="late"))
+
+    def test_without_fused_pairs_they_are_joint_when_asked_for(self, make_batch) -> None:
+        batch, both = make_batch(), ("video", "audio")
+        pairwise, fused = tiny(fused_pairs=False), tiny()
+        pairwise.load_state_dict(fused.state_dict())
+        for ask in (
+            lambda model: model.embeddings(batch, fusion="joint").vectors["video+audio"],
+            lambda model: model.encode(**{name: batch[name] for name in both}, fusion="joint"),
+        ):
+            assert torch.equal(ask(pairwise), ask(fused))
+
+    def test_transformers_of_one_modality_each_are_late_when_asked_to_fuse(self, make_batch) -> None:
+        model, batch = tiny(transformer="per_modality", fused_pairs=False), make_batch()
+        joint, late = (model.embeddings(batch, fusion=how).vectors["video+audio"] for how in ("joint", "late"))
+        assert torch.equal(joint, late)
 
     def test_text_and_video_alone(self, make_batch) -> None:
         model, batch = tiny(modalities=["text", "video"]), make_batch()

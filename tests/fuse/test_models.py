@@ -123,6 +123,7 @@ class TestEncode:
             (lambda batch: {"video": Tokens(batch["video"].values, batch["video"].mask[:, :2])}, "mask of video"),
             (lambda batch: {"video": Tokens(batch["video"].values[0], batch["video"].mask[0])}, "video has shape"),
             (lambda batch: {**batch, "video": Tokens(*(part[:2] for part in batch["video"]))}, "same number of sam"),
+            (lambda batch: {"video": Tokens(batch["video"].values.long(), batch["video"].mask)}, "floating-point"),
         ],
     )
     def test_wrong_input_is_explained(self, model, batch, spoil, message) -> None:
@@ -209,6 +210,14 @@ class TestLoss:
         loss, _ = model.loss({name: Tokens(values[:1], mask[:1]) for name, (values, mask) in batch.items()})
         assert loss.isfinite()
 
+    def test_no_sample_at_all_is_a_loss_of_zero(self, model, batch) -> None:
+        nobody = {name: Tokens(tokens.values[:0], tokens.mask[:0]) for name, tokens in batch.items()}
+        loss, terms = model.train().loss(nobody)
+        loss.backward()
+        assert (loss.item(), terms) == (0.0, {})
+        assert all(weight.isfinite().all() for weight in model.state_dict().values())
+        assert model.eval().encode(**nobody).shape == (0, model.dim)
+
 
 class TestWeights:
     def test_official_weights_go_round(self, model, batch) -> None:
@@ -219,7 +228,7 @@ class TestWeights:
         assert loaded.state_dict().keys() == model.state_dict().keys()
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
 
-    @pytest.mark.parametrize("problem", ["missing", "unexpected", "wrong shape", "not finite"])
+    @pytest.mark.parametrize("problem", ["missing", "unexpected", "wrong shape", "not finite", "sparse or complex"])
     def test_weights_that_do_not_fit_are_listed_and_change_nothing(self, model, problem) -> None:
         weights = {name: value + 1 for name, value in model.state_dict().items()}
         name = sorted(weights)[-1]
@@ -230,6 +239,8 @@ class TestWeights:
             weights[name] = torch.zeros(1)
         elif problem == "wrong shape":
             weights[name] = torch.zeros(3, 3, 3)
+        elif problem == "sparse or complex":
+            weights[name] = weights[name] * 1j
         else:
             weights[name] = torch.full_like(weights[name], torch.nan)
         before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -240,6 +251,10 @@ class TestWeights:
     def test_what_is_no_tensor_is_named(self, model) -> None:
         with pytest.raises(InputError, match="'epoch' is int"):
             load_weights(model, {**model.state_dict(), "epoch": 3})
+
+    def test_names_may_be_anything(self, model) -> None:
+        with pytest.raises(InputError, match="unexpected: 7"):
+            model.from_official({**model.state_dict(), 7: torch.zeros(1)})
 
     def test_only_the_first_five_are_listed(self, model) -> None:
         with pytest.raises(InputError, match=r"missing: ([^,;]+, ){4}[^,;]+ and \d+ more$"):

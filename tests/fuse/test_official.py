@@ -252,6 +252,14 @@ class TestNames:
             ({**described(), "loss": {"type": "CombinatorialLoss", "args": {"tva_weight": 1}}}, "no key 'tva_weight'"),
             (described("TransformerPerModalityModel", **POSITIONS), "never adds its positional embeddings"),
             ({"n_gpu": 4, "data_loader": {}}, "also needs"),
+            ({"arch": 5}, "arch of the authors' configuration is 5"),
+            ({"arch": {"type": ["EverythingAtOnceModel"]}}, r"arch.type is .*; this model takes"),
+            ({"arch": {"type": "EverythingAtOnceModel", "args": [1]}}, "arch.args of the authors' configuration"),
+            ({**described(), "loss": {"type": "CombinatorialLoss", "args": 1}}, "loss.args of the authors'"),
+            ({**MAIN, "fusion_params": "deep"}, "fusion_params of the authors' configuration is 'deep'"),
+            ({**MAIN, "projection": ["gated"]}, "projection is .*; it must be one of"),
+            ({**MAIN, "fusion_params": {"num_heads": 0}}, "heads is 0; it must be above 0"),
+            ({**MAIN, "fusion_params": {"depth": -1}}, "depth is -1; it must be 0 or more"),
         ],
     )
     def test_a_configuration_that_is_not_theirs_is_refused(self, config, message) -> None:
@@ -302,3 +310,7 @@ class TestCheckpoints:
     def test_a_checkpoint_without_weights_is_refused(self) -> None:
         with pytest.raises(InputError, match="state_dict is of type list"):
             create_model("test_everything_at_once").from_official({"state_dict": []})
+
+    def test_a_checkpoint_whose_configuration_is_none_is_refused(self) -> None:
+        with pytest.raises(InputError, match="config is of type list"):
+            create_model("test_everything_at_once").from_official({"state_dict": {}, "config": []})

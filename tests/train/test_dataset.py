@@ -48,6 +48,14 @@ class TestPreparation:
     def test_a_row_of_zeros_stays_finite(self) -> None:
         assert unit_rows(np.zeros((2, 3), np.float16)).tolist() == [[0, 0, 0], [0, 0, 0]]
 
+    @pytest.mark.parametrize("name", ["video", "audio", "text", "speech"])
+    @pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (0,)])
+    def test_what_is_no_table_of_rows_is_refused(self, name, shape) -> None:
+        rows = np.zeros(shape, np.float32)
+        changed = {"text": {"text": [rows]}, "speech": {"more": {"speech": rows}}}.get(name, {name: rows})
+        with pytest.raises(InputError, match=rf"{name} has shape .*\(rows, width\)"):
+            ClipDataset([clip() | changed])[0]
+
 
 class TestCaptions:
     def draws(self, dataset: ClipDataset, epoch: int) -> list[int]:

@@ -163,6 +163,24 @@ class TestOrder:
         assert [len(batch) for batch in batches_of_epoch(range(7), batch_size=10)] == [7]
 
 
+@pytest.mark.parametrize(
+    ("narration", "message"),
+    [
+        ({"clips": 3}, "narration has no option 'clips': .*clips_per_video"),
+        ({"max_words": 3}, "narration has no option 'max_words'"),
+        ({"clips_per_video": 0}, "clips_per_video of narration is 0; it must be a whole number above 0"),
+        ({"clips_per_video": "x"}, "clips_per_video of narration is 'x'"),
+        ({"clips_per_video": True}, "clips_per_video of narration is True"),
+        ({"min_seconds": -1}, "min_seconds of narration is -1; it must be a number of seconds above 0"),
+        ({"min_seconds": float("inf")}, "min_seconds of narration is inf"),
+        ({"audio_shift": "l"}, "audio_shift of narration is 'l'; it must be one of none, later, random"),
+    ],
+)
+def test_options_of_narration_are_checked_before_anything_runs(narration: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        get_recipe("everything_at_once_tiny", narration=narration)
+
+
 class TestLearningRate:
     def test_exponential_falls_after_every_epoch(self) -> None:
         recipe = get_recipe("everything_at_once")

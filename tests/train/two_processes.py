@@ -1,6 +1,6 @@
 """Trainings on two processes, for test_distributed.py: ``python two_processes.py FOLDER JOBS.pkl``.
 
-JOBS.pkl holds jobs by name: samples, recipe, model options and, for one that is to be killed, `kill_at`, the step
+JOBS.pkl holds jobs by name: samples, recipe, model, its options and, for one that is to be killed, `kill_at`, the step
 after which the first process kills itself. The script forks two processes that talk over loopback and run every job,
 each of them in FOLDER/<name>; after one that was killed it forks two others, and runs that job again. Under `accelerate
 launch`, which starts the processes, each runs every job. What a process ended with goes to
@@ -41,7 +41,7 @@ def train(folder: Path, job: dict[str, Any]):
         return {}
 
     result = fit(
-        create_model("test_everything_at_once", **job.get("model", {})),
+        create_model(job.get("name", "test_everything_at_once"), **job.get("model", {})),
         ClipDataset(job["samples"], training=True, seed=5),
         recipe=get_recipe("everything_at_once_tiny", **job["recipe"]),
         folder=folder,

@@ -111,7 +111,8 @@ def test_a_combination_joins_modalities_in_their_order(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "smell", "audio+video", "video+video", "video+", "speech+video"])
 def test_what_is_no_combination_is_refused_and_told(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"store\.combinations.*join different ones of text, video, audio by \+"):
+    told = r"^configuration: store\.combinations: .* join different ones of text, video, audio by \+, in this order$"
+    with pytest.raises(ConfigError, match=told):
         parse_config({**GOOD, "store": {"combinations": [name]}})
 
 

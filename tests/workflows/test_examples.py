@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from frameloom import InputError
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality
 from frameloom.fuse import create_model
-from frameloom.store import FeatureStore, Sample
+from frameloom.store import FeatureStore, Sample, alone, compact_features, writer_lock
 from frameloom.train import ClipDataset, fit, get_recipe
 from frameloom.workflows._examples import Example, StoredExamples, read_examples, write_examples
 
@@ -128,3 +129,30 @@ def test_what_was_stored_after_the_store_was_opened_is_found(clips) -> None:
     store.write_shard("video", [made], spec=spec("video", Modality.VIDEO, 24))
     clip = Example(clip="c", start_seconds=0.0, end_seconds=4.0, video=("video-late",))
     assert len(StoredExamples(other, [clip])[0]["video"][0]) == 4
+
+
+@pytest.mark.parametrize("is_planned", [False, True])
+def test_shards_that_were_merged_after_the_store_was_opened_are_found_again(clips, is_planned: bool) -> None:
+    store, examples = clips
+    reader = FeatureStore(store.root)
+    assert len(reader) > 0
+    found = StoredExamples(reader, examples) if is_planned else None
+    with writer_lock(store.root), alone(store.root):
+        compact_features(FeatureStore(store.root))
+    assert len(FeatureStore(store.root).shards()) < len(reader.shards())
+    late = found or StoredExamples(reader, examples)
+    for index, example in enumerate(examples):
+        clip = late[index]
+        number = int(example.video[0].removeprefix("video-"))
+        rows = {name: feature(name, number, 4 + number % 3, dim).values for name, dim in (("video", 24), ("text", 12))}
+        np.testing.assert_array_equal(clip["video"][0], rows["video"][1:4])
+        np.testing.assert_array_equal(clip["text"][0], rows["text"])
+
+
+def test_a_text_that_is_not_stored_is_no_empty_text(clips) -> None:
+    store, _ = clips
+    clip = Example(clip="c", start_seconds=0.0, end_seconds=4.0, video=("video-0",), texts=("text-0", "text-nowhere"))
+    texts = StoredExamples(store, [clip])[0]["text"]
+    assert len(texts[0])
+    with pytest.raises(InputError, match="no feature text-nowhere"):
+        texts[1]

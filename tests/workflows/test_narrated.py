@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+from frameloom import InputError
 from frameloom.train import NarratedDataset, read_checkpoint
 from frameloom.workflows._project import Project
+from frameloom.workflows._stages import training_set
 from frameloom.workflows._survey import clip_states, survey
-from frameloom.workflows._training_set import training_data, training_set
+from frameloom.workflows._training_set import training_data
 
 from .conftest import make_clip, run_sync, write_config
 
@@ -74,3 +77,13 @@ def test_another_sentence_is_another_training_set(tmp_path: Path) -> None:
     assert before is not None
     assert now.digest != before.examples_digest
     assert "a blue one now" in now.narrations[2].sentences
+
+
+def test_videos_in_which_nothing_is_said_are_refused(tmp_path: Path) -> None:
+    make_narrated(tmp_path)
+    write_project(tmp_path)
+    path = tmp_path / "captions.jsonl"
+    rows = [{**json.loads(line), "captions": []} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="nothing is said in any of 6 narrated videos"):
+        run_sync(tmp_path)

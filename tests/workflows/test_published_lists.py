@@ -148,11 +148,28 @@ def test_sentences_without_words_or_length_are_left_out_and_counted(tmp_path: Pa
         ("howto100m", "a.json", {"abc": {"start": [1], "end": [2], "text": "x"}}, "'abc': text must be a list"),
         ("howto100m", "a.json", {"abc": {"start": [1], "end": [2], "text": []}}, r"text have \[1, 1, 0\] values"),
         ("howto100m", "a.json", [1], "an object was expected, found a list"),
+        (
+            "howto100m",
+            "a.json",
+            {"abc": {"start": [1], "end": [2], "text": ["x\ud800"]}},
+            r"'abc.mp4': 'x.+ud800' holds a character",
+        ),
+        (
+            "msrvtt",
+            "a.csv",
+            "video_id,sentence\nvideo0,a\0b\n",
+            "'video0.mp4': 'a.x00b' holds a character that is none",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_list_is_named(tmp_path: Path, kind: str, name: str, content: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         converted(tmp_path, kind, name, content)
+
+
+def test_a_narration_whose_text_is_missing_is_no_sentence(tmp_path: Path) -> None:
+    narration = {"abc": {"start": [0, 1, 2], "end": [1, 2, 3], "text": ["stir", float("nan"), None]}}
+    assert converted(tmp_path, "howto100m", "a.json", narration) == [row("abc.mp4", "stir", "train", 0, 1)]
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from frameloom.fuse._objectives import (
     combinatorial_loss,
     cosine_similarities,
     margin_softmax,
+    margin_softmax_loss,
     norm_softmax,
     norm_softmax_loss,
 )
@@ -61,8 +62,8 @@ def model(case: Case, **told_apart: object) -> Outputs:
     assert isinstance(built, EverythingAtOnce)
     batch = {name: tokens for name, tokens in batch_of(tensors(case)).items() if name in built.modalities}
     with torch.no_grad():
-        vectors, nonempty = built.eval().embeddings(batch)
-        wants_late = any("+" in name for name in case.outputs)
+        wants_late = any("+" in name for name in case.outputs)  # force_cross_modal, which forces joint pairs as well
+        vectors, nonempty = built.eval().embeddings(batch, fusion="joint" if wants_late else None)
         late = built.embeddings(batch, fusion="late").vectors if wants_late else {}
     outputs = {f"{name}_nonempty_input_mask": present.float() for name, present in nonempty.items()}
     # The TV-only class still reports which clips have audio.
@@ -188,12 +189,17 @@ def combinatorial(case: Case) -> Outputs:
         "a_tv": ("audio", "text+video"),
     }
     weights = {pair: float(config[f"{name}_weight"]) for name, pair in pairs.items()}
-    contrast = partial(norm_softmax_loss, temperature=config["temperature"])
+    contrast = {
+        "NormSoftmax": partial(norm_softmax_loss, temperature=config["temperature"]),
+        "MMS": margin_softmax_loss,
+    }[config["contrastive_loss"]]
     loss, terms = combinatorial_loss(vectors, nonempty, weights=weights, contrast=contrast)
     loss.backward()
     outputs = {"loss": loss, "info_Retrieval": loss}
-    outputs |= {f"info_{name}": terms["|".join(pair)] for name, pair in pairs.items()}
-    outputs |= {f"grad_{short}_embed": vectors[name].grad for name, short in SHORT.items()}
+    # Terms of no weight are left out, and give their embeddings no gradient.
+    outputs |= {f"info_{name}": terms[key] for name, pair in pairs.items() if (key := "|".join(pair)) in terms}
+    grads = {short: vectors[name].grad for name, short in SHORT.items()}
+    outputs |= {f"grad_{short}_embed": grad for short, grad in grads.items() if grad is not None}
     return arrays(outputs)
 
 
