@@ -122,12 +122,12 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 
 def _in_turns(repeats: int, *works: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> list[float]:
-    """The median seconds of each work."""
+    """The median seconds of each work. Every round has an order of its own: who reads after whom may decide."""
     found: list[list[float]] = [[] for _ in works]
-    for _ in range(repeats):
-        for seconds, work in zip(found, works, strict=True):
+    for turn in range(repeats):
+        for number in random.Random(turn).sample(range(len(works)), len(works)):
             before()
-            seconds.append(_seconds(work))
+            found[number].append(_seconds(works[number]))
     return [statistics.median(seconds) for seconds in found]
 
 
