@@ -25,7 +25,7 @@ class ClipSample(TypedDict):
     Attributes:
         video: (N, D) feature rows as stored, a list of such streams that are to be joined (`join_streams`), or None.
         audio: (T, mel bands) log-mel frames, or None.
-        text: for every caption its word vectors (W, D); an empty list for a clip without captions.
+        text: for every caption its word vectors (W, D), of one word or more; an empty list for a clip without captions.
         more: rows (N, D) of further modalities by name, such as the word vectors of what is said; may be left out.
     """
 
@@ -78,7 +78,8 @@ class ClipDataset:
     """A map-style dataset over clips.
 
     In training every epoch draws one caption of each clip, by a generator seeded with (seed, epoch, index): the same
-    epoch gives the same captions in whatever order, process or run. Otherwise the first caption is taken.
+    epoch gives the same captions in whatever order, process or run. Otherwise the first caption is taken. A caption
+    that has no row raises InputError when it is read.
 
     Args:
         samples: the clips.
@@ -137,6 +138,8 @@ class ClipDataset:
     def _prepared(self, index: int, sample: ClipSample) -> PreparedClip:
         captions = sample["text"]
         chosen = captions[self._caption(index, num_captions=len(captions))] if len(captions) else None
+        if chosen is not None and chosen.ndim == 2 and not len(chosen):
+            raise InputError(f"text of {self.key(index)} is empty: give the vectors of a known word, or no caption")
         return self.prepare(text=chosen, video=sample["video"], audio=sample["audio"], more=sample.get("more", {}))
 
     def _caption(self, index: int, *, num_captions: int) -> int:
