@@ -35,6 +35,7 @@ from ._commit import (
     written_aside,
 )
 from ._copies import ABANDONED_SECONDS, Copies
+from ._pages import PageSums
 from ._remote import Bucket
 from ._shards import OpenShard, ShardGoneError, ShardReader
 
@@ -135,7 +136,7 @@ class Place(Protocol):
         """Remove the copy. Returns whether there is an original that it can be fetched from again."""
         ...
 
-    def reader(self, check: Callable[[Path], None]) -> ShardReader:
+    def reader(self, check: Callable[[Path], PageSums | None]) -> ShardReader:
         """A reader of the store's shards by their paths."""
         ...
 
@@ -213,7 +214,7 @@ class LocalPlace:
     def forget(self, path: Path) -> bool:  # noqa: ARG002
         return False
 
-    def reader(self, check: Callable[[Path], None]) -> ShardReader:
+    def reader(self, check: Callable[[Path], PageSums | None]) -> ShardReader:
         return ShardReader(check)
 
 
@@ -326,7 +327,7 @@ class RemotePlace:
     def forget(self, path: Path) -> bool:
         return self._copies.forget(path)
 
-    def reader(self, check: Callable[[Path], None]) -> ShardReader:
+    def reader(self, check: Callable[[Path], PageSums | None]) -> ShardReader:
         return _CopyReader(check, self)
 
     def _name(self, path: Path) -> str:
@@ -336,7 +337,7 @@ class RemotePlace:
 class _CopyReader(ShardReader):
     """Reads copies, which it fetches when they are not there and once more when they are not what was written."""
 
-    def __init__(self, check: Callable[[Path], None], place: RemotePlace) -> None:
+    def __init__(self, check: Callable[[Path], PageSums | None], place: RemotePlace) -> None:
         super().__init__(check)
         self._place = place
 

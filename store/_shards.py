@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from .._registry import Registry
 from .._vocabulary import FeatureArray, FeatureSpec, InputError, IntegrityError, Modality
+from ._pages import KeptSums, PageSums
 
 MAX_OPEN_FILES = 128
 _CHECKED_ROWS = 1 << 16
@@ -74,8 +75,13 @@ class ShardFormat(Protocol):
         """
         ...
 
-    def open(self, path: Path) -> OpenShard:
-        """Open a shard. What is not one raises ValueError, KeyError or OSError and does no harm."""
+    def open(self, path: Path, sums: PageSums | None = None) -> OpenShard:
+        """Open a shard. What is not one raises ValueError, KeyError or OSError and does no harm.
+
+        Args:
+            path: of the file.
+            sums: of its pages, when they are known: what is read is then compared with these.
+        """
         ...
 
 
@@ -200,12 +206,14 @@ class ShardReader:
 
     Args:
         check: called with a shard's path before this process first opens it, to refuse a file that is not what was
-            committed. No parser is ever shown a file that it did not write.
+            committed. No parser is ever shown a file that it did not write. It gives the sums of the file's pages, or
+            None, and then what is read is compared with the shard's own checksums.
     """
 
-    def __init__(self, check: Callable[[Path], None]) -> None:
+    def __init__(self, check: Callable[[Path], PageSums | None]) -> None:
         self._check = check
         self._checked: dict[Path, tuple[int, int, int]] = {}
+        self._sums = KeptSums()
         self._open: OrderedDict[Path, OpenShard] = OrderedDict()
         self._opening = threading.RLock()
         self._process = os.getpid()
@@ -256,18 +264,20 @@ class ShardReader:
         with self._opening:
             if path in self._open:
                 return self._open[path]
-            self._check_once(path)
+            sums = self._check_once(path)
             while len(self._open) >= MAX_OPEN_FILES:
                 self._open.popitem(last=False)
-            shard = self._open[path] = format_of(path).open(path)
+            shard = self._open[path] = format_of(path).open(path, sums)
             return shard
 
-    def _check_once(self, path: Path) -> None:
+    def _check_once(self, path: Path) -> PageSums | None:
+        """Check a file that has not been checked as it is now. Returns the sums of its pages while they are kept."""
         status = path.stat()
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         if self._checked.get(path) != stamp:
-            self._check(path)
+            self._sums.keep(path, self._check(path))
             self._checked[path] = stamp
+        return self._sums.get(path)
 
 
 class ShardGoneError(IntegrityError):

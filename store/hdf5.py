@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._vocabulary import FeatureSpec, canonical_json
+from ._pages import PageSums
 from ._rows import RowFile, Rows, RowShard, block_checksums
 from ._shards import FORMATS, OpenShard, Sample
 
@@ -53,13 +54,13 @@ class Hdf5Format:
         """Write the shard that holds these samples in this order into an empty file."""
         write_shard_file(target, samples, spec=spec)
 
-    def open(self, path: Path) -> OpenShard:
+    def open(self, path: Path, sums: PageSums | None = None) -> OpenShard:
         """Open a shard. HDF5 parses it, so it should be known to be ours before. What is not one raises ValueError.
 
         Refused are links, virtual and external data sets, types other than the layout's, and filters other than its
         checksum.
         """
-        return RowShard.open(path, _layout)
+        return RowShard.open(path, sums, _layout)
 
 
 FORMATS.add(Hdf5Format.name, Hdf5Format())

@@ -40,6 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._vocabulary import FeatureSpec, InputError, canonical_json
+from ._pages import PageSums
 from ._rows import BLOCK_BYTES, RowFile, Rows, RowShard, block_checksums
 from ._shards import FORMATS, OpenShard, Sample, sample_checksum
 
@@ -78,9 +79,9 @@ class WebdatasetFormat:
             _write_sample(target, sample)
         target.write(bytes(2 * _BLOCK))
 
-    def open(self, path: Path) -> OpenShard:
+    def open(self, path: Path, sums: PageSums | None = None) -> OpenShard:
         """Open a shard. What is not one raises ValueError; nothing but its headers is looked at."""
-        return RowShard.open(path, _layout)
+        return RowShard.open(path, sums, _layout)
 
 
 FORMATS.add(WebdatasetFormat.name, WebdatasetFormat())

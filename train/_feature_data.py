@@ -66,9 +66,9 @@ class FeatureDataset:
             clip out before training starts; "empty" gives no rows, which `collate_features` turns into an empty mask.
         narrow: what a span means that lies within a feature and yet holds the middle of none of its rows, because it is
             shorter than a row: "missing", or "nearest" for the row whose middle is nearest to the span's.
-        verify: "always" compares rows each time that they are read: with the shard's checksums the first time that a
-            process reads them, and later with the sum that they had then. "first" compares them that first time only,
-            and does not see what a disk loses later.
+        verify: "always" compares rows each time that they are read: with what the shard's bytes were when they were
+            hashed the first time that a process reads them, and later with the sum that they had then. "first" compares
+            them that first time only, and does not see what a disk loses later.
         draw: cuts each clip anew in every epoch, for random windows of long videos: it is given (epoch, clip's number,
             the clip's seconds [start, end)) and gives the seconds to read of it, the same for all features. It must be
             a pure function, and picklable for workers (`UniformWindow` is one). A feature without a row in the drawn

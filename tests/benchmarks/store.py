@@ -6,16 +6,17 @@ Everything is made here and removed afterwards (some 3 GB in DIR, by default the
 measured in one process and one thread. What is compared takes turns, and of each the median of the repeats counts.
 Unless it says "from disk", files are in the system's cache and have been read once by this process.
 
-How ours is checked: a shard's SHA-256 when it is first opened, a sample's checksums when it is first read, and from
-then on, with "always", the sum of its 64-bit words each time; with "first", nothing more. Windows are compared with
-the checksums of the blocks that they touch, each time. Theirs is not checked.
+How ours is checked: a shard's SHA-256 when it is first opened, the sums that the pages of a sample had then when it is
+first read, and from then on, with "always", the sum of its own 64-bit words each time; with "first", nothing more.
+Windows are compared with the sums of the pages that they touch, each time. Theirs is not checked.
 
     loader      what a training loop gets: padded batches of 64 in random order, of samples of (12, 4096) float16, from
                 `FeatureLoader`, against torch's `DataLoader` over one .npy for each video (np.load, torch.stack), the
                 same tensors from both; "one sample" is `FeatureStore.read` against np.load
-    windows     10 s out of long videos' two features of width 2048: `FeatureStore.read_span`, against loading both
-                whole .npy files and cutting. Loading whole files stands for the published data set of Everything at
-                Once, which does so for each video; it reads .npz and converts to float32 besides, which this does not
+    windows     10 s out of long videos' two features of width 2048: `FeatureStore.read_span`, and batches of 10 windows
+                of a video that a `FeatureDataset` draws anew in each epoch, against loading both whole .npy files and
+                cutting. Loading whole files stands for the published data set of Everything at Once, which does so for
+                each video; it reads .npz and converts to float32 besides, which this does not
     scan        all samples in their order, in bytes a second: one by one and as padded batches, against reading the
                 shards' files in pieces of 1 MB into the same buffer, which stays in the processor's cache, and against
                 reading each whole file into memory of its own (np.fromfile)
@@ -42,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, digest_of
 from frameloom.store import FeatureStore, Sample
 
@@ -51,6 +53,7 @@ MEASURES = ["loader", "windows", "scan", "opening", "webdataset"]
 
 def main() -> None:
     arguments = _arguments()
+    torch.set_num_threads(1)
     os.fsync = lambda descriptor: None  # what is made here need not survive a power cut
     results: dict[str, Any] = {"about": _about(arguments), "lines": []}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
@@ -249,10 +252,30 @@ def _windows_of(folder: Path, seconds: int, arguments: argparse.Namespace) -> It
                 np.load(folder / feature / f"{names[feature][video]}.npy")[start : start + 10].copy()
 
     opened = _seconds(ours)
-    mine, plain = _in_turns(arguments.repeats, ours, theirs)
+    drawn = _drawn_windows(store, names)
+    mine, anew, plain = _in_turns(arguments.repeats, ours, lambda: drawn(len(picks)), theirs)
     name, target = f"windows of {seconds // 60} minutes", ">= 20" if seconds >= 3600 else ""
     yield _line(name, len(picks) / mine, len(picks) / plain, "windows/s", target)
+    yield _line(f"{name}, drawn anew", len(picks) / anew, len(picks) / plain, "windows/s", target)
     yield _line(f"{name}, first, with hashes", len(picks) / opened, len(picks) / plain, "windows/s", "")
+
+
+def _drawn_windows(store: FeatureStore, names: dict[str, list[str]]) -> Callable[[int], None]:
+    """The function that reads so many windows of a training, 10 of each video in a batch, others in each epoch."""
+    from frameloom.train import FeatureClip, FeatureDataset, UniformWindow
+
+    videos = [dict(zip(names, prints, strict=True)) for prints in zip(*names.values(), strict=True)]
+    clips = [FeatureClip(key=str(number), fingerprints=videos[number // 10]) for number in range(10 * len(videos))]
+    dataset = FeatureDataset(store, clips, features=list(names), draw=UniformWindow(10.0))
+
+    def read(count: int) -> None:
+        for first in range(0, count, 10):
+            if not first % len(clips):
+                dataset.set_epoch(dataset.epoch + 1)
+            batch = dataset.read_batch(range(first % len(clips), first % len(clips) + 10)).tokens()
+            assert batch.keys() == names.keys()
+
+    return read
 
 
 def _scan(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -286,8 +309,10 @@ def _scan(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any
     }
     for work in ours.values():
         work()
-    for cached, before in (("", lambda: None), (", from disk", lambda: _drop_from_cache(shards))):
-        *mine, pieces, whole = _in_turns(arguments.repeats, *ours.values(), in_pieces, whole_files, before=before)
+    from_memory = ("", arguments.repeats, lambda: None)
+    from_disk = (", from disk", 3 * arguments.repeats, lambda: _drop_from_cache(shards))  # which is less steady
+    for cached, repeats, before in (from_memory, from_disk):
+        *mine, pieces, whole = _in_turns(repeats, *ours.values(), in_pieces, whole_files, before=before)
         for name, seconds in zip(ours, mine, strict=True):
             for against, plain in (("pieces", pieces), ("whole files", whole)):
                 target = ">= 0.7" if name != "one by one" else ""

@@ -520,7 +520,8 @@ class TestPaddedBatches:
 
     @settings(max_examples=40, deadline=None)
     @given(
-        indices=st.lists(st.integers(-NUM_VIDEOS, NUM_VIDEOS - 1), min_size=1, max_size=12),
+        indices=st.lists(st.integers(-NUM_VIDEOS, NUM_VIDEOS - 1), min_size=1, max_size=12)
+        | st.integers(0, NUM_VIDEOS - 8).map(lambda first: [*range(first, first + 8)]),
         end=st.sampled_from([np.inf, 8.0, 0.5]),
         verify=st.sampled_from(["always", "first"]),
         memory_bytes=st.sampled_from([0, 200, 10**6]),
@@ -628,6 +629,40 @@ class TestPaddedBatches:
         for dataset in (always, first):
             with pytest.raises(IntegrityError, match=shard.name):
                 dataset.read_batch([0])
+
+    def test_neighbours_in_the_file_and_in_the_batch_are_read_as_one(self, tmp_path, monkeypatch) -> None:
+        store, lengths, names = FeatureStore(tmp_path), [4, 4, 4, 3, 4, 4], list[str]()
+        values = [make_feature("video", number, length) for number, length in enumerate(lengths)]
+        for shard in (range(4), range(4, 6)):
+            samples = [
+                Sample(key="v", source_digest="0", fingerprint=f"video-{n}", feature=values[n]) for n in reversed(shard)
+            ]
+            names += [sample.fingerprint for sample in samples]
+            store.write_shard("video", samples, spec=make_spec("video"))
+        clips = [FeatureClip(key=name, fingerprints={"video": name}) for name in names]  # 3 2 1 0, 5 4
+        dataset, calls = FeatureDataset(store, clips, features=["video"]), list[list[tuple[int, int]]]()
+        read = store.read_rows_into
+
+        def counted(shard, spans, targets, **options):
+            calls.append(spans)
+            read(shard, spans, targets, **options)
+
+        monkeypatch.setattr(store, "read_rows_into", counted)
+        for indices, asked in [
+            ([0, 1, 2, 3, 4, 5], [[(0, 3), (3, 15)], [(0, 8)]]),  # a shorter one is padded, and ends a run
+            ([1, 2, 3], [[(3, 15)]]),
+            ([3, 2, 1], [[(3, 7), (7, 11), (11, 15)]]),
+            ([1, 3], [[(3, 7), (11, 15)]]),
+            ([1, 4, 2], [[(3, 7), (7, 11)], [(0, 4)]]),
+        ]:
+            for _ in range(2):  # verified, and known
+                calls.clear()
+                batch = dataset.read_batch(indices)
+                assert sorted(calls) == sorted(asked)
+                for place, index in enumerate(indices):
+                    expected = values[int(names[index].removeprefix("video-"))].values
+                    np.testing.assert_array_equal(batch.values["video"][place, : len(expected)], expected)
+                    assert not batch.values["video"][place, len(expected) :].any()
 
     def test_words_are_refused_that_are_not_known(self, dataset) -> None:
         sampler = dataset.batches(batch_size=4)
