@@ -7,7 +7,7 @@ and lancedb: each is loaded by the first call that needs it.
 from ._arrays_in import npy_bytes, npz_names, read_npy, read_npy_stream, read_npz
 from ._clip_rows import check_metadata_schema, metadata_of
 from ._commit import FAIL_POINT_VARIABLE, FailPointError, fail_point, make_folder, publish, publish_text
-from ._compact import Compaction, compact_features, plan_compaction, row_bytes, superseded
+from ._compact import Compaction, compact_features, num_small, plan_compaction, row_bytes, superseded
 from ._features import FeatureStore, Problem
 from ._filters import quoted
 from ._fingerprints import embedding_fingerprint, feature_fingerprint, file_digest
@@ -51,6 +51,7 @@ __all__ = [
     "npy_bytes",
     "npz_names",
     "num_shards",
+    "num_small",
     "plan_compaction",
     "publish",
     "publish_text",

@@ -129,6 +129,12 @@ def superseded(store: FeatureStore) -> tuple[int, int]:
     return len(entries), sum(map(row_bytes, entries))
 
 
+def num_small(store: FeatureStore) -> int:
+    """How many shards are less than half as large as a new one may be, and have others like them to be merged with."""
+    small = [shard for shard in store.shards() if 2 * shard.num_bytes < DEFAULT_SHARD_BYTES]
+    return sum(len(group) for group in _groups(small) if len(group) > 1)
+
+
 def row_bytes(entry: Entry) -> int:
     """Size of a sample's values and times."""
     return entry.num_rows * (entry.shard.dim * np.dtype(entry.shard.dtype).itemsize + _TIME_BYTES)

@@ -202,12 +202,12 @@ class Rows:
         run = bisect_right(self._starts, first) - 1
         if num_bytes and last <= self._starts[run + 1]:  # most samples lie in one run
             return [(run, (first - self._starts[run]) * size, target)]
-        parts, done = [], 0
-        while done < num_bytes:
-            begin = first * size + done - self._starts[run] * size
-            count = min(num_bytes - done, (self._starts[run + 1] - self._starts[run]) * size - begin)
-            parts.append((run, begin, target[done : done + count]))
-            run, done = run + 1, done + count
+        parts, starts, place, end, done = [], self._starts, first * size, last * size, 0
+        while place < end:
+            begin, stop = starts[run] * size, min(end, starts[run + 1] * size)
+            count = stop - place
+            parts.append((run, place - begin, target[done : done + count]))
+            run, place, done = run + 1, stop, done + count
         return parts
 
     def _read_plain(self, file: RowFile, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview]) -> None:

@@ -190,8 +190,9 @@ class FeatureDataset:
     def _checked(self, indices: Sequence[int]) -> NDArray[np.int64]:
         """Clips' numbers, counted from the front. Raises IndexError."""
         index = np.array(indices, np.int64)
-        index[index < 0] += len(self)
-        if ((index < 0) | (index >= len(self))).any():
+        if index.min(initial=0) < 0:
+            index[index < 0] += len(self)
+        if index.min(initial=0) < 0 or index.max(initial=-1) >= len(self):
             raise IndexError(f"clips {list(indices)} were asked for, of {len(self)}")
         return index
 

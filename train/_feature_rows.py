@@ -335,10 +335,8 @@ class Rows:
         """As `_sums_of`, of rows that are places of a batch."""
         if not self._has_words or not values.size:
             return self._sums_of(_Stretches.of(values, places, num_rows).pieces)
-        import torch
-
-        words = torch.from_numpy(values.reshape(len(values), -1).view(np.int64))
-        sums: NDArray[np.uint64] = words.sum(1).numpy().view(np.uint64)  # in two thirds of the time that NumPy takes
+        # Faster than `np.add.reduce`. torch is faster yet, but its threads hang in a process that was forked meanwhile.
+        sums: NDArray[np.uint64] = np.einsum("ij->i", values.reshape(len(values), -1).view(np.uint64))
         return sums[places]  # zeros add nothing
 
     def _sums_of(self, targets: Iterable[memoryview]) -> NDArray[np.uint64]:

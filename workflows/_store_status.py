@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from .._vocabulary import Outcome
-from ..store import quarantine_bytes, reader_lock, row_bytes, superseded
+from ..store import num_small, quarantine_bytes, reader_lock, row_bytes, superseded
 from ._console import count_of, readable_bytes
 from ._project import Project
 from ._survey import Survey, fingerprint_of, survey
 from ._tasks import text_digest
+
+MANY_SHARDS = 1000  # a store of as many opens noticeably later
 
 
 def num_bytes(folder: Path) -> int:
@@ -31,6 +33,7 @@ def store_status(project: Project) -> dict[str, Any]:
             "store": str(project.root),
             "bytes": project.store.num_bytes(),
             "shards": len(project.store.shards()),
+            "small_shards": num_small(project.store),
             "samples": len(project.store),
             "features": _features(project, found),
             "superseded": {"samples": num_superseded, "bytes": superseded_bytes},
@@ -102,6 +105,9 @@ def store_lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"  {one['feature']}: {covers}; {held}{failed}"
     yield f"  table: {found['table']['rows']} rows, {readable_bytes(found['table']['bytes'])}"
     yield f"  models: {readable_bytes(found['models_bytes'])}"
+    if found["small_shards"] >= MANY_SHARDS:
+        small = count_of(found["small_shards"], "small shard")
+        yield f"  {small}: `frameloom compact` merges them, and every command opens the store faster"
     gone = found["superseded"]
     if gone["samples"]:
         rows = readable_bytes(gone["bytes"])

@@ -43,7 +43,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, digest_of
 from frameloom.store import FeatureStore, Sample
 
@@ -53,7 +52,6 @@ MEASURES = ["loader", "windows", "scan", "opening", "webdataset"]
 
 def main() -> None:
     arguments = _arguments()
-    torch.set_num_threads(1)
     os.fsync = lambda descriptor: None  # what is made here need not survive a power cut
     results: dict[str, Any] = {"about": _about(arguments), "lines": []}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:

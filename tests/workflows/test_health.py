@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from frameloom.store import FeatureStore, reader_lock, writer_lock
+from frameloom.workflows import _store_status
 from frameloom.workflows._console import Console
 from frameloom.workflows._health import compact, repair, verify
 from frameloom.workflows._project import Project
@@ -229,6 +230,19 @@ def test_status_of_the_store_says_what_is_covered_failed_and_superseded(run: Any
     store.write_shard("test_resnet", [sample_of(old, store.read(old.fingerprint))], spec=spec_of(old.shard))
     assert store_status(project(synced))["superseded"]["samples"] == 1
     assert "superseded: 1 sample" in run("status", "--store").stdout
+
+
+def test_status_of_a_store_of_many_small_shards_says_what_helps(run: Any, synced: Path, monkeypatch) -> None:
+    make_clip(synced / "videos" / "new.mp4", colour="grey", pitch=None, seconds=1.5)
+    run_sync(synced)
+    found = one_document(run("status", "--store", "--json"))
+    assert found["small_shards"] >= 4  # two of each feature of the videos
+    assert "small" not in run("status", "--store").stdout
+    monkeypatch.setattr(_store_status, "MANY_SHARDS", 4)
+    assert f"{found['small_shards']} small shards: `frameloom compact`" in run("status", "--store").stdout
+    assert run("compact", "-q").exit_code == 0
+    assert one_document(run("status", "--store", "--json"))["small_shards"] == 0
+    assert "small" not in run("status", "--store").stdout
 
 
 @pytest.mark.parametrize("command", ["verify", "repair", "compact"])
