@@ -13,7 +13,7 @@ from ._filters import quoted
 from ._fingerprints import embedding_fingerprint, feature_fingerprint, file_digest
 from ._health import Finding, Kind, Repaired, num_shards, quarantine_bytes, repair_features, verify_features
 from ._ledger import Ledger
-from ._lock import alone, reader_lock, writer_lock
+from ._lock import ReaderHold, alone, reader_lock, writer_lock
 from ._salvage import Identity
 from ._shards import Sample, ShardGoneError, sample_checksum
 from ._sidecar import Entry, ShardInfo, code_version
@@ -34,6 +34,7 @@ __all__ = [
     "Kind",
     "Ledger",
     "Problem",
+    "ReaderHold",
     "Repaired",
     "Sample",
     "ShardGoneError",

@@ -290,8 +290,8 @@ class FeatureStore:
     def read_span(self, fingerprint: str, start_seconds: float, end_seconds: float) -> FeatureArray:
         """The rows whose interval's middle lies in ``[start_seconds, end_seconds)``.
 
-        A span that no row falls into gives no rows and the status ``too_short``. Chunks outside the span are not read;
-        those inside are checked by the shard's own checksums.
+        A span that no row falls into gives no rows and the status ``too_short``. What lies outside of the span is not
+        read; what lies inside is compared with what the shard was when it was hashed.
 
         Raises:
             InputError: the fingerprint is not in the store.
@@ -306,7 +306,7 @@ class FeatureStore:
             shard: `ShardInfo.path`.
             first: as `Entry.first_row` counts.
             last: the row after the last.
-            verify: whether the shard's own checksums are compared.
+            verify: whether they are compared with what the shard was when it was hashed.
 
         Raises:
             IntegrityError: the shard is gone, or not what was written.
@@ -322,8 +322,8 @@ class FeatureStore:
             shard: `ShardInfo.path`.
             spans: as `Entry.first_row` counts. In ascending order they are read fastest.
             targets: for each span the bytes of a writable array, contiguous in C order, that holds exactly these rows.
-            verify: whether the shard's own checksums are compared. Whoever compares the rows with what they were when
-                they were verified need not.
+            verify: whether they are compared with what the shard was when it was hashed. Whoever compares the rows
+                with what they were when they were verified need not.
 
         Raises:
             IntegrityError: the shard is gone, or not what was written, or has no such rows. Targets are then undefined.
@@ -354,8 +354,8 @@ class FeatureStore:
             return _no_rows(entry, entry.status, entry.message)
         path, last = entry.shard.path, entry.first_row + entry.num_rows
         starts, ends = self._reader.read_times(path, first=entry.first_row, last=last).T
-        twice = starts + ends  # the middles, without halving each; NumPy's mean of two columns takes ten times as long
-        inside = ((twice >= 2 * start_seconds) & (twice < 2 * end_seconds)).nonzero()[0]
+        twice = starts + ends  # the middles, without halving each
+        inside = ((twice >= 2.0 * float(start_seconds)) & (twice < 2.0 * float(end_seconds))).nonzero()[0]
         if not len(inside):
             span = f"[{start_seconds:.3f}, {end_seconds:.3f}) s"
             return _no_rows(entry, Status.TOO_SHORT, f"no row of {entry.feature} lies in {span}")

@@ -68,21 +68,41 @@ def _acquire(descriptor: int, root: Path) -> None:
 
 @contextmanager
 def reader_lock(root: Path) -> Iterator[None]:
-    """Keep every file of the store where it is for the length of a ``with`` block. Any number of readers may hold it.
+    """Keep every file of the store where it is for the length of a ``with`` block. See `ReaderHold`."""
+    hold = ReaderHold(root)
+    try:
+        yield
+    finally:
+        hold.release()
 
-    A store that is not there, or that this process may not write to, is read without a lock.
+
+class ReaderHold:
+    """Keeps every file of a store where it is for as long as this object lives. Any number of readers may have one.
+
+    A store that is not there, that this process may not write to, or whose file system knows no locks, is read without.
+    A child that was forked goes on holding what its parent held.
 
     Raises:
         LockedError: the store is being compacted (exit code 6); the message names the process that does it.
     """
-    descriptor = _open_readers(root)
-    try:
-        if descriptor is not None:
-            _acquire_shared(descriptor, root)
-        yield
-    finally:
+
+    def __init__(self, root: Path) -> None:
+        self._descriptor = _open_readers(root)
+        if self._descriptor is not None:
+            try:
+                _acquire_shared(self._descriptor, root)
+            except LockedError:
+                self.release()
+                raise
+
+    def release(self) -> None:
+        """Let the files be moved again."""
+        descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.release()
 
 
 def _open_readers(root: Path) -> int | None:
@@ -104,6 +124,8 @@ def _acquire_shared(descriptor: int, root: Path) -> None:
         raise LockedError(
             f"{_holders(descriptor)} is compacting {root}; wait until it has ended, and try again"
         ) from None
+    except OSError:  # locks are not known here, so nobody compacts under one either
+        return
 
 
 @contextmanager

@@ -5,9 +5,9 @@ A *run* is a stretch of the file that holds consecutive rows: a chunk of HDF5, a
 map ends the process. Threads need no lock for it, and a child may go on with the file that its parent opened.
 
 Whoever reads whole samples checks them against the sidecar. Parts of samples are checked here, each time that they are
-read: by the sums of the pages that they touch (`_pages`), and where these are not known, or say that something else on
-the page has changed, by the CRC-32 of the blocks that they touch. The format says how it comes by these: the first time
-that a run is touched it is asked for them, and it checks the run by what the file itself says.
+read: by the sums of the pages that they touch (`_pages`), and where these are not known, by the CRC-32 of the blocks
+that they touch. The format says how it comes by these: the first time that a run is touched it is asked for them, and
+it checks the run by what the file itself says.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ._pages import PAGE_BYTES, PageSums
 BLOCK_BYTES = 16 * 1024
 KEPT_TIMES_BYTES = 512 * 1024  # of eight hours at a row a second
 AHEAD_BYTES = 32 * 1024 * 1024
+_ADVISED_BYTES = 1024 * 1024  # of a single larger request, the system leaves out what is beyond its own limit
 _GAP_BYTES = 64  # between two chunks is a checksum, which is not worth a second call
 _AT_ONCE_BYTES = 2 * 1024 * 1024
 _AT_ONCE_PIECES = 1000  # the system takes 1,024
@@ -87,29 +88,36 @@ class RowFile:
         self.read_into(data, offset)
         return data.data
 
-    def read_checked(self, offset: int, num_bytes: int) -> memoryview | None:
-        """As `read`, when the pages that these bytes lie in have the sums that they had; None when that is not so.
+    @property
+    def has_sums(self) -> bool:
+        """Whether the sums of its pages are known."""
+        return self._sums is not None
 
-        None as well when no sums are known. Raises ValueError where the file ends before.
+    def read_checked(self, offset: int, num_bytes: int) -> memoryview:
+        """As `read`, by way of the whole pages that these bytes lie in.
+
+        Raises ValueError where the file ends before, or has no sums, or one of these pages is not what it was.
         """
-        if self._sums is None:
-            return None
         first, last = offset // PAGE_BYTES, -(-(offset + num_bytes) // PAGE_BYTES)
         begin, end = first * PAGE_BYTES, min(last * PAGE_BYTES, self.num_bytes)
         pages = np.empty((last - first) * PAGE_BYTES, np.uint8)
         self.read_into(pages[: end - begin], begin)
         pages[end - begin :] = 0
-        return pages.data[offset - begin : offset - begin + num_bytes] if self._sums.hold(first, pages) else None
+        if self._sums is None or not self._sums.hold(first, pages):
+            raise ValueError(f"the bytes at {begin:,} do not match their checksum")
+        return pages.data[offset - begin : offset - begin + num_bytes]
 
     def advise(self, offset: int) -> None:
         """Have the system fetch the `AHEAD_BYTES` from ``offset`` on, while the caller does something else.
 
-        Where their last byte is in memory, so are most likely the others: to have each looked for takes as long as to
-        copy a fifth of them.
+        Not where the first and the last byte are in memory, as the others are then most likely: to have each page
+        looked for takes as long as to copy a fifth of them.
         """
-        with suppress(OSError):  # it was only to be faster
-            if not self._is_cached(min(offset + AHEAD_BYTES, self.num_bytes) - 1):
-                os.posix_fadvise(self._descriptor, offset, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+        end = min(offset + AHEAD_BYTES, self.num_bytes)
+        if offset < end and not (self._is_cached(offset) and self._is_cached(end - 1)):
+            with suppress(OSError):  # it was only to be faster
+                for place in range(offset, end, _ADVISED_BYTES):
+                    os.posix_fadvise(self._descriptor, place, _ADVISED_BYTES, os.POSIX_FADV_WILLNEED)
 
     def _is_cached(self, offset: int) -> bool:
         """Whether the system has a byte in memory; False as well where it cannot say so."""
@@ -137,8 +145,8 @@ class Rows:
         starts: first row of each run in ascending order, none of them empty, and then the number of all rows.
         offsets: where each run begins in the file.
         learn: finds the CRC-32 of each block of a run, of which it is given the file, the offset and the number of
-            bytes. It is called when the run is first touched, and raises ValueError when the run is not what the file
-            itself says that it is.
+            bytes. It is called when the run of a file without sums is first touched, and raises ValueError when the
+            run is not what the file itself says that it is.
     """
 
     def __init__(
@@ -235,10 +243,9 @@ class Rows:
         return self._offsets[run] + (row - self._starts[run]) * self._row_bytes
 
     def _read_verified(self, file: RowFile, run: int, begin: int, target: memoryview) -> None:
-        """Rows of a run from its byte ``begin`` on, by way of the whole blocks that they lie in."""
-        rows = file.read_checked(self._offsets[run] + begin, len(target))
-        if rows is not None:
-            target[:] = rows
+        """Rows of a run from its byte ``begin`` on, by way of the whole pages or blocks that they lie in."""
+        if file.has_sums:
+            target[:] = file.read_checked(self._offsets[run] + begin, len(target))
             return
         run_bytes = (self._starts[run + 1] - self._starts[run]) * self._row_bytes
         checksums = self._checksums.get(run)

@@ -10,7 +10,6 @@ import io
 import os
 import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,13 +213,13 @@ class ShardReader:
         self._check = check
         self._checked: dict[Path, tuple[int, int, int]] = {}
         self._sums = KeptSums()
-        self._open: OrderedDict[Path, OpenShard] = OrderedDict()
+        self._open: dict[Path, OpenShard] = {}  # in the order in which they were opened
         self._opening = threading.RLock()
         self._process = os.getpid()
 
     def close(self) -> None:
         """Close every file, those that another thread reads at this moment as soon as it has done so."""
-        self._open.clear()
+        self._open = {}
 
     def read(
         self, path: Path, *, first: int, last: int, verify: bool = True
@@ -249,25 +248,20 @@ class ShardReader:
 
     def _shard(self, path: Path) -> OpenShard:
         """The open shard. Whoever holds it may read from it, even when it is forgotten here meanwhile."""
-        shard = self._open.get(path)
-        if shard is None:
-            return self._open_shard(path)
-        try:  # noqa: SIM105 - what is shorter takes longer, and this is done for every sample
-            self._open.move_to_end(path)
-        except KeyError:  # another thread has just forgotten it
-            pass
-        return shard
+        return self._open.get(path) or self._open_shard(path)
 
     def _open_shard(self, path: Path) -> OpenShard:
         if self._process != os.getpid():  # another thread of the parent may have held the lock when this was forked
             self._opening, self._process = threading.RLock(), os.getpid()
         with self._opening:
-            if path in self._open:
-                return self._open[path]
-            sums = self._check_once(path)
-            while len(self._open) >= MAX_OPEN_FILES:
-                self._open.popitem(last=False)
-            shard = self._open[path] = format_of(path).open(path, sums)
+            known = self._open.get(path)
+            if known is not None:
+                return known
+            shard = format_of(path).open(path, self._check_once(path))
+            shards = self._open  # another thread may close all of them meanwhile, and then these are not kept
+            while len(shards) >= MAX_OPEN_FILES:
+                shards.pop(next(iter(shards)))
+            shards[path] = shard
             return shard
 
     def _check_once(self, path: Path) -> PageSums | None:

@@ -1,9 +1,9 @@
 """Clips read from a feature store: any set of named features, cut to each clip's span.
 
 What is read is settled once, before training starts, from the sidecars and the rows' times: for each clip and feature a
-shard and its rows. These are plain arrays, 20 bytes for each feature of a clip, so that a worker is given no list of
-Python objects and parses no sidecar, and a clip costs one read of its own rows. Shards are opened by the process that
-reads them, after it has started.
+shard and its rows. These are plain arrays, 20 bytes for each feature of a clip (36 where long ones are cut anew), so
+that a worker is given no list of Python objects and parses no sidecar, and a clip costs one read of its own rows.
+Shards are opened by the process that reads them, after it has started.
 
 Legend: N clips, T rows of a clip, D width.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._vocabulary import InputError
-from ..store import FeatureStore
+from ..store import FeatureStore, ReaderHold
 from ._feature_batch import FeatureBatch
 from ._feature_plan import FeatureClip, NarrowPolicy, Plan, Spans, Texts
 from ._feature_rows import Allocate, Memory, Rows, Span, SpanDraw, VerifyPolicy
@@ -52,7 +52,8 @@ class FeatureDataset:
     """A map-style data set over clips in a feature store.
 
     It can be pickled and given to processes started in any way; each opens its own files. What is stored is looked up
-    once, when the data set is made: a shard that is removed later raises IntegrityError when it is read.
+    once, when the data set is made. For as long as it lives, no compaction on this machine moves what it is about to
+    read; a shard that is removed all the same raises IntegrityError when it is read.
 
     A clip's rows are those whose middle lies in its span, as `FeatureStore.read_span` gives them. A feature is missing
     where the clip names no fingerprint ("not_given"), the store does not hold it ("not_stored"), it has no rows (the
@@ -72,7 +73,7 @@ class FeatureDataset:
         draw: cuts each clip anew in every epoch, for random windows of long videos: it is given (epoch, clip's number,
             the clip's seconds [start, end)) and gives the seconds to read of it, the same for all features. It must be
             a pure function, and picklable for workers (`UniformWindow` is one). A feature without a row in the drawn
-            span has none in that sample, whatever the policy. Rows are then compared with the checksums each time.
+            span has none in that sample, whatever the policy. Rows are then verified by the store each time.
         memory_bytes: values kept in memory by each process once they are read, until so many bytes are kept.
 
     Attributes:
@@ -85,6 +86,7 @@ class FeatureDataset:
         InputError: a clip lacks a feature whose policy is "error"; a feature's rows differ in width or type, or are not
             in the order of time; a policy or name that is not known.
         IntegrityError: a shard is not what was written.
+        LockedError: the store is being compacted.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class FeatureDataset:
         _check_word("verify", verify, get_args(VerifyPolicy))
         clips = list(clips)
         self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
+        self._hold = ReaderHold(self.store.place.folder)
         plans = {name: Plan(self.store, name, clips, narrow=narrow, is_drawn=draw is not None) for name in features}
         self.num_given = len(clips)
         self.missing_counts = {name: plan.reasons for name, plan in plans.items()}
@@ -132,10 +135,11 @@ class FeatureDataset:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_rows"}
+        return {name: value for name, value in vars(self).items() if name not in ("_rows", "_hold")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._hold = ReaderHold(self.store.place.folder)
         self._begin()
 
     def summary(self) -> str:

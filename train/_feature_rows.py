@@ -112,7 +112,7 @@ class _Targets(Protocol):
 
 
 class _Arrays(NamedTuple):
-    """An array of its own for each clip, as bytes."""
+    """An array of its own for each clip, as bytes. None goes just behind another, so there is nothing to join."""
 
     pieces: list[memoryview]
 
@@ -300,6 +300,8 @@ class Rows:
         is_drawn: bool,
     ) -> None:
         """Read rows into their targets, in the order of the file, and check them; ``sums`` are of what was read."""
+        if not len(asked.clip):
+            return
         if is_drawn:
             self._read(asked, targets, verify=np.ones(len(asked.clip), bool))
             return
@@ -308,15 +310,13 @@ class Rows:
         if self._verify == "always":
             found = sums()
             changed = np.flatnonzero(known & (found != self._sums[asked.clip]))
-            if len(changed):  # the shard's own checksums decide, and say where the damage is
+            if len(changed):  # the store decides, and says where the damage is
                 self._read(asked.at(changed), targets.at(changed), verify=np.ones(len(changed), bool))
             self._sums[asked.clip[~known]] = found[~known]
         self._is_known[asked.clip] = True
 
     def _read(self, asked: _Asked, targets: _Targets, *, verify: NDArray[np.bool_]) -> None:
         """Clips that follow each other both in the file and in the batch are read as one."""
-        if not len(asked.clip):
-            return
         group = 2 * asked.shard + verify
         order = np.lexsort((asked.first, group))
         asked, targets, group = asked.at(order), targets.at(order), group[order]
@@ -326,14 +326,14 @@ class Rows:
         pieces, group = targets.joined(begins, ends), group[begins]
         for begin, end in zip(*(each.tolist() for each in _runs(group[1:] != group[:-1])), strict=True):
             number, is_verified = divmod(int(group[begin]), 2)
-            shard, run = self.spans.shards[number], slice(begin, end + 1)
-            self._store.read_rows_into(shard, spans[run], pieces[run], verify=bool(is_verified))
+            shard, own = self.spans.shards[number], slice(begin, end + 1)
+            self._store.read_rows_into(shard, spans[own], pieces[own], verify=bool(is_verified))
 
     def _sums_in(
         self, values: NDArray[Any], num_rows: NDArray[np.int64], places: NDArray[np.int64]
     ) -> NDArray[np.uint64]:
         """As `_sums_of`, of rows that are places of a batch."""
-        if not self._has_words or not values.size:
+        if not self._has_words:
             return self._sums_of(_Stretches.of(values, places, num_rows).pieces)
         # Faster than `np.add.reduce`. torch is faster yet, but its threads hang in a process that was forked meanwhile.
         sums: NDArray[np.uint64] = np.einsum("ij->i", values.reshape(len(values), -1).view(np.uint64))
@@ -352,9 +352,9 @@ def _bytes_of(rows: NDArray[Any]) -> memoryview:
     return rows.reshape(-1).view(np.uint8).data
 
 
-def _runs(begins_run: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _runs(is_break: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The first and the last of each run, of things of which it is said whether the second, third ... begins one."""
-    breaks = begins_run.nonzero()[0]
-    begins, ends = np.zeros(len(breaks) + 1, np.int64), np.full(len(breaks) + 1, len(begins_run))
+    breaks = is_break.nonzero()[0]
+    begins, ends = np.zeros(len(breaks) + 1, np.int64), np.full(len(breaks) + 1, len(is_break))
     begins[1:], ends[:-1] = breaks + 1, breaks
     return begins, ends

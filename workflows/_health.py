@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -306,7 +307,7 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
             table_bytes_after=None,
             dry_run=True,
         )
-    with writer_lock(project.root), alone(project.root):
+    with writer_lock(project.root), alone(project.root), _features_alone(project):
         wanted = _wanted(project) if drop_deleted else None  # not before: a sync may have added features meanwhile
         with console.progress("compact", len(project.store), "samples") as advance:
             plan = compact_features(project.store, wanted=wanted, advance=advance)
@@ -319,6 +320,13 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
         table_bytes_after=num_bytes(Path(project.table.uri)),
         dry_run=False,
     )
+
+
+def _features_alone(project: Project) -> AbstractContextManager[None]:
+    """Features that lie elsewhere have readers of their own: trainings that know nothing of the project."""
+    folder = project.store.place.folder
+    is_apart = folder.resolve() != project.root.resolve()
+    return alone(folder) if is_apart else nullcontext()
 
 
 def _compact_table(project: Project) -> None:

@@ -39,9 +39,7 @@ def test_the_hash_is_the_files_and_every_part_is_found_again(make, size) -> None
     for _ in range(20 if size else 0):
         offset = chance.randrange(size)
         count = chance.randrange(1, size - offset + 1)
-        found = file.read_checked(offset, count)
-        assert found is not None
-        assert bytes(found) == data[offset : offset + count]
+        assert bytes(file.read_checked(offset, count)) == data[offset : offset + count]
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
@@ -54,17 +52,40 @@ def test_every_flipped_bit_of_a_page_is_seen_in_it_and_in_no_other(make, size) -
         damaged[place] ^= 1 << chance.randrange(8)
         path.write_bytes(damaged)
         file, page = RowFile(path, sums), place // PAGE_BYTES
-        assert file.read_checked(place, 1) is None
+        with pytest.raises(ValueError, match=f"the bytes at {page * PAGE_BYTES:,} do not match their checksum"):
+            file.read_checked(place, 1)
         for other in {*range(-(-size // PAGE_BYTES))} - {page}:
-            assert file.read_checked(other * PAGE_BYTES, 1) is not None
+            assert len(file.read_checked(other * PAGE_BYTES, 1)) == 1
+
+
+def test_rows_that_change_places_are_seen(make) -> None:
+    """And so are zeros, bytes of another file, and the same bit of two words, but for the topmost bits."""
+    path, other = make(2 * PAGE_BYTES), make(2 * PAGE_BYTES, 1)
+    data, strange = np.fromfile(path, np.uint8), np.fromfile(other, np.uint8)
+    sums, chance = hash_with_sums(path)[1], random.Random(0)
+    for size in (8, 64, 512, 4096):
+        rows = data.reshape(-1, size)
+        for _ in range(20):
+            one, two = chance.sample(range(PAGE_BYTES // size), 2)
+            exchanged, zeros, replaced = rows.copy(), rows.copy(), rows.copy()
+            exchanged[[one, two]] = exchanged[[two, one]]
+            zeros[one], replaced[one] = 0, strange.reshape(-1, size)[one]
+            flipped = data.view(np.uint64).copy()
+            flipped[[one * size // 8, two * size // 8]] ^= np.uint64(1 << chance.randrange(40))
+            for changed in (exchanged, zeros, replaced, flipped):
+                path.write_bytes(changed.tobytes())
+                assert not sums.hold(0, np.fromfile(path, np.uint8))
+    assert sums.hold(0, data)
 
 
 def test_a_file_of_another_size_or_without_sums_is_not_compared(make) -> None:
     path = make(5000)
     sums = hash_with_sums(path)[1]
-    assert RowFile(path).read_checked(0, 10) is None
-    longer = make(5001)
-    assert RowFile(longer, sums).read_checked(0, 10) is None
+    assert RowFile(path, sums).has_sums
+    for file in (RowFile(path), RowFile(make(5001), sums)):
+        assert not file.has_sums
+        with pytest.raises(ValueError, match="checksum"):
+            file.read_checked(0, 10)
 
 
 def test_a_file_that_becomes_shorter_is_no_part_of_itself(make) -> None:
@@ -72,24 +93,9 @@ def test_a_file_that_becomes_shorter_is_no_part_of_itself(make) -> None:
     file = RowFile(path, hash_with_sums(path)[1])
     with path.open("r+b") as other:
         other.truncate(2 * PAGE_BYTES + 5)
-    assert file.read_checked(0, 2 * PAGE_BYTES) is not None
+    assert len(file.read_checked(0, 2 * PAGE_BYTES)) == 2 * PAGE_BYTES
     with pytest.raises(ValueError, match="it ends before"):
         file.read_checked(2 * PAGE_BYTES, 4)
-
-
-def test_a_system_that_gives_less_than_was_asked_for_is_asked_again(make, monkeypatch) -> None:
-    path = make(SIZES[-1])
-    expected = hash_with_sums(path)
-    fill = _pages._fill
-
-    class Slow:
-        def __init__(self, file) -> None:
-            self.readinto = lambda view: file.readinto(view[:5001])
-
-    monkeypatch.setattr(_pages, "_fill", lambda file, block: fill(Slow(file), block))
-    sha256, sums = hash_with_sums(path)
-    assert sha256 == expected[0]
-    np.testing.assert_array_equal(sums._sums, expected[1]._sums)
 
 
 def test_few_sums_are_kept(make, monkeypatch) -> None:
@@ -120,31 +126,33 @@ class TestShards:
         info, values = written
         if not is_kept:
             monkeypatch.setattr(_pages, "KEPT_BYTES", 0)
-        store, asked = FeatureStore(info.path.parents[1]), list[bool]()
+        store, asked = FeatureStore(info.path.parents[1]), list[tuple[int, ...]]()
         check = RowFile.read_checked
-
-        def seen(self, *place):
-            found = check(self, *place)
-            asked.append(found is not None)
-            return found
-
-        monkeypatch.setattr(RowFile, "read_checked", seen)
+        monkeypatch.setattr(RowFile, "read_checked", lambda self, *place: asked.append(place) or check(self, *place))
         for first, last in [(0, 10), (3990, 4000), (1000, 3000)]:
             np.testing.assert_array_equal(store.read_span("b", first, last).values, values[first:last])
-        assert asked
-        assert all(found == is_kept for found in asked)
+        assert bool(asked) == is_kept
 
-    def test_damage_beside_the_rows_that_are_wanted_is_no_damage_to_them(self, written) -> None:
-        """Another sample's rows may share the page, or the page may hold what is not rows."""
+    @pytest.mark.parametrize("is_kept", [True, False])
+    def test_damage_while_a_shard_is_open_is_found_and_other_pages_are_read(
+        self, written, is_kept, monkeypatch
+    ) -> None:
         info, values = written
+        if not is_kept:
+            monkeypatch.setattr(_pages, "KEPT_BYTES", 0)
         store = FeatureStore(info.path.parents[1])
-        store.read_span("a", 0, 10)  # the shard is open
+        for first in range(0, 4000, 500):
+            store.read_span("b", first, first + 500)  # the shard is open, and all of it was right
         data = bytearray(info.path.read_bytes())
-        place = data.index(values[:100].tobytes(), data.index(values[:100].tobytes()) + 1)
-        data[place] ^= 4  # the first row of "b"
+        first_row = data.index(values[:100].tobytes(), data.index(values[:100].tobytes()) + 1)  # of "b"
+        damaged = bytearray(data)
+        damaged[first_row + 1] ^= 4
         with info.path.open("r+b") as file:
-            file.write(data)
+            file.write(damaged)
         np.testing.assert_array_equal(store.read_span("a", 0, 100).values, values[:100])
         np.testing.assert_array_equal(store.read_span("b", 3000, 4000).values, values[3000:])
         with pytest.raises(IntegrityError, match=f"{info.path.stem}.*checksum"):
             store.read_span("b", 0, 1)
+        with info.path.open("r+b") as file:  # it was the memory that lied, and not the disk
+            file.write(data)
+        np.testing.assert_array_equal(store.read_span("b", 0, 100).values, values[:100])

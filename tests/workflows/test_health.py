@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from frameloom.store import FeatureStore, reader_lock, writer_lock
+from frameloom import LockedError
+from frameloom.store import FeatureStore, alone, reader_lock, writer_lock
+from frameloom.train import FeatureClip, FeatureDataset
 from frameloom.workflows import _store_status
 from frameloom.workflows._console import Console
 from frameloom.workflows._health import compact, repair, verify
@@ -17,7 +21,7 @@ from frameloom.workflows._store_status import store_status
 from frameloom.workflows.cli import app
 from typer.testing import CliRunner, Result
 
-from .conftest import make_clip, run_sync
+from .conftest import make_clip, run_sync, write_config
 
 QUIET = Console(quiet=True)
 VIDEO = "videos/red & low.v1.mp4"
@@ -210,6 +214,31 @@ def test_compact_waits_for_nobody(run: Any, synced: Path) -> None:
         assert run("compact", "-q").exit_code == 6
         assert run("repair", "-q").exit_code == 6
         assert run("repair", "--dry-run", "-q").exit_code == 0
+
+
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_compact_moves_nothing_under_a_training(run: Any, synced: Path, tmp_path: Path, is_apart: bool) -> None:
+    if is_apart:
+        write_config(synced, store={"features": str(tmp_path / "features")})
+        run_sync(synced)
+    make_clip(synced / "videos" / "new.mp4", colour="grey", pitch=None, seconds=1.5)
+    run_sync(synced)  # adds shards that can be merged
+    store = FeatureStore(project(synced).store.root)
+    assert (Path(store.root) != synced / ".frameloom") == is_apart
+    clips = [FeatureClip(key=one.key, fingerprints={"f": one.fingerprint}) for one in store.entries("test_resnet")]
+    dataset = FeatureDataset(store, clips, features=["f"])
+    result = run("compact", "-q")
+    assert result.exit_code == 6
+    assert f"process {os.getpid()} " in result.stderr
+    assert "is reading" in result.stderr
+    copy = pickle.loads(pickle.dumps(dataset))
+    del dataset
+    assert run("compact", "-q").exit_code == 6
+    assert len(copy.read_batch(range(len(clips)))) == len(clips)
+    del copy
+    assert run("compact", "-q").exit_code == 0
+    with alone(Path(store.root)), pytest.raises(LockedError, match="is compacting"):
+        FeatureDataset(store, clips, features=["f"])
 
 
 def test_status_of_the_store_says_what_is_covered_failed_and_superseded(run: Any, synced: Path) -> None:
