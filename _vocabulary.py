@@ -146,6 +146,11 @@ class WeightsSource:
             raise ValueError(f"the sha256 of {self.tag!r} needs 8 to 64 small hexadecimal digits, not {self.sha256!r}")
 
 
+ValueType = Literal[
+    "float16", "float32", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"
+]  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSpec:
     """What a backbone computes, readable without loading it. Every field but the last three is part of the fingerprint.
@@ -158,7 +163,7 @@ class FeatureSpec:
         sampling: how frames, samples or words are chosen, as plain data; ``rows_per_window`` where several rows have
             the same time.
         preprocessing: size, crop, mean, standard deviation, filters, as plain data.
-        dtype: type in which values are stored.
+        dtype: type in which values are stored; the store refuses any other.
         precision: type in which the network computes.
         revision: raised when the numbers that this backbone gives change for any other reason.
         paper: where it was published.
@@ -171,7 +176,7 @@ class FeatureSpec:
     rate_hz: float | None
     sampling: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
-    dtype: Literal["float16", "float32", "uint8"] = "float16"
+    dtype: ValueType = "float16"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     revision: int = 1
     paper: str = ""

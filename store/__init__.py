@@ -14,7 +14,7 @@ from ._fingerprints import embedding_fingerprint, feature_fingerprint, file_dige
 from ._health import Finding, Kind, Repaired, num_shards, quarantine_bytes, repair_features, verify_features
 from ._ledger import Ledger
 from ._lock import ReaderHold, alone, reader_lock, writer_lock
-from ._salvage import Identity
+from ._recovered import Identity
 from ._shards import Sample, ShardGoneError, sample_checksum
 from ._sidecar import Entry, ShardInfo, code_version
 from ._table_health import repair_table, verify_table

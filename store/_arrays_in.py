@@ -42,19 +42,24 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-def read_npy(path: Path, *, max_bytes: int = MAX_ARRAY_BYTES) -> NDArray[Any]:
+def read_npy(path: Path, *, max_bytes: int = MAX_ARRAY_BYTES, only_shape: bool = False) -> NDArray[Any]:
     """The array of a .npy file, in this machine's byte order.
+
+    With `only_shape` nothing is read after the header: the array has the shape and the type that it declares, and zeros
+    that take no memory.
 
     Raises InputError, which names the file, when it cannot be read, is not a .npy file, holds Python objects, or
     declares more bytes than it has or than `max_bytes`.
     """
     with _explained(path), open_regular_file(path) as file:
         size = path.stat().st_size
-        return read_npy_stream(file, num_bytes=size, max_bytes=max_bytes)
+        return _read(file, size, max_bytes, only_shape=only_shape)
 
 
-def read_npz(path: Path, name: str | None = None, *, max_bytes: int = MAX_ARRAY_BYTES) -> NDArray[Any]:
-    """One array of an .npz file: the one called `name`, or the only one.
+def read_npz(
+    path: Path, name: str | None = None, *, max_bytes: int = MAX_ARRAY_BYTES, only_shape: bool = False
+) -> NDArray[Any]:
+    """One array of an .npz file: the one called `name`, or the only one. `only_shape` is as `read_npy` has it.
 
     Raises InputError as `read_npy` does, and when there is no such array or `name` is needed to tell which.
     """
@@ -63,7 +68,7 @@ def read_npz(path: Path, name: str | None = None, *, max_bytes: int = MAX_ARRAY_
         chosen = _chosen(list(members), name)
         member = members[chosen]
         with archive.open(member) as stream:
-            return read_npy_stream(stream, num_bytes=member.file_size, max_bytes=max_bytes)
+            return _read(stream, member.file_size, max_bytes, only_shape=only_shape)
 
 
 def npz_names(path: Path) -> list[str]:
@@ -81,6 +86,10 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
 
 def read_npy_stream(stream: IO[bytes], *, num_bytes: int, max_bytes: int = MAX_ARRAY_BYTES) -> NDArray[Any]:
     """The array of a stream that holds `num_bytes` of a .npy file. Raises ValueError, EOFError or OSError."""
+    return _read(stream, num_bytes, max_bytes)
+
+
+def _read(stream: IO[bytes], num_bytes: int, max_bytes: int, *, only_shape: bool = False) -> NDArray[Any]:
     counted = _Counted(stream)
     shape, fortran, dtype = _header(counted)
     if dtype.hasobject:
@@ -93,6 +102,8 @@ def read_npy_stream(stream: IO[bytes], *, num_bytes: int, max_bytes: int = MAX_A
     held = num_bytes - counted.position
     if need != held:
         raise ValueError(f"it declares shape {shape} of {dtype}, {need:,} bytes, and holds {held:,}")
+    if only_shape:
+        return np.broadcast_to(np.zeros((), dtype.newbyteorder("=")), shape)
     flat = np.frombuffer(_exactly(counted, need), dtype=dtype)
     if stream.read(1):  # also makes zipfile compare the checksum
         raise ValueError(f"it goes on after the {need:,} bytes that it declares")

@@ -7,6 +7,7 @@ it, so a kill or a power cut at any instant leaves either the old state or the n
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import io
 import itertools
@@ -15,14 +16,15 @@ import re
 import shutil
 import signal
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from .._vocabulary import ConfigError, FrameloomError, InputError, OutOfSpaceError
+from .._vocabulary import ConfigError, FrameloomError, InputError, LockedError, OutOfSpaceError
 
 FAIL_POINT_VARIABLE = "FRAMELOOM_FAILPOINT"
 PUBLISH_STEPS = ("begun", "half", "written", "synced", "renamed", "durable")
@@ -33,7 +35,7 @@ Kind = Literal["shard", "sidecar", "rows", "text"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{0,64}")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG})
 _passes: Counter[str] = Counter()
 _serial = itertools.count()
 
@@ -74,27 +76,44 @@ def publish(path: Path, data: bytes | memoryview, *, kind: Kind, token: str = ""
         path: final name; an older file of that name is replaced. Its folder must exist.
         data: the whole content.
         kind: prefix of the fail points ``<kind>.<step>``, one for each of `PUBLISH_STEPS`.
-        token: names the writer in the temporary file's name (letters, digits, ``_`` and ``-``).
+        token: names the writer in the temporary file's name (letters, digits, ``_`` and ``-``): this process, where
+            none is given. Who sweeps the folder takes that file away, and with it the writer's means to publish.
 
     Raises:
         OutOfSpaceError: the disk is full; the temporary file is gone and ``path`` is as it was.
         ConfigError: the folder cannot be written.
+        LockedError: another process has taken the folder over, and removed the temporary file.
+        FrameloomError: the disk fails.
     """
     temporary = temporary_path(path, token)
-    try:
+    with _or_nothing(temporary, path, lambda: len(data)):
         _write_aside(temporary, data, kind)
         temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise explained(error, path, num_bytes=len(data)) from error
-        raise
+    _make_durable(path, kind, num_bytes=len(data))
+
+
+def _make_durable(path: Path, kind: Kind, *, num_bytes: int) -> None:
+    """What follows a rename. Until then the new name may not survive a power cut, and nothing is acknowledged."""
     fail_point(f"{kind}.renamed")
     try:
         sync_folder(path.parent)
-    except OSError as error:  # the new name may not survive a power cut, so nothing is acknowledged
-        raise explained(error, path, num_bytes=len(data)) from error
+    except OSError as error:
+        raise explained(error, path, num_bytes=num_bytes) from error
     fail_point(f"{kind}.durable")
+
+
+@contextmanager
+def _or_nothing(temporary: Path, name: Path, num_bytes: Callable[[], int]) -> Iterator[None]:
+    """When the block fails, tell what the user can do, measured while the temporary file is there, and remove it."""
+    try:
+        yield
+    except BaseException as error:
+        told = explained(error, name, num_bytes=num_bytes(), aside=temporary) if isinstance(error, OSError) else None
+        with suppress(OSError):  # on a disk that fails it stays, until a sweep
+            temporary.unlink(missing_ok=True)
+        if told is None:
+            raise
+        raise told from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +135,11 @@ def publish_by_content(
         suffix: ending of its name.
         write: writes the whole content to the file it is given, which it may also seek in and read from. That file
             takes every write, so that a library which cannot stand failure never meets one; a failure is raised here.
-        num_bytes: about how much will be written, for the message about a full disk.
+        num_bytes: about how much will be written; the message about a full disk has what was, if that is more.
         kind: as for `publish`.
         token: as for `publish`.
 
-    Raises:
-        OutOfSpaceError: the disk is full; the temporary file is gone.
-        ConfigError: the folder cannot be written.
+    Raises what `publish` does; the temporary file is gone.
     """
     with written_aside(folder, suffix, write, num_bytes=num_bytes, kind=kind, token=token) as written:
         path = folder / f"{written.sha256[:NAME_DIGITS]}{suffix}"
@@ -130,12 +147,7 @@ def publish_by_content(
             written.path.unlink()
         else:
             written.path.replace(path)
-    fail_point(f"{kind}.renamed")
-    try:
-        sync_folder(folder)
-    except OSError as error:  # the new name may not survive a power cut, so nothing is acknowledged
-        raise explained(error, path, num_bytes=num_bytes) from error
-    fail_point(f"{kind}.durable")
+    _make_durable(path, kind, num_bytes=written.num_bytes)
     return Published(path, written.sha256, written.num_bytes)
 
 
@@ -148,7 +160,8 @@ def written_aside(
     Takes and raises what `publish_by_content` does, for errors of the block as well.
     """
     temporary = temporary_path(folder / f"{'0' * NAME_DIGITS}{suffix}", token)
-    try:
+    target: _PatientFile | None = None
+    with _or_nothing(temporary, folder, lambda: max(num_bytes, target.num_bytes if target else 0)):
         with temporary.open("xb+", buffering=0) as file:
             fail_point(f"{kind}.begun")
             target = _PatientFile(file, kind)
@@ -164,11 +177,6 @@ def written_aside(
             size = file.seek(0, os.SEEK_END)
         fail_point(f"{kind}.synced")
         yield Published(temporary, sha256, size)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise explained(error, folder, num_bytes=num_bytes) from error
-        raise
 
 
 @contextmanager
@@ -196,14 +204,19 @@ def _holds(path: Path, sha256: str) -> bool:
 
 
 class _PatientFile(io.RawIOBase):
-    """A file that never tells its writer of a failure: it keeps the first one, and takes no more bytes.
+    """A new file that never tells its writer of a failure: it keeps the first one, and from then on only counts bytes.
 
     HDF5 has been seen to end the process when a write fails under it.
+
+    Attributes:
+        num_bytes: how large the file is, or would be if every write had been taken.
     """
 
     def __init__(self, file: IO[bytes], kind: Kind) -> None:
+        self.num_bytes = 0
         self._file = file
         self._kind = kind
+        self._place = 0
         self._failure: BaseException | None = None
         self._is_half = False
 
@@ -222,26 +235,35 @@ class _PatientFile(io.RawIOBase):
                     fail_point(f"{self._kind}.half")
             except BaseException as error:  # noqa: BLE001 - raised as soon as the writer is done
                 self._failure = error
+        self._place += len(view)
+        self.num_bytes = max(self.num_bytes, self._place)
         return len(view)
 
     def readinto(self, buffer: Any, /) -> int:
-        data = self._file.read(len(buffer))
+        data = self._file.read(len(buffer)) if self._failure is None else b""
         buffer[:] = data.ljust(len(buffer), b"\0")
+        self._place += len(buffer) if self._failure else len(data)
         return len(buffer)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        return self._file.seek(offset, whence)
+        if self._failure is None:
+            self._place = self._file.seek(offset, whence)
+        else:
+            self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.num_bytes}[whence]
+        return self._place
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._place
 
     def truncate(self, size: int | None = None, /) -> int:
+        size = self._place if size is None else size
+        self.num_bytes = size
         if self._failure is None:
             try:
-                return self._file.truncate(size)
+                self._file.truncate(size)
             except OSError as error:
                 self._failure = error
-        return size or 0
+        return size
 
     def readable(self) -> bool:
         return True
@@ -263,7 +285,15 @@ def temporary_path(path: Path, token: str) -> Path:
     """A name beside ``path`` that no other writer takes. Raises InputError for a token that is none."""
     if not _TOKEN.fullmatch(token):
         raise InputError(f"token {token!r}: at most 64 letters, digits, '_' and '-' are allowed")
-    return path.with_name(f".{path.name}.{token or 'none'}.{os.getpid()}-{next(_serial)}.tmp")
+    process = os.getpid()
+    return path.with_name(f".{path.name}.{token or _own_token(process)}.{process}-{next(_serial)}.tmp")
+
+
+@functools.cache
+def _own_token(process: int) -> str:
+    """What names this process, also among those of other machines; a child that was forked has another one."""
+    del process
+    return uuid.uuid4().hex[:12]
 
 
 def is_temporary(name: str) -> bool:
@@ -288,16 +318,43 @@ def _write_all(descriptor: int, view: memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def explained(error: OSError, path: Path, *, num_bytes: int | None = None) -> FrameloomError | OSError:
-    """What a user is told about a write that failed; an error that is not the user's to mend is returned as it is."""
+def explained(error: OSError, path: Path, *, num_bytes: int | None = None, aside: Path | None = None) -> FrameloomError:
+    """What a user is told about a write that failed.
+
+    Args:
+        error: what the system said.
+        path: what was to be written.
+        num_bytes: how many bytes of it there are.
+        aside: the temporary file that they went to, if it is still there: it has some of the room that is left.
+    """
+    reason = error.strerror or str(error)
     if error.errno in FULL:
-        there = next(folder for folder in path.absolute().parents if folder.exists())
-        free = shutil.disk_usage(there).free
-        need = "" if num_bytes is None else f": {num_bytes:,} bytes were needed and {free:,} are free"
-        return out_of_space(path, need)
+        return out_of_space(path, "" if num_bytes is None else _need(path, num_bytes, aside, reason))
     if error.errno in _FORBIDDEN:
-        return ConfigError(f"cannot write {path}: {error.strerror}; choose a folder that you may write to")
-    return error
+        return ConfigError(f"cannot write {path}: {reason}; choose a folder that you may write to")
+    if error.errno == errno.ENOENT and aside is not None and aside.parent.is_dir():
+        return taken_over(aside)
+    return FrameloomError(
+        f"cannot write {aside or path}: {reason}; what was committed before is intact: see to the disk, and run the"
+        " same command again"
+    )
+
+
+def _need(path: Path, num_bytes: int, aside: Path | None, reason: str) -> str:
+    free = shutil.disk_usage(next(folder for folder in (path, *path.absolute().parents) if folder.exists())).free
+    with suppress(OSError):
+        free += 512 * aside.lstat().st_blocks if aside else 0
+    if num_bytes > free:
+        return f": {num_bytes:,} bytes were needed and {free:,} are free"
+    return f": {num_bytes:,} bytes were needed, and {free:,} are free but refused ({reason}): see to quotas and limits"
+
+
+def taken_over(path: Path) -> LockedError:
+    """What a writer is told whose files another process has swept away."""
+    return LockedError(
+        f"{path} was removed while it was being written: another process has taken over its folder, and swept it;"
+        " nothing of it was stored; let that process end, and run the same command again"
+    )
 
 
 def out_of_space(what: Path | str, need: str = "") -> OutOfSpaceError:

@@ -167,6 +167,4 @@ class Copies:
 def cache_error(error: OSError, path: Path) -> FrameloomError:
     """What a user is told when the copies' folder cannot be written."""
     told = explained(error, path)
-    if isinstance(told, FrameloomError):
-        return type(told)(f"{told}, or {_ADVICE}")
-    return ConfigError(f"cannot write {path} ({error.strerror or error}); {_ADVICE}")
+    return type(told)(f"{told}, or {_ADVICE}")

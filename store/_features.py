@@ -19,15 +19,18 @@ from numpy.typing import NDArray
 
 from .._vocabulary import FeatureArray, FeatureSpec, FrameloomError, InputError, IntegrityError, Outcome, Status
 from . import hdf5, webdataset  # noqa: F401 - members of FORMATS
+from ._agreement import check_mark, promised_mark
+from ._commit import taken_over
 from ._pages import PageSums, hash_with_sums
 from ._places import FEATURE_NAME, OURS, Listed, open_place
 from ._remembered import FROM_SIDECARS, SETTLED_SECONDS, Known, Stamp, recall, remember
-from ._shards import FORMATS, REMEDY, Sample, SampleChecks, ShardGoneError, check_samples
+from ._shards import FORMATS, REMEDY, Sample, SampleChecks, ShardFormat, ShardGoneError, check_samples
 from ._sidecar import SUFFIX, Entry, ShardInfo, Sidecar, encode_sidecar, read_sidecar
 
 _log = logging.getLogger(__name__)
 _BEST_FIRST = (Outcome.INDEXED, Outcome.PARTIAL, Outcome.REJECTED, Outcome.QUARANTINED, Outcome.PENDING)
 _PLACE_BITS = 32
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +69,18 @@ class FeatureStore:
         self._refreshing = threading.RLock()
         self._reader = self.place.reader(self._check_shard)
         self._checks = SampleChecks()
+        self._marks: dict[str, bytes] = {}
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.root)!r})"
 
-    def __getstate__(self) -> dict[str, Path | str]:
-        return {"root": self.root}
+    def __getstate__(self) -> dict[str, Any]:
+        marks = {sidecar.shard.name: promised_mark(sidecar) for _, sidecar in self._loaded.values()}
+        return {"root": self.root, "marks": self._marks | marks}
 
-    def __setstate__(self, state: dict[str, Path | str]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["root"])  # type: ignore[misc]  # a copy in another process opens its own files
+        self._marks = state["marks"]  # and parses no sidecar to know what they must be
 
     # Writing
 
@@ -90,36 +96,53 @@ class FeatureStore:
             feature: name of the feature and of its folder.
             samples: what to store. A sample without rows keeps its status and message.
             spec: what the samples were computed by.
-            token: names the writer in temporary files' names.
+            token: names the writer in temporary files' names; this process, where none is given.
             format: name of a member of `FORMATS`. A store may hold shards of several.
 
         Raises:
             InputError: a sample must not be stored (wrong width or type, NaN, a fingerprint that is there twice).
+            LockedError: another process has taken the store over and swept this shard away before it was complete.
             UnknownNameError: there is no such format.
             OutOfSpaceError: the disk is full; nothing that was committed is lost.
             FrameloomError: a remote store cannot be reached, or refuses; nothing that was committed is lost.
         """
         _check_feature_name(feature)
         shard_format = FORMATS[format]
-        check_samples(samples, spec=spec)
-        published = self.place.publish_by_content(
-            feature,
-            shard_format.suffix,
-            lambda target: shard_format.write(target, samples, spec=spec),
-            num_bytes=sum(sample.feature.values.nbytes + sample.feature.times.nbytes for sample in samples),
-            kind="shard",
-            token=token,
-        )
-        sidecar = self._committed_sidecar(published.path)
-        if sidecar is None:
-            path = published.path.with_suffix(SUFFIX)
-            data = encode_sidecar(samples, spec=spec, num_bytes=published.num_bytes, sha256=published.sha256)
-            self.place.publish(path, data, kind="sidecar", token=token)
-            sidecar = read_sidecar(self.place.address(path), shard_path=published.path, data=data)
+        samples = check_samples(samples, spec=spec)
+        sidecar = self._publish(feature, samples, spec=spec, token=token, shard_format=shard_format)
         with self._refreshing:
             if self._index is not None:
                 _keep_best(self._index, sidecar)
         return sidecar.shard
+
+    def _publish(
+        self, feature: str, samples: Sequence[Sample], *, spec: FeatureSpec, token: str, shard_format: ShardFormat
+    ) -> Sidecar:
+        """Commit shard and sidecar, and look whether both are there: a sweep may have taken the shard for litter.
+
+        Then it is written again: the store's new owner, who has the same bytes, may rely on the sidecar by now.
+        """
+        num_bytes = sum(sample.feature.values.nbytes + sample.feature.times.nbytes for sample in samples)
+        for _ in range(_TRIES):
+            published = self.place.publish_by_content(
+                feature,
+                shard_format.suffix,
+                lambda target: shard_format.write(target, samples, spec=spec),
+                num_bytes=num_bytes,
+                kind="shard",
+                token=token,
+            )
+            path, sidecar = published.path.with_suffix(SUFFIX), self._committed_sidecar(published.path)
+            if sidecar is None:
+                if not self.place.has(published.path):
+                    raise taken_over(published.path)
+                data = encode_sidecar(samples, spec=spec, num_bytes=published.num_bytes, sha256=published.sha256)
+                sidecar = read_sidecar(self.place.address(path), shard_path=published.path, data=data)
+                self.place.publish(path, data, kind="sidecar", token=token)
+            if self.place.has(published.path) and self.place.has(path):
+                return sidecar
+        self.place.remove_lone(path)
+        raise taken_over(published.path)
 
     def _committed_sidecar(self, shard: Path) -> Sidecar | None:
         """The sidecar of a shard; None where it is absent or damaged: either way it is written anew."""
@@ -149,8 +172,8 @@ class FeatureStore:
             a sentence for each file removed.
         """
         least = self.place.swept_seconds if older_than_seconds is None else older_than_seconds
-        removed = [file.path for file in _litter(self.place.files()) if file.age_seconds >= least or not least]
-        self.place.remove(removed)
+        old = [file.path for file in _litter(self.place.files()) if file.age_seconds >= least or not least]
+        removed = [path for path in old if self.place.remove_lone(path)]
         names = [self.place.address(path) for path in removed] + self.place.abandon(least)
         return [f"removed {name}, which a writer that was killed left unfinished" for name in names]
 
@@ -379,9 +402,13 @@ class FeatureStore:
     # Checking
 
     def _check_shard(self, path: Path) -> PageSums:
-        """Refuse a shard, or a copy, that is not, byte for byte, the one that was committed."""
+        """Refuse a shard, or a copy, that is not, byte for byte, the one that was committed, or not its sidecar's."""
         sha256, sums = hash_with_sums(path)
         _check_hash(path, sha256, str(path))
+        known = self._loaded.get(path.with_suffix(SUFFIX))
+        promised = self._marks.get(path.stem) if known is None else promised_mark(known[1])
+        if promised is not None:  # what this process has just written has no sidecar that it has read
+            check_mark(path, promised)
         return sums
 
     def verify(self) -> Iterator[Problem]:

@@ -8,116 +8,40 @@ Both go file by file, wherever the store lies, and trust nothing that its index 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-from .._vocabulary import IntegrityError
+from .._vocabulary import FeatureSpec, IntegrityError
+from ._agreement import disagreement, is_true, mark_disagreement, span_disagreement
 from ._features import FeatureStore
+from ._findings import Finding, Kind, Repaired
 from ._places import OURS, LocalPlace, Place, file_sha256
-from ._salvage import (
+from ._recovered import (
+    Identities,
     Identity,
+    contents_of,
     damaged_keys,
-    link_aside,
     rebuilt_sidecar,
-    samples_of_damaged,
-    sound_samples,
-    spec_of,
+    samples_without_sidecar,
+    sidecar_of,
 )
-from ._shards import Sample, format_of
-from ._sidecar import SUFFIX, Entry, ShardInfo, Sidecar, read_sidecar
+from ._salvage import UNREADABLE, link_aside, samples_of_damaged, sound_samples, spec_in, spec_of
+from ._shards import REMEDY, Sample, format_of
+from ._sidecar import SUFFIX, Entry, ShardInfo, Sidecar, is_as_written, one_line, read_sidecar
+from ._told import Contents
+
+__all__ = ["Finding", "Kind", "Repaired", "num_shards", "quarantine_bytes", "repair_features", "verify_features"]
 
 QUARANTINE = ".quarantine"
-_AGAIN = "repair keeps what is whole, and the next sync makes the lost samples anew"
+_AGAIN = "repair keeps what is whole; the next sync makes the lost samples anew, or they are imported again"
+_NOTHING_LEFT = (
+    "repair writes it anew where the shard and the collection prove it, and else sets it aside with its shard: then the"
+    " next sync makes the samples anew, or they are imported again"
+)
+_LESS = " (without their messages, and with the spans of their rows: no more is left of imported features)"
 Advance = Callable[[int], None]
-
-
-class Kind(StrEnum):
-    """What a finding is about. The list is closed."""
-
-    SAMPLE = "sample"
-    SHARD = "shard"
-    SHARD_METADATA = "shard_metadata"
-    SIDECAR = "sidecar"
-    MISSING_SHARD = "missing_shard"
-    TABLE = "table"
-    BAD_ROW = "bad_row"
-    DOUBLE_ROW = "double_row"
-    CHECKPOINT = "checkpoint"
-    WORD_VECTORS = "word_vectors"
-    # Nothing is damaged: work that a later run finishes.
-    UNFINISHED_FILE = "unfinished_file"
-    ORPHANED_ROW = "orphaned_row"
-    OUTDATED_ROW = "outdated_row"
-    MISSING_ROW = "missing_row"
-
-
-_NOTES = frozenset({Kind.UNFINISHED_FILE, Kind.ORPHANED_ROW, Kind.OUTDATED_ROW, Kind.MISSING_ROW})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that is not as it was written, or not finished.
-
-    Attributes:
-        kind: what it is about.
-        path: the file, or the table's folder; the address of a file that does not lie on this machine.
-        message: what is wrong.
-        remedy: what can be had again, and how.
-        feature: name of the feature; empty where none is concerned.
-        key: what a person calls the sample, or the id of the row; empty where none is concerned.
-        fingerprint: of the sample or the row.
-    """
-
-    kind: Kind
-    path: Path | str
-    message: str
-    remedy: str
-    feature: str = ""
-    key: str = ""
-    fingerprint: str = ""
-
-    @property
-    def is_damage(self) -> bool:
-        """Whether something that was written is no longer what was written."""
-        return self.kind not in _NOTES
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        names = ("kind", "path", "feature", "key", "fingerprint", "message", "remedy")
-        return {name: str(getattr(self, name)) for name in names} | {"damage": self.is_damage}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repaired:
-    """What one repair did, or with ``dry_run`` would do.
-
-    Attributes:
-        kind: of the finding that it answers.
-        path: the file that was damaged, as `Finding` has it.
-        message: what was done.
-        kept: where the damaged files are kept: a folder or an address.
-        lost: key and fingerprint of each sample that is gone until the next sync.
-    """
-
-    kind: Kind
-    path: Path | str
-    message: str
-    kept: Path | str | None = None
-    lost: tuple[tuple[str, str], ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "kind": str(self.kind),
-            "path": str(self.path),
-            "message": self.message,
-            "kept": None if self.kept is None else str(self.kept),
-            "lost": [{"key": key, "fingerprint": fingerprint} for key, fingerprint in self.lost],
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,15 +64,25 @@ class _Pair:
 class _Verdict:
     """What is wrong with one pair.
 
-    `lost` holds the samples of which nothing is left in it, and `sound` says whether a repair can write the others
-    into a new shard.
+    Attributes:
+        findings: the first is of the whole, the others of samples.
+        lost: key and fingerprint of each sample of which nothing is left in it.
+        message: what a repair does about it.
+        sidecar: what the sidecar must be, where that alone is to be written.
+        spec: of the samples to keep.
+        keep: gives the samples that are whole, which a repair writes into a new shard. Their numbers are not held.
     """
 
     findings: tuple[Finding, ...]
-    kind: Kind
-    entries: tuple[Entry, ...] = ()
+    message: str = ""
     lost: tuple[tuple[str, str], ...] = ()
     sidecar: bytes | None = None
+    spec: FeatureSpec | None = None
+    keep: Callable[[], Iterable[Sample | None]] | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return self.findings[0].kind
 
 
 def verify_features(store: FeatureStore, *, advance: Advance = lambda _count: None) -> Iterator[Finding]:
@@ -178,7 +112,7 @@ def _pairs(store: FeatureStore) -> list[_Pair]:
     return [_Pair(shard=found[name].get(False), sidecar=found[name].get(True)) for name in sorted(found)]
 
 
-def _examine(place: Place, pair: _Pair, identities: Mapping[str, Identity]) -> _Verdict | None:
+def _examine(place: Place, pair: _Pair, identities: Identities) -> _Verdict | None:
     """What is wrong with a shard and its sidecar; None when all is well."""
     if pair.sidecar is None:
         return _unfinished(place, pair)
@@ -188,16 +122,55 @@ def _examine(place: Place, pair: _Pair, identities: Mapping[str, Identity]) -> _
     except FileNotFoundError:  # discarded since the place was listed
         return None
     except OSError as error:
-        return _of_sidecar(place, pair, b"", Kind.SIDECAR, f"{name} cannot be read ({error})", None)
+        return _of_sidecar(place, pair, b"", f"{name} cannot be read ({one_line(error)})", identities)
     if pair.shard is None:
-        return _of_sidecar(place, pair, data, Kind.MISSING_SHARD, f"the shard of {name} is gone", None)
+        return _of_missing(place, pair, data)
     try:
         sidecar = read_sidecar(name, shard_path=pair.shard, data=data)
-        _check_counts(place, sidecar)
     except IntegrityError as error:
-        message = str(error).partition("; ")[0]
-        return _of_sidecar(place, pair, data, Kind.SIDECAR, message, _sidecar_again(place, pair, data, identities))
-    return _examine_shard(place, pair.shard, sidecar)
+        return _of_sidecar(place, pair, data, str(error).partition(f"; {REMEDY}")[0], identities)
+    return _examine_both(place, pair, data, sidecar, identities)
+
+
+def _examine_both(place: Place, pair: _Pair, data: bytes, sidecar: Sidecar, identities: Identities) -> _Verdict | None:
+    """What is wrong with a shard whose sidecar is as somebody wrote it, or with that sidecar."""
+    path = sidecar.shard.path
+    try:
+        sha256 = place.sha256(path)
+    except OSError as error:
+        return _of_shard(place, sidecar, f"it cannot be read ({one_line(error)})")
+    if not sha256.startswith(path.stem):
+        return _of_shard(place, sidecar, f"its SHA-256 is {sha256}, {sidecar.shard.sha256} was written")
+    shard = place.fetch(path)
+    sound: list[bool] = []
+    try:
+        told = _untrue(shard, sha256, sidecar)
+        for entry, sample in zip(sidecar, _samples_of(shard, sidecar), strict=True) if not told else ():
+            sound.append(sample is not None)
+            told = told or (span_disagreement(entry, sample.feature) if sample is not None else "")
+    except UNREADABLE as error:
+        return _of_no_shard(place, sidecar, one_line(error))
+    name = f"sidecar {place.address(path.with_suffix(SUFFIX))}"
+    if not all(sound):
+        return _of_shard(place, sidecar, "its samples are not those that its sidecar promises", sound)
+    if not told and not is_as_written(data, sidecar):
+        told = "a few of its bytes are not those that were written, though nobody reads these"
+    return _of_sidecar(place, pair, data, f"{name} is not true: {told}", identities) if told else None
+
+
+def _untrue(shard: Path, sha256: str, sidecar: Sidecar) -> str:
+    """What a sidecar says of a shard that is not so; empty when it is right. Raises where the shard is none."""
+    if (sha256, shard.stat().st_size) != (sidecar.shard.sha256, sidecar.shard.num_bytes):
+        return "its shard has another hash or another size"
+    return disagreement(format_of(shard).contents(shard), sidecar) or mark_disagreement(shard, sidecar)
+
+
+def _samples_of(shard: Path, sidecar: Sidecar) -> Iterator[Sample | None]:
+    opened = format_of(shard).open(shard)
+    try:
+        yield from sound_samples(opened, sidecar)
+    finally:
+        opened.close()
 
 
 def _unfinished(place: Place, pair: _Pair) -> _Verdict:
@@ -210,7 +183,7 @@ def _unfinished(place: Place, pair: _Pair) -> _Verdict:
         remedy="nothing was promised of it; the next sync removes it and does its work again",
         feature=pair.feature,
     )
-    return _Verdict(findings=(finding,), kind=finding.kind)
+    return _Verdict(findings=(finding,))
 
 
 def _named(place: Place, path: Path) -> Path | str:
@@ -218,45 +191,53 @@ def _named(place: Place, path: Path) -> Path | str:
     return path if isinstance(place, LocalPlace) else place.address(path)
 
 
-def _check_counts(place: Place, entries: Sequence[Entry]) -> None:
-    row = 0
-    for entry in entries:
-        if entry.first_row != row or entry.num_rows < 0:
-            raise IntegrityError(
-                f"sample {entry.key!r} of {place.address(entry.shard.path)} begins at row {entry.first_row}, not {row}"
-            )
-        row += entry.num_rows
-
-
-def _examine_shard(place: Place, path: Path, sidecar: Sidecar) -> _Verdict | None:
-    problem = _file_problem(place, path, sidecar.shard)
-    if problem:
+def _of_shard(place: Place, sidecar: Sidecar, problem: str, sound: Sequence[bool] | None = None) -> _Verdict:
+    """A shard that is damaged. Of which samples nothing is left is found out unless it is known."""
+    path = sidecar.shard.path
+    if sound is None:
         sound = [sample is not None for sample in samples_of_damaged(_held(place, path), sidecar)]
-    else:
-        shard = format_of(path).open(place.fetch(path))
-        try:
-            sound = [sample is not None for sample in sound_samples(shard, sidecar)]
-        finally:
-            shard.close()
-        problem = "its samples are not those that its sidecar promises"
-        if all(sound):
-            return None
+    try:
+        spec = spec_of(sidecar.shard)
+    except IntegrityError as error:
+        return _of_no_shard(place, sidecar, f"{problem}; {one_line(error)}")
     lost = [entry for entry, is_sound in zip(sidecar, sound, strict=True) if not is_sound]
-    kind = Kind.SHARD if lost else Kind.SHARD_METADATA
     told = f"{len(lost)} of its {len(sidecar)} samples are damaged" if lost else "none of its samples is damaged"
     whole = Finding(
-        kind=kind,
+        kind=Kind.SHARD if lost else Kind.SHARD_METADATA,
         path=_named(place, path),
         message=f"shard {place.address(path)}: {problem}; {told}",
         remedy=_AGAIN if lost else "repair writes it anew from its samples; nothing is lost",
         feature=path.parent.name,
     )
+    message = f"{len(sidecar) - len(lost)} whole samples kept in a new shard, {len(lost)} lost"
     return _Verdict(
         findings=(whole, *(_of_sample(place, entry) for entry in lost)),
-        kind=kind,
-        entries=tuple(sidecar),
-        lost=tuple((entry.key, entry.fingerprint) for entry in lost),
+        message=message if lost else "written anew from its samples, none of which was damaged",
+        lost=_names_of(lost),
+        spec=spec,
+        keep=lambda: samples_of_damaged(_held(place, path), sidecar),
     )
+
+
+def _of_no_shard(place: Place, sidecar: Sidecar, problem: str) -> _Verdict:
+    """A shard that nobody damaged, and that is none: nothing but its sidecar says what its samples are."""
+    path = sidecar.shard.path
+    whole = Finding(
+        kind=Kind.SHARD,
+        path=_named(place, path),
+        message=f"shard {place.address(path)} is none that can be read: {problem}",
+        remedy="repair sets it aside; the next sync makes its samples anew, or they are imported again",
+        feature=path.parent.name,
+    )
+    return _Verdict(
+        findings=(whole, *(_of_sample(place, entry) for entry in sidecar)),
+        message=f"set aside with its sidecar: none of its {len(sidecar)} samples can be read",
+        lost=_names_of(sidecar),
+    )
+
+
+def _names_of(entries: Iterable[Entry]) -> tuple[tuple[str, str], ...]:
+    return tuple((entry.key, entry.fingerprint) for entry in entries)
 
 
 def _held(place: Place, path: Path) -> bytes:
@@ -264,14 +245,6 @@ def _held(place: Place, path: Path) -> bytes:
     with suppress(OSError):
         return place.read_bytes(path)
     return b""
-
-
-def _file_problem(place: Place, path: Path, shard: ShardInfo) -> str:
-    try:
-        found = place.sha256(path)
-    except OSError as error:
-        return f"it cannot be read ({error})"
-    return "" if found == shard.sha256 else f"its SHA-256 is {found}, {shard.sha256} was written"
 
 
 def _of_sample(place: Place, entry: Entry) -> Finding:
@@ -286,27 +259,88 @@ def _of_sample(place: Place, entry: Entry) -> Finding:
     )
 
 
-def _of_sidecar(place: Place, pair: _Pair, data: bytes, kind: Kind, message: str, again: bytes | None) -> _Verdict:
-    """A sidecar that says nothing any more, or says it of a shard that is gone: all of its samples are concerned."""
-    names = damaged_keys(data, _whole_shard(place, pair))
-    remedy = "repair sets it aside, with its shard, and the next sync makes the samples anew"
-    if again is not None:
-        remedy = "repair writes it anew as it was; nothing is lost"
-    path = _named(place, pair.paths[0])
-    whole = Finding(kind=kind, path=path, message=message, remedy=remedy, feature=pair.feature)
-    why = "its shard is gone" if kind is Kind.MISSING_SHARD else "the sidecar that knows it is damaged"
-    samples = (
-        replace(
-            whole,
-            kind=Kind.SAMPLE,
-            message=f"sample {key!r} ({fingerprint}) of {pair.feature} cannot be used: {why}",
-            key=key,
-            fingerprint=fingerprint,
-        )
-        for key, fingerprint in names
+def _of_missing(place: Place, pair: _Pair, data: bytes) -> _Verdict:
+    """A sidecar whose shard is gone."""
+    assert pair.sidecar is not None
+    message = f"the shard of {place.address(pair.sidecar)} is gone"
+    whole = Finding(
+        kind=Kind.MISSING_SHARD,
+        path=_named(place, pair.sidecar),
+        message=message,
+        remedy=_NOTHING_LEFT,
+        feature=pair.feature,
     )
-    lost = () if again is not None else tuple(names)
-    return _Verdict(findings=(whole, *samples), kind=kind, lost=lost, sidecar=again)
+    names = tuple(damaged_keys(data, None))
+    return _Verdict(
+        findings=(whole, *_of_unusable(whole, names, "its shard is gone")), message=_aside(len(names)), lost=names
+    )
+
+
+def _of_sidecar(place: Place, pair: _Pair, data: bytes, message: str, identities: Identities) -> _Verdict:
+    """A sidecar that cannot be believed: all of its samples are concerned."""
+    shard = _whole_shard(place, pair)
+    contents = None if shard is None else contents_of(shard)
+    names = tuple(damaged_keys(data, contents))
+    whole = Finding(
+        kind=Kind.SIDECAR,
+        path=_named(place, pair.paths[0]),
+        message=message,
+        remedy=_NOTHING_LEFT,
+        feature=pair.feature,
+    )
+    verdict = _Verdict(
+        findings=(whole, *_of_unusable(whole, names, "the sidecar that knows it is damaged")),
+        message=_aside(len(names)),
+        lost=names,
+    )
+    if shard is None or contents is None:
+        return verdict
+    return _with_what_is_left(verdict, data, shard, contents, identities)
+
+
+def _with_what_is_left(
+    verdict: _Verdict, data: bytes, shard: Path, contents: Contents, identities: Identities
+) -> _Verdict:
+    """The same verdict, when the shard is what was written, with what a repair can make of that."""
+    sha256 = file_sha256(shard)
+    again = rebuilt_sidecar(data, shard, contents, sha256=sha256, identities=identities)
+    if again is not None and is_true(again, shard, contents):
+        return _mended(verdict, again, "as it was, proven by its seal")
+    samples = samples_without_sidecar(shard, contents, identities)
+    kept = [sample for sample in samples if sample is not None]
+    if not kept:
+        return verdict
+    if len(kept) == len(samples):
+        again = sidecar_of(kept, contents.spec, num_bytes=shard.stat().st_size, sha256=sha256)
+        if not is_true(again, shard, contents):
+            return verdict
+        less = any(told.rest is None for told in contents.samples)
+        return _mended(verdict, again, "from its shard" + (_LESS if less else ""))
+    names = {sample.fingerprint for sample in kept}
+    lost = tuple((told.key, told.fingerprint) for told in contents.samples if told.fingerprint not in names)
+    return replace(
+        verdict,
+        message=f"{len(kept)} whole samples kept in a new shard{_LESS}, {len(lost)} lost",
+        lost=lost,
+        spec=spec_in(contents.spec),
+        keep=lambda: samples_without_sidecar(shard, contents, identities),
+    )
+
+
+def _mended(verdict: _Verdict, sidecar: bytes, how: str) -> _Verdict:
+    remedy = f"repair writes it anew {how}; nothing is lost"
+    findings = tuple(replace(finding, remedy=remedy) for finding in verdict.findings)
+    return _Verdict(findings=findings, message=f"written anew {how}", sidecar=sidecar)
+
+
+def _of_unusable(whole: Finding, names: Iterable[tuple[str, str]], why: str) -> Iterator[Finding]:
+    for key, fingerprint in names:
+        message = f"sample {key!r} ({fingerprint}) of {whole.feature} cannot be used: {why}"
+        yield replace(whole, kind=Kind.SAMPLE, message=message, key=key, fingerprint=fingerprint)
+
+
+def _aside(num_lost: int) -> str:
+    return f"set aside with its shard: {num_lost or 'all'} samples are to be made anew, or imported again"
 
 
 def _whole_shard(place: Place, pair: _Pair) -> Path | None:
@@ -317,13 +351,6 @@ def _whole_shard(place: Place, pair: _Pair) -> Path | None:
         if place.sha256(pair.shard).startswith(pair.shard.stem):
             return place.fetch(pair.shard)
     return None
-
-
-def _sidecar_again(place: Place, pair: _Pair, data: bytes, identities: Mapping[str, Identity]) -> bytes | None:
-    shard = _whole_shard(place, pair)
-    if shard is None:
-        return None
-    return rebuilt_sidecar(data, shard, sha256=file_sha256(shard), identities=identities)
 
 
 def repair_features(
@@ -351,25 +378,11 @@ def repair_features(
     for pair in _pairs(store):
         verdict = _examine(store.place, pair, identities or {})
         if verdict is not None and verdict.kind is not Kind.UNFINISHED_FILE:
-            repaired = _planned(verdict)
+            first = verdict.findings[0]
+            repaired = Repaired(kind=first.kind, path=first.path, message=verdict.message, lost=verdict.lost)
             yield repaired if dry_run else replace(repaired, kept=_mend(store, pair, verdict))
         advance(1)
     store.refresh()
-
-
-def _planned(verdict: _Verdict) -> Repaired:
-    path = verdict.findings[0].path
-    num_lost = len(verdict.lost)
-    if verdict.kind is Kind.SHARD_METADATA:
-        message = "written anew from its samples, none of which was damaged"
-    elif verdict.kind is Kind.SHARD:
-        num_kept = len(verdict.entries) - num_lost
-        message = f"{num_kept} whole samples kept in a new shard, {num_lost} lost"
-    elif verdict.sidecar is not None:
-        message = "written anew as it was, proven by its seal"
-    else:
-        message = f"set aside with its shard: {num_lost or 'all'} samples are to be made anew"
-    return Repaired(kind=verdict.kind, path=path, message=message, lost=verdict.lost)
 
 
 def _mend(store: FeatureStore, pair: _Pair, verdict: _Verdict) -> Path | str:
@@ -380,11 +393,11 @@ def _mend(store: FeatureStore, pair: _Pair, verdict: _Verdict) -> Path | str:
         place.publish(pair.sidecar, verdict.sidecar, kind="sidecar", token="")
         return _named(place, aside)
     stays = None
-    if verdict.entries and pair.shard is not None:
-        held = _held(place, pair.shard)
-        whole = [sample for sample in samples_of_damaged(held, verdict.entries) if sample is not None]
+    if verdict.keep is not None and verdict.spec is not None and pair.shard is not None:
+        whole = [sample for sample in verdict.keep() if sample is not None]
         if whole:
-            stays = write_like(store, verdict.entries[0].shard, whole).path
+            name = format_of(pair.shard).name
+            stays = store.write_shard(pair.feature, whole, spec=verdict.spec, format=name).path
     if stays is None or stays != pair.shard:
         place.remove(pair.paths)  # the sidecar first
     return _named(place, aside)

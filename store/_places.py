@@ -27,22 +27,25 @@ from ._commit import (
     NAME_DIGITS,
     Kind,
     Published,
+    explained,
     fail_point,
     make_folder,
     publish,
     publish_by_content,
     sync_folder,
+    temporary_path,
     written_aside,
 )
 from ._copies import ABANDONED_SECONDS, Copies
 from ._pages import PageSums
 from ._remote import Bucket
-from ._shards import OpenShard, ShardGoneError, ShardReader
+from ._shards import FORMATS, OpenShard, ShardGoneError, ShardReader
 
 FEATURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 # Other files may stand in the store's folders; only these are ours to read or to remove.
 OURS = re.compile(r"[0-9a-f]{32}\.(h5|tar|parquet)")
 UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.(h5|tar|parquet)\..*\.tmp")
+_SWEPT = re.compile(r"\.([0-9a-f]{32}\.(h5|tar|parquet))\.swept\..*\.tmp")
 _LOCAL = ("file", "local")
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.I | re.S)
 _COLLAPSED = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]", re.I)
@@ -114,6 +117,14 @@ class Place(Protocol):
 
     def remove(self, paths: Sequence[Path]) -> None:
         """Remove files for good, one after the other. Those that are not there are none to remove."""
+        ...
+
+    def remove_lone(self, path: Path) -> bool:
+        """Remove what a dead writer left, unless a writer that is alive has just completed it. Returns whether."""
+        ...
+
+    def has(self, path: Path) -> bool:
+        """Whether a file is there now."""
         ...
 
     def abandon(self, older_than_seconds: float) -> list[str]:
@@ -196,8 +207,29 @@ class LocalPlace:
 
     def remove(self, paths: Sequence[Path]) -> None:
         for path in paths:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+                sync_folder(path.parent)
+            except OSError as error:
+                raise explained(error, path) from error
+
+    def remove_lone(self, path: Path) -> bool:
+        swept = _SWEPT.fullmatch(path.name)
+        name = path.with_name(swept[1]) if swept else path
+        try:
+            if not OURS.fullmatch(name.name):
+                path.unlink()
+            elif not _remove_unless_completed(path, name):
+                return False
             sync_folder(path.parent)
+        except FileNotFoundError:  # its writer has just renamed or removed it
+            return False
+        except OSError as error:
+            raise explained(error, path) from error
+        return True
+
+    def has(self, path: Path) -> bool:
+        return path.exists()
 
     def abandon(self, older_than_seconds: float) -> list[str]:  # noqa: ARG002
         return []
@@ -216,6 +248,30 @@ class LocalPlace:
 
     def reader(self, check: Callable[[Path], PageSums | None]) -> ShardReader:
         return ShardReader(check)
+
+
+def _remove_unless_completed(path: Path, name: Path) -> bool:
+    """Remove a shard or sidecar that stands alone, ``name``, or which another sweep moved to ``path`` to do so.
+
+    A writer that is late looks at both when it has completed them. So that it sees what is done here, or is seen, the
+    file loses its name first, and gets it back where the other one has come meanwhile.
+    """
+    aside = temporary_path(name, "swept")
+    path.replace(aside)
+    is_complete = any(other.exists() for other in _others(name))
+    if is_complete:
+        aside.replace(name)
+        sync_folder(name.parent)
+    else:
+        aside.unlink()
+    return not is_complete
+
+
+def _others(path: Path) -> list[Path]:
+    """The sidecar of a shard, or the shards that a sidecar may stand beside."""
+    if path.suffix != ".parquet":
+        return [path.with_suffix(".parquet")]
+    return [path.with_suffix(shard_format.suffix) for shard_format in FORMATS.values()]
 
 
 def _listed(folder: Path, now: float) -> Iterator[Listed]:
@@ -299,6 +355,15 @@ class RemotePlace:
         for path in paths:
             self._bucket.remove(self._name(path))
             self._copies.forget(path)
+
+    def remove_lone(self, path: Path) -> bool:
+        if any(self.has(other) for other in _others(path)):
+            return False
+        self.remove([path])
+        return True
+
+    def has(self, path: Path) -> bool:
+        return self._bucket.has(self._name(path))
 
     def abandon(self, older_than_seconds: float) -> list[str]:
         def is_ours(name: str) -> bool:

@@ -141,6 +141,14 @@ class Bucket:
         data: bytes = self._tried("read", lambda: self._files().cat_file(self._key(name)), may_be_absent=True)
         return data
 
+    def has(self, name: str) -> bool:
+        """Whether an object is there now."""
+        try:  # fsspec's own question takes every failure for a no
+            self._tried("read", lambda: self._files().info(self._key(name)), may_be_absent=True)
+        except FileNotFoundError:
+            return False
+        return True
+
     def sha256(self, name: str) -> str:
         """The hash of an object's bytes, by reading them piece by piece. Raises FileNotFoundError."""
         return self._tried("read", lambda: self._hash(name), may_be_absent=True)

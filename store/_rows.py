@@ -28,7 +28,7 @@ from ._pages import PAGE_BYTES, PageSums
 
 BLOCK_BYTES = 16 * 1024
 KEPT_TIMES_BYTES = 512 * 1024  # of eight hours at a row a second
-AHEAD_BYTES = 32 * 1024 * 1024
+AHEAD_BYTES = 16 * 1024 * 1024
 _ADVISED_BYTES = 1024 * 1024  # of a single larger request, the system leaves out what is beyond its own limit
 _GAP_BYTES = 64  # between two chunks is a checksum, which is not worth a second call
 _AT_ONCE_BYTES = 2 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""What is left in a damaged shard, and in a damaged sidecar.
+"""What is left in a damaged shard. What is left of a damaged sidecar, `_recovered` says.
 
 A shard's bytes follow from its samples, and the sidecar knows all of a sample but its numbers. So the shard is written
 again twice, into temporary files, once with rows of zeros and once with rows of ones: where the two agree, a byte does
@@ -14,37 +14,48 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .._vocabulary import FeatureArray, FeatureSpec, IntegrityError, Modality
 from ._shards import OpenShard, Sample, format_of, sample_checksum
-from ._sidecar import Entry, ShardInfo, readable_columns, restored_sidecar
+from ._sidecar import Entry, ShardInfo, one_line
 
 _log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 22
+_SLACK_BYTES = 1 << 28
 # What a reader makes of bytes that it was not meant to see.
-_UNREADABLE = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, MemoryError, IntegrityError)
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What a caller knows of a feature beside the store: what a person calls it, and the digest of its source."""
-
-    key: str
-    source_digest: str
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    IntegrityError,
+)
 
 
 def spec_of(shard: ShardInfo) -> FeatureSpec:
-    """The specification that a shard was written with, as far as it has part in fingerprints."""
-    fields = json.loads(shard.spec)
-    return FeatureSpec(**{**fields, "modality": Modality(fields["modality"])})
+    """The specification that a shard was written with, as far as it has part in fingerprints. Raises IntegrityError."""
+    try:
+        return spec_in(shard.spec)
+    except ValueError as error:
+        raise IntegrityError(f"shard {shard.path}: {error}; another version of frameloom wrote it") from error
+
+
+def spec_in(text: str) -> FeatureSpec:
+    """A specification from its JSON. Raises ValueError where it has other fields than this version's."""
+    try:
+        fields = json.loads(text)
+        return FeatureSpec(**{**fields, "modality": Modality(fields["modality"])})
+    except UNREADABLE as error:
+        raise ValueError(f"its specification is none of this version's ({one_line(error)})") from error
 
 
 def sample_of(entry: Entry, feature: FeatureArray) -> Sample:
@@ -72,7 +83,7 @@ def sound_samples(shard: OpenShard, entries: Sequence[Entry], *, verify: bool = 
             try:
                 values, times = shard.read(entry.first_row, entry.first_row + entry.num_rows, verify=verify)
                 feature = FeatureArray(values, times)
-            except _UNREADABLE:
+            except UNREADABLE:
                 yield None
                 continue
         is_whole = feature.values.shape == (entry.num_rows, entry.shard.dim)
@@ -107,7 +118,7 @@ def samples_of_damaged(held: bytes, entries: Sequence[Entry]) -> Iterator[Sample
                         found[number] = found[number] or sample
                 finally:
                     shard.close()
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             _log.info("%s, read as a %s: %s", entries[0].shard.path, copied.__name__.strip("_"), error)
     yield from found
 
@@ -130,9 +141,11 @@ def _plain_copy(held: bytes, entries: Sequence[Entry]) -> Iterator[Path]:
 def _mended_copy(held: bytes, entries: Sequence[Entry]) -> Iterator[Path]:
     """A copy of a damaged shard in which every byte that does not depend on the samples' numbers is right.
 
-    Raises ValueError when this version would lay the shard out in another way than the one that wrote it.
+    Raises ValueError when most of it is gone, or when this version would lay it out in another way than it was.
     """
     shard = entries[0].shard
+    if shard.num_bytes > 2 * len(held) + _SLACK_BYTES:
+        raise ValueError(f"of {shard.num_bytes:,} bytes {len(held):,} are left")
     with tempfile.TemporaryDirectory(prefix="frameloom-salvage-") as folder:
         skeletons = [Path(folder, f"{fill}{shard.path.suffix}") for fill in (0x00, 0xFF)]
         for skeleton, fill in zip(skeletons, (0x00, 0xFF), strict=True):
@@ -168,95 +181,6 @@ def _overlay(damaged: io.BytesIO, skeletons: Sequence[Path], target: io.Buffered
             # What is missing at the end of a shard that was cut stands here as zeros.
             held = np.frombuffer(damaged.read(len(block)).ljust(len(block), b"\0"), np.uint8)
             target.write(np.where(first == second, first, held).tobytes())
-
-
-def damaged_keys(sidecar: bytes, shard: Path | None) -> list[tuple[str, str]]:
-    """Key and fingerprint of every sample of a sidecar that cannot be trusted, as far as anything still says them.
-
-    Args:
-        sidecar: what is left of it.
-        shard: its shard, where that is known to be what was written.
-    """
-    columns, _ = readable_columns(sidecar)
-    if {"key", "fingerprint"} <= columns.keys():
-        return list(zip(columns["key"], columns["fingerprint"], strict=True))
-    return [] if shard is None or shard.suffix != ".h5" else _keys_in_hdf5(shard)
-
-
-def _keys_in_hdf5(path: Path) -> list[tuple[str, str]]:
-    import h5py
-
-    with suppress(*_UNREADABLE), h5py.File(path, "r", locking=False) as file:
-        columns = [[text.decode() for text in file[name][:]] for name in ("keys", "fingerprints")]
-        return list(zip(*columns, strict=True))
-    return []
-
-
-def rebuilt_sidecar(
-    sidecar: bytes, shard: Path, *, sha256: str, identities: Mapping[str, Identity] | None = None
-) -> bytes | None:
-    """The bytes of a damaged sidecar as they were written, or None where that cannot be proven.
-
-    One column that is lost is found again from the others, from the shard or from what the caller knows, and the
-    sidecar's seal proves that it is right. Where the seal is lost as well, nothing is proven: the digests, messages and
-    times that only a sidecar holds decide what is made of a video later.
-
-    Args:
-        sidecar: what is left of it.
-        shard: its shard, which is what was written.
-        sha256: hash of the shard.
-        identities: what the caller knows, by fingerprint.
-    """
-    columns, facts = readable_columns(sidecar)
-    if not columns or "seal" not in facts:
-        return None
-    facts = {**facts, "sha256": sha256, "num_bytes": shard.stat().st_size}
-    finders: tuple[Callable[[], dict[str, list[Any]]], ...] = (
-        lambda: {},
-        lambda: _from_columns(columns),
-        lambda: _from_identities(columns, identities or {}),
-        lambda: _from_shard(columns, shard),
-    )
-    known: dict[str, list[Any]] = {}
-    for find in finders:
-        with suppress(*_UNREADABLE):
-            known |= find()
-            if (found := restored_sidecar({**known, **columns}, facts)) is not None:
-                return found
-    return None
-
-
-def _from_columns(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    num_samples = len(next(iter(columns.values())))
-    found: dict[str, list[Any]] = {"message": [""] * num_samples, "status": ["ok"] * num_samples}
-    if "num_rows" in columns:
-        found["first_row"] = [int(row) for row in np.cumsum([0, *columns["num_rows"]])[:-1]]
-    return found
-
-
-def _from_identities(columns: Mapping[str, list[Any]], identities: Mapping[str, Identity]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
-    if "fingerprint" in columns and all(one in identities for one in columns["fingerprint"]):
-        known = [identities[one] for one in columns["fingerprint"]]
-        found = {"key": [one.key for one in known], "source_digest": [one.source_digest for one in known]}
-    return found
-
-
-def _from_shard(columns: Mapping[str, list[Any]], path: Path) -> dict[str, list[Any]]:
-    """Checksums, and where no stream's extent says otherwise, first and last instants."""
-    bounds = [*columns["first_row"], columns["first_row"][-1] + columns["num_rows"][-1]]
-    found: dict[str, list[Any]] = {"checksum": [], "start_seconds": [], "end_seconds": []}
-    shard = format_of(path).open(path)
-    try:
-        for first, last in pairwise(bounds):
-            values, times = shard.read(first, last)
-            has_times = len(times) > 0 and not np.isnan(times).any()
-            found["checksum"].append(sample_checksum(values, times))
-            found["start_seconds"].append(float(times[:, 0].min()) if has_times else None)
-            found["end_seconds"].append(float(times[:, 1].max()) if has_times else None)
-    finally:
-        shard.close()
-    return found
 
 
 def link_aside(path: Path, folder: Path) -> Path:

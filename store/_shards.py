@@ -11,20 +11,33 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._registry import Registry
-from .._vocabulary import FeatureArray, FeatureSpec, InputError, IntegrityError, Modality
+from .._vocabulary import (
+    FeatureArray,
+    FeatureSpec,
+    InputError,
+    IntegrityError,
+    Modality,
+    Status,
+    ValueType,
+    canonical_json,
+)
 from ._pages import KeptSums, PageSums
+from ._told import Contents
 
 MAX_OPEN_FILES = 128
+STORED_TYPES = {name: np.dtype(name).newbyteorder("<") for name in get_args(ValueType)}  # as they lie in a shard
+MAX_DIM = 1 << 24
+_TIMES = np.dtype("<f8")
 _CHECKED_ROWS = 1 << 16
-REMEDY = "delete this shard and its .parquet sidecar and run sync again, which extracts its videos anew"
+REMEDY = "run `frameloom repair`, which keeps what is whole, and then sync again"
 _Result = TypeVar("_Result")
 
 
@@ -70,7 +83,7 @@ class ShardFormat(Protocol):
     def write(self, target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
         """Write the shard that holds these samples in this order into an empty file. The same samples, the same bytes.
 
-        The samples have passed `check_samples`.
+        The samples are as `check_samples` gives them.
         """
         ...
 
@@ -81,6 +94,18 @@ class ShardFormat(Protocol):
             path: of the file.
             sums: of its pages, when they are known: what is read is then compared with these.
         """
+        ...
+
+    def mark(self, path: Path) -> bytes:
+        """`_told.mark` of what a shard says itself; quick where the shard is opened as well. Raises as `open` does."""
+        ...
+
+    def name_of(self, fingerprint: str) -> str:
+        """What the `mark` of a shard has for a sample."""
+        ...
+
+    def contents(self, path: Path) -> Contents:
+        """What a shard says of its samples, all of which is read. Raises as `open` does."""
         ...
 
 
@@ -121,21 +146,42 @@ class Sample:
     feature: FeatureArray
 
 
-def check_samples(samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
-    """Refuse what must never be stored. Raises InputError naming the sample."""
+def check_samples(samples: Sequence[Sample], *, spec: FeatureSpec) -> list[Sample]:
+    """Samples as they are stored: little-endian, times and extents in float64. An array that is so is not copied.
+
+    Raises InputError naming the sample that must never be stored.
+    """
     if not samples:
         raise InputError("a shard needs at least one sample")
+    if problem := _spec_problem(spec):
+        raise InputError(f"the specification of {spec.name}: {problem}")
     seen: set[str] = set()
     for sample in samples:
         if sample.fingerprint in seen:
             raise InputError(f"sample {sample.key!r}: its fingerprint {sample.fingerprint} is twice in one shard")
         seen.add(sample.fingerprint)
-        problem = _text_problem(sample) or _array_problem(sample.feature, spec)
+        problem = _text_problem(sample) or _array_problem(sample.feature, spec) or _extent_problem(sample.feature)
         if problem:
             raise InputError(f"sample {sample.key!r} of {spec.name}: {problem}")
+    return [replace(sample, feature=_as_stored(sample.feature, STORED_TYPES[spec.dtype])) for sample in samples]
+
+
+def _spec_problem(spec: FeatureSpec) -> str:
+    if spec.dtype not in STORED_TYPES:
+        return f"values of {spec.dtype} cannot be stored; allowed: {', '.join(STORED_TYPES)}"
+    if type(spec.dim) is not int or not 1 <= spec.dim <= MAX_DIM:
+        return f"its width {spec.dim!r} is no whole number from 1 to {MAX_DIM:,}"
+    try:
+        canonical_json(spec.identity()).encode()
+    except (TypeError, ValueError) as error:
+        return f"it is not plain data ({error})"
+    return ""
 
 
 def _text_problem(sample: Sample) -> str:
+    texts = (sample.fingerprint, sample.key, sample.source_digest, sample.feature.message)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(sample.feature.status, Status):
+        return "its key, digest, fingerprint and message must be text, and its status one of Status"
     if not sample.fingerprint.isascii() or not sample.fingerprint:
         return f"fingerprint {sample.fingerprint!r} is not ASCII text"
     try:
@@ -147,16 +193,42 @@ def _text_problem(sample: Sample) -> str:
 
 def _array_problem(feature: FeatureArray, spec: FeatureSpec) -> str:
     values, times = feature.values, feature.times
-    if values.shape[1] != spec.dim or values.dtype != np.dtype(spec.dtype):
+    if type(values) is not np.ndarray or type(times) is not np.ndarray:
+        return f"values and times must be NumPy arrays, not {type(values).__name__} and {type(times).__name__}"
+    if values.shape[1] != spec.dim or values.dtype.newbyteorder("<") != STORED_TYPES[spec.dtype]:
         return f"values are {values.dtype} (T, {values.shape[1]}); the specification says {spec.dtype} (T, {spec.dim})"
-    blocks = range(0, len(values), _CHECKED_ROWS)
+    blocks = range(0, len(values), _CHECKED_ROWS) if values.dtype.kind == "f" else ()
     if not all(np.isfinite(values[first : first + _CHECKED_ROWS]).all() for first in blocks):
         return "values hold NaN or infinity; give it the status non_finite and no rows"
+    return _times_problem(times, spec)
+
+
+def _times_problem(times: NDArray[Any], spec: FeatureSpec) -> str:
+    if times.dtype.kind not in "fiu":
+        return f"times are {times.dtype}, and must be numbers of seconds"
     if spec.modality is Modality.TEXT:
         return "" if np.isnan(times).all() else "text has no times; they must be NaN"
+    times = times.astype(_TIMES, copy=False)  # as they are stored: what is finite in a wider type may not be so there
     if not np.isfinite(times).all() or (times[:, 0] > times[:, 1]).any():
         return "times must be finite, and no interval may end before it starts"
     return ""
+
+
+def _extent_problem(feature: FeatureArray) -> str:
+    if feature.extent is None:
+        return ""
+    try:
+        start, end = map(float, feature.extent)
+    except (TypeError, ValueError, OverflowError):
+        start, end = np.nan, np.nan
+    is_span = np.isfinite([start, end]).all() and start <= end
+    return "" if is_span else f"its extent {feature.extent!r} is no pair of finite seconds, the start and then the end"
+
+
+def _as_stored(feature: FeatureArray, dtype: np.dtype[Any]) -> FeatureArray:
+    extent = None if feature.extent is None else (float(feature.extent[0]), float(feature.extent[1]))
+    values, times = feature.values.astype(dtype, copy=False), feature.times.astype(_TIMES, copy=False)
+    return replace(feature, values=values, times=times, extent=extent)
 
 
 def sample_checksum(values: NDArray[Any], times: NDArray[np.float64]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, overload
 import numpy as np
 
 from .._vocabulary import FeatureArray, FeatureSpec, IntegrityError, Status, canonical_json
-from ._shards import REMEDY, Sample, sample_checksum
+from ._shards import MAX_DIM, REMEDY, STORED_TYPES, Sample, sample_checksum
 
 SUFFIX = ".parquet"
 FORMAT_VERSION = 1
@@ -27,6 +28,9 @@ MAX_SAMPLES = 10_000_000
 MAX_BYTES = 1 << 31
 _METADATA_KEY = b"frameloom"
 _ARROW_NAMES = {"float64": "double"}
+_TIME_BYTES = 16  # of a row
+_FEW_BYTES = 8
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 COLUMNS = {
     "key": "string",
     "source_digest": "string",
@@ -250,20 +254,47 @@ def read_sidecar(path: Path | str, *, shard_path: Path, data: bytes | None = Non
         IntegrityError: the sidecar is not what was written, is of a newer format, or belongs to another shard.
         FileNotFoundError: there is none.
     """
-    import pyarrow as pa
-
     data = Path(path).read_bytes() if data is None else data
     try:
         columns, facts = _parse(data)
         if _seal(columns, facts) != facts["seal"]:
             raise ValueError("its content does not match its seal")
         if facts["format"] != FORMAT_VERSION:
-            raise ValueError(f"its format is {facts['format']}, this version reads {FORMAT_VERSION}")
+            raise ValueError(f"its format is {facts['format']!r:.50}, this version reads {FORMAT_VERSION}")
+        _check_facts(facts, columns)
         if shard_path.stem != facts["sha256"][: len(shard_path.stem)]:
             raise ValueError("it belongs to another shard")
         return Sidecar(_shard_info(facts, shard_path, num_samples=len(columns["key"])), columns)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-        raise IntegrityError(f"sidecar {path} cannot be trusted ({error}); {REMEDY}") from error
+    except _ODD as error:
+        raise IntegrityError(f"sidecar {path} cannot be trusted ({one_line(error)}); {REMEDY}") from error
+
+
+# What Arrow and JSON make of odd bytes; Arrow's own errors are ValueError, OSError, KeyError or one of these as well.
+_ODD = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
+
+
+def one_line(error: BaseException | str) -> str:
+    """What an error says, in one line that a terminal may show: those of Arrow and HDF5 have several."""
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
+def is_as_written(data: bytes, sidecar: Sidecar) -> bool:
+    """Whether the bytes of a sidecar that is right are those that were written: some of them nobody reads.
+
+    They are compared with what this version would write. Another version of Arrow may write others, and then nothing
+    is known; a disk changes a few bytes at a time, and never their number.
+    """
+    again = rewritten(data, sidecar)
+    if len(again) != len(data):
+        return True
+    differ = np.frombuffer(again, np.uint8) != np.frombuffer(data, np.uint8)
+    return not 0 < int(differ.sum()) <= _FEW_BYTES
+
+
+def rewritten(data: bytes, sidecar: Sidecar) -> bytes:
+    """The bytes of a sidecar that is right, as this version writes them."""
+    return _encode(sidecar.columns, _parse(data)[1])
 
 
 def restored_sidecar(columns: Mapping[str, list[Any]], facts: Mapping[str, Any]) -> bytes | None:
@@ -278,19 +309,24 @@ def restored_sidecar(columns: Mapping[str, list[Any]], facts: Mapping[str, Any])
 
 
 def readable_columns(damaged: bytes) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """The columns and facts of a damaged sidecar whose own checksums hold; they may still be wrong together."""
+    """The columns and facts of a damaged sidecar whose own checksums hold; they may still be wrong together.
+
+    Every column has an item of its type, or None, for each sample that the sidecar claims to have.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns: dict[str, list[Any]] = {}
-    try:
-        with pq.ParquetFile(pa.BufferReader(damaged), page_checksum_verification=True) as file:
-            facts = json.loads(file.schema_arrow.metadata[_METADATA_KEY])
-            for name in COLUMNS:
-                with suppress(pa.ArrowException, OSError, ValueError, KeyError, MemoryError):
-                    columns[name] = file.read([name], use_threads=False).column(name).to_pylist()
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError):
-        return columns, {}
+    facts: Any = {}
+    with suppress(*_ODD), pq.ParquetFile(pa.BufferReader(damaged), page_checksum_verification=True) as file:
+        _check_promise(file.metadata)
+        schema, num_samples = file.schema_arrow, file.metadata.num_rows
+        for name, type in COLUMNS.items():
+            with suppress(*_ODD):
+                found = file.read([name], use_threads=False).column(name)
+                if len(found) == num_samples and str(schema.field(name).type) == _ARROW_NAMES.get(type, type):
+                    columns[name] = found.to_pylist()
+        facts = json.loads(schema.metadata[_METADATA_KEY])
     return columns, facts if isinstance(facts, dict) else {}
 
 
@@ -306,7 +342,10 @@ def _parse(data: bytes) -> tuple[dict[str, list[Any]], dict[str, Any]]:
         raise ValueError(f"its columns are {', '.join(f'{name} ({type})' for name, type in found.items())}")
     columns = table.to_pydict()
     _check_columns(columns)
-    return columns, json.loads(table.schema.metadata[_METADATA_KEY])
+    facts = json.loads(table.schema.metadata[_METADATA_KEY])
+    if not isinstance(facts, dict):
+        raise ValueError("its facts are no object")
+    return columns, facts
 
 
 def _check_promise(promised: Any) -> None:
@@ -323,6 +362,45 @@ def _check_columns(columns: dict[str, list[Any]]) -> None:
         raise ValueError("it lacks samples, or something of one")
     if min(columns["num_rows"]) < 0 or columns["first_row"] != [0, *accumulate(columns["num_rows"])][:-1]:
         raise ValueError("its samples do not lie end to end")
+    if min(columns["checksum"]) < 0 or max(columns["checksum"]) >> 32:
+        raise ValueError("it has checksums that are none")
+    names = columns["fingerprint"]
+    if len(set(names)) < len(names) or "" in names or not "".join(names).isascii():
+        raise ValueError("its fingerprints are not ASCII texts, each of one sample")
+    for start, end in zip(columns["start_seconds"], columns["end_seconds"], strict=True):
+        if (start is None) != (end is None) or (start is not None and not start <= end):
+            raise ValueError(f"a sample of its begins at {start} and ends at {end} s")
+
+
+def _check_facts(facts: dict[str, Any], columns: dict[str, list[Any]]) -> None:
+    """Refuse a shard that cannot be, whatever the seal says."""
+    sha256, num_bytes, spec = facts["sha256"], facts["num_bytes"], facts["spec"]
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        raise ValueError(f"its shard's SHA-256 is {sha256!r:.80}")
+    if type(num_bytes) is not int or num_bytes < 1:
+        raise ValueError(f"its shard has {num_bytes!r:.50} bytes")
+    if not isinstance(facts["code_version"], str) or not isinstance(spec, str):
+        raise ValueError("its specification or the version that wrote it is no text")
+    dim, dtype = facts["dim"], facts["dtype"]
+    if type(dim) is not int or not 1 <= dim <= MAX_DIM or dtype not in tuple(STORED_TYPES):
+        raise ValueError(f"it promises values of {dtype!r:.50} (T, {dim!r:.50})")
+    if _values_of(spec) != (dtype, dim):
+        raise ValueError(f"its specification is not one of {dtype} (T, {dim})")
+    num_rows = sum(columns["num_rows"])
+    if num_rows * (dim * STORED_TYPES[dtype].itemsize + _TIME_BYTES) > num_bytes:
+        raise ValueError(f"it promises {num_rows:,} rows of {dtype} (T, {dim}) in {num_bytes:,} bytes")
+
+
+@functools.lru_cache(maxsize=256)
+def _values_of(spec: str) -> tuple[Any, Any]:
+    """Type and width of the values that a specification, of whatever version, gives."""
+    try:
+        fields = json.loads(spec)
+    except RecursionError as error:
+        raise ValueError("its specification is too deep") from error
+    if not isinstance(fields, dict):
+        raise ValueError("its specification is no object")
+    return fields.get("dtype"), fields.get("dim")
 
 
 def _shard_info(facts: dict[str, Any], path: Path, *, num_samples: int) -> ShardInfo:

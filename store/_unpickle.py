@@ -12,7 +12,7 @@ import io
 import math
 import pickletools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ from .._vocabulary import InputError, MediaError
 from ._fingerprints import open_regular_file
 
 _MAX_DEPTH = 32
+_MAX_WAITING = 250_000  # values that wait for the container that holds them; of lists and dicts at most 2000 do
 _MAX_DIMENSIONS = 8
+_TOO_DEEP = f"it is nested more than {_MAX_DEPTH} deep, or holds itself"
+_CONTAINERS = (list, tuple, dict, set, frozenset)
 _MARK = object()
 _DTYPE = re.compile(r"[|<>=]?([biufc])([0-9]{1,2})|[|<>=]?([SU])([0-9]{1,6})")
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
@@ -244,6 +247,7 @@ class _Machine:
         self._stream, self._is_torch = stream, is_torch
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._nested: dict[int, tuple[Any, int]] = {}  # containers that hold others, by id, with how deep they go
 
     def run(self) -> Any:
         for opcode, argument, _ in pickletools.genops(self._stream):
@@ -255,8 +259,21 @@ class _Machine:
                 _STEPS[opcode.name](self, argument)
             else:
                 raise _NotDataError(f"it uses the instruction {opcode.name}")
-        (value,) = self._stack
-        return value
+            if len(self._stack) > _MAX_WAITING:
+                raise _NotDataError(f"more than {_MAX_WAITING:,} of its values stand side by side, in no list or dict")
+        if len(self._stack) != 1:
+            raise ValueError(f"it ends with {len(self._stack):,} values where there must be one")
+        return self.pop()
+
+    def holding(self, container: Any, values: Iterable[Any]) -> Any:
+        """The container, of which it is known now how deep it goes."""
+        inner = (self._nested.get(id(one), (one, 1))[1] for one in values if isinstance(one, _CONTAINERS))
+        depth = 1 + max(inner, default=0)
+        if depth > _MAX_DEPTH:
+            raise _NotDataError(_TOO_DEEP)
+        if depth > self._nested.get(id(container), (container, 1))[1]:
+            self._nested[id(container)] = container, depth
+        return container
 
     def push(self, value: Any) -> None:
         self._stack.append(value)
@@ -285,6 +302,13 @@ class _Machine:
     def last(self, count: int) -> tuple[Any, ...]:
         values = [self.pop() for _ in range(count)]
         return tuple(values[::-1])
+
+    def make_tuple(self, values: Iterable[Any]) -> None:
+        made = tuple(values)
+        self._stack.append(self.holding(made, made))
+
+    def make_list(self, values: list[Any]) -> None:
+        self._stack.append(self.holding(values, values))
 
     def remember(self, place: int) -> None:
         self._memo[place] = self._stack[-1]
@@ -319,13 +343,13 @@ class _Machine:
         target.build(state)
 
     def append(self, values: list[Any]) -> None:
-        self.top(list).extend(values)
+        self.holding(self.top(list), values).extend(values)
 
     def set_items(self, values: list[Any]) -> None:
-        self.top(dict).update(zip(values[::2], values[1::2], strict=True))
+        self.holding(self.top(dict), values).update(zip(values[::2], values[1::2], strict=True))
 
     def add(self, values: list[Any]) -> None:
-        self.top(set).update(values)
+        self.holding(self.top(set), values).update(values)
 
     def drop(self) -> None:
         self._stack.pop()
@@ -353,11 +377,11 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "EMPTY_DICT": lambda machine, _: machine.push({}),
     "EMPTY_SET": lambda machine, _: machine.push(set()),
     "EMPTY_TUPLE": lambda machine, _: machine.push(()),
-    "LIST": lambda machine, _: machine.push(machine.since_mark()),
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.since_mark())),
-    "TUPLE1": lambda machine, _: machine.push(machine.last(1)),
-    "TUPLE2": lambda machine, _: machine.push(machine.last(2)),
-    "TUPLE3": lambda machine, _: machine.push(machine.last(3)),
+    "LIST": lambda machine, _: machine.make_list(machine.since_mark()),
+    "TUPLE": lambda machine, _: machine.make_tuple(machine.since_mark()),
+    "TUPLE1": lambda machine, _: machine.make_tuple(machine.last(1)),
+    "TUPLE2": lambda machine, _: machine.make_tuple(machine.last(2)),
+    "TUPLE3": lambda machine, _: machine.make_tuple(machine.last(3)),
     "FROZENSET": lambda machine, _: machine.push(frozenset(machine.since_mark())),
     "DICT": lambda machine, _: machine.push(_dict_of(machine.since_mark())),
     "APPEND": lambda machine, _: machine.append([machine.pop()]),
@@ -391,7 +415,7 @@ def _resolved(value: Any) -> Any:
 
 def _resolve(value: Any, known: dict[int, Any], depth: int) -> Any:
     if depth > _MAX_DEPTH:
-        raise _NotDataError(f"it is nested more than {_MAX_DEPTH} deep, or holds itself")
+        raise _NotDataError(_TOO_DEEP)
     if isinstance(value, _Array):
         if value.made is None:
             raise ValueError("an array has no content")

@@ -2,7 +2,7 @@
 
 Layout, with N samples, ``T_n`` rows in sample n and width D::
 
-    values        (sum T, D)  float16 | float32 | uint8, chunked, fletcher32
+    values        (sum T, D)  a type of `STORED_TYPES`, chunked, fletcher32
     times         (sum T, 2)  float64 seconds, chunked, fletcher32; NaN for text
     offsets       (N + 1,)    int64; sample n is rows offsets[n] : offsets[n + 1]
     keys          (N,)        UTF-8, what a person calls each sample (the first KEY_BYTES bytes)
@@ -33,13 +33,14 @@ from numpy.typing import NDArray
 from .._vocabulary import FeatureSpec, canonical_json
 from ._pages import PageSums
 from ._rows import RowFile, Rows, RowShard, block_checksums
-from ._shards import FORMATS, OpenShard, Sample
+from ._shards import FORMATS, STORED_TYPES, OpenShard, Sample
+from ._told import Contents, Told, mark, stamp_of
 
 SUFFIX = ".h5"
 FORMAT_VERSION = 1
 CHUNK_BYTES = 256 * 1024  # 256 rows of 512 half floats: the size measured fastest for random whole-video reads
 KEY_BYTES = 1024
-VALUE_TYPES = ("<f2", "<f4", "|u1")
+VALUE_TYPES = tuple(dtype.str for dtype in STORED_TYPES.values())
 _CHECKSUM_BYTES = 4
 _KEPT_LAYOUTS = 1024  # of shards that were open once; some 10 KB each
 
@@ -60,7 +61,20 @@ class Hdf5Format:
         Refused are links, virtual and external data sets, types other than the layout's, and filters other than its
         checksum.
         """
-        return RowShard.open(path, sums, _layout)
+        return RowShard.open(path, sums, lambda *given: _layout(*given)[:2])
+
+    def mark(self, path: Path) -> bytes:
+        """The `mark` of a shard. Raises as `open` does."""
+        return _layout(path, stamp_of(path))[2]
+
+    def name_of(self, fingerprint: str) -> str:
+        """What a shard calls a sample."""
+        return fingerprint
+
+    def contents(self, path: Path) -> Contents:
+        """What a shard says of its samples. Raises as `open` does."""
+        self.mark(path)  # what is no shard is refused here as well
+        return _contents(path)
 
 
 FORMATS.add(Hdf5Format.name, Hdf5Format())
@@ -74,7 +88,7 @@ def write_shard_file(target: io.RawIOBase, samples: Sequence[Sample], *, spec: F
         file.attrs["frameloom_format"] = FORMAT_VERSION
         file.attrs["spec"] = canonical_json(spec.identity())
         _write_rows(file, "values", [sample.feature.values for sample in samples])
-        _write_rows(file, "times", [np.asarray(sample.feature.times, np.float64) for sample in samples])
+        _write_rows(file, "times", [sample.feature.times for sample in samples])
         lengths = [len(sample.feature.values) for sample in samples]
         file.create_dataset("offsets", data=np.cumsum([0, *lengths], dtype=np.int64), track_times=False)
         _write_texts(file, "keys", [_clipped(sample.key) for sample in samples])
@@ -112,8 +126,8 @@ def _clipped(key: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=_KEPT_LAYOUTS)
-def _layout(path: Path, stamp: tuple[int, ...]) -> tuple[Rows, Rows]:
-    """Where a shard's values and times are."""
+def _layout(path: Path, stamp: tuple[int, ...]) -> tuple[Rows, Rows, bytes]:
+    """Where a shard's values and times are, and its mark."""
     import h5py
 
     del stamp  # of the file whose layout this is: another file of the same name has its own
@@ -122,9 +136,77 @@ def _layout(path: Path, stamp: tuple[int, ...]) -> tuple[Rows, Rows]:
             if file.attrs["frameloom_format"] != FORMAT_VERSION:
                 raise ValueError(f"its format is {file.attrs['frameloom_format']}, this version reads {FORMAT_VERSION}")
             values, times = _rows(file, "values", VALUE_TYPES), _rows(file, "times", ("<f8",))
+            names = _texts(file, "fingerprints")
+            found = mark(
+                spec=_spec(file),
+                dtype=values.dtype.str,
+                dim=values.dim,
+                names=names,
+                num_rows=_num_rows(file, num_samples=len(names), of=len(values)),
+            )
     except (RuntimeError, TypeError, NotImplementedError) as error:  # what h5py makes of odd files
         raise ValueError(f"HDF5 refuses it: {error}") from error
-    return values, times
+    return values, times, found
+
+
+def _contents(path: Path) -> Contents:
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            keys, fingerprints, statuses = (_texts(file, name) for name in ("keys", "fingerprints", "statuses"))
+            num_rows = _num_rows(file, num_samples=len(fingerprints), of=len(_rows(file, "values", VALUE_TYPES)))
+            spec = _spec(file)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"HDF5 refuses it: {error}") from error
+    samples = (
+        Told(key=key, fingerprint=fingerprint, num_rows=count, status=status)
+        for key, fingerprint, count, status in zip(keys, fingerprints, num_rows, statuses, strict=True)
+    )
+    return Contents(spec=spec, samples=tuple(samples))
+
+
+def _spec(file: Any) -> str:
+    spec = file.attrs["spec"]
+    if not isinstance(spec, str):
+        raise ValueError("its specification is no text")
+    return spec
+
+
+def _texts(file: Any, name: str) -> list[str]:
+    """A data set of texts, one for each sample."""
+    found = _column(file, name, "S")
+    return [text.decode() for text in found.tolist()]
+
+
+def _num_rows(file: Any, *, num_samples: int, of: int) -> list[int]:
+    """How many of the shard's rows each sample has."""
+    offsets = _column(file, "offsets", "i").astype(np.int64)
+    counts: list[int] = np.diff(offsets).tolist()
+    if len(counts) != num_samples or offsets[0] or offsets[-1] != of or min(counts, default=0) < 0:
+        raise ValueError(f"its 'offsets' do not part its {of:,} rows among {num_samples:,} samples")
+    return counts
+
+
+def _column(file: Any, name: str, kind: str) -> NDArray[Any]:
+    """A small data set of one dimension, plain in this file.
+
+    Read with HDF5's own functions: this is done whenever a shard is opened, and h5py's take several times as long.
+    """
+    import h5py
+
+    encoded = name.encode()
+    if file.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"its {name!r} is no data set of this file")
+    data = h5py.h5d.open(file.id, encoded)
+    settings = data.get_create_plist()
+    is_plain = settings.get_layout() == h5py.h5d.CONTIGUOUS and not settings.get_external_count()
+    shape, dtype = data.shape, data.dtype
+    if not is_plain or dtype.kind != kind or len(shape) != 1 or shape[0] * dtype.itemsize > file.id.get_filesize():
+        raise ValueError(f"its {name!r} is {dtype} {shape}, or not stored plainly in this file")
+    found = np.empty(shape, dtype)
+    data.read(h5py.h5s.ALL, h5py.h5s.ALL, found)
+    return found
 
 
 def _rows(file: Any, name: str, types: tuple[str, ...]) -> Rows:

@@ -5,7 +5,7 @@ Layout, with N samples, every member a regular file of the POSIX ustar format::
     __frameloom__/spec.json   {"frameloom_format": 1, "num_samples": N, "spec": {...}}; webdataset passes over it
     ID.json                   {"block_bytes", "checksum", "extent", "fingerprint", "key", "message", "num_rows",
                                "source_digest", "status", "times_crc32": [...], "values_crc32": [...]}
-    ID.values.npy             (T, D)  float16 | float32 | uint8
+    ID.values.npy             (T, D)  a type of `STORED_TYPES`
     ID.times.npy              (T, 2)  float64 seconds; NaN for text
 
 and so on for every sample, in their order; a sample without rows has all three too, and ``status`` says why. ``ID`` is
@@ -42,20 +42,21 @@ from numpy.typing import NDArray
 from .._vocabulary import FeatureSpec, InputError, canonical_json
 from ._pages import PageSums
 from ._rows import BLOCK_BYTES, RowFile, Rows, RowShard, block_checksums
-from ._shards import FORMATS, OpenShard, Sample, sample_checksum
+from ._shards import FORMATS, STORED_TYPES, OpenShard, Sample, sample_checksum
+from ._told import Contents, Rest, Told, mark, stamp_of
 
 SUFFIX = ".tar"
 FORMAT_VERSION = 1
 SPEC_MEMBER = "__frameloom__/spec.json"
 MAX_MEMBER_BYTES = 8**11 - 1  # what an ustar header can say
 MAX_JSON_BYTES = 64 * 1024 * 1024
-VALUE_TYPES = ("<f2", "<f4", "|u1")
+VALUE_TYPES = tuple(dtype.str for dtype in STORED_TYPES.values())
 _ENDINGS = ("json", "values.npy", "times.npy")
 _BLOCK = 512
 _MEMBER = re.compile(r"([0-9a-f]{32}|[0-9a-f]{48})\.(json|values\.npy|times\.npy)")
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 _ARRAY = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '([<|][fu][1248])', 'fortran_order': False, "
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<|][fiu][1248])', 'fortran_order': False, "
     rb"'shape': \((\d{1,18}), (\d{1,18})\), \} *\n",
     re.DOTALL,
 )
@@ -81,7 +82,20 @@ class WebdatasetFormat:
 
     def open(self, path: Path, sums: PageSums | None = None) -> OpenShard:
         """Open a shard. What is not one raises ValueError; nothing but its headers is looked at."""
-        return RowShard.open(path, sums, _layout)
+        return RowShard.open(path, sums, lambda *given: _layout(*given)[:2])
+
+    def mark(self, path: Path) -> bytes:
+        """The `mark` of a shard. Raises as `open` does."""
+        return _layout(path, stamp_of(path))[2]
+
+    def name_of(self, fingerprint: str) -> str:
+        """What a shard calls a sample."""
+        return sample_id(fingerprint)
+
+    def contents(self, path: Path) -> Contents:
+        """What a shard says of its samples. Raises as `open` does."""
+        self.mark(path)  # what is no shard is refused here as well
+        return _contents(path)
 
 
 FORMATS.add(WebdatasetFormat.name, WebdatasetFormat())
@@ -99,7 +113,7 @@ def sample_id(fingerprint: str) -> str:
 
 def _write_sample(target: io.RawIOBase, sample: Sample) -> None:
     values = np.ascontiguousarray(sample.feature.values)
-    times = np.ascontiguousarray(sample.feature.times, np.float64)
+    times = np.ascontiguousarray(sample.feature.times)
     name = sample_id(sample.fingerprint)
     _write_member(target, f"{name}.json", [canonical_json(_facts(sample, values, times)).encode()])
     for ending, rows in (("values.npy", values), ("times.npy", times)):
@@ -197,8 +211,8 @@ def _octal(field: bytes, where: str) -> int:
 
 
 @functools.lru_cache(maxsize=_KEPT_LAYOUTS)
-def _layout(path: Path, stamp: tuple[int, ...]) -> tuple[Rows, Rows]:
-    """Where a shard's values and times are."""
+def _layout(path: Path, stamp: tuple[int, ...]) -> tuple[Rows, Rows, bytes]:
+    """Where a shard's values and times are, and its mark."""
     del stamp  # of the file whose layout this is: another file of the same name has its own
     file = RowFile(path)
     try:
@@ -211,7 +225,42 @@ def _layout(path: Path, stamp: tuple[int, ...]) -> tuple[Rows, Rows]:
         file.close()
     if table.num_samples != about["num_samples"]:
         raise ValueError(f"it has {table.num_samples:,} samples of {about['num_samples']:,}")
-    return table.rows("values"), table.rows("times")
+    return table.rows("values"), table.rows("times"), table.mark()
+
+
+def _contents(path: Path) -> Contents:
+    file = RowFile(path)
+    try:
+        members = _members(file)
+        about = _spec_of(next(members, None), file)
+        samples = []
+        while (first := next(members, None)) is not None:
+            samples.append(_told(_triple(first, members)[0], file))
+    finally:
+        file.close()
+    return Contents(spec=canonical_json(about["spec"]), samples=tuple(samples))
+
+
+def _told(member: _Member, file: RowFile) -> Told:
+    facts = _json_of(file, member.offset, member.num_bytes)
+    texts = ("key", "fingerprint", "status", "source_digest", "message")
+    extent = facts.get("extent")
+    if not all(isinstance(facts.get(name), str) for name in texts) or not all(
+        type(facts.get(name)) is int for name in ("num_rows", "checksum")
+    ):
+        raise ValueError(f"its {member.name} lacks something of its sample")
+    if f"{sample_id(facts['fingerprint'])}.json" != member.name:
+        raise ValueError(f"its {member.name} tells of a sample of another name")
+    if extent is not None and not (isinstance(extent, list) and {type(one) for one in extent} <= {int, float}):
+        raise ValueError(f"its {member.name} has an extent that is none")
+    rest = Rest(
+        source_digest=facts["source_digest"],
+        message=facts["message"],
+        extent=None if extent is None else (float(extent[0]), float(extent[1])),
+        checksum=facts["checksum"],
+    )
+    told = {name: facts[name] for name in ("key", "fingerprint", "status", "num_rows")}
+    return Told(**told, rest=rest)
 
 
 def _spec_of(member: _Member | None, file: RowFile) -> dict[str, Any]:
@@ -253,32 +302,34 @@ class _Table:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.num_samples = 0
-        dtype = np.dtype(str(spec.get("dtype")))
-        if dtype.str not in VALUE_TYPES or spec["dim"] < 1:
+        dtype = STORED_TYPES.get(str(spec.get("dtype")))
+        if dtype is None or spec["dim"] < 1:
             raise ValueError(f"its specification says {spec.get('dtype')!r} (T, {spec['dim']})")
         self._types = {"values": (dtype, int(spec["dim"])), "times": (np.dtype("<f8"), 2)}
         self._starts = array("q", [0])
         self._offsets: dict[str, array[int]] = {"values": array("q"), "times": array("q")}
         self._facts: list[tuple[int, int]] = []
-        self._names: set[str] = set()
+        self._spec = spec
+        self._num_rows: dict[str, int] = {}
 
     def add(self, members: tuple[_Member, _Member, _Member]) -> None:
         """The next sample."""
         facts, *arrays = members
-        if facts.name in self._names:
-            raise ValueError(f"it has two samples {facts.name.partition('.')[0]}")
-        self._names.add(facts.name)
+        name = facts.name.partition(".")[0]
+        if name in self._num_rows:
+            raise ValueError(f"it has two samples {name}")
         self.num_samples += 1
         places = {name: self._place(name, member) for name, member in zip(self._types, arrays, strict=True)}
         num_rows = places["values"][1]
         if num_rows != places["times"][1]:
             raise ValueError(f"{arrays[0].name} and {arrays[1].name} do not have the same number of rows")
+        self._num_rows[name] = num_rows
         if not num_rows:
             return
         self._starts.append(self._starts[-1] + num_rows)
         self._facts.append((facts.offset, facts.num_bytes))
-        for name, (offset, _) in places.items():
-            self._offsets[name].append(offset)
+        for part, (offset, _) in places.items():
+            self._offsets[part].append(offset)
 
     def _place(self, name: str, member: _Member) -> tuple[int, int]:
         """Where an array's bytes begin, and how many rows it has, which its size must bear out."""
@@ -292,6 +343,12 @@ class _Table:
         if header.end() + num_rows * dim * dtype.itemsize != member.num_bytes:
             raise ValueError(f"{member.name} claims {num_rows:,} rows and has {member.num_bytes:,} bytes")
         return member.offset + header.end(), num_rows
+
+    def mark(self) -> bytes:
+        """The `mark` of a shard of these samples."""
+        dtype, dim = self._types["values"]
+        spec, num_rows = canonical_json(self._spec), list(self._num_rows.values())
+        return mark(spec=spec, dtype=dtype.str, dim=dim, names=self._num_rows, num_rows=num_rows)
 
     def rows(self, name: str) -> Rows:
         """Where one array's rows are."""

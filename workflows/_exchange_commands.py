@@ -93,6 +93,13 @@ def import_(
     npy: a folder with ID.npy or ID.npz for each video. pickle: one file with a list of dicts or a dict of videos, read
     without running anything in it. video_features: ID_resnet.npy beside ID_timestamps_ms.npy. frameloom: our exports.
 
+    Rows may end 2 rows, 2 s or 2 % (whichever is most) after their video, or 10 % before it. Others are taken and told,
+    with the rate that would fit, for the videos may have been cut. Files whose rows end more than a minute after their
+    video are refused before they are read. Where nothing tells a video's length any number is taken, and that is told.
+
+    What is stored already is compared: other numbers are refused, and what is stored stays. An import that was stopped
+    goes on when it is run again.
+
     Exit codes: 0 nothing was wrong, 2 the request or its one file is wrong, 3 some files were refused (and listed).
 
     Example, with `video: {backbone: resnet152, weights: "imported:howto100m"}` in frameloom.yaml:

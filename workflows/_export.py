@@ -178,6 +178,8 @@ def _said_of(project: Project) -> list[Any]:
 def _prepare(out: Path, identity: str) -> bool:
     """Make the folder ready. Returns whether there is anything to do. Raises ConfigError for a folder with others."""
     make_folder(out)
+    for path in out.glob(f".{_PLAN}.*.tmp"):  # of an export that was killed before its first file was there
+        path.unlink(missing_ok=True)
     there = {path.name for path in out.iterdir()}
     if not there:
         publish(out / _PLAN, canonical_json({"plan": identity}).encode(), kind="text")

@@ -7,7 +7,7 @@ files away from under readers, so it runs only while there are none.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +32,12 @@ from ..store import (
     writer_lock,
 )
 from ._console import Console, count_of, readable_bytes
+from ._identities import identities_of, imports_of_lost
 from ._model_health import repair_models, verify_models
 from ._project import Project
 from ._row_health import removed, unwanted_rows, verify_rows
 from ._store_status import num_bytes
-from ._survey import fingerprint_of, survey
+from ._survey import survey
 from ._tasks import text_digest
 
 # Who opened the table before compaction began, from outside of frameloom, may still be reading an old version of it.
@@ -135,11 +136,15 @@ class RepairReport:
         repaired: each thing that was mended or set aside.
         num_orphans: rows deleted that belonged to no feature.
         dry_run: whether nothing was done.
+        num_to_make: of what is lost, how much `sync` makes anew.
+        imports: for each import of which something is lost, how to get that back: `sync` cannot make it.
     """
 
     repaired: tuple[Repaired, ...]
     num_orphans: int
     dry_run: bool
+    num_to_make: int
+    imports: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -153,7 +158,7 @@ class RepairReport:
         for one in self.repaired:
             yield f"{one.kind}: {one.path}: {one.message}"
             for key, fingerprint in one.lost:
-                yield f"  lost: {key}{f' ({fingerprint})' if fingerprint else ''}"
+                yield f"  lost: {_shown(key)}{f' ({fingerprint})' if fingerprint else ''}"
         if self.num_orphans:
             yield f"rows of clips that are no more, deleted: {self.num_orphans}"
         kept = sorted({str(one.kept) for one in self.repaired if one.kept is not None})
@@ -161,16 +166,23 @@ class RepairReport:
             yield f"what was damaged is kept in {', '.join(kept)}: delete it when you need it no more"
         if not self.repaired and not self.num_orphans:
             yield "nothing to repair"
-        elif any(one.lost or one.kind in (Kind.CHECKPOINT, Kind.WORD_VECTORS, Kind.TABLE) for one in self.repaired):
+        elif self.num_to_make:
             yield "next: `frameloom sync` makes what is lost anew, and nothing else"
+        yield from self.imports
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "repaired": [one.as_dict() for one in self.repaired],
             "orphaned_rows": self.num_orphans,
+            "imports": list(self.imports),
             "dry_run": self.dry_run,
         }
+
+
+def _shown(key: str) -> str:
+    """A key as a terminal may show it: whoever wrote the shard has chosen it."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in key)
 
 
 def repair(project: Project, console: Console, *, dry_run: bool = False) -> RepairReport:
@@ -188,7 +200,9 @@ def repair(project: Project, console: Console, *, dry_run: bool = False) -> Repa
 
 def _repair(project: Project, console: Console, *, dry_run: bool) -> RepairReport:
     with console.progress("repair", num_shards(project.store), "shards") as advance:
-        mended = list(repair_features(project.store, identities=_identities(project), dry_run=dry_run, advance=advance))
+        identities = identities_of(project)
+        mended = list(repair_features(project.store, identities=identities, dry_run=dry_run, advance=advance))
+    imports = imports_of_lost(project, mended, identities)
     mended += repair_models(project, dry_run)
     known = project.ledger.table_version(project.table.uri)
     of_table = list(repair_table(project.table, last_durable_version=known, dry_run=dry_run))
@@ -201,31 +215,25 @@ def _repair(project: Project, console: Console, *, dry_run: bool) -> RepairRepor
             project.table.discard([one.key for one in unwanted])
     if (of_table or orphans) and not dry_run:
         _note_version(project)
-    return RepairReport(repaired=(*mended, *of_table), num_orphans=len(orphans), dry_run=dry_run)
+    return RepairReport(
+        repaired=(*mended, *of_table),
+        num_orphans=len(orphans),
+        dry_run=dry_run,
+        num_to_make=sum(_num_to_make(one, identities) for one in (*mended, *of_table)),
+        imports=tuple(imports),
+    )
+
+
+def _num_to_make(repaired: Repaired, identities: Mapping[str, Identity]) -> int:
+    if repaired.kind in (Kind.CHECKPOINT, Kind.WORD_VECTORS, Kind.TABLE):
+        return 1
+    known = (identities.get(fingerprint) for _, fingerprint in repaired.lost)
+    return sum(one is None or one.instead is None for one in known)
 
 
 def _note_version(project: Project) -> None:
     uri = project.table.uri
     project.ledger.set_table_version(uri, project.table.version() or 0, state=project.ledger.table_state(uri))
-
-
-def _identities(project: Project) -> dict[str, Identity]:
-    """Every feature that the collection may have, by fingerprint: what proves a damaged sidecar right."""
-    try:
-        found = survey(project)
-        text, captions = project.text_want(), project.texts()
-    except FrameloomError:  # then sidecars are proven by what else is known
-        return {}
-    known = {
-        stream.fingerprint: Identity(state.file.video.video, state.file.digest)
-        for state in found.videos
-        for stream in state.streams
-        if state.file.digest is not None
-    }
-    for caption in captions if text is not None else ():
-        digest = text_digest(caption)
-        known[fingerprint_of(digest, text)] = Identity(caption, digest)  # type: ignore[arg-type]  # checked above
-    return known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

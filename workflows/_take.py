@@ -97,8 +97,9 @@ def _cast(values: NDArray[Any], spec: FeatureSpec, *, cast: bool) -> NDArray[Any
     back = made.astype(values.dtype)
     if not cast and not np.array_equal(back, values):
         raise InputError(f"its {values.dtype} values lose digits as {spec.dtype}: allow that with --cast")
-    if spec.dtype == "uint8" and np.abs(made.astype(np.float64) - values).max() > 1:
-        raise InputError("its values do not lie in 0 to 255")
+    if made.dtype.kind in "iu" and np.abs(made.astype(np.float64) - values).max() > 1:
+        limits = np.iinfo(made.dtype)
+        raise InputError(f"its values do not lie in {limits.min} to {limits.max}")
     return made
 
 

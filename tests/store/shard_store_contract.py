@@ -11,15 +11,18 @@ import pickle
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
-from frameloom._vocabulary import FeatureArray, InputError, IntegrityError, Modality, Status
-from frameloom.store import FeatureStore, Sample, ShardInfo, _features
+from frameloom._vocabulary import FeatureArray, FeatureSpec, InputError, IntegrityError, Modality, Status, ValueType
+from frameloom.store import FeatureStore, Sample, ShardInfo, _features, verify_features
 from frameloom.store._shards import FORMATS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from .making import BATCHES, SPEC, make_sample, make_spec, tree
 
@@ -35,6 +38,24 @@ DOTTED = [
     "\u00e9" * 600,
 ]
 KEYS = st.one_of(st.sampled_from(DOTTED), st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+
+
+def any_sample(name: str, num_rows: int, *, spec: FeatureSpec) -> Sample:
+    """As `make_sample`, and whole numbers are any of their type, the least and the largest among them."""
+    plain = make_sample(name, num_rows, spec=replace(spec, dtype="float32"))
+    named = make_sample(name, 0, spec=spec)
+    dtype = np.dtype(spec.dtype)
+    values = plain.feature.values.astype(dtype) if dtype.kind == "f" else _whole_numbers(name, num_rows, spec)
+    return replace(named, feature=replace(plain.feature, values=values))
+
+
+def _whole_numbers(name: str, num_rows: int, spec: FeatureSpec) -> NDArray[Any]:
+    limits = np.iinfo(spec.dtype)
+    chance = np.random.default_rng(list(name.encode()))
+    values = chance.integers(limits.min, limits.max, (num_rows, spec.dim), spec.dtype, endpoint=True)
+    if num_rows:
+        values[0, 0], values[-1, -1] = limits.max, limits.min
+    return values
 
 
 class ShardStoreContract:
@@ -260,13 +281,13 @@ class ShardStoreContract:
     @given(
         items=st.lists(st.tuples(KEYS, st.integers(0, 40)), min_size=1, max_size=8),
         dim=st.integers(1, 9),
-        dtype=st.sampled_from(["float16", "float32", "uint8"]),
+        dtype=st.sampled_from(get_args(ValueType)),
         modality=st.sampled_from([Modality.VIDEO, Modality.TEXT]),
     )
     def test_any_keys_and_lengths_survive(self, tmp_path_factory, write, items, dim, dtype, modality):
         spec = make_spec(dim=dim, dtype=dtype, modality=modality)
         samples = [
-            self._renamed(make_sample(f"{place}", rows, spec=spec), key) for place, (key, rows) in enumerate(items)
+            self._renamed(any_sample(f"{place}", rows, spec=spec), key) for place, (key, rows) in enumerate(items)
         ]
         root = tmp_path_factory.mktemp("any")
         write(self.make_store(root), samples, name="some.feature-1", spec=spec)
@@ -281,7 +302,88 @@ class ShardStoreContract:
                 part = reader.read_span(sample.fingerprint, 1.0, 3.0)
                 np.testing.assert_array_equal(part.values, sample.feature.values[1:3])
         assert list(reader.verify()) == []
+        assert list(verify_features(reader)) == []
         reader.close()
+
+    @pytest.mark.parametrize("dtype", get_args(ValueType))
+    def test_every_type_of_values_is_little_endian_in_the_file_and_read_as_it_was(self, store, root, dtype, write):
+        spec = make_spec(dim=3, dtype=dtype)
+        sample = any_sample("a", 50, spec=spec)
+        write(
+            store,
+            [self._given(sample, values=sample.feature.values.astype(np.dtype(dtype).newbyteorder(">")))],
+            spec=spec,
+        )
+        reader = self.make_store(root)
+        found = reader.read(sample.fingerprint).values
+        assert found.dtype == np.dtype(dtype)
+        assert found.dtype.isnative
+        np.testing.assert_array_equal(found, sample.feature.values)
+        (shard,) = (data for name, data in self.files(root).items() if not name.endswith(".parquet"))
+        assert sample.feature.values.astype(np.dtype(dtype).newbyteorder("<")).tobytes() in shard
+        assert [finding.message for finding in verify_features(reader)] == []
+
+    @pytest.mark.parametrize("dtype", ["bool", "float64", "complex64", "object", "S4", "datetime64[s]", "half", None])
+    def test_other_types_of_values_are_refused_before_anything_is_written(self, store, root, dtype, write):
+        sample = self._given(make_sample("a", 2), values=np.zeros((2, SPEC.dim), dtype))
+        with pytest.raises(InputError, match="cannot be stored; allowed: float16, float32, int8"):
+            write(store, [sample], spec=make_spec(dtype=dtype))
+        if dtype != "half":
+            with pytest.raises(InputError, match="the specification says float16"):
+                write(store, [sample])
+        assert self.files(root) == {}
+
+    @pytest.mark.parametrize("dim", [0, -1, 8.0, True, np.int64(8), 1 << 30])
+    def test_a_width_that_is_none_is_refused(self, store, root, dim, write):
+        values = np.zeros((2, max(0, min(int(dim), 9))), "float16")
+        with pytest.raises(InputError, match="is no whole number from 1"):
+            write(store, [self._given(make_sample("a", 2), values=values)], spec=make_spec(dim=dim))
+        assert self.files(root) == {}
+
+    def test_a_specification_that_is_no_plain_data_is_refused(self, store, root, write):
+        spec = replace(SPEC, sampling={"step": np.float32(1)})
+        with pytest.raises(InputError, match="not plain data"):
+            write(store, [make_sample("a", 2)], spec=spec)
+        assert self.files(root) == {}
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32", ">f4", ">f8", "int64", ">i2", "uint8"])
+    def test_times_of_any_numbers_are_stored_as_float64(self, store, root, dtype, write):
+        sample = make_sample("a", 9)
+        write(store, [self._given(sample, times=sample.feature.times.astype(dtype))])
+        found = self.make_store(root).read(sample.fingerprint).times
+        assert found.dtype == np.float64
+        np.testing.assert_array_equal(found, sample.feature.times)
+        assert list(verify_features(self.make_store(root))) == []
+
+    @pytest.mark.parametrize("dtype", ["bool", "complex128", "object", "S8", "timedelta64[s]"])
+    def test_times_that_are_no_numbers_are_refused(self, store, root, dtype, write):
+        times = make_sample("a", 9).feature.times.astype("int64").astype(dtype)
+        with pytest.raises(InputError, match="must be numbers of seconds"):
+            write(store, [self._given(make_sample("a", 9), times=times)])
+        assert self.files(root) == {}
+
+    @pytest.mark.parametrize("extent", [(0, 5), [np.float32(0), np.int16(5)], np.array([0.0, 5.0])])
+    def test_an_extent_of_any_numbers_is_stored_as_floats(self, store, root, extent, write):
+        write(store, [self._given(make_sample("a", 2), extent=extent)])
+        (entry,) = self.make_store(root).entries()
+        assert (entry.start_seconds, entry.end_seconds) == (0.0, 5.0)
+        assert list(verify_features(self.make_store(root))) == []
+
+    @pytest.mark.parametrize("extent", [(0, np.nan), (-np.inf, 0), (2, 1), (1,), (1, 2, 3), ("a", "b"), 5, (None, 1)])
+    def test_an_extent_that_is_none_is_refused(self, store, root, extent, write):
+        with pytest.raises(InputError, match="extent"):
+            write(store, [self._given(make_sample("a", 2), extent=extent)])
+        assert self.files(root) == {}
+
+    @pytest.mark.parametrize("change", [{"key": 5}, {"source_digest": b"x"}, {"fingerprint": None}])
+    def test_what_is_no_text_is_refused(self, store, root, change, write):
+        with pytest.raises(InputError, match="must be text"):
+            write(store, [replace(make_sample("a", 2), **change)])
+        assert self.files(root) == {}
+
+    @staticmethod
+    def _given(sample: Sample, **change: Any) -> Sample:
+        return replace(sample, feature=replace(sample.feature, **change))
 
     @staticmethod
     def _renamed(sample: Sample, key: str) -> Sample:

@@ -149,6 +149,51 @@ def test_damage_is_told_as_such(ending: str, tmp_path: Path) -> None:
             read_npy(path) if ending == "npy" else read_npz(path)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    array=hnp.arrays(st.sampled_from(["f2", ">f8", "?"]), hnp.array_shapes(max_dims=4, min_side=0)),
+    fortran=st.booleans(),
+)
+def test_the_shape_alone_is_that_of_the_array(
+    array: np.ndarray, fortran: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("npy")
+    stored = np.asfortranarray(array) if fortran else array
+    np.save(folder / "a.npy", stored)
+    np.savez(folder / "a.npz", features=stored)
+    for found in (read_npy(folder / "a.npy", only_shape=True), read_npz(folder / "a.npz", only_shape=True)):
+        assert found.dtype == array.dtype.newbyteorder("=")
+        assert found.shape == array.shape
+
+
+def test_the_shape_alone_needs_neither_memory_nor_what_follows_the_header(tmp_path: Path) -> None:
+    packed, plain = tmp_path / "a.npz", tmp_path / "a.npy"
+    write_zip(packed, {"a.npy": header("(50000000,)", "'|u1'") + bytes(50_000_000)})
+    data = bytearray(packed.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    packed.write_bytes(data)
+    with plain.open("wb") as file:
+        file.write(header("(1000000000,)", "'|u1'"))
+        file.truncate(file.tell() + 1_000_000_000)
+    tracemalloc.start()
+    try:
+        assert read_npz(packed, only_shape=True).shape == (50_000_000,)
+        assert read_npy(plain, only_shape=True).shape == (1_000_000_000,)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(InputError, match=r"a\.npz"):
+        read_npz(packed)
+
+
+@pytest.mark.parametrize("name", sorted(bad_npy()))
+def test_a_bad_npy_has_no_shape_either(name: str, tmp_path: Path) -> None:
+    data, message = bad_npy()[name]
+    (tmp_path / "a.npy").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        read_npy(tmp_path / "a.npy", only_shape=True)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.npy"):
         read_npy(tmp_path / "gone.npy")

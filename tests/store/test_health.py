@@ -335,3 +335,68 @@ def test_a_flip_in_a_tar_is_named_and_the_other_samples_are_kept(tmp_path):
     list(repair_features(store))
     assert {entry.key for entry in store.entries()} == {"0.mp4", "1.mp4", "3.mp4", "4.mp4"}
     assert {shard.path.suffix for shard in store.shards()} == {".tar"}
+
+
+def remade(path, change, store):
+    """Put other bytes in the place of a sidecar's, and look again."""
+    path.with_suffix(".parquet").write_bytes(change(path.with_suffix(".parquet").read_bytes()))
+    return FeatureStore(store.root)
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-6] + bytes([data[-6] ^ 1]) + data[-5:], lambda data: b"PAR1"])
+def test_a_tar_gives_back_its_whole_sidecar(tmp_path, change):
+    store = FeatureStore(tmp_path)
+    extent = FeatureArray(*numbers("x", 4), Status.TRUNCATED, "cut", (-0.5, 9.0))
+    made = [with_feature("x", extent), make_sample("y", 0, message="no frame could be decoded"), make_sample("z", 9)]
+    path = store.write_shard(SPEC.name, made, spec=SPEC, format="webdataset").path
+    whole = tree(tmp_path)
+    store = remade(path, change, store)
+    findings = list(verify_features(store))
+    assert [finding.key for finding in findings] == ["", "x", "y", "z"]
+    assert "nothing is lost" in findings[0].remedy
+    (repaired,) = repair_features(store)
+    assert repaired.lost == ()
+    assert {name: data for name, data in tree(tmp_path).items() if "quarantine" not in name} == whole
+
+
+@pytest.mark.parametrize("format", ["hdf5", "webdataset"])
+def test_a_sidecar_whose_end_is_damaged_is_proven_by_its_seal(tmp_path, format):
+    store = FeatureStore(tmp_path)
+    path = store.write_shard(SPEC.name, BATCHES[0], spec=SPEC, format=format).path.with_suffix(".parquet")
+    whole = path.read_bytes()
+    for place in range(-8, 0):
+        flip(path, place, 0x20)
+        (repaired,) = repair_features(FeatureStore(tmp_path))
+        assert (repaired.lost, path.read_bytes()) == ((), whole)
+
+
+def test_imported_samples_are_kept_without_what_only_their_sidecar_said(tmp_path):
+    store = FeatureStore(tmp_path)
+    made = [make_sample("a.mp4", 3, message="from afar"), make_sample("b.mp4", 0), make_sample("c.mp4", 5)]
+    path = store.write_shard(SPEC.name, made, spec=SPEC).path
+    store = remade(path, lambda data: b"PAR1", store)
+    identities = {one.fingerprint: Identity(one.key, one.source_digest, ("kept", "none")) for one in made[:2]}
+    identities[made[2].fingerprint] = Identity("c.mp4", made[2].source_digest)  # is better made anew
+    (repaired,) = repair_features(store, identities=identities)
+    assert repaired.lost == (("c.mp4", made[2].fingerprint),)
+    assert "2 whole samples kept" in repaired.message
+    kept = {entry.key: entry for entry in store.entries()}
+    assert {key: (one.source_digest, one.message) for key, one in kept.items()} == {
+        "a.mp4": (made[0].source_digest, "kept"),
+        "b.mp4": (made[1].source_digest, "none"),
+    }
+    np.testing.assert_array_equal(store.read(made[0].fingerprint).values, made[0].feature.values)
+    assert list(verify_features(store)) == []
+
+
+def test_a_shard_all_of_whose_samples_were_imported_stays_where_it_is(tmp_path):
+    store = FeatureStore(tmp_path)
+    made = [make_sample("a.mp4", 3), make_sample("b.mp4", 5)]
+    path = store.write_shard(SPEC.name, made, spec=SPEC).path
+    data = path.read_bytes()
+    store = remade(path, lambda data: b"PAR1", store)
+    identities = {one.fingerprint: Identity("now " + one.key, one.source_digest, ("kept", "")) for one in made}
+    (repaired,) = repair_features(store, identities=identities)
+    assert (repaired.lost, path.read_bytes()) == ((), data)
+    assert [entry.key for entry in store.entries()] == ["a.mp4", "b.mp4"]
+    assert list(verify_features(store)) == []

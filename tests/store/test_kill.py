@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from frameloom._vocabulary import ConfigError, InputError, OutOfSpaceError
+from frameloom._vocabulary import ConfigError, ExitCode, FrameloomError, InputError, OutOfSpaceError
 from frameloom.store import FailPointError, FeatureStore
 from frameloom.store._commit import PUBLISH_STEPS, is_temporary, make_folder, publish, publish_by_content
 
@@ -72,9 +74,11 @@ def test_a_full_disk_is_a_pause(tmp_path, monkeypatch, clean, step):
     store = FeatureStore(tmp_path)
     store.write_shard(SPEC.name, BATCHES[0], spec=SPEC)
     monkeypatch.setenv("FRAMELOOM_FAILPOINT", f"{step}:full")
-    with pytest.raises(OutOfSpaceError, match=r"[\d,]+ bytes were needed and [\d,]+ are free") as told:
+    with pytest.raises(OutOfSpaceError) as told:
         store.write_shard(SPEC.name, BATCHES[1], spec=SPEC)
     assert told.value.exit_code == 5
+    # The disk is not really full, so that the sentence about needed and free bytes would contradict itself.
+    assert re.search(r"[\d,]+ bytes were needed, and [\d,]+ are free but refused \(No space", str(told.value))
     monkeypatch.delenv("FRAMELOOM_FAILPOINT")
     assert not [path for path in tree(tmp_path) if is_temporary(Path(path).name)]
     np.testing.assert_array_equal(store.read(BATCHES[0][0].fingerprint).values, BATCHES[0][0].feature.values)
@@ -128,6 +132,57 @@ def test_a_disk_that_is_full_at_any_sync_is_told_as_such(tmp_path, monkeypatch, 
     monkeypatch.undo()
     write_all(tmp_path / "store")
     assert tree(tmp_path / "store") == clean
+
+
+@pytest.mark.parametrize("shard_format", ["hdf5", "webdataset"])
+def test_the_bytes_that_were_needed_are_those_of_the_whole_file(tmp_path, monkeypatch, shard_format):
+    clean = FeatureStore(tmp_path / "clean").write_shard(SPEC.name, BATCHES[0], spec=SPEC, format=shard_format)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0))
+    monkeypatch.setenv("FRAMELOOM_FAILPOINT", "shard.half:full")
+    with pytest.raises(OutOfSpaceError, match=f"{clean.num_bytes:,} bytes were needed and [0-9,]+ are free;"):
+        FeatureStore(tmp_path / "full").write_shard(SPEC.name, BATCHES[0], spec=SPEC, format=shard_format)
+
+
+CALLS = [("fsync", nth) for nth in range(1, 7)] + [("rename", 1), ("rename", 2)]
+
+
+@pytest.mark.parametrize(("call", "nth"), CALLS)
+def test_a_disk_that_fails_is_told_in_a_sentence_with_the_file(tmp_path, monkeypatch, clean, call, nth):
+    calls = []
+
+    def fail(do):
+        def failing(*given):
+            calls.append(given)
+            if len(calls) == nth:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return do(*given)
+
+        return failing
+
+    if call == "fsync":
+        monkeypatch.setattr(os, "fsync", fail(os.fsync))
+    else:
+        monkeypatch.setattr(Path, "replace", fail(Path.replace))
+    with pytest.raises(FrameloomError) as told:
+        FeatureStore(tmp_path / "store").write_shard(SPEC.name, BATCHES[0], spec=SPEC)
+    monkeypatch.undo()
+    assert re.match(rf"cannot write {tmp_path}\S*: Input/output error; ", str(told.value))
+    assert told.value.exit_code == ExitCode.USAGE
+    assert not [path for path in tree(tmp_path) if is_temporary(Path(path).name)]
+    write_all(tmp_path / "store")
+    assert tree(tmp_path / "store") == clean
+
+
+def test_a_disk_that_fails_while_a_shard_is_removed_is_told_in_a_sentence(tmp_path, monkeypatch):
+    store = FeatureStore(tmp_path)
+    info = store.write_shard(SPEC.name, BATCHES[0], spec=SPEC)
+
+    def fail(path, **_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(FrameloomError, match=f"cannot write {info.path.with_suffix('.parquet')}: Input/output error"):
+        store.discard(info)
 
 
 def test_a_sweep_removes_litter_and_nothing_else(tmp_path, clean):

@@ -83,7 +83,11 @@ def sweep_calls(strace, tmp_path, prepare, step, finish):
                 assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), told
             else:
                 assert done.returncode == 1, told
-                assert ("OutOfSpaceError" if mode == "ENOSPC" else f"Errno {errno.EIO}") in done.stderr, told
+                assert f"Errno {getattr(errno, mode)}" in done.stderr, told
+                last = done.stderr.strip().splitlines()[-1]
+                assert last.startswith(f"frameloom._vocabulary.{'OutOfSpace' if mode == 'ENOSPC' else 'Frameloom'}"), (
+                    told
+                )
             oracle.check(root, complete=False)
             finish(root)
             assert oracle.tree(root) == clean, told

@@ -194,6 +194,40 @@ def test_what_a_file_declares_costs_no_memory(name: str, tmp_path: Path) -> None
     assert peak < 5_000_000
 
 
+ENDLESS = {
+    "lists in nothing": (b"]", "more than 250,000 of its values stand side by side"),
+    "marks": (b"(", "more than 250,000 of its values stand side by side"),
+    "tuples in tuples": (b"N" + b"\x85" * 40, "nested more than 32 deep"),
+    "lists in lists": (b"]" * 40 + b"a" * 39, "nested more than 32 deep"),
+    "dicts in dicts": (b"}" + b"N}" * 40 + b"s" * 40, "nested more than 32 deep"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(ENDLESS))
+def test_what_is_too_deep_is_refused_long_before_its_end(name: str, tmp_path: Path) -> None:
+    begun, told = ENDLESS[name]
+    path = written(tmp_path, b"\x80\x02" + begun * (5_000_000 // len(begun)))  # and no end, which is not looked for
+    tracemalloc.start()
+    with pytest.raises(InputError, match=told):
+        read_pickle(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40_000_000
+
+
+def test_what_is_as_deep_as_may_be_or_long_comes_back(tmp_path: Path) -> None:
+    deep: Any = 1.5
+    for number in range(30):
+        deep = [(deep,), {"a": deep}][number % 2]
+    for value in (deep, [deep] * 3, tuple(range(200_000)), [(one,) for one in range(50_000)]):
+        assert read_pickle(written(tmp_path, pickle.dumps(value))) == value
+
+
+def test_a_pickle_of_several_values_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="it ends with 3 values where there must be one"):
+        read_pickle(written(tmp_path, b"\x80\x02]]]."))
+
+
 def test_lists_that_share_lists_take_no_longer_than_their_length(tmp_path: Path) -> None:
     value: list[Any] = []
     for _ in range(25):
