@@ -221,13 +221,15 @@ class Rows:
         spans = self.spans
         asked = _Asked(index, spans.shard[index], spans.first[index], spans.last[index])
         if cuts is not None:
+            middles: dict[_Key, NDArray[np.float64]] = {}  # often several windows of a batch are of one video
             for place in np.flatnonzero(asked.shard >= 0).tolist():
-                cut = self._cut(int(asked.clip[place]), *self._key(asked, place), cuts[place])
+                cut = self._cut(int(asked.clip[place]), self._key(asked, place), cuts[place], middles)
                 asked.first[place], asked.last[place] = cut
         return asked
 
-    def _cut(self, clip: int, shard: Path, first: int, last: int, cut: Span | None) -> tuple[int, int]:
-        """Those of a clip's rows [first, last), which are in the order of time, whose middle lies in a span."""
+    def _cut(self, clip: int, key: _Key, cut: Span | None, known: dict[_Key, NDArray[np.float64]]) -> tuple[int, int]:
+        """Those of a clip's rows, in the order of time, whose middle lies in a span. ``known`` middles are not read again."""
+        shard, first, last = key
         if cut is None:
             return first, last
         if last - first > _SEARCHED_ROWS:
@@ -235,7 +237,9 @@ class Rows:
             if not np.isnan(ends).any():
                 low, high = (self._row_at(shard, first, last, ends, seconds) for seconds in cut)
                 return low, max(low, high)
-        middles = self._middles(shard, first, last)
+        middles = known.get(key)
+        if middles is None:
+            middles = known[key] = self._middles(shard, first, last)
         if np.isnan(middles[0]):  # text has no times
             return first, last
         low, high = np.searchsorted(middles, cut).tolist()
