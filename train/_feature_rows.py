@@ -228,7 +228,7 @@ class Rows:
         return asked
 
     def _cut(self, clip: int, key: _Key, cut: Span | None, known: dict[_Key, NDArray[np.float64]]) -> tuple[int, int]:
-        """Those of a clip's rows, in the order of time, whose middle lies in a span. ``known`` middles are not read again."""
+        """Those of a clip's rows, in the order of time, whose middle lies in a span; ``known`` are read middles."""
         shard, first, last = key
         if cut is None:
             return first, last
