@@ -337,7 +337,7 @@ class _Run:
             outcome.report(Status.UNDECODABLE, f"every frame is damaged ({num_frames})")
             return outcome
         if self._video.first_start is not None:
-            outcome.extent = (self._video.first_start, self._video.end)
+            outcome.extent = (self._video.first_start, max(self._video.first_start, self._video.end))
         self._judge_end(outcome, self._media.video, self._video.end)
         if num_corrupt or num_errors:
             outcome.report(

@@ -16,7 +16,7 @@ from .._vocabulary import FeatureArray, IntegrityError
 from ._salvage import sound_samples
 from ._shards import format_of
 from ._sidecar import Entry, Sidecar, read_sidecar
-from ._told import Contents, Told, mark
+from ._told import Contents, Told, mark, same_spec
 
 _LONG_KEY_BYTES = 1000
 
@@ -69,7 +69,7 @@ def is_true(sidecar: bytes, shard: Path, contents: Contents) -> bool:
 
 def disagreement(contents: Contents, sidecar: Sidecar) -> str:
     """The first thing that a sidecar says otherwise than its shard; empty when there is none."""
-    if contents.spec != sidecar.shard.spec:
+    if same_spec(contents.spec) != same_spec(sidecar.shard.spec):
         return "it has another specification"
     if len(contents.samples) != len(sidecar):
         return f"it tells of {len(sidecar):,} samples, and there are {len(contents.samples):,}"

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._vocabulary import FeatureArray, FeatureSpec, FrameloomError, InputError, IntegrityError, Outcome, Status
+from .._vocabulary import FeatureArray, FeatureSpec, FrameloomError, InputError, IntegrityError, Status
 from . import hdf5, webdataset  # noqa: F401 - members of FORMATS
 from ._agreement import check_mark, promised_mark
 from ._commit import taken_over
+from ._index import Index, keep_best
 from ._pages import PageSums, hash_with_sums
 from ._places import FEATURE_NAME, OURS, Listed, open_place
 from ._remembered import FROM_SIDECARS, SETTLED_SECONDS, Known, Stamp, recall, remember
@@ -28,8 +29,6 @@ from ._shards import FORMATS, REMEDY, Sample, SampleChecks, ShardFormat, ShardGo
 from ._sidecar import SUFFIX, Entry, ShardInfo, Sidecar, encode_sidecar, read_sidecar
 
 _log = logging.getLogger(__name__)
-_BEST_FIRST = (Outcome.INDEXED, Outcome.PARTIAL, Outcome.REJECTED, Outcome.QUARANTINED, Outcome.PENDING)
-_PLACE_BITS = 32
 _TRIES = 3
 
 
@@ -64,7 +63,7 @@ class FeatureStore:
         self.place = open_place(root)
         self.root = self.place.root
         self._loaded = Known()
-        self._index: _Index | None = None
+        self._index: Index | None = None
         self._problems: list[Problem] = []
         self._refreshing = threading.RLock()
         self._reader = self.place.reader(self._check_shard)
@@ -112,7 +111,7 @@ class FeatureStore:
         sidecar = self._publish(feature, samples, spec=spec, token=token, shard_format=shard_format)
         with self._refreshing:
             if self._index is not None:
-                _keep_best(self._index, sidecar)
+                keep_best(self._index, sidecar)
         return sidecar.shard
 
     def _publish(
@@ -198,9 +197,9 @@ class FeatureStore:
                 else:
                     news[path] = stamp
             problems = self._read_anew(news, committed, loaded)
-            index = _Index()
+            index = Index()
             for path in sorted(loaded):
-                _keep_best(index, loaded[path][1])
+                keep_best(index, loaded[path][1])
             # Whole or not at all: another thread that reads meanwhile sees the state before or the one after.
             self._loaded, self._problems, self._index = loaded, problems, index
             if len(news) >= FROM_SIDECARS:
@@ -234,7 +233,7 @@ class FeatureStore:
         return sidecar
 
     @property
-    def _entries(self) -> _Index:
+    def _entries(self) -> Index:
         index = self._index
         if index is None:
             with self._refreshing:
@@ -408,7 +407,13 @@ class FeatureStore:
         known = self._loaded.get(path.with_suffix(SUFFIX))
         promised = self._marks.get(path.stem) if known is None else promised_mark(known[1])
         if promised is not None:  # what this process has just written has no sidecar that it has read
-            check_mark(path, promised)
+            try:
+                check_mark(path, promised)
+            except IntegrityError as error:
+                now = self._committed_sidecar(path)
+                if now is None or promised_mark(now) == promised:
+                    raise
+                raise ShardGoneError(f"the sidecar of shard {path} was written anew: refresh this reader") from error
         return sums
 
     def verify(self) -> Iterator[Problem]:
@@ -460,39 +465,6 @@ def _finished(files: Iterable[Listed]) -> Iterator[Listed]:
 def _order(file: Listed) -> tuple[str, str, bool]:
     """Each sidecar just before its shard."""
     return file.feature, file.name.partition(".")[0], not file.name.endswith(SUFFIX)
-
-
-class _Index:
-    """Where the sample of every fingerprint is.
-
-    One integer for each: of integers Python's collector of garbage keeps no account, and of as many pairs it would.
-    """
-
-    def __init__(self) -> None:
-        self.located: dict[str, int] = {}
-        self.sidecars: list[Sidecar] = []
-
-    def where(self, located: int) -> tuple[Sidecar, int]:
-        """The sidecar of a sample, and its place there."""
-        return self.sidecars[located >> _PLACE_BITS], located & ~(-1 << _PLACE_BITS)
-
-
-def _keep_best(index: _Index, sidecar: Sidecar) -> None:
-    """Add a sidecar's samples. Of a fingerprint that is there twice, the better outcome stays."""
-    first = len(index.sidecars) << _PLACE_BITS
-    index.sidecars.append(sidecar)
-    news = zip(sidecar.fingerprints, range(first, first + len(sidecar)), strict=True)
-    if index.located.keys().isdisjoint(sidecar.fingerprints):  # as it is but for retries
-        index.located.update(news)
-        return
-    for fingerprint, located in news:
-        known = index.located.get(fingerprint)
-        if known is None or _rank(*index.where(located)) < _rank(*index.where(known)):
-            index.located[fingerprint] = located
-
-
-def _rank(sidecar: Sidecar, place: int) -> tuple[int, str]:
-    return _BEST_FIRST.index(sidecar.status(place).outcome), sidecar.shard.name
 
 
 def _no_rows(entry: Entry, status: Status, message: str) -> FeatureArray:

@@ -310,17 +310,17 @@ def _with_what_is_left(
     kept = [sample for sample in samples if sample is not None]
     if not kept:
         return verdict
+    less = _LESS if any(told.rest is None for told in contents.samples) else ""
     if len(kept) == len(samples):
         again = sidecar_of(kept, contents.spec, num_bytes=shard.stat().st_size, sha256=sha256)
         if not is_true(again, shard, contents):
             return verdict
-        less = any(told.rest is None for told in contents.samples)
-        return _mended(verdict, again, "from its shard" + (_LESS if less else ""))
+        return _mended(verdict, again, f"from its shard{less}")
     names = {sample.fingerprint for sample in kept}
     lost = tuple((told.key, told.fingerprint) for told in contents.samples if told.fingerprint not in names)
     return replace(
         verdict,
-        message=f"{len(kept)} whole samples kept in a new shard{_LESS}, {len(lost)} lost",
+        message=f"{len(kept)} whole samples kept in a new shard{less}, {len(lost)} lost",
         lost=lost,
         spec=spec_in(contents.spec),
         keep=lambda: samples_without_sidecar(shard, contents, identities),

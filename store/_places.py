@@ -259,10 +259,10 @@ def _remove_unless_completed(path: Path, name: Path) -> bool:
     aside = temporary_path(name, "swept")
     path.replace(aside)
     is_complete = any(other.exists() for other in _others(name))
-    if is_complete:
+    if is_complete and not name.exists():
         aside.replace(name)
         sync_folder(name.parent)
-    else:
+    else:  # nothing to complete, or another is in its place, which was written since
         aside.unlink()
     return not is_complete
 

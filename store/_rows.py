@@ -301,6 +301,8 @@ class RowShard:
 
     def _fetch_ahead(self, row: int) -> None:
         """Somebody reads one sample after another: have the next ones fetched from the disk meanwhile."""
+        if not len(self._values):
+            return
         place = self._values.offset(row)
         if not self._advised - AHEAD_BYTES <= place < self._advised - AHEAD_BYTES // 2:
             self._advised = place + AHEAD_BYTES

@@ -286,10 +286,20 @@ def is_as_written(data: bytes, sidecar: Sidecar) -> bool:
     is known; a disk changes a few bytes at a time, and never their number.
     """
     again = rewritten(data, sidecar)
+    if _written_by(data) != _written_by(again):
+        return True
     if len(again) != len(data):
         return True
     differ = np.frombuffer(again, np.uint8) != np.frombuffer(data, np.uint8)
     return not 0 < int(differ.sum()) <= _FEW_BYTES
+
+
+def _written_by(data: bytes) -> str:
+    """The library and its version, which are part of the bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return str(pq.read_metadata(pa.BufferReader(data)).created_by)
 
 
 def rewritten(data: bytes, sidecar: Sidecar) -> bytes:

@@ -6,12 +6,16 @@ A sidecar says it too, and is what everybody plans with. Anybody can seal a side
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from .._vocabulary import canonical_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +77,22 @@ def mark(*, spec: str, dtype: str, dim: int, names: Iterable[str], num_rows: Seq
         names: what the shard calls its samples.
         num_rows: of each sample.
     """
-    digest = hashlib.blake2b(f"{np.dtype(dtype).str} {dim}\n{spec}\n".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{np.dtype(dtype).str} {dim}\n{same_spec(spec)}\n".encode(), digest_size=16)
     digest.update("\n".join(names).encode())
     digest.update(np.asarray(num_rows, np.int64).tobytes())
     return digest.digest()
+
+
+@functools.lru_cache(maxsize=256)
+def same_spec(text: str) -> str:
+    """A specification's JSON in the one form that all JSON of the same content has. Raises ValueError for no JSON.
+
+    Names that were numbers are sorted as numbers before they are text, and as text ever after.
+    """
+    try:
+        return canonical_json(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("its specification is too deep") from error
 
 
 def stamp_of(path: Path) -> tuple[int, int, int, int]:

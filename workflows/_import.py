@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import numpy as np
 
 from .._vocabulary import ConfigError, ExitCode, FeatureSpec, Modality, canonical_json, digest_of
 from ..extract import Decoder
-from ..store import code_version, feature_fingerprint, publish_text, writer_lock
+from ..store import FeatureStore, code_version, feature_fingerprint, publish_text, writer_lock
 from ._collection import readable_path
 from ._console import Console
 from ._exchange import chosen_wants
@@ -36,7 +37,7 @@ from ._imported import PREFIX, imported_weights
 from ._layouts import Choice, Offers, find_offers
 from ._matching import Matching, Target, match, read_mapping
 from ._project import Project, Want
-from ._survey import survey
+from ._survey import fingerprint_of, survey
 from ._take import Imported, Rules, check_rate, import_features
 from ._tasks import text_digest
 
@@ -180,7 +181,15 @@ def import_into(project: Project, request: ImportRequest, console: Console) -> I
         if not request.dry_run:
             tidy(project.store, want.spec, console)
         folder = request.path if request.layout in ("npy", "video_features") else None
-        lengths = Lengths(spec=want.spec, rules=rules, folder=folder, array=request.array, paths=paths, decoder=decoder)
+        lengths = Lengths(
+            spec=want.spec,
+            rules=rules,
+            folder=folder,
+            array=request.array,
+            paths=paths,
+            decoder=decoder,
+            num_stored=partial(_num_stored, project.store, want),
+        )
         guarded = lengths.guarded(matching)
         compared = compare_with_stored(project.store, want, guarded, rules, console)
         result = _take(project, want, guarded, rules, request, console)
@@ -256,6 +265,11 @@ def _check_claim(name: str, want: Want, found: Offers, *, vouch: bool) -> bool:
         f" write `weights: {PREFIX}NAME` under features.{name}, which gives them an identity of their own,"
         " or give --vouch to stand for it"
     )
+
+
+def _num_stored(store: FeatureStore, want: Want, target: Target) -> int | None:
+    entry = store.entry(fingerprint_of(target.source_digest, want))
+    return None if entry is None else entry.num_rows
 
 
 def _targets(project: Project, want: Want) -> tuple[list[Target], Mapping[str, Path], tuple[str, ...]]:

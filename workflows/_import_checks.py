@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,7 @@ class Lengths:
         decoder: reads their lengths.
         unfit: (origin, reason) of rows that were taken and end long before their video, or somewhat after it.
         unmeasured: keys of videos whose length cannot be told, so that any number of rows is taken for them.
+        num_stored: rows of what is stored for a video, None for nothing. As many are not refused, for they are there.
     """
 
     spec: FeatureSpec
@@ -71,6 +72,7 @@ class Lengths:
     array: str | None
     paths: Mapping[str, Path]
     decoder: Decoder
+    num_stored: Callable[[Target], int | None]
     unfit: dict[str, str] = field(default_factory=dict)
     unmeasured: dict[str, None] = field(default_factory=dict)
     _known: dict[str, float | None] = field(default_factory=dict)
@@ -94,13 +96,13 @@ class Lengths:
             declared = _declared(path, self.array)
             if not self._has_rows(declared):
                 return Offered(values=declared)  # whose shape alone will be refused
-            self._check(self._num_rows(declared), None, seconds)
+            self._check(target, self._num_rows(declared), None, seconds)
             if seconds is None:
                 _check_packing(path, declared)
         offered = offer.read()
         if self._has_rows(offered.values):
             count, times = self._num_rows(offered.values), offered.times
-            self._check(count, times, seconds)
+            self._check(target, count, times, seconds)
             self._note_unfit(offer.origin, count, times, seconds)
         return offered
 
@@ -142,8 +144,8 @@ class Lengths:
     def _overhang(self, seconds: float) -> float:
         return overhang_seconds(seconds, self._row_seconds)
 
-    def _check(self, count: int, times: NDArray[np.float64] | None, seconds: float | None) -> None:
-        if seconds is None:
+    def _check(self, target: Target, count: int, times: NDArray[np.float64] | None, seconds: float | None) -> None:
+        if seconds is None or count == self.num_stored(target):
             return
         end, most = self._end(count, times), seconds + max(REFUSED_SECONDS, self._overhang(seconds))
         if end > most:

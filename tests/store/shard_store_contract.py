@@ -224,9 +224,9 @@ class ShardStoreContract:
         for batch in BATCHES:
             write(store, batch)
         copy = pickle.loads(pickle.dumps(store))
-        keep_best = _features._keep_best
+        keep_best = _features.keep_best
         # Learning what there is takes long, so that some threads ask in the middle of it.
-        monkeypatch.setattr(_features, "_keep_best", lambda *known: (time.sleep(0.05), keep_best(*known)))
+        monkeypatch.setattr(_features, "keep_best", lambda *known: (time.sleep(0.05), keep_best(*known)))
         samples = [sample for batch in BATCHES for sample in batch] * 5
         with ThreadPoolExecutor(max_workers=len(samples)) as threads:
             found = list(threads.map(lambda sample: copy.read(sample.fingerprint).values, samples))

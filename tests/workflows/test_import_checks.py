@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import ExitCode
 from frameloom.store import npy_bytes
+from frameloom.workflows import _import_checks
 from frameloom.workflows._import import ImportReport, ImportRequest, import_into
 from frameloom.workflows._import_checks import overhang_seconds
 from frameloom.workflows._project import Project
@@ -110,6 +111,18 @@ def test_rows_that_overhang_are_taken_up_to_a_minute(count: int, is_taken: bool,
     assert bool(report.imported) is is_taken
     assert bool(report.refused) is not is_taken
     assert bool(report.unfit) is (count in (5, 62))
+
+
+def test_rows_that_are_stored_already_are_not_too_many(project: Project, given: Path, monkeypatch) -> None:
+    np.save(given / "v.npy", rows(100))
+    with monkeypatch.context() as patch:
+        patch.setattr(_import_checks, "REFUSED_SECONDS", 1000.0)
+        assert take(project, given).imported == ("videos/v.mp4",)
+    again = take(project, given)
+    assert (again.already, again.exit_code) == (1, ExitCode.OK)
+    assert again.unfit
+    np.save(given / "v.npy", rows(101))
+    assert "its 101 rows, at 1 a second, end at 101.0 s" in only_reason(take(project, given))
 
 
 def in_npz(folder: Path) -> dict[str, Any]:
