@@ -30,6 +30,7 @@ _METADATA_KEY = b"frameloom"
 _ARROW_NAMES = {"float64": "double"}
 _TIME_BYTES = 16  # of a row
 _FEW_BYTES = 8
+_ARROW = re.compile(r"parquet-cpp-arrow version \d+\.\d+\.\d+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 COLUMNS = {
     "key": "string",
@@ -286,20 +287,25 @@ def is_as_written(data: bytes, sidecar: Sidecar) -> bool:
     is known; a disk changes a few bytes at a time, and never their number.
     """
     again = rewritten(data, sidecar)
-    if _written_by(data) != _written_by(again):
-        return True
-    if len(again) != len(data):
+    if len(again) != len(data) or _is_of_another_arrow(data, again):
         return True
     differ = np.frombuffer(again, np.uint8) != np.frombuffer(data, np.uint8)
     return not 0 < int(differ.sum()) <= _FEW_BYTES
 
 
+def _is_of_another_arrow(data: bytes, again: bytes) -> bool:
+    """Whether two files name different versions of Arrow, and do name versions."""
+    names = [_written_by(one) for one in (data, again)]
+    return names[0] != names[1] and all(map(_ARROW.fullmatch, names))
+
+
 def _written_by(data: bytes) -> str:
-    """The library and its version, which are part of the bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return str(pq.read_metadata(pa.BufferReader(data)).created_by)
+    with suppress(UnicodeDecodeError):
+        return str(pq.read_metadata(pa.BufferReader(data)).created_by)
+    return ""
 
 
 def rewritten(data: bytes, sidecar: Sidecar) -> bytes:
