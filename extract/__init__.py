@@ -3,28 +3,34 @@
 Importing this package loads NumPy and nothing heavier; torch, PyAV and gensim are loaded by the calls that need them.
 """
 
-from . import (
+from .backbones import (
     bert,
     clip,
     davenet,
-    frame_indices,
     logmel,
     pixels,
     resnet,
     resnet3d,
     s3d,
     s3d_text,
-    sampling,
     swin3d,
     timm_images,
     waveform,
     word2vec,
 )
-from ._batches import Stopwatch, VisualBackbone
-from ._cache import cache_folder
-from ._decoder import DecodeEnd, Decoder, FramesChunk, SamplesChunk
-from ._extract import extract_file, extract_files, file_status, probe
-from ._media import (
+from .decode import DecodeEnd, Decoder, FramesChunk, SamplesChunk
+from .networks import tokenize, train_word_vectors
+from .pipeline import extract_file, extract_files, file_status, probe
+from .registry import (
+    Backbone,
+    backbone_spec,
+    create_backbone,
+    list_backbones,
+    needs_weights,
+    path_options,
+    weights_digest,
+)
+from .types import (
     DEFAULT_LIMITS,
     AudioInfo,
     AudioWanted,
@@ -35,17 +41,8 @@ from ._media import (
     MediaInfo,
     VideoInfo,
 )
-from ._published import cached_weights, fetch_weights, find_source, known_sha256
-from ._registry import (
-    Backbone,
-    backbone_spec,
-    create_backbone,
-    list_backbones,
-    needs_weights,
-    path_options,
-    weights_digest,
-)
-from ._word_vectors import tokenize, train_word_vectors
+from .weights import cache_folder, cached_weights, fetch_weights, find_source, known_sha256
+from .windows import Stopwatch, VisualBackbone, sampling
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -76,7 +73,6 @@ __all__ = [
     "fetch_weights",
     "file_status",
     "find_source",
-    "frame_indices",
     "known_sha256",
     "list_backbones",
     "logmel",

@@ -1,18 +1,11 @@
 """Fusion models: tensors in, embeddings and losses out. Pure torch; knows no files, no features, no database."""
 
-from . import everything_at_once as everything_at_once
-from ._combinations import combination_name
-from ._everything_at_once_config import EverythingAtOnceConfig
-from ._face import MODALITIES, Embeddings, FusionModel, ModelConfig, NonFiniteError, Tokens, load_weights
-from ._gather import gathered, whole_batch
-from ._layers import FusionBlock
-from ._registry import create_model, list_models, model_config, model_description
-from .avlnet import AVLnet
-from .davenet import ResidualBlock
-from .everything_at_once import EverythingAtOnce
-from .howto100m import HowTo100M
-from .mcn import MCN
-from .mil_nce import MILNCE
+from .base import MODALITIES, Embeddings, FusionModel, ModelConfig, NonFiniteError, Tokens, load_weights
+from .baselines import MCN, MILNCE, AVLnet, HowTo100M
+from .everything_at_once import EverythingAtOnce, EverythingAtOnceConfig, combination_name
+from .layers import FusionBlock, ResidualBlock
+from .objectives import gathered, whole_batch
+from .registry import create_model, list_models, model_config, model_description
 
 __all__ = [
     "MCN",

@@ -15,14 +15,16 @@ import pytest
 
 # One thread for each process: tests share few cores, and waiting threads burn what the others need.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Programs that tests start import `helpers` as the tests do.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
 # The shapes in these modules' signatures are checked while tests run, and only then.
 SHAPE_CHECKED = [
     "frameloom._davenet",
     "frameloom.fuse",
-    "frameloom.train.metrics",
-    "frameloom.train._parts",
-    "frameloom.train._tokens",
+    "frameloom.train.evaluate.metrics",
+    "frameloom.train.evaluate.parts",
+    "frameloom.train.data.tokens",
 ]
 jaxtyping.install_import_hook(SHAPE_CHECKED, "beartype.beartype")
 

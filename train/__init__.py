@@ -3,7 +3,65 @@
 Importing it loads neither torch nor the models: each call that needs them loads them.
 """
 
-from ._crosstask import (
+from .data import (
+    ClipDataset,
+    ClipSample,
+    ClipSamples,
+    EpochOrder,
+    FeatureBatch,
+    FeatureClip,
+    FeatureDataset,
+    FeatureLoader,
+    FeatureSample,
+    NarratedDataset,
+    NarratedVideo,
+    PreparedClip,
+    PublishedClip,
+    PublishedClips,
+    ShardBatchSampler,
+    StoredWords,
+    TrainingData,
+    UniformWindow,
+    collate,
+    collate_features,
+    feature_stream,
+    read_published_clips,
+)
+from .evaluate import (
+    COMPLETE_TEST_SETS,
+    ClipEmbeddings,
+    LocalisationRecall,
+    Localised,
+    Localiser,
+    LongVideos,
+    LongVideoStrategy,
+    RetrievalMetrics,
+    StepVideo,
+    embed_batch,
+    embed_test_clips,
+    label_steps,
+    localisation_recall,
+    predict_steps,
+    retrieval_metrics,
+    retrieval_ranks,
+    retrieval_table,
+)
+from .loop import (
+    CheckpointMeta,
+    DivergedError,
+    FitResult,
+    StepLoss,
+    TrainProgress,
+    checkpoint_digest,
+    fit,
+    load_checkpoint,
+    load_official,
+    read_checkpoint,
+    read_losses,
+    read_official,
+    save_checkpoint,
+)
+from .protocols import (
     CrossTaskTask,
     StepLabels,
     read_crosstask_annotation,
@@ -11,32 +69,6 @@ from ._crosstask import (
     read_crosstask_videos,
     read_step_set,
 )
-from ._feature_batch import FeatureBatch
-from ._feature_data import FeatureDataset, FeatureSample, collate_features
-from ._feature_loader import FeatureLoader, feature_stream
-from ._feature_plan import FeatureClip
-from ._feature_rows import UniformWindow
-from ._fit_result import DivergedError, FitResult, TrainProgress
-from ._order import EpochOrder, ShardBatchSampler
-from .checkpoints import CheckpointMeta, checkpoint_digest, load_checkpoint, read_checkpoint, save_checkpoint
-from .dataset import ClipDataset, ClipSample, ClipSamples, PreparedClip, TrainingData, collate
-from .embed import embed_batch
-from .fit import fit
-from .localisation import (
-    LocalisationRecall,
-    Localised,
-    Localiser,
-    StepVideo,
-    label_steps,
-    localisation_recall,
-    predict_steps,
-)
-from .long_videos import ClipEmbeddings, LongVideos, LongVideoStrategy, embed_test_clips
-from .losses import StepLoss, read_losses
-from .metrics import COMPLETE_TEST_SETS, RetrievalMetrics, retrieval_metrics, retrieval_ranks, retrieval_table
-from .narrated import NarratedDataset, NarratedVideo, StoredWords
-from .official import load_official, read_official
-from .published import PublishedClip, PublishedClips, read_published_clips
 from .recipes import Recipe, get_recipe, list_recipes
 
 __all__ = [

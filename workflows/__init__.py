@@ -1,9 +1,8 @@
 """The stages put to work: configuration, collection, Dask, sync, query, the command line."""
 
-from ._evaluate import Evaluation
-from ._index import Index, open_index
-from ._report import FileReport, Report
-from ._search import Result
-from ._sync import Plan
+from .experiments import Evaluation
+from .index import Index, open_index
+from .search import Result
+from .sync import FileReport, Plan, Report
 
 __all__ = ["Evaluation", "FileReport", "Index", "Plan", "Report", "Result", "open_index"]

@@ -70,7 +70,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measure(name: str, clips: Path, threads: int, scratch: Path) -> dict[str, Any]:
-    from frameloom.workflows._crew import WORKER_ENVIRONMENT
+    from frameloom.workflows.sync.executor import WORKER_ENVIRONMENT
 
     environment = dict(os.environ) if name.startswith("peers") else {**os.environ, **WORKER_ENVIRONMENT}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
@@ -104,8 +104,8 @@ def _peers(arguments: argparse.Namespace) -> dict[str, Any]:
     """Contiguous float32, one video at a time, decoded for this backbone alone, in the same process."""
     import timm
     import torch
-    from frameloom.extract._frozen import seeded_network
-    from frameloom.extract.resnet import _random_network
+    from frameloom.extract.backbones.resnet import _random_network
+    from frameloom.extract.networks.frozen import seeded_network
 
     _set_threads(arguments.threads)
     assert timm
@@ -125,7 +125,7 @@ def _peers(arguments: argparse.Namespace) -> dict[str, Any]:
 def _one_a_second(path: Path) -> Iterator[np.ndarray]:
     """The frame on display at the middle of each second, scaled; by PyAV, as simply as can be."""
     import av
-    from frameloom.extract._video import _SCALING, scaled_size
+    from frameloom.extract.decode.video import _SCALING, scaled_size
 
     with av.open(str(path)) as container:
         stream = max(container.streams.video, key=lambda video: video.width * video.height)
@@ -155,7 +155,7 @@ def _one_a_second(path: Path) -> Iterator[np.ndarray]:
 
 
 def _scaled(frame: Any, aspect: Fraction, scaled_size: Callable[..., tuple[int, int]], how: Any) -> np.ndarray:
-    from frameloom.extract._video import orientation_of, upright
+    from frameloom.extract.decode.video import orientation_of, upright
 
     orientation = orientation_of(frame)
     width, height = float(frame.width * aspect), float(frame.height)
@@ -244,7 +244,7 @@ def _pure(name: str, **options: Any) -> Callable[[argparse.Namespace], dict[str,
 
     def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         import torch
-        from frameloom.extract._windows import stacked
+        from frameloom.extract.windows.windows import stacked
 
         _set_threads(arguments.threads)
         (backbone,) = _backbones([name], **options)
@@ -267,8 +267,8 @@ def _pure(name: str, **options: Any) -> Callable[[argparse.Namespace], dict[str,
 
 def _full_batches(backbone: Any, files: list[Path]) -> Iterator[list[Any]]:
     from frameloom.extract import Decoder, FramesChunk
-    from frameloom.extract._extract import frames_wanted
-    from frameloom.extract._windows import WindowCutter
+    from frameloom.extract.pipeline import frames_wanted
+    from frameloom.extract.windows.windows import WindowCutter
 
     waiting: dict[tuple[int, ...], list[Any]] = {}
     with Decoder() as decoder:
@@ -372,7 +372,7 @@ def _about(clips: Path, threads: int) -> dict[str, Any]:
 
 
 def _laboratory(folder: Path) -> Path:
-    from frameloom.workflows.laboratory import World, make_collection
+    from frameloom.workflows.laboratory.world import World, make_collection
 
     make_collection(folder, World(num_train=24, num_val=0, num_test=8, seed=3))
     return folder

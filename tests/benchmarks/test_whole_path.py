@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from frameloom.workflows.demo import write_demo_config
-from frameloom.workflows.laboratory import World, make_collection
+from frameloom.workflows.experiments.demo import write_demo_config
+from frameloom.workflows.laboratory.world import World, make_collection
 
 WORLD = World(num_train=160, num_val=0, num_test=40, seed=3)
 NOTHING_TO_DO_SECONDS = 5.0

@@ -94,7 +94,7 @@ def _in_a_process(side: str) -> dict[str, Any]:
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     from frameloom import _products
-    from frameloom.train._recompute import recomputed
+    from frameloom.train.loop.recompute import recomputed
 
     side, device = arguments.side, torch.device(arguments.device)
     if not side.startswith("ours"):

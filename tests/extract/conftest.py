@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from frameloom.extract import Decoder
-
-sys.path.insert(0, str(Path(__file__).parent))  # lets the tests import media_files, which lies beside this file
-
-from media_files import click_track, steady, write_media
+from helpers.media import click_track, steady, write_media
 
 
 @pytest.fixture(scope="session")

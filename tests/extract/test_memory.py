@@ -13,9 +13,9 @@ import av
 import numpy as np
 import pytest
 from frameloom._vocabulary import OutOfSpaceError
-from frameloom.extract._spool import SampleSpool
-from frameloom.workflows._crew import WORKER_ENVIRONMENT
-from media_files import barcode
+from frameloom.extract.spool import SampleSpool
+from frameloom.workflows.sync.executor import WORKER_ENVIRONMENT
+from helpers.media import barcode
 
 MAX_WORKER_BYTES = 1.5e9
 MAX_GROWTH = 1.10
@@ -30,7 +30,8 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from frameloom._vocabulary import Modality
-from frameloom.workflows._tasks import BackboneRequest, ExtractItem, ExtractJob, extract_batch
+from frameloom.workflows.project import BackboneRequest
+from frameloom.workflows.sync.tasks import ExtractItem, ExtractJob, extract_batch
 names = sys.argv[3].split(",")
 requests = tuple(BackboneRequest(name=n, weights=None, seed=0, options=(), device="cpu") for n in names)
 item = ExtractItem(video="v", path=sys.argv[1], digest="d", fingerprints={n: f"f-{n}" for n in names})

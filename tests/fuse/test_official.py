@@ -12,8 +12,8 @@ import pytest
 import torch
 from frameloom import ConfigError, InputError
 from frameloom.fuse import FusionModel, create_model
-from frameloom.fuse._everything_at_once_official import official_config, to_official_config
-from frameloom.fuse.davenet import AUDIO_CNNS, AudioCNNSpec
+from frameloom.fuse.everything_at_once.official import official_config, to_official_config
+from frameloom.fuse.layers.davenet import AUDIO_CNNS, AudioCNNSpec
 
 MAIN = {
     "video_embed_dim": 24,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from golden_rule import fill_input, fill_weight
+from golden.golden_rule import fill_input, fill_weight
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:

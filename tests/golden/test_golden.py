@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden_case import Case
+from golden.golden_case import Case
 from numpy.typing import NDArray
 
 Adapter = Callable[[Case], dict[str, NDArray[Any]]]

@@ -7,8 +7,7 @@ import socket
 import pytest
 from frameloom._vocabulary import MediaError, Status
 from frameloom.store import embedding_fingerprint, feature_fingerprint, file_digest
-
-from .making import SPEC
+from helpers.stores import SPEC
 
 
 def test_a_feature_is_named_by_all_that_decides_its_numbers_and_by_nothing_else():

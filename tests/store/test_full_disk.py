@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import OutOfSpaceError
 from frameloom.store import FeatureStore, Ledger
-
-from . import oracle
-from .making import make_sample, make_spec
+from helpers import oracle
+from helpers.stores import make_sample, make_spec
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ print(json.dumps(steps))
 
 
 def test_nothing_heavy_is_loaded_before_it_is_needed(tmp_path):
-    from .making import write_all
+    from helpers.stores import write_all
 
     write_all(tmp_path)
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True, check=True)

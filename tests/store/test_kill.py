@@ -12,13 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
+from frameloom._files import PUBLISH_STEPS, FailPointError, is_temporary, make_folder, publish, publish_by_content
 from frameloom._vocabulary import ConfigError, ExitCode, FrameloomError, InputError, OutOfSpaceError
-from frameloom.store import FailPointError, FeatureStore
-from frameloom.store._commit import PUBLISH_STEPS, is_temporary, make_folder, publish, publish_by_content
-
-from .making import BATCHES, SPEC, tree, write_all
+from frameloom.store import FeatureStore
+from helpers.stores import BATCHES, SPEC, tree, write_all
 
 STEPS = [f"{kind}.{step}" for kind in ("shard", "sidecar") for step in PUBLISH_STEPS]
 # The first and the second shard: with nothing and with something committed before.
@@ -35,7 +35,7 @@ def clean(tmp_path_factory):
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     base = tmp_path_factory.mktemp("killed")
-    program = [sys.executable, str(Path(__file__).with_name("killed_writers.py")), str(base), *KILLS]
+    program = [sys.executable, str(Path(helpers.__file__).with_name("killed_writers.py")), str(base), *KILLS]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout).values()) == {-signal.SIGKILL}

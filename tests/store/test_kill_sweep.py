@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from . import oracle
+from helpers import oracle
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 PROGRAM = [sys.executable, str(Path(oracle.__file__))]

@@ -6,7 +6,8 @@ import sqlite3
 
 import pytest
 from frameloom._vocabulary import InputError, MediaError, OutOfSpaceError, Status
-from frameloom.store import Ledger, _ledger, file_digest
+from frameloom.store import Ledger, file_digest
+from frameloom.store import ledger as _ledger
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from frameloom import _files as _commit
+from frameloom._files import PUBLISH_STEPS, temporary_path
 from frameloom._vocabulary import ExitCode, LockedError
-from frameloom.store import FeatureStore, _commit, verify_features
-from frameloom.store._commit import PUBLISH_STEPS, temporary_path
-from frameloom.store._shards import FORMATS
-
-from .making import BATCHES, SPEC, tree
+from frameloom.store import FeatureStore, verify_features
+from frameloom.store.formats.base import FORMATS
+from helpers.stores import BATCHES, SPEC, tree
 
 STEPS = [f"{kind}.{step}" for kind in ("shard", "sidecar") for step in PUBLISH_STEPS]
 COMMITTED = ("sidecar.renamed", "sidecar.durable")

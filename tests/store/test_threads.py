@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality
-from frameloom.store import FeatureStore, Sample, _shards
+from frameloom.store import FeatureStore, Sample
+from frameloom.store.formats import base as _shards
 from frameloom.train import FeatureClip, FeatureDataset
 
 NUM_SHARDS, IN_SHARD, WIDTH = 12, 8, 1024

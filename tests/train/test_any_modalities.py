@@ -9,7 +9,8 @@ import pytest
 import torch
 from frameloom import InputError
 from frameloom.fuse import NonFiniteError, Tokens, create_model
-from frameloom.train import ClipDataset, collate, embed_batch, fit, get_recipe, load_checkpoint, retrieval_metrics
+from frameloom.train import ClipDataset, collate, embed_batch, get_recipe, load_checkpoint, retrieval_metrics
+from frameloom.train.loop import fit
 
 
 @pytest.fixture

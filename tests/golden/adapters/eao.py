@@ -8,8 +8,11 @@ from itertools import combinations
 import numpy as np
 import torch
 from frameloom.fuse import Tokens, create_model
-from frameloom.fuse._layers import FusionBlock, FusionTransformer, GatedUnit
-from frameloom.fuse._objectives import (
+from frameloom.fuse.everything_at_once.model import EverythingAtOnce, reduce_audio_tokens
+from frameloom.fuse.layers.davenet import DAVEnet
+from frameloom.fuse.layers.packed import Sequences, join, pack, real_rows
+from frameloom.fuse.layers.transformer import FusionBlock, FusionTransformer, GatedUnit
+from frameloom.fuse.objectives.nce import (
     combinatorial_loss,
     cosine_similarities,
     margin_softmax,
@@ -17,12 +20,9 @@ from frameloom.fuse._objectives import (
     norm_softmax,
     norm_softmax_loss,
 )
-from frameloom.fuse._packed import Sequences, join, pack, real_rows
-from frameloom.fuse.davenet import DAVEnet
-from frameloom.fuse.everything_at_once import EverythingAtOnce, reduce_audio_tokens
 from frameloom.train import retrieval_metrics, retrieval_ranks
-from frameloom.train._tokens import average_by_id, frames_of_span, join_streams, max_over_time, rows_of_span
-from golden_case import Case
+from frameloom.train.data.tokens import average_by_id, frames_of_span, join_streams, max_over_time, rows_of_span
+from golden.golden_case import Case
 from numpy.typing import NDArray
 
 Outputs = dict[str, NDArray]

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from frameloom.extract import create_backbone
-from frameloom.extract._word_vectors import WordVectors, tokenize, write_word_vectors
-from frameloom.extract.logmel import log_mel, mel_filters, power_spectrum, pre_emphasised
-from golden_case import Case
+from frameloom.extract.backbones.logmel import log_mel, mel_filters, power_spectrum, pre_emphasised
+from frameloom.extract.networks.word_vectors import WordVectors, tokenize, write_word_vectors
+from golden.golden_case import Case
 from numpy.typing import NDArray
 
 Outputs = dict[str, NDArray]

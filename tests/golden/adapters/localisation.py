@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 from frameloom.train import Localised, label_steps, localisation_recall, predict_steps
-from frameloom.train.localisation import step_windows, window_audio
-from golden_case import Case
+from frameloom.train.evaluate.localisation import step_windows, window_audio
+from golden.golden_case import Case
 from numpy.typing import NDArray
 
 Outputs = dict[str, NDArray]

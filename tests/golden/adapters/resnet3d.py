@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from frameloom.extract import DecodedFrames, backbone_spec
-from frameloom.extract._resnet3d import ResNet3d
-from frameloom.extract._windows import WindowCutter, stacked
-from frameloom.extract.resnet3d import ResNet3dBackbone
-from golden_case import Case
+from frameloom.extract.backbones.resnet3d import ResNet3dBackbone
+from frameloom.extract.networks.resnet3d import ResNet3d
+from frameloom.extract.windows.windows import WindowCutter, stacked
+from golden.golden_case import Case
 from numpy.typing import NDArray
 
 Outputs = dict[str, NDArray]

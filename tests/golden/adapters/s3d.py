@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from frameloom.extract import create_backbone
-from frameloom.extract._s3d_network import ORDER, space_to_depth
-from frameloom.extract.s3d import _KINETICS_STAGES
-from golden_case import Case
+from frameloom.extract.backbones.s3d import _KINETICS_STAGES
+from frameloom.extract.networks.s3d import ORDER, space_to_depth
+from golden.golden_case import Case
 from numpy.typing import NDArray
 
 Outputs = dict[str, NDArray]

@@ -1,0 +1,184 @@
+"""BERT and DistilBERT: a vector for each token of a text, or one for the text.
+
+Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding" (NAACL 2019); Sanh et
+al., "DistilBERT, a distilled version of BERT" (2019). The networks and tokenizers are those of transformers
+(models/bert, models/distilbert); rows come from the last layer, without the pooler, which was trained for another task.
+
+Weights are a folder as transformers saves it: the vocabulary (vocab.txt or tokenizer.json) lies in it.
+
+Rows, by the option ``pooling``: ``tokens``, one for each piece of a word, without the special tokens at both ends, so
+that they can stand where Word2vec's rows do; ``cls``, the first special token's; ``mean``, the mean over the rows of
+``tokens``. The last one differs from libraries that count the special tokens in.
+
+Deviations, each on purpose:
+- A text of more than ``max_tokens`` tokens is cut at its end (the last special token is kept), and the feature says so.
+- Without weights, the vocabulary is made of the 256 bytes, at the beginning of a word and inside it, so that any text
+  can be read: a letter is a token. Longest match first, which is WordPiece's rule, has nothing to choose among symbols
+  of one length; they are looked up by BPE without merges, in time that grows with the length of a word and not with
+  its square. Random weights are transformers' initialisation; a LayerNorm follows each layer, whatever the depth.
+
+Legend: N tokens, special ones included; R rows; D width of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from ..._vocabulary import FeatureSpec
+from ..networks import Dtype, Precision, TextNetwork, read_tokenizer, seeded_network, text_spec
+from ..registry import BACKBONES, Backbone, BackboneEntry, checked_number
+from ..weights import check_configuration, read_state_dict, weights_file
+
+if TYPE_CHECKING:
+    import torch
+
+Pooling = Literal["tokens", "cls", "mean"]
+_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_VOCABULARY_FILES = (("tokenizer.json",), ("vocab.txt",))
+_FEWEST_TOKENS = 3
+_MAX_TOKENS = 512
+_BERT_PAPER = "Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers, NAACL 2019"
+_DISTILBERT_PAPER = "Sanh et al., DistilBERT, a distilled version of BERT, NeurIPS EMC2 Workshop 2019"
+_EPSILON = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """One network of the family."""
+
+    is_distilled: bool
+    width: int
+    depth: int
+    num_heads: int
+    num_embeddings: int = 30_522
+
+    @property
+    def as_config(self) -> dict[str, Any]:
+        """The network in the words of its configuration, without its vocabulary's size."""
+        if self.is_distilled:
+            return {
+                "dim": self.width,
+                "hidden_dim": 4 * self.width,
+                "n_layers": self.depth,
+                "n_heads": self.num_heads,
+                "activation": "gelu",
+            }
+        return {
+            "hidden_size": self.width,
+            "intermediate_size": 4 * self.width,
+            "num_hidden_layers": self.depth,
+            "num_attention_heads": self.num_heads,
+            "hidden_act": "gelu",
+            "layer_norm_eps": _EPSILON,
+        }
+
+
+_VARIANTS = {
+    "bert_base_uncased": _Variant(False, 768, 12, 12),
+    "distilbert_base_uncased": _Variant(True, 768, 6, 12),
+    "test_bert": _Variant(False, 32, 2, 2, num_embeddings=517),
+    "test_distilbert": _Variant(True, 32, 2, 2, num_embeddings=517),
+}
+
+
+class Bert(TextNetwork):
+    """A BERT or DistilBERT without its heads."""
+
+    ignored_keys = ("cls.", "pooler.", "embeddings.position_ids", "vocab_transform.", "vocab_layer_norm.", "vocab_proj")
+
+    def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Key names without those of the model around the network, and of LayerNorms as TensorFlow called them."""
+        names = {key: key.removeprefix("bert.").removeprefix("distilbert.") for key in state_dict}
+        endings = {".gamma": ".weight", ".beta": ".bias"}
+        for key, name in names.items():
+            for theirs, ours in endings.items():
+                if name.endswith(theirs):
+                    names[key] = name.removesuffix(theirs) + ours
+        return {names[key]: value for key, value in state_dict.items()}
+
+    def rows(self, tokens: torch.Tensor, is_of_text: torch.Tensor) -> torch.Tensor:
+        """Token numbers (N,) to rows (R, D)."""
+        states: torch.Tensor = self.network(input_ids=tokens[None]).last_hidden_state[0]
+        pooling = self.spec.sampling["pooling"]
+        if pooling == "cls":
+            return states[:1]
+        rows = states[is_of_text]
+        return rows.mean(dim=0, keepdim=True) if pooling == "mean" else rows
+
+
+def _byte_tokenizer() -> Any:
+    """BERT's tokenizer with the 256 bytes as its symbols."""
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Sequence
+    from transformers import BertTokenizer
+
+    symbols = sorted(ByteLevel.alphabet())
+    words = [*_SPECIAL_TOKENS, *symbols, *(f"##{symbol}" for symbol in symbols)]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = BertTokenizer(vocab=vocabulary)
+    inside = tokenizer.backend_tokenizer
+    inside.model = BPE(vocab=vocabulary, merges=[], continuing_subword_prefix="##")
+    inside.pre_tokenizer = Sequence([BertPreTokenizer(), ByteLevel(add_prefix_space=False, use_regex=False)])
+    return tokenizer
+
+
+def _network(variant: _Variant, tokenizer: Any) -> Any:
+    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
+
+    shared = {
+        "vocab_size": variant.num_embeddings,
+        "max_position_embeddings": _MAX_TOKENS,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if variant.is_distilled:
+        return DistilBertModel(DistilBertConfig(**shared, **variant.as_config))
+    return BertModel(BertConfig(**shared, **variant.as_config), add_pooling_layer=False)
+
+
+def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
+    from transformers import BertTokenizer
+
+    variant = _VARIANTS[spec.name]
+    if weights is None:
+        tokenizer = _byte_tokenizer()
+    else:
+        check_configuration(weights, variant.as_config)
+        tokenizer = read_tokenizer(
+            BertTokenizer, weights, needs=_VOCABULARY_FILES, num_embeddings=variant.num_embeddings
+        )
+    network = seeded_network(lambda: _network(variant, tokenizer), seed=seed)
+    backbone = Bert(spec, network, tokenizer=tokenizer, device=device, weights_digest=weights_digest)
+    return backbone if weights is None else backbone.from_official(read_state_dict(weights_file(weights)))
+
+
+def _register(name: str, variant: _Variant) -> None:
+    def describe(
+        *,
+        pooling: Pooling = "tokens",
+        max_tokens: int = _MAX_TOKENS,
+        precision: Precision = "float32",
+        dtype: Dtype = "float16",
+    ) -> FeatureSpec:
+        limit = checked_number(name, "max_tokens", max_tokens, lowest=_FEWEST_TOKENS, highest=_MAX_TOKENS, whole=True)
+        return text_spec(
+            name,
+            dim=variant.width,
+            max_tokens=int(limit),
+            tokens="WordPiece, as the weights' vocabulary says",
+            seeded_tokens="the 256 bytes, at the beginning of a word and inside it, lower case",
+            pooling=pooling,
+            poolings=get_args(Pooling),
+            network={"layer": "last", "special_tokens": "read, not given as rows"},
+            precision=precision,
+            dtype=dtype,
+            paper=_DISTILBERT_PAPER if variant.is_distilled else _BERT_PAPER,
+        )
+
+    BACKBONES.add(name, BackboneEntry(describe, _build, takes_folder=True))
+
+
+for _name, _variant in _VARIANTS.items():
+    _register(_name, _variant)

@@ -1,0 +1,270 @@
+"""Any image model of timm over single frames: one pooled vector for each.
+
+The named ones: Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR 2021), Touvron et al., "Training
+data-efficient image transformers" (ICML 2021), and Bao et al., "BEiT: BERT Pre-Training of Image Transformers" (ICLR
+2022). The networks and the facts about their pixels (mean, std, size, crop) are timm's, github.com/huggingface/
+pytorch-image-models, 1.0; the feature is what the classifier is given.
+
+The facts of the named ones stand in a table here, so that they can be read without loading timm; a test holds the
+table against timm. Of any other network they are asked from timm, when its specification is wanted.
+
+Deviations from timm's own evaluation, each on purpose:
+- The decoder scales the picture's short side to ``int(size / crop_pct)`` and cuts the square of ``size`` from its
+  middle: as timm does, by swscale's bicubic filter instead of PIL's, whatever interpolation timm names for the
+  network. There is one interpolation, from the decoded size. The corner of the square is rounded down; torchvision
+  rounds it to the nearest, so that its square may lie one pixel further.
+- The square is cut from the middle also of the few networks that timm pads or squeezes (crop mode border, squash).
+- Random weights are timm's own initialisation. ViT, DeiT and BEiT end in a LayerNorm, so that depth does not let
+  them explode.
+
+Legend: B frames, H height, W width, D width of the feature.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..._registry import nearest
+from ..._vocabulary import ConfigError, FeatureSpec, InputError, WeightsSource
+from ..networks import Dtype, Precision, StillNetwork, seeded_network, still_spec
+from ..registry import BACKBONES, Backbone, BackboneEntry, checked_number
+from ..weights import read_state_dict
+
+_HALF = (0.5, 0.5, 0.5)
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_DEFAULT = "vit_base_patch16_224"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What timm says of a network.
+
+    Attributes:
+        dim: D.
+        size: side of the square that it reads, in pixels.
+        crop_pct: the square's share of the short side.
+        mean: of each channel.
+        std: of each channel.
+        is_fixed_size: whether the network must be built for a size.
+    """
+
+    dim: int
+    size: int
+    crop_pct: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    is_fixed_size: bool
+
+
+NAMED = {
+    "beit_base_patch16_224": ImageFacts(768, 224, 0.9, _HALF, _HALF, is_fixed_size=True),
+    "deit_base_patch16_224": ImageFacts(768, 224, 0.9, _IMAGENET_MEAN, _IMAGENET_STD, is_fixed_size=True),
+    "test_vit": ImageFacts(64, 160, 0.95, _HALF, _HALF, is_fixed_size=True),
+    "vit_base_patch16_224": ImageFacts(768, 224, 0.9, _HALF, _HALF, is_fixed_size=True),
+}
+_PAPERS = {
+    "beit_base_patch16_224": "Bao et al., BEiT: BERT Pre-Training of Image Transformers, ICLR 2022",
+    "deit_base_patch16_224": "Touvron et al., Training data-efficient image transformers, ICML 2021",
+    "test_vit": "Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021",
+    "vit_base_patch16_224": "Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021",
+}
+# Those of timm's tags whose mean, std and crop are the table's.
+TAGS = {
+    "beit_base_patch16_224": ("in22k_ft_in22k_in1k", "in22k_ft_in22k"),
+    "deit_base_patch16_224": ("fb_in1k",),
+    "test_vit": ("r160_in1k",),
+    "vit_base_patch16_224": (
+        "augreg2_in21k_ft_in1k",
+        "augreg_in21k_ft_in1k",
+        "augreg_in21k",
+        "augreg_in1k",
+        "orig_in21k_ft_in1k",
+        "orig_in21k",
+        "sam_in1k",
+    ),
+}
+_USUAL_SIZES = {"test_vit": 64}
+"""At what size a name is used, where that is not timm's."""
+
+
+def published(network: str) -> tuple[WeightsSource, ...]:
+    """The weights that timm publishes for a named network. It publishes no hashes."""
+    return tuple(
+        WeightsSource(
+            tag=tag,
+            url=f"hf://timm/{network}.{tag}/model.safetensors",
+            sha256=None,
+            licence="Apache-2.0; trained on ImageNet, whose terms allow non-commercial research",
+            filename=f"{network}.{tag}.safetensors",
+        )
+        for tag in TAGS[network]
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def facts_of(network: str) -> ImageFacts:
+    """What timm says of one of its networks, which may be written with a tag: ``vit_base_patch16_224.dino``.
+
+    Raises:
+        ConfigError: timm has no such network, or it does not read square RGB pictures, or gives no vector.
+    """
+    if network in NAMED:
+        return NAMED[network]
+    config = _data_config(network)
+    channels, height, width = config["input_size"]
+    if channels != 3 or height != width:
+        raise ConfigError(f"the network {network!r} reads {config['input_size']}, not square RGB pictures: use another")
+    return ImageFacts(
+        dim=_width(network, height),
+        size=height,
+        crop_pct=config["crop_pct"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        is_fixed_size=config["fixed_input_size"],
+    )
+
+
+def _data_config(network: str) -> dict[str, Any]:
+    import timm
+
+    architecture, dot, tag = network.partition(".")
+    if not timm.is_model(architecture):
+        help_text = nearest(architecture, timm.list_models())
+        raise ConfigError(f"timm has no network {network!r}: {_short(help_text)}")
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
+    if dot and tag not in tags:
+        raise ConfigError(f"timm has no tag {tag!r} of the network {architecture!r}: {nearest(tag, tags)}")
+    config = timm.get_pretrained_cfg(network).to_dict()
+    return {**timm.data.resolve_data_config({}, pretrained_cfg=config), "fixed_input_size": config["fixed_input_size"]}
+
+
+def _short(help_text: str) -> str:
+    return help_text if len(help_text) < 200 else "see timm.list_models()"
+
+
+def _width(network: str, size: int) -> int:
+    """The width of the pooled feature, without computing anything."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        model = timm.create_model(network, pretrained=False, num_classes=0).eval()
+        features = model(torch.empty(1, 3, size, size))
+    if not torch.is_tensor(features) or features.ndim != 2:
+        raise ConfigError(f"the network {network!r} gives no vector for a picture: use another")
+    return int(features.shape[1])
+
+
+def _spec(
+    name: str, *, network: str, rate_hz: float, size: int | None, precision: Precision, dtype: Dtype
+) -> FeatureSpec:
+    if not isinstance(network, str):
+        raise ConfigError(f"the option network of the backbone {name!r} must be a name of timm's, not {network!r}")
+    facts = facts_of(network)
+    size = size if size is not None else _USUAL_SIZES.get(network, facts.size)
+    size = int(checked_number(name, "size", size, lowest=32, highest=1024, whole=True))
+    return still_spec(
+        name,
+        dim=facts.dim,
+        rate_hz=rate_hz,
+        short_side=int(size / facts.crop_pct),
+        crop=size,
+        mean=facts.mean,
+        std=facts.std,
+        facts={"network": network, "pooling": "what timm's classifier is given"},
+        precision=precision,
+        dtype=dtype,
+        paper=_PAPERS.get(network, f"see timm's documentation of {network}"),
+        # Weights are looked up by the backbone's name alone, and those of `timm` could be any network's.
+        weights=published(name) if name in NAMED else (),
+    )
+
+
+class TimmImages(StillNetwork):
+    """A network of timm without its classifier. Weights are timm's, or what timm itself turns into them."""
+
+    def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The original authors' names, and another picture size's positions, as timm converts them; no classifier."""
+        wanted = self.network.state_dict()
+        convert = getattr(sys.modules[type(self.network).__module__], "checkpoint_filter_fn", None)
+        if convert is not None:
+            try:
+                state_dict = convert(dict(state_dict), self.network)
+            except (KeyError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+                what = self.spec.preprocessing["network"]
+                raise InputError(f"these weights are not for {what}: timm cannot convert them ({error!r})") from error
+        heads = self._classifiers()
+        return {key: value for key, value in state_dict.items() if key in wanted or not key.startswith(heads)}
+
+    def _classifiers(self) -> tuple[str, ...]:
+        config: Any = self.network.pretrained_cfg
+        named = config.get("classifier") or ()
+        return tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
+
+
+def _network(spec: FeatureSpec) -> Any:
+    import timm
+
+    network, size = spec.preprocessing["network"], spec.preprocessing["crop"]
+    facts = facts_of(network)
+    sized = {"img_size": size} if facts.is_fixed_size and size != facts.size else {}
+    try:
+        made = timm.create_model(network, pretrained=False, num_classes=0, **sized)
+        _check_patches(made, spec)
+        return made
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        if not sized:
+            raise
+        raise ConfigError(
+            f"timm cannot build {network} for pictures of {size} x {size}: {error}; leave out the option size"
+        ) from error
+
+
+def _check_patches(network: Any, spec: FeatureSpec) -> None:
+    """Raise ConfigError for a size that is no whole number of patches, which timm finds only when pictures come."""
+    patches, size = getattr(network, "patch_embed", None), spec.preprocessing["crop"]
+    side = getattr(patches, "patch_size", (1, 1))[0]
+    takes_any = getattr(patches, "strict_img_size", True) or getattr(patches, "dynamic_img_pad", False)
+    if size % side and not takes_any:
+        raise ConfigError(f"the option size of the backbone {spec.name!r} must be a multiple of {side}, not {size}")
+
+
+def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
+    network = seeded_network(lambda: _network(spec), seed=seed)
+    backbone = TimmImages(spec, network, device=device, weights_digest=weights_digest)
+    return backbone if weights is None else backbone.from_official(read_state_dict(weights))
+
+
+def _describe_any(
+    *,
+    network: str = _DEFAULT,
+    rate_hz: float = 1.0,
+    size: int | None = None,
+    precision: Precision = "float32",
+    dtype: Dtype = "float16",
+) -> FeatureSpec:
+    return _spec("timm", network=network, rate_hz=rate_hz, size=size, precision=precision, dtype=dtype)
+
+
+def _register(name: str) -> None:
+    def describe(
+        *,
+        rate_hz: float = 1.0,
+        size: int | None = None,
+        precision: Precision = "float32",
+        dtype: Dtype = "float16",
+    ) -> FeatureSpec:
+        return _spec(name, network=name, rate_hz=rate_hz, size=size, precision=precision, dtype=dtype)
+
+    BACKBONES.add(name, BackboneEntry(describe, _build))
+
+
+BACKBONES.add("timm", BackboneEntry(_describe_any, _build))
+for _name in NAMED:
+    _register(_name)

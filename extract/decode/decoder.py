@@ -1,0 +1,300 @@
+"""The owner's side of the decoding child: starts it, asks it, times it, buries it, starts another.
+
+A subprocess and not a `multiprocessing` process, because the workers of a Dask cluster are daemonic and may not have
+children of that kind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..._vocabulary import MediaError, Status
+from ..types import DEFAULT_LIMITS, AudioWanted, DecodedFrames, FramesWanted, Limits, MediaInfo
+from .wire import Arrays, WireError, receive, send
+
+_CHILD_MODULE = f"{__package__}.child"
+_START_SECONDS = 60.0
+_CHILD_ENVIRONMENT = {
+    **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "MALLOC_ARENA_MAX": "1",  # each further one takes 64 MB of the address space, which is limited
+}
+_LAST_WORDS_BYTES = 2000
+_PIPE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FramesChunk:
+    """Pictures for the request of this index. Chunks of one request follow one another."""
+
+    index: int
+    frames: DecodedFrames
+
+
+@dataclass(frozen=True, slots=True)
+class SamplesChunk:
+    """(N,) samples that follow those of the chunk before; the track begins at ``start_seconds``."""
+
+    samples: NDArray[np.float32]
+    start_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeEnd:
+    """The last thing that decoding a file gives: how its pictures and its sound went."""
+
+    video_status: Status
+    video_message: str
+    audio_status: Status
+    audio_message: str
+    video_extent: tuple[float, float] | None = None
+
+
+class _ChildGoneError(Exception):
+    """The child closed its end of the pipe."""
+
+
+class _OutOfTimeError(Exception):
+    """The child has used up the time for this file."""
+
+
+class Decoder:
+    """A child process that decodes files one after another, under limits, and is replaced when it dies.
+
+    Use it as a context manager, from one thread at a time. A file that kills the child, or makes it too slow, becomes a
+    `MediaError` for that file; the next one is decoded by a fresh child.
+    """
+
+    def __init__(self, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.limits = limits
+        self._child: subprocess.Popen[bytes] | None = None
+        self._last_words: IO[bytes] | None = None
+        self._seconds_left = 0.0
+        self._is_busy = False
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the present child, None where there is none."""
+        return None if self._child is None else self._child.pid
+
+    def close(self) -> None:
+        """End the child. The decoder can be used again afterwards."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                _close_quietly(pipe)
+        if self._last_words is not None:
+            self._last_words.close()
+            self._last_words = None
+
+    def interrupt(self) -> None:
+        """End what another thread is waiting for: the child dies, and the iterator there raises MediaError."""
+        child = self._child
+        if child is not None:
+            child.kill()
+
+    def probe(self, path: Path) -> MediaInfo:
+        """Describe a file. Raises MediaError when it cannot be opened at all."""
+        with closing(self._ask({"op": "probe", "path": str(path.absolute())})) as answers:
+            header, _ = next(answers)
+            info = MediaInfo.from_dict(header["info"])
+            assert next(answers, None) is None
+        return replace(info, path=str(path))
+
+    def decode(
+        self, path: Path, *, frames: Sequence[FramesWanted] = (), audio: AudioWanted | None = None
+    ) -> Generator[FramesChunk | SamplesChunk | DecodeEnd, None, None]:
+        """Decode a file once, for all requests together.
+
+        The child works ahead by about one chunk while the caller is busy with the last one; only the time spent waiting
+        for the child counts against its limit.
+
+        Returns:
+            Chunks in order of time, then one `DecodeEnd`.
+
+        Raises:
+            MediaError: nothing of the file can be used, or the child was stopped by its limits.
+        """
+        request = {
+            "op": "decode",
+            "path": str(path.absolute()),
+            "frames": [asdict(wanted) for wanted in frames],
+            "audio": None if audio is None else asdict(audio),
+        }
+        with closing(self._ask(request)) as answers:
+            for header, arrays in answers:
+                yield _event(header, arrays)
+
+    def _ask(self, request: dict[str, Any]) -> Generator[tuple[dict[str, Any], Arrays], None, None]:
+        """Send a request and give its answers up to the last. A caller that stops early costs the child its life."""
+        if self._is_busy:
+            raise RuntimeError("a decoder reads one file at a time: finish or close the iterator of the last one first")
+        finished, self._is_busy = False, True
+        try:
+            self._send({**request, "limits": asdict(self.limits)})
+            while not finished:
+                header, arrays = self._receive()
+                finished = header["kind"] in ("end", "info", "rejected")
+                if header["kind"] == "rejected":
+                    status = Status(header["status"])
+                    if status is Status.OUT_OF_MEMORY:
+                        self.close()  # that child ends itself: a heap that was full is not used again
+                    raise MediaError(status, header["message"])
+                yield header, arrays
+        except _OutOfTimeError:
+            raise MediaError(
+                Status.DEADLINE, f"decoding took longer than {self.limits.seconds:g} s (limits.seconds)"
+            ) from None
+        except (_ChildGoneError, WireError) as error:
+            raise self._crash(error) from None
+        finally:
+            self._is_busy = False
+            if not finished:
+                self.close()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        self._seconds_left = self.limits.seconds
+        for is_last_try in (False, True):
+            child = self._running_child()
+            assert child.stdin is not None
+            try:
+                send(child.stdin, request)
+                header, _ = self._receive()
+            except (BrokenPipeError, _ChildGoneError):
+                # The child ended before it began: it was worn, or killed while idle. No fault of this file.
+                if is_last_try:
+                    raise _ChildGoneError from None
+                self.close()
+            else:
+                assert header["kind"] == "begun"
+                return
+
+    def _receive(self) -> tuple[dict[str, Any], Arrays]:
+        return receive(self._read_into, max_array_bytes=self.limits.memory_bytes)
+
+    def _read_into(self, view: memoryview) -> None:
+        assert self._child is not None
+        assert self._child.stdout is not None
+        source = self._child.stdout.fileno()
+        poller = select.poll()
+        poller.register(source, select.POLLIN)
+        while view:
+            began = time.monotonic()
+            ready = poller.poll(max(0.0, self._seconds_left) * 1000)
+            self._seconds_left -= time.monotonic() - began
+            if not ready:
+                raise _OutOfTimeError
+            count = os.readv(source, [view])
+            if count == 0:
+                raise _ChildGoneError
+            view = view[count:]
+
+    def _running_child(self) -> subprocess.Popen[bytes]:
+        if self._child is not None and self._child.poll() is not None:
+            self.close()
+        if self._child is None:
+            self._start()
+        assert self._child is not None
+        return self._child
+
+    def _start(self) -> None:
+        self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
+        self._child = _spawner(os.getpid()).submit(_spawn, self._last_words).result()
+        seconds, self._seconds_left = self._seconds_left, _START_SECONDS
+        try:
+            header, _ = self._receive()
+        except (_ChildGoneError, _OutOfTimeError, WireError):
+            words = self._words()
+            self.close()
+            raise RuntimeError(f"the decoding child does not start: {words}") from None
+        assert header["kind"] == "ready"
+        self._seconds_left = seconds
+
+    def _crash(self, error: Exception) -> MediaError:
+        """How a child that is gone is reported."""
+        code = self._child.wait() if self._child is not None and isinstance(error, _ChildGoneError) else None
+        if code == -signal.SIGXCPU:
+            return MediaError(Status.DEADLINE, f"decoding took more than {self.limits.seconds:g} s of processor time")
+        if code is not None and code < 0:
+            return MediaError(Status.DECODER_CRASH, f"the decoder was killed by {signal.Signals(-code).name}")
+        reason = self._words() or str(error) or f"exit code {code}"
+        return MediaError(Status.DECODER_CRASH, f"the decoder failed: {reason}")
+
+    def _words(self) -> str:
+        """The last line that the child wrote to its standard error."""
+        if self._last_words is None:
+            return ""
+        size = self._last_words.seek(0, os.SEEK_END)
+        self._last_words.seek(max(0, size - _LAST_WORDS_BYTES))
+        lines = self._last_words.read().decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _event(header: dict[str, Any], arrays: Arrays) -> FramesChunk | SamplesChunk | DecodeEnd:
+    if header["kind"] == "frames":
+        return FramesChunk(header["index"], DecodedFrames(arrays["frames"], arrays["times"], arrays["cells"]))
+    if header["kind"] == "samples":
+        return SamplesChunk(arrays["samples"], header["start_seconds"])
+    (video_status, video_message), (audio_status, audio_message) = header["video"], header["audio"]
+    extent = None if header["video_extent"] is None else (header["video_extent"][0], header["video_extent"][1])
+    return DecodeEnd(Status(video_status), video_message, Status(audio_status), audio_message, extent)
+
+
+@functools.cache
+def _spawner(_owner_pid: int) -> ThreadPoolExecutor:
+    """The thread that starts children, which lives as long as this process.
+
+    Linux sends the parent-death signal when the *thread* that started the child ends, so a child that a short-lived
+    thread started would be killed under the feet of the others.
+    """
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="frameloom-decoder-starter")
+
+
+def _spawn(last_words: IO[bytes]) -> subprocess.Popen[bytes]:
+    # -P: the working folder, which may be a folder of videos, is not searched for modules.
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", _CHILD_MODULE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=last_words,
+        env={**os.environ, **_CHILD_ENVIRONMENT},
+    )
+    assert child.stdout is not None
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with suppress(OSError):  # a larger pipe means fewer wake-ups; the system may allow none
+            fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return child
+
+
+def _close_quietly(pipe: IO[bytes] | None) -> None:
+    """Close a pipe whose other end is gone; what was still buffered has nobody to read it."""
+    if pipe is None:
+        return
+    try:
+        pipe.close()
+    except BrokenPipeError:
+        return

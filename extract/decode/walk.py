@@ -1,0 +1,428 @@
+"""One pass over a file for everything that was asked of it. Runs in the child only.
+
+Picture and sound are decoded from the same walk over the packets, in order; nothing is sought. The walk goes on in a
+thread of its own while this one scales the pictures and hands them on: each takes about as long as the other, and where
+models keep every core busy, two threads that each take half of the time slow them down less than one that takes it all.
+The outcome of each stream is judged at the end: what was damaged, what is missing, and whether the file ends too
+early, which decoders pass over in silence (they return the frames that they find).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import av.error
+import numpy as np
+from numpy.typing import NDArray
+
+from ..._vocabulary import Status
+from ..types import AudioWanted, DecodedFrames, FramesWanted, Limits, StreamOutcome
+from .audio import AudioPass
+from .container import is_cut
+from .memory import raise_if_memory_was_short
+from .open import OpenMedia, is_empty, open_media
+from .prefetch import reading_ahead
+from .video import FrameSampler, Picture, Scaler, Timestamps, VideoPass, check_dimensions
+
+_DEFAULT_FRAME_SECONDS = 0.04
+_PICTURES_OF_A_DECODER = 4  # what it may ask for at once
+_WAITING_BYTES = 32 * 1024**2  # of decoded pictures and sound, before they are scaled and handed on
+_LONGEST_LEAP_SECONDS = 10.0
+_LOST_SECONDS = 0.1  # of an AVI, whose frames are counted and not timed
+_LARGEST_TAIL = 0.2  # share of a file that an index after the content may take
+
+
+class _Ready(NamedTuple):
+    """Something decoded that waits to be handed on."""
+
+    hand_on: Callable[[], None]
+    num_bytes: int
+
+
+class Sink(Protocol):
+    """Where decoded chunks go."""
+
+    def frames(self, index: int, frames: DecodedFrames) -> None:
+        """Take pictures for the request of this index."""
+
+    def samples(self, samples: NDArray[np.float32], start_seconds: float) -> None:
+        """Take (N,) samples that follow those before them; the track begins at ``start_seconds``."""
+
+
+def decode(
+    path: Path, *, frames: Sequence[FramesWanted], audio: AudioWanted | None, limits: Limits, sink: Sink
+) -> tuple[StreamOutcome, StreamOutcome]:
+    """Decode a file once and give every chunk to the sink.
+
+    Returns:
+        How the pictures and the sound went. What was not asked for is not judged.
+
+    Raises:
+        MediaError: the file cannot be used at all.
+        MemoryError: a limit of memory was met.
+    """
+    with open_media(path, limits=limits) as media:
+        run = _Run(media, path=path, frames=frames, audio=audio, limits=limits, sink=sink)
+        run.walk()
+        outcomes = run.judge()
+        missing = run.requests_without_rows()
+    if missing:
+        _decode_middles(path, missing, limits=limits, sink=sink)
+    return outcomes
+
+
+def _decode_middles(path: Path, missing: dict[int, FramesWanted], *, limits: Limits, sink: Sink) -> None:
+    """A second, equal walk for content so short that no grid instant falls into it: the frame in its middle.
+
+    Where that one is damaged there are no rows, which says enough.
+    """
+    with open_media(path, limits=limits) as media:
+        run = _Run(media, path=path, frames=list(missing.values()), audio=None, limits=limits, sink=sink)
+        run.indices = list(missing)
+        run.walk()
+        run.judge()
+
+
+class _Clock:
+    """Ticks of one stream to seconds since the container's start, in whole numbers: it is called for every picture."""
+
+    def __init__(self, stream: Any, zero: Fraction, declared_end: float | None) -> None:
+        time_base = stream.time_base
+        self._factor = time_base.numerator * zero.denominator
+        self._offset = zero.numerator * time_base.denominator
+        self._denominator = time_base.denominator * zero.denominator
+        self._seconds_per_tick = float(time_base)
+        self._latest = math.inf if declared_end is None else declared_end
+        self.num_unbelievable = 0
+
+    def instant(self, ticks: int | None) -> float | None:
+        """Seconds of a timestamp."""
+        return None if ticks is None else (ticks * self._factor - self._offset) / self._denominator
+
+    def believable(self, ticks: int | None) -> float | None:
+        """Seconds of a decoded picture's or block's timestamp; None where it leaps far beyond the end of the content.
+
+        One damaged timestamp would otherwise stand for hours of silence, and everything after it would come too late.
+        """
+        instant = self.instant(ticks)
+        if instant is None:
+            return None
+        if self._is_leap(instant):
+            self.num_unbelievable += 1
+            return None
+        self._latest = max(self._latest, instant)
+        return instant
+
+    def span(self, ticks: int | None) -> float | None:
+        """Seconds of a duration; None where it is not known or longer than the content can be."""
+        seconds = ticks * self._seconds_per_tick if ticks else None
+        return None if seconds is None or self._is_leap(seconds) else seconds
+
+    def _is_leap(self, seconds: float) -> bool:
+        return seconds > self._latest + _LONGEST_LEAP_SECONDS
+
+
+class _DecodingOrder:
+    """The instants of pictures in a container that stores when each packet is decoded and nothing else (AVI).
+
+    A picture is on display from the tick of the packet that brought it out; the ones that the decoder still holds at
+    the end follow a tick apart. The presentation times that the demuxer guesses are one picture late, or jump back.
+    """
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+
+    def best(self, pts: int | None, dts: int | None) -> int | None:
+        """The next picture's timestamp; None where there is none."""
+        if dts is not None:
+            self._last = dts
+        else:
+            self._last = pts if self._last is None else self._last + 1
+        return self._last
+
+
+class _Run:
+    """The state of one walk over a file."""
+
+    def __init__(
+        self,
+        media: OpenMedia,
+        *,
+        path: Path,
+        frames: Sequence[FramesWanted],
+        audio: AudioWanted | None,
+        limits: Limits,
+        sink: Sink,
+    ) -> None:
+        self.indices = list(range(len(frames)))
+        self._media, self._path, self._wanted, self._limits, self._sink = media, path, frames, limits, sink
+        self._samplers: list[FrameSampler] = []
+        self._ready: list[_Ready] = []
+        self._video = self._start_video() if frames and media.video is not None else None
+        self._audio = self._start_audio(audio) if audio is not None and media.audio is not None else None
+        self._wants_video, self._wants_audio = bool(frames), audio is not None
+        self._num_errors = {"video": 0, "audio": 0}
+        self._counts_frames = media.container.format.name == "avi"
+        self._timestamps = _DecodingOrder() if self._counts_frames else Timestamps()
+        self._packet_end = 0.0
+        self._bytes_end = 0
+        self._clocks = {
+            stream.index: _Clock(stream, media.zero, self._latest_declared_end(stream))
+            for stream in (media.video, media.audio)
+            if stream is not None
+        }
+        self._stopped_by: str | None = None
+        self._is_drained = True
+
+    def walk(self) -> None:
+        """Decode to the end of the file, or to where it cannot be read any further, and hand on what was asked for."""
+        decoded = reading_ahead(
+            self._decoded(),
+            max_bytes=_WAITING_BYTES,
+            num_bytes=lambda ready: ready.num_bytes,
+            interrupt=lambda: None,  # it waits for nothing but this thread
+        )
+        with decoded as waiting:
+            for ready in waiting:
+                ready.hand_on()
+        for sampler in self._samplers:
+            sampler.flush()
+
+    def _decoded(self) -> Generator[_Ready, None, None]:
+        streams = [stream for stream in (self._media.video, self._media.audio) if stream is not None]
+        for stream in streams:
+            stream.codec_context.thread_count = 1
+        if streams:
+            for packet in self._packets(streams):
+                self._note_end(packet)
+                self._decode_packet(packet)
+                yield from self._taken()
+        if not self._is_drained:
+            for stream in streams:
+                self._decode_packet(av.Packet(0), stream)
+                yield from self._taken()
+        for taker in (self._video, self._audio):
+            if taker is not None:
+                taker.finish()
+                yield from self._taken()
+
+    def _taken(self) -> list[_Ready]:
+        taken, self._ready = self._ready, []
+        return taken
+
+    def judge(self) -> tuple[StreamOutcome, StreamOutcome]:
+        """How the pictures and the sound went.
+
+        Raises:
+            MemoryError: pictures are missing and memory was short: decoders pass a failed allocation off as damage.
+        """
+        video = self._video
+        if video is not None and (self._num_errors["video"] or video.num_corrupt):
+            raise_if_memory_was_short(self._limits, spare_bytes=_PICTURES_OF_A_DECODER * video.picture_bytes)
+        return self._judge_video(), self._judge_audio()
+
+    def requests_without_rows(self) -> dict[int, FramesWanted]:
+        """Requests that got nothing though there are pictures, turned into requests for the middle of the content."""
+        video = self._video
+        if video is None or video.first_start is None or video.num_corrupt == video.num_frames:
+            return {}
+        middle = (video.first_start + video.end) / 2
+        return {
+            index: replace(wanted, at_seconds=(middle,))
+            for index, wanted, sampler in zip(self.indices, self._wanted, self._samplers, strict=True)
+            if sampler.num_rows == 0
+        }
+
+    def _start_video(self) -> VideoPass:
+        stream = self._media.video
+        check_dimensions(stream.codec_context.width, stream.codec_context.height, limits=self._limits)
+        pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+        scaler = Scaler(pixel_aspect)
+        for position, wanted in enumerate(self._wanted):
+
+            def emit(frames: DecodedFrames, position: int = position) -> None:
+                self._sink.frames(self.indices[position], frames)
+
+            self._samplers.append(FrameSampler(wanted, scaler=scaler, emit=emit))
+        duration = float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS
+        size = stream.codec_context.width, stream.codec_context.height
+        return VideoPass(show=self._show, default_duration=duration, limits=self._limits, declared_size=size)
+
+    def _show(self, picture: Picture) -> None:
+        def hand_on() -> None:
+            for sampler in self._samplers:
+                sampler.offer(picture)
+
+        self._ready.append(_Ready(hand_on, picture.num_bytes))
+
+    def _start_audio(self, wanted: AudioWanted) -> AudioPass:
+        def emit(samples: NDArray[np.float32]) -> None:
+            assert self._audio is not None
+            start = self._audio.start or 0.0
+            self._ready.append(_Ready(lambda: self._sink.samples(samples, start), samples.nbytes))
+
+        return AudioPass(sample_rate_hz=wanted.sample_rate_hz, emit=emit, limits=self._limits)
+
+    def _packets(self, streams: list[Any]) -> Iterator[Any]:
+        packets = self._media.container.demux(streams)
+        while True:
+            try:
+                packet = next(packets, None)
+            except MemoryError:
+                raise
+            except av.error.FFmpegError as error:
+                self._stopped_by, self._is_drained = error.strerror, False
+                return
+            except IndexError:
+                # At the end of a file in which a stream came up midway, PyAV looks for it among those of the beginning.
+                self._is_drained = False
+                return
+            if packet is None:
+                return
+            yield packet
+
+    def _note_end(self, packet: Any) -> None:
+        self._bytes_end = max(self._bytes_end, (packet.pos or 0) + packet.size)
+        clock = self._clocks[packet.stream.index]
+        start = clock.instant(packet.pts)
+        if start is not None:
+            self._packet_end = max(self._packet_end, start + (clock.span(packet.duration) or 0.0))
+
+    def _decode_packet(self, packet: Any, stream: Any = None) -> None:
+        stream = stream or packet.stream
+        taker = self._video if stream is self._media.video else self._audio
+        if taker is None or is_empty(packet):
+            return
+        if packet.is_corrupt:
+            self._note_damage(taker, stream)
+        try:
+            decoded = stream.codec_context.decode(packet if packet.size else None)
+        except MemoryError:
+            raise
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError:
+            self._note_damage(taker, stream)
+            return
+        clock = self._clocks[stream.index]
+        for frame in decoded:
+            if isinstance(taker, VideoPass):
+                timestamp = self._timestamps.best(frame.pts, frame.dts)
+                taker.push(frame, clock.believable(timestamp), clock.span(frame.duration))
+            else:
+                taker.push(frame, clock.believable(frame.pts))
+
+    def _note_damage(self, taker: VideoPass | AudioPass, stream: Any) -> None:
+        self._num_errors[stream.type] += 1
+        if isinstance(taker, VideoPass):
+            taker.note_damage()
+
+    def _judge_video(self) -> StreamOutcome:
+        outcome = StreamOutcome()
+        if not self._wants_video:
+            return outcome
+        if self._video is None:
+            outcome.report(*(self._media.video_problem or (Status.NO_VIDEO, "the file has no moving picture")))
+            return outcome
+        num_frames, num_corrupt, num_errors = self._video.num_frames, self._video.num_corrupt, self._num_errors["video"]
+        if num_frames == 0:
+            outcome.report(*_nothing_decoded(num_errors, Status.NO_FRAMES, "frame"))
+            return outcome
+        if num_corrupt == num_frames:
+            outcome.report(Status.UNDECODABLE, f"every frame is damaged ({num_frames})")
+            return outcome
+        if self._video.first_start is not None:
+            outcome.extent = (self._video.first_start, max(self._video.first_start, self._video.end))
+        self._judge_end(outcome, self._media.video, self._video.end)
+        if num_corrupt or num_errors:
+            outcome.report(
+                Status.DAMAGED,
+                f"left out {num_corrupt} damaged of {_counted(num_frames, 'frame')}; "
+                f"{_counted(num_errors, 'packet')} could not be decoded",
+            )
+        self._judge_timestamps(outcome, self._media.video)
+        if self._video.num_misplaced:
+            outcome.report(Status.OK, f"{_counted(self._video.num_misplaced, 'frame')} without a usable timestamp")
+        return outcome
+
+    def _judge_audio(self) -> StreamOutcome:
+        outcome, audio = StreamOutcome(), self._audio
+        if not self._wants_audio:
+            return outcome
+        if audio is None:
+            outcome.report(*(self._media.audio_problem or (Status.NO_AUDIO, "the file has no sound track")))
+            return outcome
+        num_errors = self._num_errors["audio"] + audio.num_corrupt
+        if audio.num_blocks == 0:
+            outcome.report(*_nothing_decoded(num_errors, Status.NO_SAMPLES, "sample"))
+            return outcome
+        if audio.num_non_finite:
+            outcome.report(Status.NON_FINITE, "the sound holds values that are not numbers")
+        self._judge_end(outcome, self._media.audio, audio.end)
+        if num_errors:
+            outcome.report(Status.DAMAGED, f"{_counted(num_errors, 'packet')} of sound could not be decoded")
+        self._judge_timestamps(outcome, self._media.audio)
+        if audio.gap_seconds:
+            outcome.report(Status.OK, f"{audio.gap_seconds:.2f} s of gaps in the sound were filled with silence")
+        if audio.overlap_seconds:
+            outcome.report(
+                Status.OK, f"{audio.overlap_seconds:.2f} s of sound overlapped what came before and was dropped"
+            )
+        return outcome
+
+    def _judge_timestamps(self, outcome: StreamOutcome, stream: Any) -> None:
+        count = self._clocks[stream.index].num_unbelievable
+        if count:
+            outcome.report(Status.DAMAGED, f"{_counted(count, 'timestamp')} far beyond the end of the content")
+
+    def _judge_end(self, outcome: StreamOutcome, stream: Any, end: float) -> None:
+        """Find out whether content is missing at the end.
+
+        A file whose outermost structure is whole and that was read to its end has lost nothing, whatever duration its
+        header claims.
+        """
+        cut = is_cut(self._path)
+        if cut or self._stopped_by is not None:
+            why = "the file ends before its own structure does" if cut else f"reading stopped: {self._stopped_by}"
+            outcome.report(Status.TRUNCATED, f"{why}; content until {end:.2f} s was used")
+            return
+        declared = self._declared_end(stream)
+        if self._counts_frames and stream.type == "video" and declared is not None and declared - end > _LOST_SECONDS:
+            message = f"{declared - end:.2f} s of pictures are missing, and what comes after them is early by as much"
+            outcome.report(Status.DAMAGED, message)
+            return
+        is_read = self._bytes_end > (1 - _LARGEST_TAIL) * self._path.stat().st_size
+        reached = end if stream.duration is not None else max(end, self._packet_end)
+        if declared is not None and declared - reached > max(0.5, 0.02 * declared):
+            message = f"the header promises {declared:.2f} s, the content ends at {end:.2f} s"
+            outcome.report(Status.OK if cut is False and is_read else Status.TRUNCATED, message)
+        elif cut is None and not is_read:
+            outcome.report(Status.TRUNCATED, f"nothing in the last part of the file can be read, after {end:.2f} s")
+
+    def _latest_declared_end(self, stream: Any) -> float | None:
+        duration = self._media.container.duration
+        ends = [self._declared_end(stream), None if duration is None else duration / av.time_base]
+        known = [end for end in ends if end is not None]
+        return min(max(known), self._limits.max_duration_seconds) if known else None
+
+    def _declared_end(self, stream: Any) -> float | None:
+        if stream.duration is not None:
+            start = stream.start_time or 0
+            return float((start + stream.duration) * stream.time_base - self._media.zero)
+        duration = self._media.container.duration
+        return None if duration is None else duration / av.time_base
+
+
+def _nothing_decoded(num_errors: int, otherwise: Status, what: str) -> tuple[Status, str]:
+    if num_errors:
+        return Status.UNDECODABLE, f"nothing could be decoded; {_counted(num_errors, 'packet')} failed"
+    return otherwise, f"the stream holds no {what}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -1,0 +1,167 @@
+"""The table of backbones: each file of this folder adds its own, and the public calls read it.
+
+An entry has two halves. The specification is plain data and costs nothing to read; the builder loads libraries and
+weights.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from .._registry import Registry, nearest
+from .._vocabulary import ConfigError, FeatureArray, FeatureSpec
+from .types import DecodedAudio, DecodedFrames
+from .weights import folder_sha256, local_weights, weights_sha256
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A frozen feature extractor.
+
+    Attributes:
+        spec: what it computes.
+        weights_digest: which weights it computes it with.
+    """
+
+    spec: FeatureSpec
+    weights_digest: str
+
+    def encode(self, item: DecodedFrames | DecodedAudio | str) -> FeatureArray:
+        """The feature of consecutive frames, of a whole sound track, or of one text, as the modality says."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneEntry:
+    """How one backbone is described and built.
+
+    Attributes:
+        describe: options to specification. Its keyword parameters are the options that the backbone has.
+        build: ``build(spec, weights=, weights_digest=, seed=, device=)`` to the backbone.
+        weights: ``optional`` (None gives seeded random ones), ``required`` or ``none`` (there is nothing to load).
+        takes_folder: whether weights may be a folder, which then holds the vocabulary too.
+        path_options: options whose value is the path of a file; empty where there is none.
+    """
+
+    describe: Callable[..., FeatureSpec]
+    build: Callable[..., Backbone]
+    weights: str = "optional"
+    takes_folder: bool = False
+    path_options: tuple[str, ...] = ()
+
+
+BACKBONES: Registry[BackboneEntry] = Registry("backbone")
+
+
+def list_backbones(pattern: str = "*") -> list[str]:
+    """The names of the backbones that match a shell pattern, sorted."""
+    return BACKBONES.names(pattern)
+
+
+def backbone_spec(name: str, **options: Any) -> FeatureSpec:
+    """What a backbone computes, without loading anything.
+
+    Raises:
+        UnknownNameError: no backbone has this name.
+        ConfigError: the backbone does not have such an option, or not such a value.
+    """
+    describe = BACKBONES[name].describe
+    known = list(inspect.signature(describe).parameters)
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"the backbone {name!r} has no option {option!r}: {nearest(option, known)}")
+    return describe(**options)
+
+
+def path_options(name: str) -> tuple[str, ...]:
+    """The options of a backbone whose value is the path of a file.
+
+    Raises:
+        UnknownNameError: no backbone has this name.
+    """
+    return BACKBONES[name].path_options
+
+
+def needs_weights(name: str) -> bool:
+    """Whether a backbone cannot do without weights (word vectors), where others start from seeded random ones.
+
+    Raises:
+        UnknownNameError: no backbone has this name.
+    """
+    return BACKBONES[name].weights == "required"
+
+
+def weights_digest(name: str, weights: str | Path | None, *, seed: int = 0) -> str:
+    """What identifies the weights in a fingerprint: ``sha256:<hex>`` of a file or a folder, ``seeded:<seed>``, or
+    ``none``.
+
+    Nothing is fetched. A tag gives the hash of its file, which need not be here where that hash is published.
+
+    Raises:
+        UnknownNameError: no backbone has this name.
+        ConfigError: neither a tag nor a file, a tag whose hash is not known before it was fetched, or the backbone does
+            not take or cannot do without weights.
+    """
+    kind = BACKBONES[name].weights
+    if weights is None:
+        if kind == "required":
+            raise ConfigError(f"the backbone {name!r} needs weights: give a file, or let `frameloom train` make it")
+        return "none" if kind == "none" else f"seeded:{seed}"
+    _check_takes_weights(name, weights)
+    if _is_folder(name, weights):
+        return f"sha256:{folder_sha256(Path(weights))}"
+    return f"sha256:{weights_sha256(name, backbone_spec(name).weights, weights)}"
+
+
+def create_backbone(
+    name: str, *, weights: str | Path | None = None, seed: int = 0, device: str = "cpu", **options: Any
+) -> Backbone:
+    """Build a backbone, ready to encode.
+
+    Args:
+        name: as `list_backbones` gives it.
+        weights: a tag of published weights (`FeatureSpec.weights`), which are fetched where they are not yet on this
+            machine; or a file, or for some a folder; None for random weights that the seed alone decides.
+        seed: for random weights.
+        device: where the model runs, as torch names it.
+        options: as `backbone_spec` takes them.
+
+    Raises:
+        UnknownNameError: no backbone has this name.
+        ConfigError: an option or the weights are not what the backbone takes, or they cannot be fetched.
+        InputError: the weights file is damaged or made for something else, or not what was published.
+    """
+    spec = backbone_spec(name, **options)
+    path = None
+    if weights is not None:
+        _check_takes_weights(name, weights)
+        is_folder = _is_folder(name, weights)
+        path = Path(weights) if is_folder else local_weights(name, backbone_spec(name).weights, weights)
+    digest = weights_digest(name, weights, seed=seed)
+    backbone = BACKBONES[name].build(spec, weights=path, weights_digest=digest, seed=seed, device=device)
+    backbone.weights_digest = digest  # of the file, whatever was made of its tensors
+    return backbone
+
+
+def _check_takes_weights(name: str, weights: str | Path) -> None:
+    if BACKBONES[name].weights == "none":
+        raise ConfigError(f"the backbone {name!r} has no weights; remove weights: {str(weights)!r}")
+
+
+def _is_folder(name: str, weights: str | Path) -> bool:
+    return BACKBONES[name].takes_folder and Path(weights).is_dir()
+
+
+def checked_number(name: str, option: str, value: Any, *, lowest: float, highest: float, whole: bool = False) -> float:
+    """A backbone's option as a number, or ConfigError with what is allowed."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not lowest <= value <= highest or (whole and value != int(value)):
+        what = "a whole number" if whole else "a number"
+        raise ConfigError(
+            f"the option {option} of the backbone {name!r} must be {what} from {lowest:g} to {highest:g}, not {value!r}"
+        )
+    return float(value)

@@ -1,0 +1,109 @@
+"""Reading a file of weights and putting them into a network. Every mismatch is named; nothing in a file is executed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..._vocabulary import InputError
+
+_SHOWN = 5
+# What a container of weights calls them, and what a wrapper for several devices puts before each key.
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIX = "module."
+
+
+def read_state_dict(path: Path) -> dict[str, Any]:
+    """The tensors of a ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file, by name, on the CPU.
+
+    Raises:
+        InputError: the file is of another kind, damaged, or holds anything but tensors.
+    """
+    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
+        raise InputError(f"weights in {path}: allowed are .safetensors, .pt, .pth and .bin files")
+    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for name in _WRAPPERS:
+        if isinstance(loaded.get(name), Mapping):
+            loaded = loaded[name]
+    import torch
+
+    tensors = {str(key).removeprefix(_PREFIX): value for key, value in loaded.items() if torch.is_tensor(value)}
+    if not tensors:
+        raise InputError(f"weights in {path}: the file holds no tensors")
+    return tensors
+
+
+def load_into(network: Any, state_dict: Mapping[str, Any], *, ignored_prefixes: Collection[str] = ()) -> None:
+    """Copy weights into a network.
+
+    Args:
+        network: a torch module.
+        state_dict: tensors by the network's key names, with or without ``module.`` before them.
+        ignored_prefixes: keys that the network has no use for, such as a classifier's.
+
+    Raises:
+        InputError: keys are missing or not expected, shapes differ, or values are not finite.
+    """
+    given = {key.removeprefix(_PREFIX): value for key, value in state_dict.items()}
+    given = {key: value for key, value in given.items() if not key.startswith(tuple(ignored_prefixes))}
+    wanted = network.state_dict()
+    problems = _name_problems(given, wanted) + _value_problems(given, wanted)
+    if problems:
+        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise InputError(f"these weights are not for {type(network).__name__}: {'; '.join(problems[:_SHOWN])}{more}")
+    network.load_state_dict(given, strict=False)
+
+
+def digest_of_weights(state_dict: Mapping[str, Any]) -> str:
+    """What identifies weights that came as tensors and not as a file: ``state_dict:<SHA-256 of names and values>``."""
+    import torch
+
+    digest = hashlib.sha256()
+    for key in sorted(state_dict):
+        tensor = state_dict[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return f"state_dict:{digest.hexdigest()}"
+
+
+def _name_problems(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    # A count of training batches is no weight, and old checkpoints do not have it.
+    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    return [f"{key} is missing" for key in missing] + [f"{key} is not expected" for key in given if key not in wanted]
+
+
+def _value_problems(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for key in given.keys() & wanted.keys():
+        if given[key].shape != wanted[key].shape:
+            problems.append(f"{key} is {tuple(given[key].shape)}, not {tuple(wanted[key].shape)}")
+        elif given[key].is_floating_point() and not given[key].isfinite().all():
+            problems.append(f"{key} holds values that are not finite")
+    return sorted(problems)
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"weights in {path} are damaged: {error}; fetch the file again") from error
+
+
+def _read_torch(path: Path) -> Mapping[str, Any]:
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # the bytes of a stranger may trip the reader anywhere
+        reason = str(error).split("\n", 1)[0]
+        raise InputError(f"weights in {path} are damaged or hold more than tensors: {reason}") from error
+    if not isinstance(loaded, Mapping):
+        raise InputError(f"weights in {path}: expected a mapping of names to tensors, found {type(loaded).__name__}")
+    return loaded

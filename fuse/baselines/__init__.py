@@ -1,0 +1,8 @@
+"""TODO door of fuse/baselines."""
+
+from .avlnet import AVLnet
+from .howto100m import HowTo100M
+from .mcn import MCN
+from .mil_nce import MILNCE
+
+__all__ = ["MCN", "MILNCE", "AVLnet", "HowTo100M"]

@@ -1,0 +1,284 @@
+"""AVLnet-Text: audio, video and words, each pooled and gated on its own, learned by the masked margin softmax.
+
+Paper: Rouditchenko et al., "AVLnet", Interspeech 2021 (arXiv 2006.09199), with independent audio and text branches
+("AVLnet-Text-Tri"); without text it is AVLnet itself. Authors' code: roudimit/AVLnet@be70e95 (model.py, train.py). The
+authors of Everything at Once compare with it in their own frame, `AVLnetBaselineModel` of
+ninatu/everything_at_once@4daeab6 (everything_at_once/model/avlnet.py), whose numbers this file gives and whose
+state-dict names its attributes keep; they are those of AVLnet's code.
+
+Legend: B batch, N rows, D width of a row, E width of an embedding, T frames, S frames that become one audio token.
+
+What follows the code where paper and code differ, or where the paper says nothing:
+* Embeddings are compared by dot product, without normalisation and without a temperature. (`encode` gives unit
+  vectors, as every model here: ranking by it is ranking by cosine.)
+* The gated unit of audio is as wide as the audio CNN, and one linear layer follows it.
+* Audio is averaged over all tokens, those of padding too, in training, and over the real ones afterwards.
+* The three losses are summed, not averaged.
+
+Deviations:
+* `padding="masked"` silences padding in the audio CNN and leaves it out everywhere, so that a clip's embedding does
+  not depend on how far it is padded. `from_official` sets "published", which gives the authors' numbers.
+* Whether a clip has audio is read from its audio; the code of Everything at Once reads it from its video.
+* Terms see the samples that have both modalities; the authors train on clips that have all.
+* Fusing audio and text before the comparison ("AVLnet-Text-Fused") is another model, and not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..._vocabulary import ConfigError
+from ..base import MODALITIES, ModelConfig, Tokens, load_weights, renamed_config
+from ..layers import AUDIO_CNNS, AudioCNNSpec, DAVEnet, GatedUnit, token_mask
+from ..objectives import gathered, margin_softmax_of_products, sum_over_pairs, zero_of
+from ..registry import create_model, register_model
+from .pooling import Padding, WordPooling, max_over_rows, padded_to, unit_parts
+from .separate import SeparateModel, check_positive, check_video_parts, in_order
+
+OFFICIAL_NAMES = {
+    "embd_dim": "projection_dim",
+    "video_dim": "video_dim",
+    "we_dim": "text_dim",
+    "davenet_v2": "audio_cnn",
+    "tri_modal": "modalities",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AVLnetConfig(ModelConfig):
+    """The published AVLnet-Text-Tri.
+
+    Attributes:
+        video_dim: width of a video feature row (4096: ResNet-152 beside ResNeXt-101).
+        text_dim: width of a word vector.
+        mel_bands: mel bands of the spectrogram.
+        modalities: which of text, video and audio the model has; video and audio alone are AVLnet without text.
+        audio_cnn: registered audio CNN.
+        audio_cnn_blocks: residual blocks of each of its stages; empty for the registered ones.
+        audio_cnn_widths: channels of its stem and stages; empty for the registered ones.
+        projection_dim: width E of an embedding.
+        video_parts: widths of the kinds of feature that lie side by side in a row, each normalised for itself after
+            pooling ([2048, 2048] in AVLnet's code); empty: the row is normalised whole (Everything at Once's code).
+        padding: whether padded places take part in pooling and in the audio CNN ("published") or not.
+        audio_mean: audio tokens that are averaged: "real" ones, "all", or "all_in_training" and real ones else, as
+            published. More than the real ones needs padding="published".
+        pad_words_to: words to which shorter captions are padded first (20 as published). Felt only where padding takes
+            part.
+        pad_audio_to: frames to which shorter audio is padded first (800 as published). Felt only where padding takes
+            part.
+        objective: "pairs": each modality against each other; "text_to_sum": text against audio+video, AVLnet's
+            fine-tuning for retrieval.
+        margin: of the margin softmax.
+    """
+
+    video_dim: int = 4096
+    text_dim: int = 300
+    mel_bands: int = 40
+    modalities: tuple[str, ...] = MODALITIES
+    audio_cnn: str = "davenet_v1"
+    audio_cnn_blocks: tuple[int, ...] = ()
+    audio_cnn_widths: tuple[int, ...] = ()
+    projection_dim: int = 6144
+    video_parts: tuple[int, ...] = ()
+    padding: Padding = "masked"
+    audio_mean: Literal["real", "all", "all_in_training"] = "real"
+    pad_words_to: int = 0
+    pad_audio_to: int = 0
+    objective: Literal["pairs", "text_to_sum"] = "pairs"
+    margin: float = 0.001
+
+    def __post_init__(self) -> None:
+        for name in ("modalities", "audio_cnn_blocks", "audio_cnn_widths", "video_parts"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_positive(self, "video_dim", "text_dim", "mel_bands", "projection_dim")
+        check_video_parts(self.video_parts, video_dim=self.video_dim)
+        self.audio_spec()
+        all_three = len(self.all_modalities()) == len(MODALITIES)
+        if self.padding == "masked" and self.audio_mean != "real":
+            raise ConfigError(
+                f"audio_mean={self.audio_mean!r} averages padding: set padding='published', or 'real' here"
+            )
+        if self.objective == "text_to_sum" and not all_three:
+            raise ConfigError(f"objective='text_to_sum' needs text, video and audio; modalities are {self.modalities}")
+
+    def all_modalities(self) -> tuple[str, ...]:
+        """What the model embeds, in its order."""
+        return in_order(self.modalities)
+
+    def audio_spec(self) -> AudioCNNSpec:
+        """The audio CNN's shape, with this configuration's own blocks and widths where it has some."""
+        registered = AUDIO_CNNS[self.audio_cnn]
+        blocks = self.audio_cnn_blocks or registered.blocks
+        widths = self.audio_cnn_widths or registered.widths
+        if len(widths) != len(blocks) + 1:
+            raise ConfigError(
+                f"audio_cnn_widths {list(widths)} needs one width for the stem and one for each of {len(blocks)} stages"
+            )
+        return AudioCNNSpec(blocks, widths, registered.kernel)
+
+
+TEST_SIZES = {
+    "video_dim": 24,
+    "text_dim": 12,
+    "audio_cnn": "davenet_tiny",
+    "audio_cnn_blocks": (1, 1),
+    "audio_cnn_widths": (8, 8, 16),
+    "projection_dim": 20,
+}
+
+
+@register_model("avlnet", summary="AVLnet-Text-Tri (2020): pooled audio, video and text, margin softmax")
+@register_model("test_avlnet", summary="AVLnet with random weights, for tests", defaults=TEST_SIZES)
+class AVLnet(SeparateModel):
+    """Three branches into one space; what a branch gates is `pooled`, and what it gives is `project`ed from that."""
+
+    config_type: ClassVar[type[ModelConfig]] = AVLnetConfig
+    paper: ClassVar[str] = "Rouditchenko et al., AVLnet, Interspeech 2021 (arXiv 2006.09199)"
+    config: AVLnetConfig
+
+    def __init__(self, config: AVLnetConfig | None = None) -> None:
+        super().__init__()
+        self.name = "avlnet"
+        self.config = config = config or AVLnetConfig()
+        self.dim = config.projection_dim
+        self.modalities = config.all_modalities()
+        if "audio" in self.modalities:
+            spec = config.audio_spec()
+            self.DAVEnet = DAVEnet(
+                mel_bands=config.mel_bands, blocks=spec.blocks, widths=spec.widths, kernel=spec.kernel
+            )
+            self.GU_audio = GatedUnit(self.DAVEnet.dim, self.DAVEnet.dim)
+            self.DAVEnet_projection = nn.Linear(self.DAVEnet.dim, config.projection_dim)
+        if "video" in self.modalities:
+            self.GU_video = GatedUnit(config.video_dim, config.projection_dim)
+        if "text" in self.modalities:
+            self.text_pooling_caption = WordPooling(config.text_dim, config.projection_dim)
+            self.GU_text_captions = GatedUnit(config.projection_dim, config.projection_dim)
+
+    def row_dims(self) -> dict[str, int]:
+        """The width of a row of each modality."""
+        return {"text": self.config.text_dim, "video": self.config.video_dim, "audio": self.config.mel_bands}
+
+    def pooled_dims(self) -> dict[str, int]:
+        """The width of what `pooled` gives of each modality that the model has."""
+        dims = {"text": self.config.projection_dim, "video": self.config.video_dim}
+        return {name: self.DAVEnet.dim if name == "audio" else dims[name] for name in self.modalities}
+
+    def pooled(self, modality: str, tokens: Tokens) -> Float[Tensor, "B D"]:
+        """One vector of a modality, before its gated unit."""
+        padding = self.config.padding
+        if modality == "audio":
+            return self._pooled_audio(padded_to(tokens, self.config.pad_audio_to))
+        if modality == "text":
+            words = padded_to(tokens, self.config.pad_words_to)
+            return cast(Tensor, self.text_pooling_caption(words, padding=padding))
+        return unit_parts(max_over_rows(tokens, padding=padding), self.config.video_parts)
+
+    def _pooled_audio(self, audio: Tokens) -> Float[Tensor, "B D"]:
+        frames = audio.mask.bool()
+        masked = self.config.padding == "masked"
+        values = self.DAVEnet(audio.values, frames if masked else None)
+        if masked:
+            used = token_mask(frames, stride=self.DAVEnet.stride)
+        else:
+            used = self._published_mask(frames, num_tokens=values.shape[1])
+        weights = used.to(values.dtype)[..., None]
+        pooled: Tensor = (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        return pooled
+
+    def _published_mask(self, frames: Tensor, *, num_tokens: int) -> Tensor:
+        """(B, N) bool: the audio tokens that the authors average, at least one of each clip."""
+        which = self.config.audio_mean
+        if which == "all" or (which == "all_in_training" and self.training):
+            return torch.ones(len(frames), num_tokens, dtype=torch.bool, device=frames.device)
+        stride = round(frames.shape[1] / num_tokens)
+        num_real = (frames.sum(dim=1) // stride).clamp(min=1)
+        return torch.arange(num_tokens, device=frames.device) < num_real[:, None]
+
+    def project(self, modality: str, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
+        """The embedding of a modality from its pooled vector."""
+        if modality == "audio":
+            return cast(Tensor, self.DAVEnet_projection(self.GU_audio(pooled)))
+        return cast(Tensor, self.GU_text_captions(pooled) if modality == "text" else self.GU_video(pooled))
+
+    def embed(self, modality: str, tokens: Tokens) -> Float[Tensor, "B E"]:
+        """The embedding of one modality, not normalised."""
+        return self.project(modality, self.pooled(modality, tokens))
+
+    def loss(self, batch: Mapping[str, Tokens | None]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The margin softmax of each pair of modalities, summed; or of text against audio+video (see `objective`)."""
+        vectors, nonempty = gathered(*self.embeddings(batch))
+        if self.config.objective == "pairs":
+            return self.pairs_loss(vectors, nonempty)
+        return self._text_to_sum_loss(vectors, nonempty)
+
+    def pairs_loss(
+        self, vectors: Mapping[str, Tensor], nonempty: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The margin softmax of each pair of modalities, over the samples that have both, and the sum of these."""
+        contrast = partial(margin_softmax_of_products, margin=self.config.margin)
+        return sum_over_pairs(vectors, nonempty, pairs=combinations(self.modalities, 2), contrast=contrast)
+
+    def _text_to_sum_loss(
+        self, vectors: Mapping[str, Tensor], nonempty: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        total = zero_of(vectors.values())
+        if len(vectors) < len(MODALITIES):
+            return total, {}
+        rows = torch.stack(list(nonempty.values())).all(dim=0)
+        if not rows.any():
+            return total, {}
+        media = vectors["audio"][rows] + vectors["video"][rows]
+        term = margin_softmax_of_products(vectors["text"][rows], media, margin=self.config.margin)
+        return total + term, {"text|video+audio": term.detach()}
+
+    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> AVLnet:
+        """Take the authors' published weights; padding is then treated as the authors treat it.
+
+        Args:
+            state_dict: of AVLnet's `Net` (tri_modal, or audio and video alone), or of `AVLnetBaselineModel`.
+            config: the arguments of either by their names (embd_dim, video_dim, we_dim, davenet_v2, tri_modal). A new
+                model of that shape is returned. Without it the weights go into this model, whose shape must fit.
+
+        Raises:
+            ConfigError: a key of `config` that the authors' model does not have.
+            InputError: keys missing or unexpected, wrong shapes, numbers that are not finite.
+        """
+        model = self
+        if config is not None:
+            model = cast(AVLnet, create_model(self.name.removeprefix("test_"), **self.official_options(config)))
+        load_weights(model, model.completed(state_dict))
+        pad_words_to = model.config.pad_words_to or 20
+        model.config = replace(
+            model.config, padding="published", audio_mean="all_in_training", pad_words_to=pad_words_to
+        )
+        return model
+
+    def official_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of `create_model` that build the model of the authors' arguments."""
+        options = renamed_config(config, self.official_names(), where="the authors' Net and AVLnetBaselineModel")
+        if "audio_cnn" in options:
+            options["audio_cnn"] = "davenet_v2" if options["audio_cnn"] else "davenet_v1"
+        if "modalities" in options:
+            options["modalities"] = MODALITIES if options["modalities"] else ("video", "audio")
+        return options
+
+    def official_names(self) -> dict[str, str]:
+        """Our names of the authors' arguments."""
+        return OFFICIAL_NAMES
+
+    def completed(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The authors' weights, with what this model keeps beside them."""
+        return state_dict
+
+    def to_official(self) -> dict[str, Any]:
+        """The weights as AVLnet's `Net` and `AVLnetBaselineModel` read them."""
+        return dict(self.state_dict())

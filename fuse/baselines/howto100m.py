@@ -1,0 +1,199 @@
+"""The text-video embedding of HowTo100M: gated units on pooled features, learned by max-margin ranking.
+
+Paper: Miech et al., "HowTo100M", ICCV 2019 (arXiv 1906.03327), section 4. Authors' code:
+antoine77340/howto100m@50af0ff (model.py, loss.py, youtube_dataloader.py), whose numbers this file gives and whose
+state-dict names its attributes keep.
+
+Legend: B batch, N rows, D width of a row, E width of an embedding.
+
+What follows the code where paper and code differ, or where the paper says nothing:
+* `cg.batch_norm` is in the weights and never applied.
+* The loss is a mean over the whole matrix of similarities, its diagonal included (see `max_margin`).
+* With several clips of one video in a batch, negatives of the same video weigh as much as all others together
+  (`clips_per_video`, the authors' n_pair; 64 as published). With one, nothing is weighted.
+* Their data loader pools a clip's rows and normalises each kind of feature for itself; here the model does (see
+  `video_parts`), so that clips stay rows in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..._vocabulary import ConfigError
+from ..base import ModelConfig, Tokens, load_weights, renamed_config
+from ..layers import ContextGating
+from ..objectives import dot_products, gathered, max_margin, negative_weights, zero_of
+from ..registry import create_model, register_model
+from .pooling import Padding, WordPooling, max_over_rows, padded_to, unit_parts
+from .separate import SeparateModel, check_positive, check_video_parts
+
+_OFFICIAL_NAMES = {
+    "embd_dim": "projection_dim",
+    "video_dim": "video_dim",
+    "we_dim": "text_dim",
+    "sentence_dim": "sentence_dim",
+    "n_pair": "clips_per_video",
+    "max_words": "pad_words_to",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HowTo100MConfig(ModelConfig):
+    """The published model.
+
+    Attributes:
+        video_dim: width of a video feature row (4096: ResNet-152 beside ResNeXt-101).
+        text_dim: width of a word vector.
+        projection_dim: width E of an embedding (6144 in the released weights).
+        sentence_dim: width of a pooled caption; 0: as wide as an embedding.
+        video_parts: widths of the kinds of feature that lie side by side in a row, each normalised for itself after
+            pooling ([2048, 2048] as published); empty: the row is normalised whole.
+        padding: whether padded places take part in pooling ("published") or not.
+        pad_words_to: words to which shorter captions are padded first; the authors always pad to 20. Felt only where
+            padding takes part.
+        margin: of the ranking loss.
+        clips_per_video: clips that a batch holds of each video, one after the other; decides the weights of negatives.
+        hard_negative_rate: share of the weight that negatives of the same video get, where there are any.
+    """
+
+    video_dim: int = 4096
+    text_dim: int = 300
+    projection_dim: int = 6144
+    sentence_dim: int = 0
+    video_parts: tuple[int, ...] = ()
+    padding: Padding = "masked"
+    pad_words_to: int = 0
+    margin: float = 0.1
+    clips_per_video: int = 1
+    hard_negative_rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "video_parts", tuple(self.video_parts))
+        check_positive(self, "video_dim", "text_dim", "projection_dim", "clips_per_video")
+        check_video_parts(self.video_parts, video_dim=self.video_dim)
+        if not 0 <= self.hard_negative_rate <= 1:
+            raise ConfigError(f"hard_negative_rate is {self.hard_negative_rate}; it must be between 0 and 1")
+
+    def all_modalities(self) -> tuple[str, ...]:
+        """What the model embeds, in its order."""
+        return HowTo100M.modalities
+
+
+class _Gating(ContextGating):
+    """Context gating, with the batch normalisation that the authors' weights hold and their code never applies."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.batch_norm = nn.BatchNorm1d(dim).requires_grad_(requires_grad=False)
+
+
+class UnitGatedUnit(nn.Module):
+    """A linear layer, context gating, and the result over its length."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(dim_in, dim_out)
+        self.cg = _Gating(dim_out)
+
+    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
+        """A gated projection of unit length."""
+        return functional.normalize(self.cg(self.fc(x)), dim=1)
+
+
+@register_model("howto100m", summary="Text-video embedding of HowTo100M (ICCV 2019), max-margin ranking")
+@register_model(
+    "test_howto100m",
+    summary="HowTo100M's embedding with random weights, for tests",
+    defaults={"video_dim": 24, "text_dim": 12, "projection_dim": 20},
+)
+class HowTo100M(SeparateModel):
+    """Section 4: f(v) and g(c), gated, of unit length, ranked with a margin."""
+
+    config_type: ClassVar[type[ModelConfig]] = HowTo100MConfig
+    paper: ClassVar[str] = "Miech et al., HowTo100M, ICCV 2019 (arXiv 1906.03327)"
+    modalities = ("text", "video")
+    config: HowTo100MConfig
+
+    def __init__(self, config: HowTo100MConfig | None = None) -> None:
+        super().__init__()
+        self.name = "howto100m"
+        self.config = config = config or HowTo100MConfig()
+        self.dim = config.projection_dim
+        sentence_dim = config.sentence_dim if config.sentence_dim > 0 else config.projection_dim
+        self.text_pooling = WordPooling(config.text_dim, sentence_dim)
+        self.GU_text = UnitGatedUnit(sentence_dim, config.projection_dim)
+        self.GU_video = UnitGatedUnit(config.video_dim, config.projection_dim)
+
+    def row_dims(self) -> dict[str, int]:
+        """The width of a row of each modality."""
+        return {"text": self.config.text_dim, "video": self.config.video_dim}
+
+    def embed(self, modality: str, tokens: Tokens) -> Float[Tensor, "B E"]:
+        """f(v) of section 4.1 for video, g(c) for text: unit vectors."""
+        config = self.config
+        if modality == "text":
+            words = padded_to(tokens, config.pad_words_to)
+            return cast(Tensor, self.GU_text(self.text_pooling(words, padding=config.padding)))
+        pooled = unit_parts(max_over_rows(tokens, padding=config.padding), config.video_parts)
+        return cast(Tensor, self.GU_video(pooled))
+
+    def loss(self, batch: Mapping[str, Tokens | None]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Section 4.2: max-margin ranking of the clips that have both text and video; zero where none has.
+
+        Raises:
+            InputError: wrong shapes, or clips that do not come in blocks of `clips_per_video`.
+        """
+        vectors, nonempty = gathered(*self.embeddings(batch))
+        total = zero_of(vectors.values())
+        if len(vectors) < 2:
+            return total, {}
+        rows = nonempty["text"] & nonempty["video"]
+        weights = self._weights(rows)
+        if not rows.any():
+            return total, {}
+        similarities = dot_products(vectors["text"][rows], vectors["video"][rows])
+        term = max_margin(similarities, margin=self.config.margin, weights=weights)
+        return total + term, {"text|video": term.detach()}
+
+    def _weights(self, rows: Tensor) -> Tensor | None:
+        """Of the pairs of clips that are left, by their places in the whole batch."""
+        if self.config.clips_per_video == 1:
+            return None
+        every = negative_weights(
+            len(rows),
+            clips_per_video=self.config.clips_per_video,
+            hard_negative_rate=self.config.hard_negative_rate,
+        )
+        return every.to(rows.device)[rows][:, rows]
+
+    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> HowTo100M:
+        """Take the authors' published weights; padding then takes part, as with the authors.
+
+        Args:
+            state_dict: their checkpoint.
+            config: the arguments of their `Net` by their names (embd_dim, video_dim, we_dim, sentence_dim, n_pair,
+                max_words). A new model of that shape is returned. Without it the weights go into this model.
+
+        Raises:
+            ConfigError: a key of `config` that their model does not have.
+            InputError: keys missing or unexpected, wrong shapes, numbers that are not finite.
+        """
+        model = self
+        if config is not None:
+            options = renamed_config(config, _OFFICIAL_NAMES, where="the authors' Net")
+            options["sentence_dim"] = max(options.get("sentence_dim", 0), 0)
+            model = cast(HowTo100M, create_model("howto100m", **options))
+        load_weights(model, state_dict)
+        pad_words_to = model.config.pad_words_to or 20
+        model.config = replace(model.config, padding="published", pad_words_to=pad_words_to)
+        return model
+
+    def to_official(self) -> dict[str, Any]:
+        """The weights as the authors' `Net` reads them."""
+        return dict(self.state_dict())

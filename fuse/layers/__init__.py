@@ -1,0 +1,24 @@
+"""TODO door of fuse/layers."""
+
+from .davenet import AUDIO_CNNS, AudioCNNSpec, DAVEnet, ResidualBlock, token_mask
+from .packed import CLASS_TOKEN, Packed, add_positions, join, pack, real_rows
+from .transformer import LAYER_NORM_EPS, ContextGating, FusionBlock, FusionTransformer, GatedUnit
+
+__all__ = [
+    "AUDIO_CNNS",
+    "CLASS_TOKEN",
+    "LAYER_NORM_EPS",
+    "AudioCNNSpec",
+    "ContextGating",
+    "DAVEnet",
+    "FusionBlock",
+    "FusionTransformer",
+    "GatedUnit",
+    "Packed",
+    "ResidualBlock",
+    "add_positions",
+    "join",
+    "pack",
+    "real_rows",
+    "token_mask",
+]

@@ -1,0 +1,106 @@
+"""The health of the clip table: whether it opens, every row once, every vector one that can be compared.
+
+LanceDB's files hold no checksums. A flipped bit is found here when it makes a column unreadable, a vector's length
+wrong, or metadata contradict their columns, and otherwise only where the caller knows what the row must be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..._vocabulary import IntegrityError
+from ..table import COLUMN_TYPES, ClipTable, bad_vectors, metadata_of, vectors_of
+from .verify import Finding, Kind, Repaired
+
+_REMEDY = "repair removes the row, and the next sync embeds the stored features anew"
+
+
+def verify_table(table: ClipTable) -> Iterator[Finding]:
+    """Read every row of the newest version, and yield what is not as it must be. A table that is not there is well."""
+    if not table.exists():
+        return
+    where = Path(table.uri) / f"{table.name}.lance"
+    ids: Counter[str] = Counter()
+    bad, contradicting = set[str](), set[str]()
+    try:
+        for batch in table.batches(table.schema().names):
+            batch.validate(full=True)
+            names = batch.column("id").to_pylist()
+            ids.update(names)
+            bad.update(names[row] for row in _bad_rows(batch))
+            contradicting.update(_contradicting_rows(batch))
+    except (IntegrityError, ValueError) as error:  # of Arrow: a text that is not UTF-8, or a list without its items
+        message = str(error).partition("; ")[0]
+        remedy = "repair sets the versions aside that cannot be read, and the next sync embeds what is missing"
+        yield Finding(kind=Kind.TABLE, path=where, message=message, remedy=remedy)
+        return
+    row = Finding(kind=Kind.DOUBLE_ROW, path=where, message="", remedy=_REMEDY)
+    for name in sorted(name for name, count in ids.items() if count > 1):
+        yield replace(row, message=f"row {name} is there {ids[name]} times", key=name)
+    for name in sorted(bad):
+        message = f"row {name} has a vector that is not of length 1"
+        yield replace(row, kind=Kind.BAD_ROW, message=message, key=name)
+    for name in sorted(contradicting - bad):
+        message = f"row {name} has metadata that its columns contradict"
+        yield replace(row, kind=Kind.BAD_ROW, message=message, key=name)
+
+
+def _bad_rows(batch: object) -> Iterator[int]:
+    import pyarrow as pa
+
+    table = pa.Table.from_batches([batch])
+    column = table.column("vector")
+    if column.null_count:
+        yield from (row for row, is_there in enumerate(column.is_valid().to_pylist()) if not is_there)
+    elif table.num_rows:
+        yield from (int(row) for row in bad_vectors(vectors_of(table)))
+
+
+def _contradicting_rows(batch: Any) -> Iterator[str]:
+    """Ids of rows whose metadata are not those of their metadata columns."""
+    names = [name for name in batch.schema.names if name not in COLUMN_TYPES]
+    for row in batch.select(["id", "metadata", *names]).to_pylist():
+        try:
+            metadata = metadata_of(row)
+        except ValueError:
+            metadata = {"": ""}
+        if {**dict.fromkeys(names), **metadata} != {name: row[name] for name in names}:
+            yield row["id"]
+
+
+def repair_table(table: ClipTable, *, last_durable_version: int | None, dry_run: bool = False) -> Iterator[Repaired]:
+    """Bring the table to a state in which `verify_table` finds nothing. For the holder of the writer lock.
+
+    A newest version that cannot be read is set aside, also one that was acknowledged: the version before it holds most
+    rows, and a sync embeds the others anew. The caller then notes the version that is the newest.
+    """
+    findings = list(verify_table(table))
+    if any(finding.kind is Kind.TABLE for finding in findings):
+        where = Path(findings[0].path)
+        if dry_run:
+            message = "versions that cannot be read would be set aside"
+            yield Repaired(kind=Kind.TABLE, path=where, message=message)
+            return
+        for told in _recovered(table, last_durable_version):
+            yield Repaired(kind=Kind.TABLE, path=where, message=told, kept=where.parent / ".quarantine" / where.name)
+        findings = list(verify_table(table))
+    ids = sorted({finding.key for finding in findings if finding.key})
+    if ids and not dry_run:
+        table.discard(ids)
+    for finding in findings:
+        message = f"{finding.message}: removed, and embedded anew by the next sync"
+        yield Repaired(kind=finding.kind, path=finding.path, message=message, lost=((finding.key, ""),))
+
+
+def _recovered(table: ClipTable, last_durable_version: int | None) -> list[str]:
+    try:
+        told = table.recover(last_durable_version)
+    except IntegrityError:
+        told = []
+    if told and not any(finding.kind is Kind.TABLE for finding in verify_table(table)):
+        return told
+    return [*told, *table.recover(None)]  # also what was acknowledged: a version that opens is better than none

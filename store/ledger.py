@@ -1,0 +1,351 @@
+"""The driver's notebook: digests of unchanged files, deaths of workers, durable table versions, speeds.
+
+It is a cache with a memory: whatever it says can be found out again from the files, the sidecars and the tables, so a
+lost or damaged ledger costs time and never data. SQLite in WAL mode with full syncs, one driver process at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from .._files import make_folder, out_of_space
+from .._vocabulary import FrameloomError, InputError, MediaError, Status
+from .fingerprints import hash_stream, media_error, open_regular_file
+
+_log = logging.getLogger(__name__)
+
+LEDGER_NAME = "ledger.sqlite"
+SCHEMA_VERSION = 1
+# A file changed this shortly before it was hashed could change again within one tick of its clock and look the same.
+SETTLED_SECONDS = 2.0
+# Older measurements of speed count half as much with each new one.
+RATE_MEMORY = 0.5
+_FILES_A_COMMIT = 64  # each commit waits for the disk
+# Of a full disk SQLite says so only where a write fails, and not where a file cannot be made or made longer.
+_ALSO_WHEN_FULL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_NEEDED_BYTES = 256 * 1024
+_HASHING_THREADS = min(4, os.cpu_count() or 1)
+_SCHEMA = """
+CREATE TABLE files (path BLOB PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE attempts (
+    source_digest TEXT PRIMARY KEY, in_flight INTEGER NOT NULL, deaths INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE tables (uri TEXT PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE rates (stage TEXT PRIMARY KEY, items REAL NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Ledger:
+    """The ledger of one store.
+
+    Args:
+        root: the store's folder. It is made by the first call that has something to keep.
+        read_only: keep nothing: work on a copy in memory. For planning without touching the store.
+    """
+
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
+        self.path = Path(root) / LEDGER_NAME
+        self._read_only = read_only
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. The next call opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    # Digests of files
+
+    def digest_of_file(self, path: Path | str) -> str:
+        """`file_digest`, read from the ledger when size, times and inode say that the file has not changed.
+
+        Raises:
+            MediaError: ``missing``, ``unreadable``, ``not_regular_file``, or ``changed`` while it was read.
+        """
+        path = Path(path)
+        digest = self.digests_of_files([path])[path]
+        if isinstance(digest, MediaError):
+            raise digest
+        return digest
+
+    def digests_of_files(
+        self, paths: Iterable[Path], *, on_hashed: Callable[[Path], None] | None = None
+    ) -> dict[Path, str | MediaError]:
+        """The digest of each file, or why it has none. Only files that changed since the last call are read.
+
+        Args:
+            paths: the files.
+            on_hashed: called in this thread after each file that had to be read, for a progress bar.
+        """
+        stamps = {path: _stamp(path) for path in map(Path, paths)}
+        found: dict[Path, str | MediaError] = {
+            path: stamp for path, stamp in stamps.items() if isinstance(stamp, MediaError)
+        }
+        known = self._known_digests([path for path in stamps if path not in found])
+        for path, (stamp, digest) in known.items():
+            if stamps[path] == stamp:
+                found[path] = digest
+        for path, result in self._hash_and_keep([path for path in stamps if path not in found]):
+            found[path] = result
+            if on_hashed:
+                on_hashed(path)
+        return {path: found[path] for path in stamps}
+
+    def _hash_and_keep(self, paths: Sequence[Path]) -> Iterator[tuple[Path, str | MediaError]]:
+        for start in range(0, len(paths), _FILES_A_COMMIT):
+            settled: list[tuple[bytes, str, str]] = []
+            for path, result in _hash_files(paths[start : start + _FILES_A_COMMIT]):
+                if isinstance(result, MediaError):
+                    yield path, result
+                    continue
+                stamp, digest, is_settled = result
+                if is_settled:
+                    settled.append((_name(path), stamp, digest))
+                yield path, digest
+            if settled:
+                with self._opened() as connection, connection:
+                    connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", settled)
+
+    def _known_digests(self, paths: Sequence[Path]) -> dict[Path, tuple[str, str]]:
+        if not paths or not self._has_content():
+            return {}
+        rows: dict[bytes, tuple[str, str]] = {}
+        names = [_name(path) for path in paths]
+        for start in range(0, len(names), 500):
+            some = names[start : start + 500]
+            query = f"SELECT path, stamp, digest FROM files WHERE path IN ({','.join('?' * len(some))})"  # noqa: S608
+            rows.update({name: (stamp, digest) for name, stamp, digest in self._rows(query, some)})
+        return {path: rows[name] for path, name in zip(paths, names, strict=True) if name in rows}
+
+    # Attempts
+
+    def begin_attempt(self, source_digest: str) -> None:
+        """Note that a worker starts on a source."""
+        self._write(
+            "INSERT INTO attempts VALUES (?, 1, 0) ON CONFLICT (source_digest) DO UPDATE SET in_flight = 1",
+            (source_digest,),
+        )
+
+    def finish_attempt(self, source_digest: str, *, died: bool = False) -> None:
+        """Note that the worker came back, whatever it found (its deaths are forgotten), or that it died on this source.
+
+        A driver that is killed calls neither, and its sources are not blamed for that.
+        """
+        if not died:
+            self._write("DELETE FROM attempts WHERE source_digest = ?", (source_digest,))
+            return
+        self._write(
+            "INSERT INTO attempts VALUES (?, 0, 1) ON CONFLICT (source_digest) "
+            "DO UPDATE SET in_flight = 0, deaths = deaths + 1",
+            (source_digest,),
+        )
+
+    def attempts(self, source_digest: str) -> int:
+        """How many workers have died on this source since one last came back from it."""
+        row = self._row("SELECT deaths FROM attempts WHERE source_digest = ?", (source_digest,))
+        return int(row[0]) if row else 0
+
+    def interrupted(self) -> list[str]:
+        """Sources that were begun and neither came back nor killed their worker: those of a driver that was killed."""
+        if not self._has_content():
+            return []
+        query = "SELECT source_digest FROM attempts WHERE in_flight ORDER BY source_digest"
+        return [row[0] for row in self._rows(query, ())]
+
+    # Tables
+
+    def table_version(self, uri: str) -> int | None:
+        """The last version of a table that is known to be durable."""
+        row = self._row("SELECT version FROM tables WHERE uri = ?", (uri,))
+        return int(row[0]) if row else None
+
+    def table_state(self, uri: str) -> str:
+        """What `set_table_version` was told that this version holds; empty when it was not told."""
+        row = self._row("SELECT state FROM tables WHERE uri = ?", (uri,))
+        return str(row[0]) if row else ""
+
+    def set_table_version(self, uri: str, version: int, *, state: str = "") -> None:
+        """Note a durable version.
+
+        Args:
+            uri: names the table.
+            version: its version.
+            state: a digest of the rows that it holds, so that an unchanged plan need not open the table.
+        """
+        self._write("INSERT OR REPLACE INTO tables VALUES (?, ?, ?)", (uri, version, state))
+
+    # Speeds
+
+    def record_rate(self, stage: str, items: float, seconds: float) -> None:
+        """Note that a stage did so many items in so many seconds. Raises InputError for a negative number."""
+        if not (items >= 0 and seconds >= 0):
+            raise InputError(f"rate of {stage}: {items} items in {seconds} seconds; both must be at least 0")
+        self._write(
+            "INSERT INTO rates VALUES (?1, ?2, ?3) ON CONFLICT (stage) "
+            "DO UPDATE SET items = items * ?4 + ?2, seconds = seconds * ?4 + ?3",
+            (stage, items, seconds, RATE_MEMORY),
+        )
+
+    def rate(self, stage: str) -> float | None:
+        """Items a second, recent runs counting more; None before the first run."""
+        row = self._row("SELECT items, seconds FROM rates WHERE stage = ?", (stage,))
+        return row[0] / row[1] if row and row[1] > 0 else None
+
+    # SQLite
+
+    def _has_content(self) -> bool:
+        return self._connection is not None or self.path.exists()
+
+    def _row(self, query: str, values: Sequence[Any]) -> Any:
+        rows = self._rows(query, values) if self._has_content() else []
+        return rows[0] if rows else None
+
+    def _rows(self, query: str, values: Sequence[Any]) -> list[Any]:
+        with self._opened() as connection:
+            return connection.execute(query, values).fetchall()
+
+    def _write(self, statement: str, values: Sequence[Any]) -> None:
+        with self._opened() as connection, connection:
+            connection.execute(statement, values)
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._connection = self._copy() if self._read_only else self._open()
+                yield self._connection
+            except sqlite3.OperationalError as error:
+                raise self._explained(error) from error
+
+    def _explained(self, error: sqlite3.OperationalError) -> FrameloomError | sqlite3.OperationalError:
+        code = error.sqlite_errorcode & 0xFF  # what is above says which call failed
+        if code == sqlite3.SQLITE_FULL or (code in _ALSO_WHEN_FULL and _free_bytes(self.path) < _NEEDED_BYTES):
+            return out_of_space(self.path)
+        return error
+
+    def _open(self) -> sqlite3.Connection:
+        make_folder(self.path.parent)
+        try:
+            return _connect(self.path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_CORRUPT:
+                raise
+            kept = _move_aside(self.path)
+            _log.warning("the ledger was damaged (%s); kept as %s and begun anew: files are hashed again", error, kept)
+            return _connect(self.path)
+
+    def _copy(self) -> sqlite3.Connection:
+        memory = sqlite3.connect(":memory:", check_same_thread=False)
+        if self.path.exists():
+            try:
+                with _closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as source:
+                    source.backup(memory)
+            except sqlite3.DatabaseError as error:
+                _log.warning("the ledger cannot be read (%s); planning without it", error)
+                memory.close()
+                memory = sqlite3.connect(":memory:", check_same_thread=False)
+        return _with_schema(memory)
+
+
+@contextmanager
+def _closing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=30)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        return _with_schema(connection)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _with_schema(connection: sqlite3.Connection) -> sqlite3.Connection:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != SCHEMA_VERSION:
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            connection.execute(f'DROP TABLE "{name}"')
+        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    return connection
+
+
+def _move_aside(path: Path) -> Path:
+    serial = 1
+    while (kept := path.with_name(f"{path.name}.damaged-{serial}")).exists():
+        serial += 1
+    path.rename(kept)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return kept
+
+
+def _free_bytes(path: Path) -> int:
+    return shutil.disk_usage(path.parent).free
+
+
+def _name(path: Path) -> bytes:
+    return os.fsencode(path.absolute())  # bytes: a name need not be UTF-8
+
+
+def _stamp(path: Path) -> str | MediaError:
+    try:
+        return _stamp_of(path.stat())
+    except (OSError, ValueError) as error:
+        return media_error(path, error) if isinstance(error, OSError) else MediaError(Status.MISSING, str(error))
+
+
+def _stamp_of(status: os.stat_result) -> str:
+    # The change time, which no program can set back, sees a rewrite that kept size and modification time.
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
+
+
+def _hash_files(paths: Sequence[Path]) -> Iterator[tuple[Path, tuple[str, str, bool] | MediaError]]:
+    if not paths:
+        return
+    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        yield from zip(paths, pool.map(_hash_file, paths), strict=True)
+
+
+def _hash_file(path: Path) -> tuple[str, str, bool] | MediaError:
+    """Stamp, digest and whether the file had been left alone long enough for the stamp to be trusted."""
+    try:
+        with open_regular_file(path) as file:
+            before, now = os.fstat(file.fileno()), time.time()
+            digest = hash_stream(file)
+            after = os.fstat(file.fileno())
+    except MediaError as error:
+        return error
+    except OSError as error:
+        return media_error(path, error)
+    if _stamp_of(before) != _stamp_of(after):
+        return MediaError(Status.CHANGED, f"{path} changed while it was read; it is tried again in the next run")
+    settled = now - max(before.st_mtime, before.st_ctime) > SETTLED_SECONDS
+    return _stamp_of(before), digest, settled

@@ -1,0 +1,170 @@
+"""Copies of remote shards on this machine: a folder of bounded size that any number of processes share.
+
+A copy is written aside, compared with the hash that its name is, and renamed, so that a kill at any instant leaves at
+worst a temporary file, which a later trim removes. One process fetches a shard while the others that want it wait.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..._files import NAME_DIGITS, explained, is_temporary, temporary_path
+from ..._vocabulary import ConfigError, FrameloomError, IntegrityError
+from ..formats import REMEDY
+
+CACHE_VARIABLE = "FRAMELOOM_CACHE"
+SIZE_VARIABLE = "FRAMELOOM_CACHE_GB"
+DEFAULT_GB = 20.0
+# A temporary file of this age is a dead writer's: no transfer of one shard takes so long.
+ABANDONED_SECONDS = 24 * 3600.0
+
+_FOLDER = "shards"
+_ADVICE = f"name another folder in {CACHE_VARIABLE}"
+
+
+def cache_folder() -> Path:
+    """Where what is kept of stores lies: ``$FRAMELOOM_CACHE``, or ``frameloom`` in the user's cache folder."""
+    try:
+        if own := os.environ.get(CACHE_VARIABLE):
+            return Path(own).expanduser().absolute()
+        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        return (shared if shared.is_absolute() else Path.home() / ".cache") / "frameloom"
+    except RuntimeError as error:
+        raise ConfigError(f"there is no home folder for copies of shards: name one in {CACHE_VARIABLE}") from error
+
+
+def copies_limit() -> int:
+    """How many bytes all copies together may take: ``$FRAMELOOM_CACHE_GB``, or 20 GB. Raises ConfigError."""
+    given = os.environ.get(SIZE_VARIABLE) or str(DEFAULT_GB)
+    try:
+        limit = float(given) * 1e9
+        if not 0 <= limit < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"{SIZE_VARIABLE}: {given!r} is not a number of gigabytes: give one, such as 20") from None
+    return int(limit)
+
+
+class Copies:
+    """The copies of one store's shards, below the folder that all stores share.
+
+    Args:
+        name: the store's own folder in it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.shared = cache_folder() / _FOLDER
+        self.root = self.shared / name
+
+    def fetch(self, path: Path, download: Callable[[Path], None], *, name: str) -> Path:
+        """A copy whose name is the hash of its bytes; one that is there already is taken as it is.
+
+        Args:
+            path: the copy, below `root`.
+            download: writes the shard into the file that it is given.
+            name: what people call the shard.
+
+        Raises:
+            IntegrityError: what was downloaded is not what was committed.
+            OutOfSpaceError: the disk is full.
+            ConfigError: the folder cannot be written.
+        """
+        if self._touch(path):
+            return path
+        with self._folder_of(path), self._alone(path):
+            if not self._touch(path):  # another process may have fetched it meanwhile
+                self._download(path, download, name)
+                self.trim(keep=path)
+        return path
+
+    def keep(self, aside: Path, path: Path) -> None:
+        """Take a finished file of ours as the copy. Failing to is no failure: the copy is fetched when it is read."""
+        with suppress(OSError):
+            aside.replace(path)
+            self.trim(keep=path)
+
+    def forget(self, path: Path) -> bool:
+        """Remove one copy. Returns True: it can be fetched again."""
+        path.unlink(missing_ok=True)
+        return True
+
+    def make_folder(self, path: Path) -> None:
+        """Raises ConfigError or OutOfSpaceError."""
+        with self._folder_of(path):
+            pass
+
+    def trim(self, *, keep: Path | None = None) -> None:
+        """Remove copies, those unused for longest first, until all take no more than the limit; never ``keep``."""
+        found = sorted(self._found(), key=lambda item: item[1])
+        excess = sum(size for _, _, size in found) - copies_limit()
+        for path, _, size in found:
+            if excess <= 0:
+                return
+            if path != keep and not is_temporary(path.name):
+                path.unlink(missing_ok=True)
+                excess -= size
+
+    def _found(self) -> Iterator[tuple[Path, float, int]]:
+        """Path, time of last use and size of all copies and temporary files, without those that are abandoned."""
+        for path in self.shared.rglob("*"):
+            with suppress(FileNotFoundError):  # another process may trim at the same time
+                status = path.stat()
+                if path.is_dir() or path.name.endswith(".lock"):
+                    continue
+                if is_temporary(path.name) and time.time() - status.st_mtime > ABANDONED_SECONDS:
+                    path.unlink()
+                    continue
+                yield path, status.st_atime, status.st_size
+
+    def _touch(self, path: Path) -> bool:
+        """Whether the copy is there, which counts as a use. Its time of change says that it was checked, and stays."""
+        try:
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        except FileNotFoundError:
+            return False
+        except PermissionError:  # another user's, which may be read
+            return True
+        return True
+
+    @contextmanager
+    def _folder_of(self, path: Path) -> Iterator[None]:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            raise cache_error(error, path) from error
+
+    @contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        # Few lock files for all shards: one for each would outlive its shard.
+        lock = self.root / f".{path.name[:2]}.lock"
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _download(self, path: Path, download: Callable[[Path], None], name: str) -> None:
+        aside = temporary_path(path, "fetch")
+        try:
+            download(aside)
+            with aside.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found[:NAME_DIGITS] != path.stem:
+                raise IntegrityError(f"{name} is not what was written (SHA-256 {found}); {REMEDY}")
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def cache_error(error: OSError, path: Path) -> FrameloomError:
+    """What a user is told when the copies' folder cannot be written."""
+    told = explained(error, path)
+    return type(told)(f"{told}, or {_ADVICE}")

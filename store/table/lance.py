@@ -1,0 +1,497 @@
+"""The clip table: one row for each clip and combination of modalities, in LanceDB.
+
+LanceDB gives atomic commits and search. Added here is what it does not promise (each was measured on version 0.40):
+data that survives a power cut (it never calls fsync), a way back from a torn newest manifest (which makes every open
+fail), rows that are never double, and vectors that are never NaN or zero (``merge_insert`` takes both).
+
+Writing calls are for the holder of the store's writer lock. There is one such process at a time; readers need no lock
+and always see the newest version.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..._files import fail_point, make_folder, out_of_space
+from ..._vocabulary import ConfigError, FrameloomError, InputError, IntegrityError
+from .filters import check_columns, check_filter, id_filters
+from .rows import (
+    COLUMN_TYPES,
+    TABLE_FORMAT,
+    bad_vectors,
+    clip_schema,
+    metadata_fields,
+    query_vector,
+    rows_table,
+    vectors_of,
+)
+from .versions import TableFolder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+MAX_TOP = 10_000
+_PLAN_COLUMNS = ("id", "video", "fingerprint", "row_digest")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What one `ClipTable.apply` did: rows inserted, updated and deleted, and the durable version that holds them."""
+
+    inserted: int
+    updated: int
+    deleted: int
+    version: int
+
+
+class ClipTable:
+    """Clip embeddings by id.
+
+    Args:
+        uri: a folder, or a URL that LanceDB opens.
+        name: the table's name: small letters, digits and ``_``, at most 63.
+    """
+
+    def __init__(self, uri: str | Path, name: str = "clips") -> None:
+        if not _TABLE_NAME.fullmatch(name):
+            raise ConfigError(
+                f"table name {name!r}: at most 63 of a-z, 0-9 and '_' are allowed, starting with a letter"
+            )
+        self.uri = str(uri)
+        self.name = name
+        self._folder = None if "://" in self.uri else TableFolder(Path(self.uri) / f"{name}.lance")
+        self._connection: Any = None
+        self._process = 0
+
+    def __repr__(self) -> str:
+        return f"ClipTable({self.uri!r}, {self.name!r})"
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"uri": self.uri, "name": self.name}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self.__init__(**state)  # type: ignore[misc]  # a copy in another process connects by itself
+
+    # Knowing
+
+    def exists(self) -> bool:
+        """Whether the table has been created. Of a table in a folder, LanceDB is not asked."""
+        if self._folder is not None:
+            return self._folder.head_version() is not None
+        return self.name in self._connected().list_tables().tables
+
+    def version(self) -> int | None:
+        """The newest version, as other processes see it too; None without a table. Cheap for a table in a folder."""
+        if self._folder is not None:
+            return self._folder.head_version()
+        return int(self._open().version) if self.exists() else None
+
+    def schema(self) -> pa.Schema:
+        """The table's columns."""
+        return self._open().schema
+
+    def dim(self) -> int:
+        """Width of the table's vectors."""
+        return int(self.schema().field("vector").type.list_size)
+
+    def count(self, where: str | None = None) -> int:
+        """Number of rows, or of those that a filter matches. Raises InputError for a filter that is wrong."""
+        table = self._open()
+        with self._reading(table, where):
+            return int(table.count_rows(where))
+
+    def rows(self) -> pa.Table:
+        """``id``, ``video``, ``fingerprint`` and ``row_digest`` of every row, in the order of ids.
+
+        Of a table in a folder that nobody has written to since the last `apply`, LanceDB is not asked.
+        """
+        if self._folder is not None and self.exists() and (kept := self._folder.kept_rows()) is not None:
+            return kept
+        return self._read_rows()
+
+    def _read_rows(self) -> pa.Table:
+        table = self._open()
+        with self._reading(table):
+            rows = table.search().select(list(_PLAN_COLUMNS)).to_arrow().replace_schema_metadata(None)
+        num_twice = rows.num_rows - len(rows.column("id").unique())
+        if num_twice:
+            raise IntegrityError(f"{self._told()} holds {num_twice} rows twice; {self._remedy()}")
+        return rows.sort_by("id")
+
+    def _ids(self) -> set[str]:
+        return set(self.rows().column("id").to_pylist())
+
+    def batches(self, columns: Sequence[str], *, num_rows: int = 8192) -> Iterator[pa.RecordBatch]:
+        """Every row as the disk holds it, in no order and unchecked. Raises IntegrityError when it cannot be read."""
+        table = self._open()
+        with self._reading(table):
+            yield from table.search().select(list(columns)).to_batches(num_rows)
+
+    def get(
+        self, where: str | None = None, *, ids: Sequence[str] | None = None, columns: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Rows as dictionaries.
+
+        Args:
+            where: an SQL condition; with ``ids``, both must hold.
+            ids: these rows, in this order; an id that is not there is left out. Without it, all rows by id.
+            columns: what to return; without it, everything but the vector.
+
+        Raises:
+            InputError: the filter or a column is wrong.
+        """
+        table = self._open()
+        wanted = self._columns(table, columns)
+        filters = [where] if ids is None else [_both(one, where) for one in id_filters(list(dict.fromkeys(ids)))]
+        found: dict[str, dict[str, Any]] = {}
+        with self._reading(table, where):
+            for one in filters:
+                search = table.search() if one is None else table.search().where(one)
+                rows = search.select(list({"id": None, **dict.fromkeys(wanted)})).to_arrow().to_pylist()
+                found.update({row["id"]: row for row in rows})
+        order = sorted(found) if ids is None else [one for one in dict.fromkeys(ids) if one in found]
+        return [{column: found[one][column] for column in wanted} for one in order]
+
+    def search(
+        self, vector: Any, *, where: str | None = None, top: int = 10, columns: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows nearest to a vector by cosine similarity, best first.
+
+        Args:
+            vector: (D,) of any length but zero.
+            where: an SQL condition over the table's columns, applied before the search.
+            top: how many, from 1 to `MAX_TOP`.
+            columns: what to return beside ``score``; without it, everything but the vector.
+
+        Returns:
+            rows with ``score`` = cosine similarity, in [-1, 1]. Rows of equal score are in the order of ids, also when
+            only some of them fit.
+
+        Raises:
+            InputError: the vector, the filter, a column or ``top`` is wrong.
+        """
+        if not 1 <= top <= MAX_TOP:
+            raise InputError(f"top = {top}: from 1 to {MAX_TOP:,} results can be asked for")
+        table = self._open()
+        wanted = self._columns(table, columns)
+        query = query_vector(vector, int(table.schema.field("vector").type.list_size))
+        with self._reading(table, where):
+            rows = self._nearest(table, query, where, top, list({"id": None, **dict.fromkeys(wanted)}))
+        rows.sort(key=lambda row: (row["_distance"], row["id"]))
+        return [{**{name: row[name] for name in wanted}, "score": 1.0 - row["_distance"]} for row in rows[:top]]
+
+    def _nearest(self, table: Any, query: Any, where: str | None, top: int, columns: list[str]) -> list[dict[str, Any]]:
+        """At least the ``top`` nearest rows, and all those as near as the last of them."""
+        limit = top + 1
+        while True:
+            search = table.search(query, vector_column_name="vector").distance_type("cosine").bypass_vector_index()
+            search = search if where is None else search.where(where, prefilter=True)
+            # The distance is asked for by name: LanceDB warns when it adds it by itself.
+            rows: list[dict[str, Any]] = search.select([*columns, "_distance"]).limit(limit).to_list()
+            distances = sorted(row["_distance"] for row in rows)
+            if len(rows) < limit or distances[top - 1] < distances[-1]:
+                return rows
+            limit *= 4
+
+    def _columns(self, table: Any, columns: Sequence[str] | None) -> list[str]:
+        names: list[str] = table.schema.names
+        if columns is None:
+            return [name for name in names if name != "vector"]
+        check_columns(columns, names)
+        return list(columns)
+
+    # Writing
+
+    def create(self, dim: int, metadata_schema: Mapping[str, str]) -> None:
+        """Make an empty table, durably. One that exists already with the same width is kept, and gets missing columns.
+
+        Args:
+            dim: width of the vectors.
+            metadata_schema: a column for each metadata key: ``string``, ``int64``, ``double`` or ``bool``.
+
+        Raises:
+            ConfigError: a key has the name of one of our columns, or the table that exists is of another width or type.
+        """
+        schema = clip_schema(dim, metadata_schema)
+        if self.exists():
+            self._check_same_width(dim)
+            self.add_metadata_columns(metadata_schema)
+            return
+        if self._folder is not None:
+            make_folder(self._folder.path.parent)
+        with self._commit():
+            self._connected().create_table(self.name, schema=schema)
+
+    def _check_same_width(self, dim: int) -> None:
+        if self.dim() != dim:
+            raise ConfigError(
+                f"table {self.name!r} in {self.uri} holds vectors of width {self.dim()}, and the model gives {dim}; "
+                "name another table, or delete this one"
+            )
+
+    def metadata_types(self) -> dict[str, str]:
+        """Name and type of the metadata columns that the table has."""
+        own = set(COLUMN_TYPES)
+        return {field.name: str(field.type) for field in self.schema() if field.name not in own}
+
+    def add_metadata_columns(self, metadata_schema: Mapping[str, str]) -> None:
+        """Add the metadata columns that are not there yet; they are empty in the rows that exist.
+
+        Raises:
+            ConfigError: a column exists with another type, or a name is not allowed.
+        """
+        table = self._open()
+        schema = table.schema
+        fields = metadata_fields(metadata_schema)
+        for field in fields:
+            if field.name in schema.names and schema.field(field.name).type != field.type:
+                known = schema.field(field.name).type
+                raise ConfigError(
+                    f"metadata {field.name!r} is {field.type}, and the table's column is {known}; rename it, or name "
+                    "another table"
+                )
+        new = [field for field in fields if field.name not in schema.names]
+        if new:
+            with self._commit():
+                table.add_columns(new)
+
+    def apply(self, upserts: pa.Table | Sequence[Mapping[str, Any]], delete_ids: Sequence[str] = ()) -> Applied:
+        """Write rows by id and remove others, durably; what it returns has survived.
+
+        Rows are written before others are removed, so that a kill in between leaves too many rows and never too few.
+
+        Args:
+            upserts: rows to insert, or to put in place of those with the same id. `_clip_rows.rows_table` says how.
+            delete_ids: rows to remove; an id that is not there is not counted.
+
+        Raises:
+            InputError: a row must not be stored, an id is twice in the batch, or is both written and removed.
+            IntegrityError: LanceDB's counts, or the ids that the table holds afterwards, are not what they must be.
+            OutOfSpaceError: the disk is full; the table is as it was.
+        """
+        table = self._open()
+        batch = rows_table(upserts, table.schema)
+        written, removed = set(batch.column("id").to_pylist()), set(delete_ids)
+        if both := written & removed:
+            raise InputError(f"the id {min(both)!r} is both written and removed")
+        before = self._ids()
+        inserted, deleted = len(written - before), len(removed & before)
+        if written or deleted:
+            with self._commit():
+                self._upsert(table, batch, inserted=inserted)
+                self._delete(table, sorted(removed & before))
+            self._check_ids((before | written) - removed)
+        return Applied(
+            inserted=inserted, updated=len(written) - inserted, deleted=deleted, version=int(self._open().version)
+        )
+
+    def _upsert(self, table: Any, batch: pa.Table, *, inserted: int) -> None:
+        if not batch.num_rows:
+            return
+        merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        result = merge.execute(batch)
+        _expect("inserted", result.num_inserted_rows, inserted)
+        _expect("updated", result.num_updated_rows, batch.num_rows - inserted)
+        fail_point("table.upserted")
+
+    def _delete(self, table: Any, ids: list[str]) -> None:
+        if not ids:
+            return
+        _expect("deleted", sum(table.delete(where).num_deleted_rows for where in id_filters(ids)), len(ids))
+        fail_point("table.deleted")
+
+    def discard(self, ids: Sequence[str]) -> int:
+        """Remove every row that has one of these ids, durably, also where an id is there twice. Returns the version."""
+        table = self._open()
+        with self._commit():
+            for where in id_filters(ids):
+                table.delete(where)
+        if self._folder is not None:
+            self._folder.keep_rows(self._read_rows())
+        return int(self._open().version)
+
+    def _check_ids(self, expected: set[str]) -> None:
+        """Compare the table with what it must hold, and keep what was read for the next run's plan."""
+        rows = self._read_rows()
+        if set(rows.column("id").to_pylist()) != expected:
+            raise IntegrityError(
+                f"{self._told()} holds {rows.num_rows:,} rows after the commit where {len(expected):,} are right, or "
+                f"other ones; {self._remedy()}"
+            )
+        if self._folder is not None:
+            self._folder.keep_rows(rows)
+
+    def optimize(self, *, keep_seconds: float = 3600.0) -> int:
+        """Merge small files and drop versions older than ``keep_seconds``. Returns the version afterwards."""
+        table = self._open()
+        before = self._ids()
+        age = datetime.timedelta(seconds=max(keep_seconds, 0.001))
+        with self._commit():
+            table.optimize(cleanup_older_than=age, delete_unverified=True)  # safe: the caller is the only writer
+        self._check_ids(before)
+        return int(self._open().version)
+
+    def drop(self) -> None:
+        """Remove the table with all its versions. A table that is not there is no error."""
+        if not self.exists():
+            return
+        if self._folder is not None:
+            self._folder.remove()
+        else:
+            self._connected().drop_table(self.name)
+
+    # Durability
+
+    @contextmanager
+    def _commit(self) -> Iterator[None]:
+        """Make durable whatever the block commits; turn a full disk into OutOfSpaceError."""
+        before = None if self._folder is None else self._folder.snapshot()
+        with self._translated(None):
+            yield
+        if self._folder is not None and before is not None:
+            fail_point("table.committed")
+            self._folder.sync_since(before)
+        fail_point("table.synced")
+
+    def recover(self, last_durable_version: int | None) -> list[str]:
+        """Bring the table to a version that opens, after a kill or a power cut. Call it before the first read of a run.
+
+        A version that was never acknowledged and cannot be read whole is set aside: its manifest is moved to
+        ``.quarantine`` beside the table, and the version before it is the newest again. One that can be read is made
+        durable.
+
+        Args:
+            last_durable_version: from the ledger; None when it is not known.
+
+        Returns:
+            a sentence for each thing that was done; none when all is well.
+
+        Raises:
+            IntegrityError: a version that was acknowledged cannot be read.
+        """
+        folder, done = self._folder, list[str]()
+        if folder is None:
+            return done
+        folder.sweep()
+        while (head := folder.head_version()) is not None:
+            if head == last_durable_version:
+                self._ids()
+                return done
+            problem = self._damage()
+            if problem is None:
+                folder.sync_since({})
+                break
+            if head > 1 and head <= (last_durable_version or 0):
+                raise IntegrityError(f"{self._told()} is damaged at version {head}: {problem}; {self._remedy()}")
+            kept = folder.quarantine(head)
+            done.append(f"{self._told()}: version {head} was never finished ({problem}); set aside as {kept}")
+        if (head or 0) < (last_durable_version or 0):
+            done.append(
+                f"{self._told()} is at version {head} where {last_durable_version} had been written; missing rows are "
+                "embedded anew"
+            )
+        return done
+
+    def _damage(self) -> str | None:
+        """What is wrong with the newest version, reading all of it; None when it is whole."""
+        try:
+            with self._translated(None):
+                rows = self._open().search().to_arrow()
+                rows.validate(full=True)
+        except IntegrityError as error:
+            return _brief(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        num_bad = len(bad_vectors(vectors_of(rows))) if rows.num_rows else 0
+        return f"{num_bad} vectors are not of length 1" if num_bad else None
+
+    # LanceDB
+
+    def _connected(self) -> Any:
+        if self._connection is None or self._process != os.getpid():
+            import lancedb
+
+            # No caching of versions: what another process committed is seen by the next call.
+            self._connection = lancedb.connect(self.uri, read_consistency_interval=datetime.timedelta(0))
+            self._process = os.getpid()
+        return self._connection
+
+    def _open(self) -> Any:
+        if not self.exists():
+            raise InputError(f"there is no table {self.name!r} in {self.uri}; run embed or sync first")
+        with self._translated(None):
+            table = self._connected().open_table(self.name)
+        if not table.schema.names:  # a manifest of zeros, which a power cut can leave, opens as an empty one
+            raise IntegrityError(f"{self._told()} has no columns; {self._remedy()}")
+        found = (table.schema.metadata or {}).get(b"frameloom.format", b"none").decode()
+        if found != TABLE_FORMAT:
+            raise ConfigError(
+                f"{self._told()} has format {found}, this version reads {TABLE_FORMAT}; name another table"
+            )
+        return table
+
+    @contextmanager
+    def _reading(self, table: Any, where: str | None = None) -> Iterator[None]:
+        if where is not None:
+            check_filter(where)
+        with self._translated(where, table):
+            yield
+
+    @contextmanager
+    def _translated(self, where: str | None, table: Any = None) -> Iterator[None]:
+        """Turn the library's errors, its panics included, into ours."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, FrameloomError) or not _is_from_library(error):
+                raise
+            wrong_filter = where is not None and (isinstance(error, ValueError) or self._is_readable(table))
+            raise self._explained(error, where if wrong_filter else None) from error
+
+    def _is_readable(self, table: Any) -> bool:
+        try:
+            table.search().limit(1).to_arrow()
+        except (ValueError, RuntimeError, OSError):
+            return False
+        return True
+
+    def _explained(self, error: Exception, where: str | None) -> FrameloomError:
+        if where is not None:
+            columns = ", ".join(name for name in self.schema().names if name != "vector")
+            return InputError(f"the filter {where!r} is not right: {_brief(error)}. Columns: {columns}")
+        if "No space left" in str(error) or "os error 28" in str(error):
+            return out_of_space(self._told())
+        return IntegrityError(f"{self._told()}: {_brief(error)}; {self._remedy()}")
+
+    def _told(self) -> str:
+        return f"table {self.name!r} in {self.uri}"
+
+    def _remedy(self) -> str:
+        where = self._folder.path if self._folder is not None else "the table"
+        return f"delete {where} and run sync again, which embeds the stored features anew"
+
+
+def _is_from_library(error: Exception) -> bool:
+    # LanceDB raises plain Python errors; a panic of its Rust code has a class of its own that cannot be imported.
+    return isinstance(error, ValueError | RuntimeError | OSError) or type(error).__name__ == "RustPanic"
+
+
+def _both(first: str, second: str | None) -> str:
+    return first if second is None else f"({first}) AND ({second})"
+
+
+def _expect(what: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise IntegrityError(f"LanceDB says that it {what} {found} rows where {expected} are right; run sync again")
+
+
+def _brief(error: Exception) -> str:
+    """The library's sentence without the place in its source."""
+    text = str(error).splitlines()[0].removeprefix("Invalid input, ").removeprefix("lance error: ")
+    return re.sub(r",? /\S+\.rs:\d+(:\d+)?$", "", text)[:300].rstrip(". ")

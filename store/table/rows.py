@@ -1,0 +1,217 @@
+"""Rows of the clip table: their schema, and the checks that every row passes before it is written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..._registry import nearest
+from ..._vocabulary import ConfigError, InputError, canonical_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TABLE_FORMAT = "1"
+MAX_NORM_ERROR = 1e-3
+COLUMN_TYPES = {
+    "id": "string",
+    "clip": "string",
+    "video": "string",
+    "path": "string",
+    "modalities": "string",
+    "fullest": "bool",
+    "start_seconds": "double",
+    "end_seconds": "double",
+    "split": "string",
+    "captions": "captions",
+    "metadata": "string",
+    "fingerprint": "string",
+    "row_digest": "string",
+    "model": "string",
+    "vector": "vector",
+}
+METADATA_TYPES = ("string", "int64", "double", "bool")
+# Names of result fields and of LanceDB's own, which a metadata column would hide.
+_RESERVED = frozenset({*COLUMN_TYPES, "score", "distance"})
+_COLUMN_NAME = re.compile(r"[^\W_][\w .-]{0,62}")
+_REQUIRED = ("id", "clip", "video", "modalities", "start_seconds", "end_seconds", "fingerprint", "row_digest", "model")
+_PRIMARY_KEY = {"lance-schema:unenforced-primary-key:position": "1"}
+
+
+def clip_schema(dim: int, metadata_schema: Mapping[str, str]) -> pa.Schema:
+    """The table's schema for vectors of width ``dim`` and these metadata columns. Raises ConfigError or InputError."""
+    import pyarrow as pa
+
+    if dim < 1:
+        raise InputError(f"vectors of width {dim}: at least 1 is needed")
+    special = {"captions": pa.list_(pa.string()), "vector": pa.list_(pa.float32(), dim)}
+    fields = [pa.field(name, special.get(kind, kind), nullable=name != "id") for name, kind in COLUMN_TYPES.items()]
+    fields[0] = fields[0].with_metadata(_PRIMARY_KEY)
+    return pa.schema([*fields, *metadata_fields(metadata_schema)], metadata={"frameloom.format": TABLE_FORMAT})
+
+
+def check_metadata_schema(metadata_schema: Mapping[str, str]) -> None:
+    """Raises ConfigError for metadata that cannot be columns: see `metadata_fields`. Loads no library."""
+    folded: dict[str, str] = {}
+    for name, kind in metadata_schema.items():
+        _check_metadata_name(name)
+        if kind not in METADATA_TYPES:
+            raise ConfigError(f"metadata {name!r} has type {kind!r}; allowed: {', '.join(METADATA_TYPES)}")
+        if (other := folded.setdefault(name.casefold(), name)) != name:
+            raise ConfigError(
+                f"metadata {name!r} and {other!r} differ only in case, and filters ignore case; rename one"
+            )
+
+
+def metadata_fields(metadata_schema: Mapping[str, str]) -> list[pa.Field]:
+    """One column for each metadata key. Raises ConfigError for a name that is taken or a type that is not allowed."""
+    import pyarrow as pa
+
+    check_metadata_schema(metadata_schema)
+    return [pa.field(name, kind) for name, kind in metadata_schema.items()]
+
+
+def _check_metadata_name(name: str) -> None:
+    if name.casefold() in _RESERVED:
+        raise ConfigError(
+            f"metadata {name!r} has the name of a column of ours; rename it ({', '.join(sorted(_RESERVED))})"
+        )
+    if not _COLUMN_NAME.fullmatch(name) or "." in name:
+        raise ConfigError(
+            f"metadata {name!r} cannot be a column; allowed: at most 63 letters, digits, blanks, '_' and '-', "
+            "starting with a letter or digit"
+        )
+
+
+def rows_table(rows: pa.Table | Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of the given schema, checked.
+
+    A row's ``metadata`` may be a mapping: it is kept as JSON and spread over the metadata columns.
+
+    Raises:
+        InputError: a column is unknown, missing or of the wrong type; an id is there twice; a vector is not finite or
+            not of length 1. Names the first id or column that is wrong.
+    """
+    import pyarrow as pa
+
+    if not isinstance(rows, pa.Table) and not rows:
+        return schema.empty_table()
+    columns = _columns_of_table(rows) if isinstance(rows, pa.Table) else _columns_of_rows(rows, schema)
+    _check_names(list(columns), schema)
+    num_rows = len(columns["id"])
+    # Made without the fields' own metadata, which LanceDB adds to and compares by itself.
+    arrays = [_array(columns.get(field.name, [None] * num_rows), field) for field in schema]
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    _check_values(table)
+    return table
+
+
+def _columns_of_table(table: pa.Table) -> dict[str, Any]:
+    return {name: table.column(name).combine_chunks() for name in table.schema.names}
+
+
+def _columns_of_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> dict[str, Any]:
+    spread = [_spread(row) for row in rows]
+    names = {name: None for row in spread for name in row}
+    columns: dict[str, Any] = {name: [row.get(name) for row in spread] for name in names}
+    if "vector" in columns:
+        columns["vector"] = _vectors(columns["vector"], spread, dim=schema.field("vector").type.list_size)
+    return columns
+
+
+def _spread(row: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = row.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return dict(row)
+    return {**row, **metadata, "metadata": canonical_json(dict(metadata))}
+
+
+def _vectors(vectors: list[Any], rows: list[dict[str, Any]], *, dim: int) -> pa.Array:
+    import pyarrow as pa
+
+    for vector, row in zip(vectors, rows, strict=True):
+        if np.shape(vector) != (dim,):
+            raise InputError(
+                f"row {row.get('id')!r}: its vector has shape {np.shape(vector)}, the table's have ({dim},)"
+            )
+    flat = np.asarray(vectors, dtype=np.float32).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), dim)
+
+
+def _check_names(names: list[str], schema: pa.Schema) -> None:
+    for name in names:
+        if name not in schema.names:
+            raise InputError(f"no column is called {name!r}: {nearest(name, schema.names)}")
+    for name in (*_REQUIRED, "vector"):
+        if name not in names:
+            raise InputError(f"rows need a column {name!r}")
+
+
+def _array(values: Any, field: pa.Field) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        return values.cast(field.type) if isinstance(values, pa.Array) else pa.array(values, field.type)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"column {field.name!r} takes {field.type}: {error}") from error
+
+
+def _check_values(table: pa.Table) -> None:
+    ids = table.column("id").to_pylist()
+    for name in (*_REQUIRED, "vector"):
+        if table.column(name).null_count:
+            raise InputError(f"row {ids[_first_null(table.column(name))]!r} has no {name}")
+    if len(set(ids)) != len(ids):
+        twice = next(one for place, one in enumerate(ids) if one in ids[:place])
+        raise InputError(f"the id {twice!r} is twice in one batch")
+    if len(ids):
+        _check_vectors(ids, vectors_of(table))
+
+
+def _first_null(column: Any) -> int:
+    return int(np.flatnonzero(column.is_null().to_numpy())[0])
+
+
+def vectors_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The vectors of a table without nulls, as (N, D) float32."""
+    column = table.column("vector").combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    vectors: np.ndarray[Any, np.dtype[np.float32]] = flat.reshape(len(column), column.type.list_size)
+    return vectors
+
+
+def _check_vectors(ids: list[str], vectors: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    bad = bad_vectors(vectors)
+    if len(bad):
+        norm = float(np.linalg.norm(vectors[bad[0]]))
+        raise InputError(f"row {ids[bad[0]]!r}: its vector has length {norm:g}; finite vectors of length 1 are stored")
+
+
+def bad_vectors(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Places of the vectors that are not finite or not of length 1."""
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    return np.flatnonzero(~(np.abs(lengths - 1) <= MAX_NORM_ERROR))  # NaN fails every comparison
+
+
+def query_vector(vector: Any, dim: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A query as (D,) float32 of length 1. Raises InputError when it cannot be compared with anything."""
+    try:
+        query = np.asarray(vector, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the query is not a vector of numbers: {error}") from error
+    if query.shape != (dim,):
+        raise InputError(f"the query vector has shape {query.shape}; this table's vectors have ({dim},)")
+    length = float(np.linalg.norm(query))
+    if not np.isfinite(length) or length == 0:
+        raise InputError(f"the query vector has length {length:g}; it must be finite and not zero")
+    return query / np.float32(length)
+
+
+def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's metadata as it was given: the JSON of its ``metadata`` column."""
+    metadata: dict[str, Any] = json.loads(row.get("metadata") or "{}")
+    return metadata

@@ -1,0 +1,142 @@
+"""The files of a LanceDB table in a folder: which version is newest, and whether its bytes have reached the disk.
+
+None of this loads LanceDB, which takes seconds: a run that finds nothing to do reads a copy of the plan's columns that
+was kept beside the table, for as long as no file of the table has changed.
+
+LanceDB commits by renaming a manifest into ``_versions`` and never calls fsync (measured on 0.40). So after a commit
+the files that it added are synced here before anyone is told that the rows are safe.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..._files import make_folder, publish, sync_folder, sync_path
+from ..._vocabulary import digest_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Stamps = Mapping[Path, tuple[int, int, int]]
+
+_STAMP_KEY = b"frameloom.stamp"
+_MAX_VERSION = 2**64 - 1
+_V2_DIGITS = 20  # a V2 manifest is named by 2^64 - 1 - version in 20 digits, so that the newest sorts first
+
+
+class TableFolder:
+    """One table's folder, ``<database>/<name>.lance``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def _versions(self) -> Path:
+        return self.path / "_versions"
+
+    def _manifests(self) -> dict[int, Path]:
+        try:
+            names = [name for name in os.listdir(self._versions) if name.endswith(".manifest")]  # noqa: PTH208
+        except FileNotFoundError:
+            return {}
+        return {_version(name): self._versions / name for name in names if name.removesuffix(".manifest").isdigit()}
+
+    def head_version(self) -> int | None:
+        """The newest version that has a manifest, readable or not; None without one."""
+        return max(self._manifests(), default=None)
+
+    def snapshot(self) -> Stamps:
+        """Every file of the table, with what tells an old one from a new one."""
+        stamps = {}
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                path = Path(folder, name)
+                status = path.stat()
+                stamps[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
+        return stamps
+
+    def sync_since(self, before: Stamps) -> None:
+        """Make durable every file that is new or changed since a `snapshot`, and all folders that lead to it."""
+        after = self.snapshot()
+        changed = [path for path, stamp in after.items() if before.get(path) != stamp]
+        for path in changed:
+            sync_path(path)
+        folders = {path.parent for path in changed}
+        folders |= {parent for folder in folders for parent in folder.parents if parent.is_relative_to(self.path)}
+        for folder in sorted({*folders, self.path, self.path.parent}, reverse=True):
+            sync_folder(folder)
+
+    def remove(self) -> None:
+        """Remove the table: out of sight in one step, then its files."""
+        self.sweep()
+        self.path.rename(self._dropped)
+        sync_folder(self.path.parent)
+        self._copy.unlink(missing_ok=True)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed left beside the table."""
+        if self._dropped.exists():
+            shutil.rmtree(self._dropped)
+        for path in self.path.parent.glob(f".{self._copy.name}.*.tmp"):
+            path.unlink(missing_ok=True)
+
+    @property
+    def _dropped(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.dropped")
+
+    # The copy of the plan's columns
+
+    @property
+    def _copy(self) -> Path:
+        return self.path.with_name(f".{self.path.stem}.rows.parquet")
+
+    def _stamp(self) -> str:
+        return digest_of(sorted([str(path.relative_to(self.path)), *stamp] for path, stamp in self.snapshot().items()))
+
+    def keep_rows(self, rows: pa.Table) -> None:
+        """Keep a copy of these rows as what the table holds now."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        sink = pa.BufferOutputStream()
+        stamped = rows.replace_schema_metadata({_STAMP_KEY: self._stamp()})
+        pq.write_table(stamped, sink, compression="zstd", write_page_checksum=True)
+        publish(self._copy, bytes(sink.getvalue()), kind="rows")
+
+    def kept_rows(self) -> pa.Table | None:
+        """The copy, if it can be read and every file of the table is as it was then; else None."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(pa.BufferReader(self._copy.read_bytes()), page_checksum_verification=True) as file:
+                rows = file.read(use_threads=False)
+        except (OSError, ValueError, pa.ArrowException):  # absent or damaged: it is only a copy
+            return None
+        stamp = (rows.schema.metadata or {}).get(_STAMP_KEY, b"")
+        return rows.replace_schema_metadata(None) if stamp == self._stamp().encode() else None
+
+    def quarantine(self, version: int) -> Path:
+        """Move a manifest out of the table, so that the one before it is the newest; return its new place."""
+        manifest = self._manifests()[version]
+        folder = self.path.parent / ".quarantine" / self.path.name
+        make_folder(folder)
+        kept = folder / manifest.name
+        serial = 1
+        while kept.exists():
+            kept, serial = folder / f"{manifest.name}.{serial}", serial + 1
+        manifest.rename(kept)
+        (self._versions / "latest_version_hint.json").unlink(missing_ok=True)  # it would name the version just moved
+        sync_folder(folder)
+        sync_folder(self._versions)
+        return kept
+
+
+def _version(name: str) -> int:
+    digits = name.removesuffix(".manifest")
+    return _MAX_VERSION - int(digits) if len(digits) == _V2_DIGITS else int(digits)

@@ -1,0 +1,1 @@
+"""What tests share: media, stores, projects, and programs that are killed. `from helpers.media import ...`."""

@@ -1,0 +1,201 @@
+"""Recipes: the published numbers, the overrides, the order of clips and the learning rate."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from frameloom import ConfigError, UnknownNameError
+from frameloom.fuse import model_config
+from frameloom.train import get_recipe, list_recipes
+from frameloom.train.loop.schedule import batches_of_epoch, epoch_order, learning_rate, num_epochs
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def test_the_published_recipes_are_those_of_the_paper() -> None:
+    table = {
+        name: (r.epochs, r.batch_size, r.learning_rate, r.max_video_tokens, r.max_audio_frames, r.decay)
+        for name in list_recipes("everything_at_once*")
+        for r in [get_recipe(name)]
+        if name != "everything_at_once_tiny" and not r.narration
+    }
+    assert table == {
+        "everything_at_once": (15, 2240, 5e-5, 12, 768, 0.9),
+        "everything_at_once_msrvtt": (25, 128, 5e-5, 48, 3072, 0.9),
+        "everything_at_once_msrvtt_clip": (25, 64, 5e-5, 48, 3072, 0.9),
+        "everything_at_once_youcook2": (5, 256, 1e-5, 72, 4608, 0.9),
+    }
+
+
+def test_recipes_of_narrated_videos_differ_only_where_the_ablations_do() -> None:
+    names = list_recipes("everything_at_once_howto100m*")
+    table = {}
+    for name in names:
+        r = get_recipe(name)
+        assert (r.epochs, r.batch_size, r.learning_rate, r.max_video_tokens, r.max_audio_frames) == (
+            15,
+            224,
+            5e-5,
+            12,
+            768,
+        )
+        assert (r.narration["clips_per_video"], r.narration["min_seconds"]) == (10, 8.0)
+        config = model_config(r.model, **r.model_options)
+        weights = (config.lambda_tv, config.lambda_ta, config.lambda_a_tv)
+        widths = (config.video_dim, config.text_dim)
+        table[name.removeprefix("everything_at_once_howto100m")] = (
+            r.narration["audio_shift"], weights, widths, len(config.modalities)
+        )  # fmt: skip
+    published, equal = (1.0, 0.1, 0.1), (1.0, 1.0, 1.0)
+    assert table == {
+        "": ("later", published, (4096, 300), 3),
+        "_aligned": ("none", equal, (4096, 300), 3),
+        "_equal_weights": ("later", equal, (4096, 300), 3),
+        "_tv": ("later", published, (4096, 300), 2),
+        "_s3d": ("later", published, (1024, 300), 3),
+        "_clip": ("later", published, (512, 512), 3),
+    }
+
+
+def test_recipes_of_the_systems_compared_with_are_the_published_ones() -> None:
+    """As the commands of their repositories have it."""
+    table = {}
+    for name in ("howto100m", "howto100m_narrated", "avlnet_narrated", "mcn_narrated", "mil_nce"):
+        r = get_recipe(name)
+        table[name] = (r.model, r.batch_size, r.narration.get("clips_per_video"), r.epochs, r.learning_rate, r.schedule)
+    assert table == {
+        "howto100m": ("howto100m", 2048, None, 15, 1e-4, "exponential"),
+        "howto100m_narrated": ("howto100m", 32, 64, 15, 1e-4, "exponential"),
+        "avlnet_narrated": ("avlnet", 256, 32, 15, 2.5e-4, "exponential"),
+        "mcn_narrated": ("mcn", 128, 32, 30, 1e-4, "cosine"),
+        "mil_nce": ("mil_nce", 256, None, 150, 1e-3, "cosine"),
+    }
+    blocks = model_config("howto100m", **get_recipe("howto100m_narrated").model_options).clips_per_video
+    assert blocks == get_recipe("howto100m_narrated").narration["clips_per_video"]
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_is_json_ready_and_names_options_that_its_model_has(name) -> None:
+    recipe = get_recipe(name)
+    assert json.loads(json.dumps(recipe.as_dict()))["name"] == name
+    assert model_config(recipe.model, **recipe.model_options)
+
+
+def test_fields_can_be_replaced() -> None:
+    recipe = get_recipe("everything_at_once_tiny", epochs=2, learning_rate=1)
+    assert (recipe.epochs, recipe.learning_rate) == (2, 1)
+    assert recipe.batch_size == get_recipe("everything_at_once_tiny").batch_size
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"epoch": 3}, "'epoch'.*did you mean epochs"),
+        ({"name": "mine"}, "no field 'name'"),
+        ({"epochs": 0}, "epochs is 0; it must be above 0"),
+        ({"epochs": 2.5}, "epochs is 2.5; it must be of type int"),
+        ({"epochs": True}, "must be of type int"),
+        ({"learning_rate": "fast"}, "must be of type float"),
+        ({"weight_decay": -0.1}, "must not be negative"),
+        ({"schedule": "linear"}, "must be one of constant, exponential, cosine"),
+        ({"precision": "int8"}, "must be one of no, fp16, bf16"),
+        ({"sync_batch_norm": 1}, "sync_batch_norm is 1; it must be of type bool"),
+        ({"gradient_checkpointing": "yes"}, "must be of type bool"),
+    ],
+)
+def test_impossible_overrides_are_explained(overrides, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        get_recipe("everything_at_once_tiny", **overrides)
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean"):
+        get_recipe("everything_at_once_tinny")
+
+
+def order(num_clips: int, *, seed: int = 1, epoch: int = 0) -> list[int]:
+    return epoch_order(np.zeros(num_clips, int), batch_size=10, seed=seed).indices(epoch).tolist()
+
+
+class TestOrder:
+    @given(
+        num_clips=st.integers(1, 60),
+        batch_size=st.integers(1, 20),
+        epoch=st.integers(0, 5),
+        num_processes=st.integers(1, 4),
+    )
+    def test_every_clip_comes_at_most_once_and_processes_share_each_batch(
+        self, num_clips, batch_size, epoch, num_processes
+    ) -> None:
+        shares = [
+            batches_of_epoch(
+                order(num_clips, epoch=epoch), batch_size=batch_size, rank=rank, num_processes=num_processes
+            )
+            for rank in range(num_processes)
+        ]
+        size = min(batch_size, num_clips)
+        assert {len(share) for share in shares} == {num_clips // size if size >= num_processes else 0}
+        assert {len(batch) for share in shares for batch in share} <= {size // num_processes}
+        seen = [clip for share in shares for batch in share for clip in batch]
+        assert len(seen) == len(set(seen))
+        assert set(seen) <= set(range(num_clips))
+
+    def test_the_order_is_that_of_seed_and_epoch(self) -> None:
+        assert order(50, seed=1, epoch=2) == order(50, seed=1, epoch=2)
+        assert order(50, seed=1, epoch=2) != order(50, seed=1, epoch=3)
+        assert order(50, seed=1, epoch=2) != order(50, seed=2, epoch=2)
+
+    def test_clips_of_many_shards_are_mixed_over_many_batches_and_few_shards(self) -> None:
+        groups = np.arange(40_000) // 100
+        clips = epoch_order(groups, batch_size=50, seed=0).indices(0)
+        met = [set(groups[clips[start : start + 1600]]) for start in range(0, 40_000, 1600)]
+        assert max(map(len, met)) == 16
+        assert set.union(*met) == set(groups)
+        assert all(len(set(groups[clips[start : start + 50]])) > 8 for start in range(0, 40_000, 50))
+        # Large batches meet more shards: as many as 32 batches fill.
+        wide = epoch_order(groups, batch_size=500, seed=0).indices(0)
+        assert len(set(groups[wide[:16_000]])) == 160
+
+    def test_an_incomplete_batch_is_kept_only_when_it_is_the_only_one(self) -> None:
+        assert [len(batch) for batch in batches_of_epoch(range(25), batch_size=10)] == [10, 10]
+        assert [len(batch) for batch in batches_of_epoch(range(7), batch_size=10)] == [7]
+
+
+@pytest.mark.parametrize(
+    ("narration", "message"),
+    [
+        ({"clips": 3}, "narration has no option 'clips': .*clips_per_video"),
+        ({"max_words": 3}, "narration has no option 'max_words'"),
+        ({"clips_per_video": 0}, "clips_per_video of narration is 0; it must be a whole number above 0"),
+        ({"clips_per_video": "x"}, "clips_per_video of narration is 'x'"),
+        ({"clips_per_video": True}, "clips_per_video of narration is True"),
+        ({"min_seconds": -1}, "min_seconds of narration is -1; it must be a number of seconds above 0"),
+        ({"min_seconds": float("inf")}, "min_seconds of narration is inf"),
+        ({"audio_shift": "l"}, "audio_shift of narration is 'l'; it must be one of none, later, random"),
+    ],
+)
+def test_options_of_narration_are_checked_before_anything_runs(narration: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        get_recipe("everything_at_once_tiny", narration=narration)
+
+
+class TestLearningRate:
+    def test_exponential_falls_after_every_epoch(self) -> None:
+        recipe = get_recipe("everything_at_once")
+        rates = [learning_rate(recipe, step=step, steps_per_epoch=3) for step in (0, 2, 3, 6)]
+        assert rates == pytest.approx([5e-5, 5e-5, 4.5e-5, 4.05e-5])
+
+    def test_cosine_rises_and_ends_near_zero(self) -> None:
+        recipe = get_recipe("everything_at_once_tiny", warmup_steps=10, epochs=10, min_steps=0, learning_rate=1.0)
+        rates = [learning_rate(recipe, step=step, steps_per_epoch=10) for step in range(100)]
+        assert rates[0] == pytest.approx(0.1)
+        assert max(rates) == rates[9]
+        assert rates[50] == pytest.approx(0.5)
+        assert rates[-1] < 0.001
+
+    def test_a_small_collection_gets_more_epochs_and_a_large_one_those_of_the_recipe(self) -> None:
+        recipe = get_recipe("everything_at_once_tiny", epochs=20, min_steps=120)
+        assert [num_epochs(recipe, steps_per_epoch=steps) for steps in (1, 5, 6, 7, 100)] == [120, 24, 20, 20, 20]
+        assert learning_rate(recipe, step=119, steps_per_epoch=1) < 1e-3 * recipe.learning_rate

@@ -1,0 +1,161 @@
+"""Clips as training and embedding read them from the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from frameloom import InputError, LockedError
+from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality
+from frameloom.fuse import create_model
+from frameloom.store import FeatureStore, Sample, alone, compact_features
+from frameloom.train import ClipDataset, get_recipe
+from frameloom.train.loop import fit
+from frameloom.workflows.sync.examples import Example, StoredExamples, read_examples, write_examples
+
+NUM_CLIPS, IN_SHARD = 24, 4
+
+
+def spec(name: str, modality: Modality, dim: int) -> FeatureSpec:
+    rate = None if modality is Modality.TEXT else 1.0
+    return FeatureSpec(name=name, modality=modality, dim=dim, rate_hz=rate, sampling={}, preprocessing={})
+
+
+def feature(name: str, number: int, rows: int, dim: int) -> FeatureArray:
+    values = np.random.default_rng((number, len(name))).standard_normal((rows, dim)).astype(np.float16)
+    starts = np.full(rows, np.nan) if name in ("text", "speech") else np.arange(rows, dtype=np.float64)
+    return FeatureArray(values, np.stack([starts, starts + 1], axis=1))
+
+
+def sample(name: str, made: FeatureArray) -> Sample:
+    return Sample(key=name, source_digest=f"source of {name}", fingerprint=name, feature=made)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> tuple[FeatureStore, list[Example]]:
+    """Clips of seconds 1 to 4 of their videos; every third is silent, every fourth has something to say."""
+    store = FeatureStore(tmp_path / "features")
+    widths = {"video": (Modality.VIDEO, 24), "audio": (Modality.AUDIO, 40), "text": (Modality.TEXT, 12)}
+    widths["speech"] = (Modality.TEXT, 12)
+    for name, (modality, dim) in widths.items():
+        for first in range(0, NUM_CLIPS, IN_SHARD):
+            numbers = range(first, first + IN_SHARD)
+            samples = [sample(f"{name}-{i}", feature(name, i, 4 + i % 3, dim)) for i in numbers]
+            store.write_shard(name, samples, spec=spec(name, modality, dim))
+    examples = [
+        Example(
+            clip=f"clip {i}",
+            start_seconds=1.0,
+            end_seconds=4.0,
+            video=(f"video-{i}",),
+            audio=None if i % 3 == 0 else f"audio-{i}",
+            texts=(f"text-{i}", f"text-{(i + 1) % NUM_CLIPS}"),
+            more={"speech": f"speech-{i}"} if i % 4 == 0 else {},
+        )
+        for i in range(NUM_CLIPS)
+    ]
+    return store, examples
+
+
+def test_a_clip_is_its_span_of_media_and_all_of_its_texts(clips) -> None:
+    store, examples = clips
+    stored = StoredExamples(store, examples)
+    for number, sample in enumerate(stored.__getitems__(range(NUM_CLIPS))):
+        own = store.read(f"video-{number}").values
+        np.testing.assert_array_equal(sample["video"][0], own[1:4])
+        assert (sample["audio"] is None) is (number % 3 == 0)
+        np.testing.assert_array_equal(sample["text"][1], store.read(f"text-{(number + 1) % NUM_CLIPS}").values)
+        assert list(sample.get("more", {})) == (["speech"] if number % 4 == 0 else [])
+        np.testing.assert_array_equal(stored[number]["video"][0], sample["video"][0])
+        assert stored.key(number) == f"clip {number}"
+
+
+def test_the_list_of_clips_comes_back_from_its_file(clips, tmp_path) -> None:
+    _, examples = clips
+    write_examples(tmp_path / "examples.parquet", examples)
+    assert read_examples(tmp_path / "examples.parquet") == examples
+
+
+def test_shards_matter_only_where_memory_does_not_hold_everything(clips) -> None:
+    store, examples = clips
+    assert not StoredExamples(store, examples).shard_groups().any()
+    small = StoredExamples(store, examples, memory_bytes=1000)
+    assert small.num_bytes() > 1000
+    groups = small.shard_groups().reshape(-1, IN_SHARD)
+    assert (groups == groups[:, :1]).all()
+    assert len(np.unique(groups)) == NUM_CLIPS // IN_SHARD
+
+
+def test_memory_changes_nothing_but_the_speed(clips, tmp_path) -> None:
+    """A clip that is read anew in every epoch is the clip that was kept."""
+    store, examples = clips
+    kept, read = (ClipDataset(StoredExamples(store, examples, memory_bytes=size)) for size in (10**9, 0))
+    for _ in range(2):
+        for one, other in zip(kept.__getitems__(range(NUM_CLIPS)), read.__getitems__(range(NUM_CLIPS)), strict=True):
+            assert one.keys() == other.keys()
+            for name, rows in one.items():
+                np.testing.assert_array_equal(rows, other[name])
+
+
+def test_a_training_that_reads_from_shards_ends_and_learns(clips, tmp_path) -> None:
+    store, examples = clips
+    examples = [Example(**{**vars_of(one), "more": {}}) for one in examples]
+    dataset = ClipDataset(StoredExamples(store, examples, memory_bytes=0), training=True)
+    recipe = get_recipe("everything_at_once_tiny", epochs=4, min_steps=0, batch_size=8, warmup_steps=0)
+    result = fit(create_model("test_everything_at_once"), dataset, recipe=recipe, folder=tmp_path / "model")
+    assert result.steps == 4 * 3
+    assert result.epoch_losses[-1] < result.epoch_losses[0]
+
+
+def vars_of(example: Example) -> dict:
+    return {name: getattr(example, name) for name in Example.__slots__}
+
+
+@pytest.mark.parametrize("span", [(2.2, 2.4), (3.6, 9.0), (40.0, 41.0)])
+def test_a_span_without_a_row_of_its_own_gets_the_nearest(clips, span) -> None:
+    """A span shorter than a row, one that only touches the end, and one beside a damaged video's last row."""
+    store, _ = clips
+    clip = Example(clip="c", start_seconds=span[0], end_seconds=span[1], video=("video-0",))
+    rows = StoredExamples(store, [clip])[0]["video"][0]
+    nearest = min(3, int(sum(span) / 2))
+    np.testing.assert_array_equal(rows, store.read("video-0").values[nearest : nearest + 1])
+
+
+def test_what_was_stored_after_the_store_was_opened_is_found(clips) -> None:
+    store, _ = clips
+    other = FeatureStore(store.root)
+    assert len(other) > 0
+    made = sample("video-late", feature("video", 99, 4, 24))
+    store.write_shard("video", [made], spec=spec("video", Modality.VIDEO, 24))
+    clip = Example(clip="c", start_seconds=0.0, end_seconds=4.0, video=("video-late",))
+    assert len(StoredExamples(other, [clip])[0]["video"][0]) == 4
+
+
+@pytest.mark.parametrize("is_planned", [False, True])
+def test_shards_that_were_merged_after_the_store_was_opened_are_found_again(clips, is_planned: bool) -> None:
+    store, examples = clips
+    reader = FeatureStore(store.root)
+    assert len(reader) > 0
+    found = StoredExamples(reader, examples) if is_planned else None
+    if is_planned:
+        with pytest.raises(LockedError, match="is reading"), alone(store.root):
+            pass
+    compact_features(FeatureStore(store.root))  # as another machine may, which these locks do not reach
+    assert len(FeatureStore(store.root).shards()) < len(reader.shards())
+    late = found or StoredExamples(reader, examples)
+    for index, example in enumerate(examples):
+        clip = late[index]
+        number = int(example.video[0].removeprefix("video-"))
+        rows = {name: feature(name, number, 4 + number % 3, dim).values for name, dim in (("video", 24), ("text", 12))}
+        np.testing.assert_array_equal(clip["video"][0], rows["video"][1:4])
+        np.testing.assert_array_equal(clip["text"][0], rows["text"])
+
+
+def test_a_text_that_is_not_stored_is_no_empty_text(clips) -> None:
+    store, _ = clips
+    clip = Example(clip="c", start_seconds=0.0, end_seconds=4.0, video=("video-0",), texts=("text-0", "text-nowhere"))
+    texts = StoredExamples(store, [clip])[0]["text"]
+    assert len(texts[0])
+    with pytest.raises(InputError, match="no feature text-nowhere"):
+        texts[1]

@@ -1,0 +1,63 @@
+"""Who does the work: tasks go to the workers that have what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from distributed import Client, Scheduler, SpecCluster, Worker, get_worker
+from frameloom import ConfigError
+from frameloom.workflows.sync.executor import DaskCrew, assemble
+
+
+def where(job: int) -> tuple[int, str]:
+    return job, str(get_worker().name)
+
+
+@pytest.fixture
+def client() -> Iterator[Any]:
+    """Two workers in this process, of which one has a GPU, or says so."""
+    worker = {"cls": Worker, "options": {"nthreads": 1, "dashboard": False}}
+    with_gpu = {"cls": Worker, "options": {"nthreads": 1, "dashboard": False, "resources": {"GPU": 1}}}
+    scheduler = {"cls": Scheduler, "options": {"protocol": "inproc", "dashboard": False}}
+    with (
+        SpecCluster({"plain": worker, "gpu": with_gpu}, scheduler=scheduler) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def test_tasks_go_to_the_workers_that_have_what_they_take(client: Any) -> None:
+    crew = DaskCrew(client, threads_per_task=1, resources={"GPU": 1})
+    assert crew.num_workers == 1
+    found = [outcome for _, outcome in crew.map(where, range(6))]
+    assert sorted(job for job, _ in found) == list(range(6))
+    assert {worker for _, worker in found} == {"gpu"}
+
+
+def test_a_resource_that_no_worker_has_is_refused_and_not_waited_for(client: Any) -> None:
+    with pytest.raises(ConfigError, match="none of the 2 workers has TPU=1"):
+        DaskCrew(client, threads_per_task=1, resources={"TPU": 1})
+
+
+def test_workers_of_this_machine_are_given_what_tasks_take() -> None:
+    with assemble(workers=1, scheduler=None, resources={"GPU": 1}) as crew:
+        assert [outcome[0] for _, outcome in crew.map(where, [7])] == [7]
+
+
+def test_work_in_this_process_leaves_it_with_its_threads() -> None:
+    before = torch.get_num_threads()
+    with assemble(workers=0, scheduler=None) as crew:
+        torch.set_num_threads(before + 1)
+        assert [found for _, found in crew.map(one_thread, [0])] == [1]
+        assert torch.get_num_threads() == before + 1
+        assert crew.run(one_thread, 0, lambda _: None) == 1
+        assert torch.get_num_threads() == before + 1
+    torch.set_num_threads(before)
+
+
+def one_thread(_: int) -> int:
+    torch.set_num_threads(1)
+    return torch.get_num_threads()

@@ -1,0 +1,292 @@
+"""Pre-training on narrated videos: of every video some random clips, each with the words that are said around it.
+
+Paper: Everything at Once (arXiv 2112.04446), section 4.1: from every video of HowTo100M 10 clips of 8 s, 224 videos to
+a batch. Source: ninatu/everything_at_once@4daeab6, everything_at_once/dataset/howto_dataset.py. How a clip is found and
+its sound shifted is in `_narration.py`, which says where paper and code differ.
+
+Video rows are those that overlap the closed span of the clip. On the published grid (row k lasts from k / rate to
+(k + 1) / rate) that is the authors' slice int(start * rate) to int(end * rate), the last included; it needs no rate,
+and stays right where rows are missing. Spectrogram frames are counted as the authors count them: row k of the feature
+is frame k of the sound.
+
+Deviations: a video without sound is as long as its first video feature. The authors' videos all have sound.
+
+Legend: T rows of a video, W words, D width.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..._vocabulary import InputError
+from ...store import FeatureStore
+from .clips import ClipDataset, PreparedClip, collate
+from .narration import AudioShift, NarratedClip, audio_frames_of, random_clip
+from .plan import FeatureClip, Plan, Spans
+
+if TYPE_CHECKING:
+    from ...fuse import Tokens
+
+AUDIO = "audio"
+_FRAMES_PER_SECOND = 100
+MissingPolicy = Literal["error", "skip", "empty"]
+Words = Callable[[Sequence[str]], NDArray[Any]]
+"""Sentences, in the order in which their words are joined, to word vectors (W, D)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NarratedVideo:
+    """One video: where its features are, and what is said in it.
+
+    Attributes:
+        key: what a person calls it.
+        video: fingerprints of its video features, in the order in which they are joined.
+        audio: fingerprint of its log-mel spectrogram; None where there is none.
+        starts: first instant of every sentence, in seconds, ascending.
+        ends: last instant of every sentence.
+        sentences: their texts. None at all for a video in which nothing is said.
+    """
+
+    key: str
+    video: tuple[str, ...]
+    audio: str | None
+    starts: Sequence[float]
+    ends: Sequence[float]
+    sentences: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if not len(self.starts) == len(self.ends) == len(self.sentences):
+            counts = f"{len(self.starts)} starts, {len(self.ends)} ends and {len(self.sentences)} sentences"
+            raise InputError(f"{self.key!r} has {counts}: give one of each for every sentence")
+        starts, ends = np.asarray(self.starts, np.float64), np.asarray(self.ends, np.float64)
+        if not (np.isfinite(starts).all() and np.isfinite(ends).all() and (ends >= starts).all()):
+            raise InputError(f"{self.key!r} has a sentence that ends before it starts, or at no instant at all")
+        if (np.diff(starts) < 0).any():
+            raise InputError(f"the sentences of {self.key!r} are not in the order of their starts: sort them")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWords:
+    """The words of sentences that were extracted before, one feature for each sentence.
+
+    Right for word vectors, where the vectors of joined sentences are the joined vectors of the sentences; not for
+    encoders that read a text as a whole, such as CLIP's.
+
+    Attributes:
+        store: the features.
+        fingerprint: of a sentence's word vectors, by its text.
+    """
+
+    store: FeatureStore
+    fingerprint: Callable[[str], str]
+
+    def __call__(self, sentences: Sequence[str]) -> NDArray[Any]:
+        """Word vectors (W, D). Raises InputError for a sentence that is not stored."""
+        return np.concatenate([self.store.read(self.fingerprint(text)).values for text in sentences])
+
+
+class NarratedDataset:
+    """A map-style data set over narrated videos; an item is a list of clips of one video.
+
+    Every epoch draws other clips, by a generator seeded with (seed, epoch, video, clip): the same epoch gives the same
+    clips in whatever order, process or run. `fit` trains on it: its `batch_size` then counts videos, and a batch holds
+    `clips_per_video` times as many clips. It can be pickled when `words` can.
+
+    Args:
+        store: the features, or the folder that they are in.
+        videos: what to read.
+        words: encodes sentences, see `Words`: `StoredWords`, or a word2vec backbone on the joined text.
+        clips_per_video: clips of each video in an epoch.
+        min_seconds: length of a random span; a clip of whole sentences lasts at least so long, where there are enough.
+        audio_shift: where the sound of a clip with words begins: "later" by half of `min_seconds`, as published; "none"
+            with the clip; "random" later or earlier, as the paper says.
+        max_video_tokens: feature rows of a clip that are kept.
+        max_audio_frames: spectrogram frames of a clip that are kept.
+        max_words: words of a clip that are kept.
+        missing: what it means when a feature is not stored or has no rows: "error" refuses the videos, "skip" leaves
+            the video out before training starts, "empty" gives clips without that modality.
+        seed: of the draws.
+
+    Attributes:
+        num_given: videos before any was left out.
+        num_skipped: videos left out.
+        missing_counts: for each feature the videos that lack it, by reason.
+
+    Raises:
+        InputError: a video lacks a feature and the policy is "error"; videos of different numbers of features; features
+            that differ in width or type; options that cannot be.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore | Path,
+        videos: Iterable[NarratedVideo],
+        *,
+        words: Words,
+        clips_per_video: int = 10,
+        min_seconds: float = 8.0,
+        audio_shift: AudioShift = "later",
+        max_video_tokens: int = 12,
+        max_audio_frames: int = 768,
+        max_words: int = 20,
+        missing: MissingPolicy = "error",
+        seed: int = 0,
+    ) -> None:
+        _check(audio_shift=audio_shift, missing=missing, clips_per_video=clips_per_video, min_seconds=min_seconds)
+        given = list(videos)
+        self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
+        self.words, self.clips_per_video, self.min_seconds = words, clips_per_video, min_seconds
+        self.audio_shift, self.seed, self.epoch = audio_shift, seed, 0
+        self.limits = ClipDataset(
+            (), max_video_tokens=max_video_tokens, max_audio_frames=max_audio_frames, max_words=max_words
+        )
+        self.streams = _streams(given)
+        clips = [FeatureClip(key=video.key, fingerprints=_fingerprints(video)) for video in given]
+        plans = {name: Plan(self.store, name, clips, narrow="missing") for name in (*self.streams, AUDIO)}
+        self.missing_counts: dict[str, Counter[str]] = {name: plan.reasons for name, plan in plans.items()}
+        kept = _kept(plans, clips, missing=missing)
+        self.num_given, self.num_skipped = len(given), int((~kept).sum())
+        self._videos = [video for video, keep in zip(given, kept.tolist(), strict=True) if keep]
+        self._spans = {name: plan.spans(kept) for name, plan in plans.items()}
+        self._num_frames = _frame_counts(self._spans[AUDIO], plans, kept)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that clips are drawn for. Workers that are running are not told."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def key(self, index: int) -> str:
+        """What a person calls a video."""
+        return self._videos[index].key
+
+    def shard_groups(self) -> NDArray[np.int64]:
+        """The shard that each video is read near, as a number, (N,): of the first of its features that it has."""
+        groups, first_number = np.full(len(self), -1, np.int64), 0
+        for spans in self._spans.values():
+            groups = np.where((groups < 0) & (spans.shard >= 0), spans.shard + first_number, groups)
+            first_number += len(spans.shards)
+        return groups
+
+    def __getitem__(self, index: int) -> list[PreparedClip]:
+        """The clips of one video in this epoch. Raises IndexError; IntegrityError when a shard is damaged."""
+        index = range(len(self))[index]
+        times = {name: self._times(name, index) for name in self.streams}
+        return [self._prepared(index, *each, times=times) for each in self._drawn(index)]
+
+    def clips(self, index: int) -> list[NarratedClip]:
+        """The spans and sentences that are drawn of a video in this epoch."""
+        return [clip for clip, _ in self._drawn(range(len(self))[index])]
+
+    def _drawn(self, index: int) -> list[tuple[NarratedClip, slice]]:
+        """Of every clip its span and sentences, and its spectrogram frames."""
+        video, drawn = self._videos[index], []
+        for number in range(self.clips_per_video):
+            generator = np.random.default_rng((self.seed, self.epoch, index, number))
+            clip = random_clip(
+                video.starts,
+                video.ends,
+                num_frames=int(self._num_frames[index]),
+                min_seconds=self.min_seconds,
+                draw=generator.random(),
+            )
+            frames = audio_frames_of(
+                clip,
+                min_seconds=self.min_seconds,
+                max_frames=self.limits.max_audio_frames,
+                shift=self.audio_shift,
+                generator=generator,
+            )
+            drawn.append((clip, frames))
+        return drawn
+
+    def _prepared(
+        self, index: int, clip: NarratedClip, frames: slice, *, times: dict[str, NDArray[np.float64]]
+    ) -> PreparedClip:
+        sentences = [self._videos[index].sentences[number] for number in clip.sentences]
+        rows = [self._rows(name, index, _overlapping(times[name], clip)) for name in self.streams]
+        return self.limits.prepare(
+            text=self.words(sentences) if sentences else None,
+            video=rows or None,
+            audio=self._rows(AUDIO, index, frames),
+        )
+
+    def _times(self, name: str, index: int) -> NDArray[np.float64]:
+        spans = self._spans[name]
+        if spans.shard[index] < 0:
+            return np.zeros((0, 2))
+        return self.store.read_times(spans.shards[spans.shard[index]], int(spans.first[index]), int(spans.last[index]))
+
+    def _rows(self, name: str, index: int, rows: slice) -> NDArray[Any]:
+        """Some rows of a whole video's feature, those that there are."""
+        spans = self._spans[name]
+        first = int(spans.first[index]) + rows.start
+        last = min(int(spans.first[index]) + rows.stop, int(spans.last[index]))
+        if spans.shard[index] < 0 or first >= last:
+            return spans.no_rows()
+        return self.store.read_rows(spans.shards[spans.shard[index]], first, last)
+
+    @staticmethod
+    def collate(items: Sequence[Sequence[PreparedClip]]) -> dict[str, Tokens]:
+        """A batch of all clips of some videos, video after video."""
+        return collate(list(chain.from_iterable(items)))
+
+
+def _overlapping(times: NDArray[np.float64], clip: NarratedClip) -> slice:
+    """The rows (T, 2) that overlap a closed span."""
+    first = int(np.searchsorted(times[:, 1], clip.start_seconds, side="right"))
+    return slice(first, int(np.searchsorted(times[:, 0], clip.end_seconds, side="right")))
+
+
+def _streams(videos: Sequence[NarratedVideo]) -> tuple[str, ...]:
+    counts = {len(video.video) for video in videos}
+    if len(counts) > 1:
+        raise InputError(f"the videos name {sorted(counts)} video features: each must name the same ones")
+    return tuple(f"video {number}" for number in range(1, max(counts, default=0) + 1))
+
+
+def _fingerprints(video: NarratedVideo) -> dict[str, str | None]:
+    return {**{f"video {number}": one for number, one in enumerate(video.video, 1)}, AUDIO: video.audio}
+
+
+def _kept(plans: dict[str, Plan], clips: Sequence[FeatureClip], *, missing: MissingPolicy) -> NDArray[np.bool_]:
+    lacking = np.zeros(len(clips), bool)
+    for name, plan in plans.items():
+        lacks = plan.shard < 0
+        if missing == "error" and lacks.any():
+            told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(plan.reasons.items()))
+            raise InputError(
+                f"{int(lacks.sum()):,} of {len(clips):,} videos lack {name} ({told}), the first is "
+                f"{clips[int(lacks.argmax())].key!r}; extract it, or set missing to 'skip' or 'empty'"
+            )
+        lacking |= lacks
+    return ~lacking if missing == "skip" else np.ones(len(clips), bool)
+
+
+def _frame_counts(audio: Spans, plans: dict[str, Plan], kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Spectrogram frames of every video; of one without sound as many as its first video feature lasts."""
+    counts = (audio.last - audio.first).copy()
+    for plan in plans.values():
+        seconds = np.nan_to_num(plan.extents[kept][:, 1])
+        counts = np.where(counts == 0, (seconds * _FRAMES_PER_SECOND).astype(np.int64), counts)
+    return counts
+
+
+def _check(*, audio_shift: str, missing: str, clips_per_video: int, min_seconds: float) -> None:
+    for name, word, allowed in (
+        ("audio_shift", audio_shift, get_args(AudioShift)),
+        ("missing", missing, get_args(MissingPolicy)),
+    ):
+        if word not in allowed:
+            raise InputError(f"{name} {word!r}: allowed are {', '.join(allowed)}")
+    if clips_per_video < 1 or not 0 < min_seconds < np.inf:
+        raise InputError(f"clips_per_video {clips_per_video} and min_seconds {min_seconds} must be above 0")

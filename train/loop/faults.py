@@ -1,0 +1,57 @@
+"""Bad data in a batch, traced to the sample that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..._vocabulary import InputError
+from ...fuse import FusionModel
+from ..data import TrainingData, collate
+
+_MOST_NAMED = 5
+
+
+@contextmanager
+def naming_the_sample(dataset: TrainingData, indices: Sequence[int], *, model: FusionModel) -> Iterator[None]:
+    """Raise an InputError of the block again with the names of the samples at fault, and their numbers in the data.
+
+    A batch says at which position something is wrong at best, and when it cannot even be put together, not so much. So
+    each sample is read and embedded alone, which costs nothing until something is wrong. The model takes no step.
+    """
+    try:
+        yield
+    except InputError as problem:
+        faults = [(index, fault) for index in indices if (fault := _fault_of(dataset, index, model=model))]
+        if not faults:
+            raise
+        raise InputError(_message(dataset, faults)) from problem
+
+
+def _fault_of(dataset: TrainingData, index: int, *, model: FusionModel) -> str:
+    training = model.training
+    device = next(model.parameters()).device
+    try:
+        batch = getattr(dataset, "collate", collate)([dataset[index]])
+        with torch.no_grad():
+            moved = {name: type(tokens)(*(part.to(device) for part in tokens)) for name, tokens in batch.items()}
+            model.eval().embeddings(moved)
+    except InputError as problem:
+        return str(problem)
+    finally:
+        model.train(training)
+    return ""
+
+
+def _message(dataset: TrainingData, faults: Sequence[tuple[int, str]]) -> str:
+    named = [_name_of(dataset, index) for index, _ in faults[:_MOST_NAMED]]
+    more = f" and {len(faults) - _MOST_NAMED} more" if len(faults) > _MOST_NAMED else ""
+    return f"{', '.join(named)}{more}: {faults[0][1]}. No step was taken with this batch"
+
+
+def _name_of(dataset: Any, index: int) -> str:
+    key = getattr(dataset, "key", None)
+    return f"sample {index} ({key(index)})" if key else f"sample {index}"

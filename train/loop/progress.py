@@ -1,0 +1,148 @@
+"""The saved state of a training that is under way: all that the next step depends on, in safetensors and JSON.
+
+A state is a folder ``progress/step-<number>`` that appears whole or not at all; older ones are removed after that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..._vocabulary import ConfigError, IntegrityError
+from ...fuse import FusionModel
+from .checkpoints import load_weights, read_weights, weights_bytes
+from .files import publish_folder, sweep
+
+FOLDER_NAME = "progress"
+_STATE, _MODEL, _OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Where a training stands.
+
+    Attributes:
+        identity: what makes it this training: recipe, model, clips, processes.
+        step: steps done.
+        epoch_losses: mean loss of every epoch that is done.
+        loss_sum: of the steps of the epoch under way.
+        metrics: of the last validation.
+        scaler: state of the gradient scaler of fp16 training.
+        losses_bytes: of the loss curve, up to this step.
+        losses_sha256: of those bytes.
+    """
+
+    identity: dict[str, Any]
+    step: int = 0
+    epoch_losses: list[float] = field(default_factory=list)
+    loss_sum: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    scaler: dict[str, float] = field(default_factory=dict)
+    losses_bytes: int = 0
+    losses_sha256: str = ""
+
+
+def save_progress(folder: Path, position: Position, *, model: FusionModel, optimizer: Optimizer) -> None:
+    """Save a state and remove the older ones. Raises IntegrityError when the weights are not finite."""
+    tensors, groups = _flat_optimizer(optimizer)
+    files = {_MODEL: weights_bytes(model), _OPTIMIZER: save({**tensors, **_random_state()})}
+    state = {
+        "position": asdict(position),
+        "groups": groups,
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    final = folder / FOLDER_NAME / f"step-{position.step:09d}"
+    if not final.exists():
+        publish_folder(final, {**files, _STATE: json.dumps(state).encode()})
+    sweep(final.parent, "step-*", keep=final.name)
+
+
+def load_progress(
+    folder: Path, identity: Mapping[str, Any], *, model: FusionModel, optimizer: Optimizer
+) -> Position | None:
+    """Put the last saved state back; None when there is none.
+
+    Raises:
+        ConfigError: the state is of another training.
+        IntegrityError: it is damaged.
+    """
+    saved = sorted((folder / FOLDER_NAME).glob("step-*"))
+    if not saved:
+        return None
+    state = _read_state(saved[-1])
+    position = Position(**state["position"])
+    check_identity(position.identity, identity, folder=folder)
+    load_weights(model, read_weights(saved[-1] / _MODEL, sha256=state["sha256"][_MODEL]), where=saved[-1])
+    tensors = read_weights(saved[-1] / _OPTIMIZER, sha256=state["sha256"][_OPTIMIZER])
+    _restore_random_state(tensors)
+    _restore_optimizer(optimizer, tensors, state["groups"])
+    return position
+
+
+def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], *, folder: Path) -> None:
+    """Raise ConfigError unless a folder's training is the one that is asked for."""
+    differing = sorted(key for key in saved.keys() | wanted.keys() if saved.get(key) != wanted.get(key))
+    if differing:
+        raise ConfigError(
+            f"{folder} holds a training with another {', '.join(differing)}. "
+            "Use another folder, or resume=False to begin anew"
+        )
+
+
+def forget_progress(folder: Path) -> None:
+    """Remove every saved state, and the loss curve that grew beside them."""
+    shutil.rmtree(folder / FOLDER_NAME, ignore_errors=True)
+
+
+def _read_state(saved: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((saved / _STATE).read_text())
+        Position(**state["position"])
+        return {name: state[name] for name in ("position", "groups", "sha256")}
+    except (OSError, ValueError, TypeError, KeyError) as problem:
+        raise IntegrityError(
+            f"the saved training in {saved} is damaged ({problem!r}). Remove it, or begin anew with resume=False"
+        ) from problem
+
+
+def _flat_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    state = optimizer.state_dict()
+    tensors = {
+        f"optimizer.{index}.{name}": value.detach().cpu().contiguous()
+        for index, values in state["state"].items()
+        for name, value in values.items()
+    }
+    return tensors, state["param_groups"]
+
+
+def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, rest = key.partition(".")
+        if kind == "optimizer":
+            index, _, name = rest.partition(".")
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _random_state() -> dict[str, Tensor]:
+    states = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random.cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _restore_random_state(tensors: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])

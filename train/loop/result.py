@@ -1,0 +1,65 @@
+"""What a training reports while it lasts, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..._vocabulary import ExitCode, FrameloomError
+
+
+class DivergedError(FrameloomError):
+    """The loss or the weights are no longer finite numbers. The last saved state is intact."""
+
+    exit_code = ExitCode.FAILURES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainProgress:
+    """Where a training stands, after one step. `read_losses` gives the same numbers of every step, afterwards too.
+
+    Attributes:
+        epoch: epochs begun, from 1.
+        epochs: epochs in all.
+        step: steps done, over all epochs.
+        steps: steps in all.
+        loss: of this step: of the whole batch, also where several processes share it.
+        terms: of the loss, by name.
+        learning_rate: of this step.
+        seconds_left: at the mean pace of this call.
+        metrics: what `validate` gave after the last epoch; empty before.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    terms: Mapping[str, float]
+    learning_rate: float
+    seconds_left: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """What a training left.
+
+    Attributes:
+        folder: of the checkpoint, which keeps the loss of every step (`read_losses`).
+        digest: of the checkpoint, see `checkpoint_digest`.
+        steps: steps done, over all calls that it took.
+        loss: mean loss of the last epoch, over whole batches.
+        epoch_losses: mean loss of every epoch.
+        metrics: what `validate` gave after the last epoch.
+        resumed_at: the step that this call began at: 0 for a fresh start, `steps` when there was nothing left to do.
+    """
+
+    folder: Path
+    digest: str
+    steps: int
+    loss: float
+    epoch_losses: tuple[float, ...]
+    metrics: Mapping[str, float]
+    resumed_at: int

@@ -1,0 +1,64 @@
+"""The order of clips and the learning rate, as functions of the recipe and the step: nothing to save."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import EpochOrder
+from ..recipes import Recipe
+
+BATCHES_MIXED = 32
+"""Batches whose clips are mixed with each other at least: contrast needs neighbours that are no neighbours."""
+
+
+def epoch_order(groups: NDArray[np.int64], *, batch_size: int, seed: int) -> EpochOrder:
+    """The order of clips that lie in shards: at random over all of them, or, of many shards, over many at a time.
+
+    Args:
+        groups: (N,) the number of each clip's shard.
+        batch_size: clips of a batch; `BATCHES_MIXED` of them or more are mixed with each other.
+        seed: of the order.
+    """
+    clips_of_shard = len(groups) / max(1, len(np.unique(groups)))
+    window_shards = max(16, math.ceil(BATCHES_MIXED * batch_size / max(1.0, clips_of_shard)))
+    return EpochOrder(groups=groups, seed=seed, window_shards=window_shards)
+
+
+def batches_of_epoch(
+    order: Sequence[int] | NDArray[np.int64], *, batch_size: int, rank: int = 0, num_processes: int = 1
+) -> list[list[int]]:
+    """The clips of every batch of an epoch's order, for one of several processes.
+
+    An incomplete last batch is dropped, unless it is the only one. Every process takes an equal share of each batch,
+    what lies together in it, so that shares gathered in order are the batch in order; what cannot be shared out is
+    dropped.
+    """
+    clips = np.asarray(order, np.int64)
+    size = min(batch_size, len(clips))
+    share = size // num_processes
+    starts = range(rank * share, len(clips) - size + 1 + rank * share, size) if share else ()
+    return [clips[start : start + share].tolist() for start in starts]
+
+
+def num_epochs(recipe: Recipe, *, steps_per_epoch: int) -> int:
+    """The recipe's epochs, or as many as its fewest steps need."""
+    return max(recipe.epochs, math.ceil(recipe.min_steps / steps_per_epoch))
+
+
+def learning_rate(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step (from 0): a linear warm-up times the recipe's schedule."""
+    warm = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    return recipe.learning_rate * warm * _decay(recipe, step=step, steps_per_epoch=steps_per_epoch)
+
+
+def _decay(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
+    if recipe.schedule == "exponential":
+        return float(recipe.decay ** (step // steps_per_epoch))
+    if recipe.schedule == "cosine":
+        steps = num_epochs(recipe, steps_per_epoch=steps_per_epoch) * steps_per_epoch
+        return 0.5 * (1.0 + math.cos(math.pi * step / steps))
+    return 1.0

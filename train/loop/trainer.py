@@ -1,0 +1,336 @@
+"""The training loop, on accelerate: devices, precision and several processes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from ..._vocabulary import ConfigError, IntegrityError, digest_of
+from ...fuse import FusionModel, Tokens, whole_batch
+from ..data import PreparedClip, TrainingData, collate
+from ..recipes import Recipe
+from .checkpoints import META_NAME, load_weights, plain, read_checkpoint, read_weights, save_checkpoint
+from .distributed import equal_shapes, synchronised_batch_norm
+from .faults import naming_the_sample
+from .losses import RUN, LossCurve, StepLoss, forget_other_curves
+from .progress import Position, check_identity, forget_progress, load_progress, save_progress
+from .recompute import recomputed
+from .result import DivergedError, FitResult, TrainProgress
+from .schedule import batches_of_epoch, epoch_order, learning_rate, num_epochs
+
+
+class Trainer:
+    """One training, from its beginning or its last saved state to a checkpoint. See `fit`."""
+
+    def __init__(
+        self,
+        model: FusionModel,
+        dataset: TrainingData,
+        *,
+        recipe: Recipe,
+        folder: Path,
+        device: str,
+        provenance: Mapping[str, Any],
+        on_progress: Callable[[TrainProgress], None] | None,
+        validate: Callable[[FusionModel], Mapping[str, float]] | None,
+        num_workers: int,
+    ) -> None:
+        self.model = model
+        self.dataset = dataset
+        self.recipe = recipe
+        self.folder = folder
+        self.device = device
+        self.provenance = plain(dict(provenance))
+        self.on_progress = on_progress
+        self.validate = validate
+        self.num_workers = num_workers
+
+    def run(self, *, resume: bool) -> FitResult:
+        """Train, or take up what the folder holds."""
+        _check(self.recipe, num_clips=len(self.dataset), device=self.device)
+        with _accelerator(self.recipe, device=self.device) as self.accelerator:
+            self.order = epoch_order(self._groups(), batch_size=self.recipe.batch_size, seed=self.recipe.seed)
+            self.steps_per_epoch = len(self._batches(epoch=0))
+            if not self.steps_per_epoch:
+                raise ConfigError(f"{len(self.dataset)} clips cannot be shared by {self._num_processes} processes")
+            self.epochs = num_epochs(self.recipe, steps_per_epoch=self.steps_per_epoch)
+            self.identity = self._identity()
+            if resume and (finished := self._finished()):
+                return finished
+            with torch.random.fork_rng():
+                torch.manual_seed(self.recipe.seed)
+                return self._train(resume=resume)
+
+    # --- what the folder holds ---------------------------------------------------------------------------------------
+
+    @property
+    def _num_processes(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    def _identity(self) -> dict[str, Any]:
+        return plain(
+            {
+                "recipe": {name: value for name, value in self.recipe.as_dict().items() if name not in _NO_NUMBERS},
+                "model": [self.model.name, digest_of(plain(vars(self.model.config)))],
+                "number of clips": len(self.dataset),
+                # Clips of many shards are ordered by shard, and merging shards makes another order of them.
+                "shards": self.order.as_dict()["shards"] if self.order.groups.any() else "",
+                "provenance": self.provenance,
+                "number of processes": self._num_processes,
+            }
+        )
+
+    def _finished(self) -> FitResult | None:
+        """The result of a training that ended here before, its weights put into the model."""
+        if not (self.folder / META_NAME).exists():
+            return None
+        meta = read_checkpoint(self.folder)
+        run = meta.provenance.get(RUN)
+        if run is None:
+            raise ConfigError(f"{self.folder} holds a model that was not trained here. Use another folder")
+        check_identity(run["identity"], self.identity, folder=self.folder)
+        weights = read_weights(self.folder / meta.weights_file, sha256=meta.weights_sha256)
+        load_weights(self.model, weights, where=self.folder)
+        return self._result(Position(**run), digest=meta.digest, resumed_at=run["step"])
+
+    def _result(self, position: Position, *, digest: str, resumed_at: int) -> FitResult:
+        return FitResult(
+            folder=self.folder,
+            digest=digest,
+            steps=position.step,
+            loss=position.epoch_losses[-1],
+            epoch_losses=tuple(position.epoch_losses),
+            metrics=position.metrics,
+            resumed_at=resumed_at,
+        )
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def _train(self, *, resume: bool) -> FitResult:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.model.to(self.accelerator.device)
+        self.optimizer = _optimizer(self.recipe, self.model)
+        position = self._begin(resume=resume)
+        self.parallel, prepared = self.accelerator.prepare(self.model, self.optimizer)
+        self.prepared = cast(Optimizer, prepared)
+        if position.scaler and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(position.scaler)
+        resumed_at, self.began = position.step, time.monotonic()
+        with ExitStack() as stack:
+            self._enter(stack, position)
+            for epoch in range(position.step // self.steps_per_epoch, self.epochs):
+                self._train_epoch(epoch, position, resumed_at=resumed_at)
+            return self._end(position, resumed_at=resumed_at)
+
+    def _enter(self, stack: ExitStack, position: Position) -> None:
+        """Put the model into the shape that it trains in, and open the loss curve, until the stack ends."""
+        if self._num_processes > 1 and self.recipe.sync_batch_norm:
+            stack.enter_context(synchronised_batch_norm(self.model))
+        if self.recipe.gradient_checkpointing:
+            stack.enter_context(recomputed(self.model))
+        self.curve: LossCurve | None = None
+        if self.accelerator.is_main_process:
+            self.curve = LossCurve(self.folder, num_bytes=position.losses_bytes, sha256=position.losses_sha256)
+            stack.callback(self.curve.close)
+
+    def _begin(self, *, resume: bool) -> Position:
+        if resume:
+            position = load_progress(self.folder, self.identity, model=self.model, optimizer=self.optimizer)
+            return position or Position(identity=self.identity)
+        if self.accelerator.is_main_process:
+            forget_progress(self.folder)
+        return Position(identity=self.identity)
+
+    def _train_epoch(self, epoch: int, position: Position, *, resumed_at: int) -> None:
+        self.parallel.train(not self.recipe.freeze_batch_norm)
+        first = position.step % self.steps_per_epoch
+        batches = self._batches_from(epoch, first=first)
+        for indices in self._batches(epoch=epoch)[first:]:
+            rate = learning_rate(self.recipe, step=position.step, steps_per_epoch=self.steps_per_epoch)
+            with naming_the_sample(self.dataset, indices, model=self.model):
+                loss, terms = self._step(next(batches), rate=rate, step=position.step)
+            position.step += 1
+            position.loss_sum += loss
+            self._record(StepLoss(step=position.step, epoch=epoch + 1, loss=loss, terms=terms, learning_rate=rate))
+            self._report(position, epoch=epoch, loss=loss, terms=terms, rate=rate, resumed_at=resumed_at)
+            every = self.recipe.checkpoint_steps
+            if every and position.step % every == 0 and position.step % self.steps_per_epoch:
+                self._save(position)
+        position.epoch_losses.append(position.loss_sum / self.steps_per_epoch)
+        position.loss_sum = 0.0
+        if self.validate is not None:
+            position.metrics = dict(self.validate(self.model.eval()))
+        self._save(position)
+
+    def _step(self, batch: Mapping[str, Tokens], *, rate: float, step: int) -> tuple[float, dict[str, float]]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Data may have more than a model reads: the sound of a text-video model's clips.
+        read = {name: tokens for name, tokens in batch.items() if name in self.model.modalities}
+        batch = _moved(read, self.accelerator.device)
+        with self.accelerator.autocast():
+            loss, terms = self._forward(batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss of step {step + 1} is {value}")
+        self.accelerator.backward(loss)
+        if self.recipe.clip_gradient:
+            self.accelerator.clip_grad_norm_(self.parallel.parameters(), self.recipe.clip_gradient)
+        self.prepared.step()
+        self.prepared.zero_grad()
+        return value, {name: float(term) for name, term in terms.items()}
+
+    def _forward(self, batch: Mapping[str, Tokens]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss of the whole batch, of which this process has a share."""
+        if self._num_processes == 1:
+            return cast(tuple[Tensor, Mapping[str, Tensor]], self.parallel(batch))
+        with whole_batch():
+            shared = equal_shapes(batch, modalities=self.model.modalities)
+            return cast(tuple[Tensor, Mapping[str, Tensor]], self.parallel(shared))
+
+    def _record(self, step: StepLoss) -> None:
+        if self.curve is not None:
+            self.curve.add(step)
+
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
+            f"training of {self.model.name} came apart: {what}. The last good state is kept in {self.folder}. "
+            f"Lower the recipe's learning_rate (it is {self.recipe.learning_rate:g}) or set clip_gradient, and train "
+            "anew with resume=False or in another folder"
+        )
+
+    def _report(
+        self, position: Position, *, epoch: int, loss: float, terms: dict[str, float], rate: float, resumed_at: int
+    ) -> None:
+        if self.on_progress is None or not self.accelerator.is_main_process:
+            return
+        steps = self.epochs * self.steps_per_epoch
+        pace = (time.monotonic() - self.began) / (position.step - resumed_at)
+        self.on_progress(
+            TrainProgress(
+                epoch=epoch + 1,
+                epochs=self.epochs,
+                step=position.step,
+                steps=steps,
+                loss=loss,
+                terms=terms,
+                learning_rate=rate,
+                seconds_left=pace * (steps - position.step),
+                metrics=position.metrics,
+            )
+        )
+
+    def _save(self, position: Position) -> None:
+        if self.accelerator.scaler is not None:
+            position.scaler = self.accelerator.scaler.state_dict()
+        if self.curve is not None:
+            position.losses_bytes, position.losses_sha256 = self.curve.num_bytes, self.curve.sync()
+            try:
+                save_progress(self.folder, position, model=self.model, optimizer=self.optimizer)
+            except IntegrityError as problem:
+                raise self._diverged(str(problem)) from problem
+        self.accelerator.wait_for_everyone()
+
+    def _end(self, position: Position, *, resumed_at: int) -> FitResult:
+        """Leave the checkpoint first, then remove the saved states."""
+        if self.curve is not None:
+            run = plain(vars(position))
+            self.curve.publish()
+            save_checkpoint(
+                self.model,
+                self.folder,
+                recipe=self.recipe.as_dict(),
+                provenance={**self.provenance, RUN: run},
+            )
+            forget_other_curves(self.folder, sha256=position.losses_sha256)
+            forget_progress(self.folder)
+        self.accelerator.wait_for_everyone()
+        self.model.eval()
+        return self._result(position, digest=read_checkpoint(self.folder).digest, resumed_at=resumed_at)
+
+    # --- batches -----------------------------------------------------------------------------------------------------
+
+    def _groups(self) -> NDArray[np.int64]:
+        """The shard that each item is read from; one for all where the data do not say."""
+        known = getattr(self.dataset, "shard_groups", None)
+        return known() if known else np.zeros(len(self.dataset), np.int64)
+
+    def _batches(self, *, epoch: int) -> list[list[int]]:
+        return batches_of_epoch(
+            self.order.indices(epoch),
+            batch_size=self.recipe.batch_size,
+            rank=self.accelerator.process_index,
+            num_processes=self._num_processes,
+        )
+
+    def _batches_from(self, epoch: int, *, first: int) -> Iterator[dict[str, Tokens]]:
+        self.dataset.set_epoch(epoch)
+        loader: DataLoader[PreparedClip] = DataLoader(
+            cast(Any, self.dataset),
+            batch_sampler=self._batches(epoch=epoch)[first:],
+            collate_fn=getattr(self.dataset, "collate", collate),
+            num_workers=self.num_workers,
+            # The loader draws a seed for its workers; from a generator of its own, so that the global one stays put.
+            generator=torch.Generator().manual_seed(self.recipe.seed),
+        )
+        return iter(loader)
+
+
+_NO_NUMBERS = ("name", "checkpoint_steps", "gradient_checkpointing")
+"""Fields of a recipe that change no number of the training."""
+
+
+def _check(recipe: Recipe, *, num_clips: int, device: str) -> None:
+    if num_clips == 0:
+        raise ConfigError("there are no clips to train on: training needs clips that have captions, video or audio")
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(f"device {device!r}: allowed are cpu and cuda (choose one GPU by CUDA_VISIBLE_DEVICES)")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: this machine has no GPU that torch can use; set the device to cpu")
+    if device == "cpu" and recipe.precision == "fp16":
+        raise ConfigError(f"recipe {recipe.name}: precision fp16 needs a GPU; on a CPU set it to no or bf16")
+
+
+@contextmanager
+def _accelerator(recipe: Recipe, *, device: str) -> Iterator[Accelerator]:
+    """An accelerator of our own: its process-wide state is put away afterwards, so that the next may differ."""
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=recipe.precision,
+        # A batch without a modality leaves that modality's weights without a gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    try:
+        yield accelerator
+    finally:
+        accelerator.free_memory()
+        # The processes' connection stays for the next; the precision does not.
+        AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    # Always the fused one, on a CPU too: another implementation would round in another way, and resume to other bits.
+    return kind(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+
+
+def _moved(batch: Mapping[str, Tokens], device: torch.device) -> dict[str, Tokens]:
+    return {name: Tokens(*(_to(part, device) for part in tokens)) for name, tokens in batch.items()}
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, non_blocking=True)

@@ -1,0 +1,101 @@
+"""The command that reproduces the ablations of papers. What it does is in `_ablate.py`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..._vocabulary import InputError
+from ..console import Console
+from .options import AsJson, Quiet, answer
+
+_Study = Annotated[str | None, typer.Argument(metavar="STUDY", help="Which study. [default: list them]")]
+_Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Where all of it is kept. Made if missing; a second run goes on.")
+]
+_Tables = Annotated[str | None, typer.Option(metavar="N,N", help="Tables of the paper, such as 4,5. [default: all]")]
+_Seeds = Annotated[int, typer.Option(min=1, max=100, help="Trainings of each model. Deviations need two at least.")]
+_Objective = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Weights of the objective, for every row. [default: published]")
+]
+_Train = Annotated[int, typer.Option(min=2, help="Clips to train on.")]
+_Test = Annotated[int, typer.Option(min=2, help="Clips to ask for, as long as those of training.")]
+_Long = Annotated[int, typer.Option(min=2, help="Clips to ask for that are longer.")]
+_World = Annotated[int, typer.Option(min=0, help="Another number draws other clips.")]
+_Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training clips. [default: the study's]")]
+
+
+def ablate(
+    study: _Study = None,
+    folder: _Folder = Path("frameloom-ablations"),
+    tables: _Tables = None,
+    seeds: _Seeds = 3,
+    objective: _Objective = None,
+    num_train: _Train = 900,
+    num_test: _Test = 400,
+    num_long: _Long = 200,
+    world: _World = 0,
+    epochs: _Epochs = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Reproduce the ablations of a paper on a small made world: train every variant, print the paper's tables.
+
+    Clips are rendered and their features extracted once; every variant is trained on the same ones by the same recipe,
+    with the same order and captions for one seed. The tables are Markdown, with means and deviations over seeds, and
+    each order that the paper states is compared seed by seed: as published, the other way round, or not settled.
+    Everything is kept in DIR: what was stopped goes on, and a second run only prints.
+
+    Example: frameloom ablate everything_at_once --tables 4,5 > tables.md
+    """
+    from ..experiments.ablations.data import Worlds
+    from ..experiments.ablations.study import run_study
+
+    if study is None:
+        _list_studies(as_json)
+        return
+    found = run_study(
+        study,
+        folder,
+        tables=_numbers(tables),
+        seeds=seeds,
+        objective=objective,
+        worlds=Worlds(num_train=num_train, num_test=num_test, num_long=num_long, seed=world),
+        overrides={} if epochs is None else {"epochs": epochs},
+        console=Console(quiet=quiet),
+    )
+    answer(found, as_json=as_json)
+
+
+def _numbers(tables: str | None) -> list[int]:
+    if tables is None:
+        return []
+    parts = [part for part in re.split(r"[,\s]+", tables.strip()) if part]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise InputError(f"--tables {tables!r}: give numbers of tables, such as 4,5,6")
+    return [int(part) for part in parts]
+
+
+def _list_studies(as_json: bool) -> None:
+    from ..experiments.ablations.studies import STUDIES
+
+    found = [
+        {
+            "study": name,
+            "paper": STUDIES[name].paper,
+            "tables": {table.number: table.title for table in STUDIES[name].tables},
+            "objectives": list(STUDIES[name].objectives),
+        }
+        for name in STUDIES
+    ]
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for name in STUDIES:
+        print(f"{name}: {STUDIES[name].paper}")
+        for table in STUDIES[name].tables:
+            print(f"  table {table.number}: {table.title}")

@@ -1,0 +1,481 @@
+"""The command line: thin functions over the Python calls. Answers go to standard output, progress to standard error."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from ..._version import __version__
+from ..._vocabulary import ExitCode, FrameloomError, Outcome, Status
+from ..console import Console, count_of
+from . import ablations as _ablate_commands
+from . import data as _exchange_commands
+from . import health as _health_commands
+from . import plots as _plots_commands
+from .options import DEFAULT_CONFIG as _DEFAULT_CONFIG
+from .options import AsJson, ConfigPath, ListsByDefault, Quiet
+
+if TYPE_CHECKING:
+    from ..project.project import Project
+
+app = typer.Typer(
+    name="frameloom",
+    help="From a folder of videos to answers: extract, train, embed, search, and redo only what changed.",
+    epilog="Start with `frameloom demo`, or `frameloom init DIR` and `frameloom sync` for videos of your own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="A running Dask scheduler, such as tcp://10.0.0.1:8786."),
+]
+Pattern = Annotated[str, typer.Argument(help="A shell pattern, such as 'resnet*'.")]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _told(command: Command) -> Command:
+    """Turn our errors into one line on standard error and an exit code. All else is a bug and keeps its traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except FrameloomError as error:
+            print(f"frameloom: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("frameloom: interrupted; the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+def _show(value: Any, as_json: bool) -> None:
+    """Print something that has `lines()` and `as_dict()`."""
+    if as_json:
+        _print_json(value.as_dict())
+    else:
+        _print_lines(value.lines())
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"frameloom {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@_told
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the demo lives. Made if missing; a second run goes on.")] = Path(
+        "frameloom-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Another seed makes another collection and another model.")] = 0,
+    num_train: Annotated[int, typer.Option(min=20, help="Clips to train on.")] = 600,
+    num_test: Annotated[int, typer.Option(min=10, help="Held-out clips.")] = 150,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a small captioned audio-visual collection, run every stage on it, and ask it three questions.
+
+    Some of what a caption says can only be seen and some can only be heard, so searching in both at once must beat
+    searching in either. The table shows by how much, on clips that the model was not trained on.
+    """
+    from ..experiments.demo import run_demo
+
+    result = run_demo(folder, seed=seed, num_train=num_train, num_test=num_test, console=Console(quiet=quiet))
+    _show(result, as_json)
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+@_told
+def init(
+    folders: Annotated[
+        list[str] | None, typer.Argument(metavar="[DIR]...", help="Folders of videos, globs or manifests. [default: .]")
+    ] = None,
+    captions: Annotated[
+        str | None, typer.Option(help="A .jsonl, .csv or .parquet file with the columns `video` and `captions`.")
+    ] = None,
+) -> None:
+    """Write a commented frameloom.yaml here for a folder of videos."""
+    from ..project.collection import discover
+    from ..project.config import write_template
+
+    sources = folders or ["."]
+    found = discover(sources, captions=captions, base=Path.cwd())
+    write_template(_DEFAULT_CONFIG, videos=sources, captions=captions)
+    captioned = sum(any(span.captions for span in video.spans) for video in found.videos)
+    print(f"wrote {_DEFAULT_CONFIG}: {len(found.videos)} videos, {captioned} of them with captions")
+    print("next: read it, then run `frameloom sync`")
+
+
+@app.command()
+@_told
+def probe(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or folders of videos.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in these files, and whether they can be read. Exit code 3 when one cannot."""
+    from ...extract import Decoder
+    from ...extract import probe as probe_file
+
+    with Decoder() as decoder:
+        found = [probe_file(path, decoder=decoder) for path in _files(paths)]
+    if as_json:
+        _print_json([info.as_dict() for info in found])
+    else:
+        _print_lines(_probe_line(info.as_dict()) for info in found)
+    failed = any(info.status.outcome in (Outcome.REJECTED, Outcome.QUARANTINED) for info in found)
+    raise typer.Exit(ExitCode.FAILURES if failed else ExitCode.OK)
+
+
+def _files(paths: list[Path]) -> Iterator[Path]:
+    from ..project.collection import discover
+
+    for path in paths:
+        if path.is_dir():
+            yield from (video.path for video in discover([str(path)], captions=None, base=Path.cwd()).videos)
+        else:
+            yield path
+
+
+def _probe_line(info: dict[str, Any]) -> str:
+    if info["video"] is None and info["audio"] is None:
+        return f"{info['path']}: {info['status']}: {info['message']}"
+    picture, sound = info["video"], info["audio"]
+    parts = [f"{info['path']}: {info['status']}", f"{info['duration_seconds'] or 0:.2f} s"]
+    if picture:
+        parts.append(f"{picture['width']}x{picture['height']} {picture['codec']}")
+    parts.append(f"{sound['codec']} {sound['sample_rate_hz']} Hz" if sound else "no sound")
+    return ", ".join(parts) + (f" ({info['message']})" if info["status"] != Status.OK else "")
+
+
+@app.command()
+@_told
+def extract(
+    config: ConfigPath = _DEFAULT_CONFIG,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn the collection into features: decode every new or changed video once, commit shards."""
+    from ..sync.sync import extract_only
+
+    report = extract_only(_project(config, scheduler=scheduler), Console(quiet=quiet))
+    _show(report, as_json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+@_told
+def train(
+    config: ConfigPath = _DEFAULT_CONFIG,
+    recipe: Annotated[
+        str | None, typer.Option(help="Try a recipe other than the configuration's, which sync and query keep to.")
+    ] = None,
+    scheduler: Scheduler = None,
+    force: Annotated[bool, typer.Option(help="Train even when the model is up to date.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train the fusion model on the extracted features. An interrupted training goes on where it stopped."""
+    from ..sync.sync import train_only
+
+    project = _project(config, recipe=recipe, scheduler=scheduler)
+    checkpoint, is_new = train_only(project, Console(quiet=quiet), force=force)
+    if as_json:
+        _print_json({"checkpoint": str(checkpoint.folder), "digest": checkpoint.digest, "trained": is_new})
+    else:
+        verb = "trained" if is_new else "up to date, nothing trained (--force trains anew)"
+        print(f"{checkpoint.folder}: {verb}")
+
+
+@app.command()
+@_told
+def embed(
+    config: ConfigPath = _DEFAULT_CONFIG,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the embeddings of every extracted clip into LanceDB."""
+    from ..sync.sync import embed_only
+
+    report = embed_only(_project(config, scheduler=scheduler), Console(quiet=quiet))
+    _show(report, as_json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+@_told
+def sync(
+    config: ConfigPath = _DEFAULT_CONFIG,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; do nothing.")] = False,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Extract, train, embed: all of it, only what changed. Can be stopped at any moment and run again.
+
+    Exit codes: 0 everything accounted for, 2 usage or configuration, 3 finished with failures, 4 integrity error,
+    5 disk full, 6 another writer holds the store, 130 or 143 interrupted.
+    """
+    from ..sync.sync import make_plan
+    from ..sync.sync import sync as sync_project
+
+    if dry_run:
+        _show(make_plan(_project(config, read_only=True)), as_json)
+        return
+    report = sync_project(_project(config, scheduler=scheduler), Console(quiet=quiet))
+    if report.did_nothing and not as_json:
+        state = "everything that can be indexed is up to date" if report.is_up_to_date else "nothing could be done"
+        print(f"nothing to do: {count_of(report.discovered, 'video')}, {state}")
+    _show(report, as_json)
+    raise typer.Exit(report.exit_code)
+
+
+app.command()(_told(_health_commands.status))
+app.command()(_told(_exchange_commands.export))
+app.command("import")(_told(_exchange_commands.import_))
+app.command()(_told(_exchange_commands.manifest))
+app.command()(_told(_health_commands.verify))
+app.command()(_told(_health_commands.repair))
+app.command()(_told(_health_commands.compact))
+app.command()(_told(_ablate_commands.ablate))
+
+plot_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+plot_app.callback()(_plots_commands.plot)
+app.add_typer(plot_app, name="plot")
+for _command in (_plots_commands.losses, _plots_commands.attention, _plots_commands.timeline):
+    plot_app.command()(_told(_command))
+
+
+@app.command()
+@_told
+def query(
+    text: Annotated[str | None, typer.Argument(help="Words.")] = None,
+    video: Annotated[Path | None, typer.Option(help="A file whose pictures are part of the question.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="A file whose sound is part of the question.")] = None,
+    like: Annotated[str | None, typer.Option(metavar="ID", help="Clips like this one of the table.")] = None,
+    where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition, such as \"split = 'test'\".")] = None,
+    modalities: Annotated[
+        str | None, typer.Option(help="Compare with video, audio or video+audio alone. [default: each clip's fullest]")
+    ] = None,
+    top: Annotated[int, typer.Option(metavar="K", help="How many answers.")] = 10,
+    config: ConfigPath = _DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for clips with words, pictures, sound, or any mixture of them.
+
+    Example: frameloom query "a dog barks" --where "split = 'test'" --top 5
+    """
+    from ..index import Index
+
+    results = Index(config).search(
+        text, video=video, audio=audio, like=like, where=where, modalities=modalities, top=top
+    )
+    if as_json:
+        _print_json([result.as_dict() for result in results])
+        return
+    for rank, result in enumerate(results, 1):
+        said = f"  {result.captions[0]}" if result.captions else ""
+        span = f"{result.start_seconds:.1f}-{result.end_seconds:.1f} s"
+        print(f"{rank:3}  {result.score:6.3f}  {result.video}  {span}{said}")
+    if not results:
+        print("no clip fits the condition")
+
+
+@app.command()
+@_told
+def evaluate(
+    config: ConfigPath = _DEFAULT_CONFIG,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Measure text-to-media retrieval on a split: R@1, R@5, R@10 in percent, median rank."""
+    from ..index import Index
+
+    found = Index(config).evaluate(split=split)
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        _print_lines(found.lines())
+
+
+@app.command()
+@_told
+def backbones(pattern: Pattern = "*", as_json: AsJson = False) -> None:
+    """List the backbones: what each reads, how wide its features are, and how many it gives a second."""
+    from ...extract import backbone_spec, list_backbones
+
+    specs = [backbone_spec(name) for name in list_backbones(pattern)]
+    if as_json:
+        _print_json([spec.identity() | {"paper": spec.paper} for spec in specs])
+        return
+    widest = max((len(spec.name) for spec in specs), default=0)
+    for spec in specs:
+        rate = "" if spec.rate_hz is None else f"{spec.rate_hz:.3g}/s"
+        print(f"{spec.name:{widest}} {spec.modality.value:6} {spec.dim:7} wide  {rate:8} {spec.paper}")
+
+
+weights_app = typer.Typer(cls=ListsByDefault, rich_markup_mode=None)
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.callback()
+def _weights() -> None:
+    """Published weights of the backbones: where they come from, under which terms, and which are on this machine.
+
+    `frameloom weights` lists them all, `frameloom weights 'resnet*'` some. Example of the rest of the way:
+    `frameloom weights fetch resnet152`, then `weights: imagenet1k_v1` under features.video in frameloom.yaml.
+    """
+
+
+@weights_app.command("list")
+@_told
+def list_weights(pattern: Pattern = "*", as_json: AsJson = False) -> None:
+    """List the published weights of every backbone, or of those that match. The default when no command is given.
+
+    Example: frameloom weights list 'resnet*' --json
+    """
+    from ..sync import weights as published
+
+    found = published.list_weights(pattern)
+    if as_json:
+        _print_json([one.as_dict() for one in found])
+    else:
+        _print_lines(published.weights_lines(found))
+
+
+@weights_app.command("fetch")
+@_told
+def fetch_weights(
+    backbone: Annotated[str, typer.Argument(help="A name that `frameloom backbones` lists.")],
+    tag: Annotated[str | None, typer.Argument(help="Which of its weights. [default: the first listed]")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch published weights into this machine's cache and check their hash. A cut transfer goes on where it stopped.
+
+    The cache is the folder that FRAMELOOM_CACHE names, or frameloom/weights in the user's cache folder.
+
+    Example: frameloom weights fetch resnet152 imagenet1k_v1
+    """
+    from ..sync import weights as published
+
+    found = published.fetch(backbone, tag, Console(quiet=quiet))
+    if as_json:
+        _print_json(found.as_dict())
+    else:
+        print(f"{found.path}: {found.backbone} {found.tag}, sha256 {found.file_sha256}")
+        print(f"use it with `weights: {found.tag}` in frameloom.yaml; licence: {found.licence}")
+
+
+@app.command()
+@_told
+def doctor(config: ConfigPath = _DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Examine this machine: libraries, decoders, processor, GPUs, memory, disks. Says what to do about each problem.
+
+    Exit code 0 when everything that is needed works, 2 otherwise.
+
+    Example: frameloom doctor --json
+    """
+    from ..health.doctor import examine
+
+    found = examine(config)
+    _show(found, as_json)
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
+@_told
+def models(pattern: Pattern = "*", as_json: AsJson = False) -> None:
+    """List the fusion models with their published settings."""
+    from ...fuse import list_models, model_description
+
+    found = [model_description(name) for name in list_models(pattern)]
+    if as_json:
+        _print_json(found)
+        return
+    for one in found:
+        print(f"{one['name']:28} {one['paper']}")
+
+
+@app.command()
+@_told
+def recipes(as_json: AsJson = False) -> None:
+    """List the training recipes."""
+    from ...train import get_recipe, list_recipes
+
+    found = [get_recipe(name).as_dict() for name in list_recipes()]
+    if as_json:
+        _print_json(found)
+        return
+    for one in found:
+        print(f"{one['name']:32} {one['epochs']:4} epochs, batch {one['batch_size']}, lr {one['learning_rate']:g}")
+
+
+def _project(
+    path: Path, *, recipe: str | None = None, scheduler: str | None = None, read_only: bool = False
+) -> Project:
+    from ..project.project import Project
+
+    project = Project.open(path, read_only=read_only)
+    config = project.config
+    if recipe is not None:
+        config = config.model_copy(update={"training": config.training.model_copy(update={"recipe": recipe})})
+    if scheduler is not None:
+        config = config.model_copy(update={"run": config.run.model_copy(update={"scheduler": scheduler})})
+    return project if config is project.config else Project(config, project.base, read_only=read_only)
+
+
+def _terminated(_signal: int, _frame: Any) -> NoReturn:
+    print("frameloom: terminated; the same command goes on from here", file=sys.stderr)
+    raise SystemExit(ExitCode.TERMINATED)
+
+
+def main() -> None:
+    """The `frameloom` command."""
+    signal.signal(signal.SIGTERM, _terminated)
+    # What Dask's event loop still has to do when a run is interrupted fails, and is nobody's concern.
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names that are no UTF-8 are shown spelled out
+            stream.reconfigure(errors="backslashreplace")
+    app()
+
+
+if __name__ == "__main__":
+    main()

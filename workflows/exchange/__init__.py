@@ -1,0 +1,5 @@
+"""TODO door of workflows/exchange."""
+
+from .ingest import NOTHING
+
+__all__ = ["NOTHING"]

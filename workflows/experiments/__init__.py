@@ -1,0 +1,5 @@
+"""TODO door of workflows/experiments."""
+
+from .evaluate import Evaluation, evaluate
+
+__all__ = ["Evaluation", "evaluate"]

@@ -1,0 +1,3 @@
+"""TODO door of workflows/experiments/ablations."""
+
+__all__ = []

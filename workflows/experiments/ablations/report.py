@@ -1,0 +1,208 @@
+"""What an ablation found: means and deviations over seeds, every order of the paper compared seed by seed.
+
+Rows of one seed see the same clips in the same order with the same captions, so rows are compared within a seed and the
+differences averaged. Orders are judged by the mean of R@1, R@5 and R@10 of text -> media ("mean recall").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any, Literal
+
+from .run import Metrics
+from .studies import Order, Row, Table
+
+RECALLS = ("r1", "r5", "r10")
+JUDGED = "text->media"
+_DIRECTIONS = {"text->media": "t ->", "media->text": "-> t"}
+_SHOWN = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "medr": "MedR"}
+
+Verdict = Literal["as published", "opposite", "not settled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """A number over seeds: its mean and its standard deviation (n - 1), which one seed does not have."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return mean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation over seeds; None for a single one."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    def shown(self, *, signed: bool = False) -> str:
+        """Such as `41.3 ± 0.8`."""
+        sign = "+" if signed else ""
+        spread = "" if self.deviation is None else f" ± {self.deviation:.1f}"
+        return f"{self.mean:{sign}.1f}{spread}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"mean": self.mean, "deviation": self.deviation, "seeds": list(self.values)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One order of the paper, tried here.
+
+    Attributes:
+        order: the claim.
+        published: difference of the mean of R@5 and R@10, by data set; empty for an order that the paper does not have.
+        difference: of mean recall here, better less worse, by seed.
+        recalls: the same for R@1, R@5 and R@10 alone.
+    """
+
+    order: Order
+    published: Mapping[str, float]
+    difference: Spread
+    recalls: Mapping[str, Spread]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Settled only where every seed agrees, there are two at least, and the mean exceeds the deviation."""
+        signs = {(value > 0) - (value < 0) for value in self.difference.values}
+        deviation = self.difference.deviation
+        if deviation is None or len(signs) > 1 or abs(self.difference.mean) <= deviation:
+            return "not settled"
+        return "as published" if signs == {1} else "opposite"
+
+    @property
+    def in_favour(self) -> int:
+        """How many seeds have the order of the paper."""
+        return sum(value > 0 for value in self.difference.values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "better": self.order.better,
+            "worse": self.order.worse,
+            "published_differences": dict(self.published),
+            "mean_recall_difference": self.difference.as_dict(),
+            "differences": {name: spread.as_dict() for name, spread in self.recalls.items()},
+            "seeds_in_favour": self.in_favour,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableResult:
+    """One table: the metrics of each row by seed.
+
+    Attributes:
+        table: what was asked.
+        found: row to one `Metrics` for each seed, in the order of seeds.
+    """
+
+    table: Table
+    found: Mapping[str, Sequence[Metrics]]
+
+    def spread(self, row: str, direction: str, metric: str) -> Spread:
+        """One number of one row over seeds."""
+        return Spread(values=tuple(one[direction][metric] for one in self.found[row]))
+
+    def comparisons(self) -> list[Comparison]:
+        """Every order of the table."""
+        return [self._compare(order) for order in self.table.orders]
+
+    def _compare(self, order: Order) -> Comparison:
+        pairs = list(zip(self.found[order.better], self.found[order.worse], strict=True))
+        recalls = {name: Spread(values=tuple(a[JUDGED][name] - b[JUDGED][name] for a, b in pairs)) for name in RECALLS}
+        by_seed = zip(*(recalls[name].values for name in RECALLS), strict=True)
+        return Comparison(
+            order=order,
+            published=_published(self.table.row(order.better), self.table.row(order.worse)),
+            difference=Spread(values=tuple(mean(differences) for differences in by_seed)),
+            recalls=recalls,
+        )
+
+    def lines(self) -> Iterator[str]:
+        """Markdown."""
+        yield f"## Table {self.table.number}: {self.table.title}"
+        yield ""
+        yield from self._rows()
+        yield ""
+        yield from self._orders()
+        yield ""
+        yield from self._summary()
+
+    def _rows(self) -> Iterator[str]:
+        data_sets = _data_sets(self.table)
+        columns = [f"{sign} {name}" for sign in _DIRECTIONS.values() for name in _SHOWN.values()]
+        yield _cells("configuration", *columns, *(f"{name}: R@5, R@10" for name in data_sets))
+        yield _cells("---", *["---:"] * (len(columns) + len(data_sets)))
+        for row in self.table.rows:
+            here = [self.spread(row.key, sign, name).shown() for sign in _DIRECTIONS for name in _SHOWN]
+            there = [_pair(row.published.get(name)) for name in data_sets]
+            yield _cells(row.label, *here, *there)
+
+    def _orders(self) -> Iterator[str]:
+        data_sets = _data_sets(self.table)
+        yield _cells("order", *(f"{name} (R@5, R@10)" for name in data_sets), "here (mean recall)", "seeds", "verdict")
+        yield _cells("---", *["---:"] * (len(data_sets) + 2), "---")
+        for one in self.comparisons():
+            claim = f"{self.table.row(one.order.better).label} **over** {self.table.row(one.order.worse).label}"
+            there = [f"{one.published[name]:+.1f}" if name in one.published else "" for name in data_sets]
+            seeds = f"{one.in_favour} of {len(one.difference.values)}"
+            yield _cells(claim, *there, one.difference.shown(signed=True), seeds, _told(one))
+
+    def _summary(self) -> Iterator[str]:
+        comparisons = [one for one in self.comparisons() if one.published]
+        counts = {name: sum(one.verdict == name for one in comparisons) for name in ("as published", "opposite")}
+        yield (
+            f"Of {len(comparisons)} orders of the paper {counts['as published']} come out as published,"
+            f" {counts['opposite']} the other way round, {len(comparisons) - sum(counts.values())} are not settled."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "table": self.table.number,
+            "title": self.table.title,
+            "rows": [
+                {
+                    "row": row.key,
+                    "label": row.label,
+                    "published": {name: list(pair) for name, pair in row.published.items()},
+                    "metrics": {
+                        direction: {name: self.spread(row.key, direction, name).as_dict() for name in _SHOWN}
+                        for direction in _DIRECTIONS
+                    },
+                }
+                for row in self.table.rows
+            ],
+            "orders": [one.as_dict() for one in self.comparisons()],
+        }
+
+
+def _published(better: Row, worse: Row) -> dict[str, float]:
+    return {
+        name: mean(better.published[name]) - mean(worse.published[name])
+        for name in better.published
+        if name in worse.published
+    }
+
+
+def _told(one: Comparison) -> str:
+    """The verdict in the words of a table: an order of our own is no order that was published."""
+    words = {"as published": "as published" if one.published else "holds", "opposite": "**the other way round**"}
+    return words.get(one.verdict, "not settled")
+
+
+def _data_sets(table: Table) -> list[str]:
+    return list(dict.fromkeys(name for row in table.rows for name in row.published))
+
+
+def _pair(numbers: tuple[float, float] | None) -> str:
+    return "" if numbers is None else f"{numbers[0]:.1f}, {numbers[1]:.1f}"
+
+
+def _cells(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"

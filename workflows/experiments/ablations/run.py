@@ -1,0 +1,245 @@
+"""Training and judging the models of a study on the crew's workers: resumable, a folder for each model and seed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ...._files import publish_text
+from ...._vocabulary import IntegrityError, digest_of
+from ....train import Recipe, get_recipe, read_checkpoint
+from ...console import Console, readable_seconds
+from ...sync import Crew, StoredExamples, TrainingSet, TrainJob, train_model
+from .data import Clips
+from .studies import Gallery, Row, Strategy, Study, Table
+
+META_NAME = "model.json"
+# Raised whenever the same checkpoint would be judged differently.
+_REVISION = 1
+_COLUMNS = ("r1", "r5", "r10", "medr", "meanr")
+
+Metrics = dict[str, dict[str, float]]
+"""Direction ("text->media", "media->text") to metrics by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One row to judge: how media are put together, how long clips are read, the gallery and the file that lists it."""
+
+    row: str
+    media: str
+    strategy: Strategy
+    gallery: str
+    gallery_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AblationJob:
+    """One model to train with one seed, and the rows that ask it."""
+
+    training: str
+    seed: int
+    train: TrainJob
+    reading: Mapping[str, Any]
+    asked: tuple[Asked, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Of the checkpoint, and of what was found."""
+        return Path(self.train.folder)
+
+    def result_path(self, asked: Asked, digest: str) -> Path:
+        """Where the numbers of one row are kept: under everything that decides them."""
+        decides = [
+            digest,
+            dict(self.reading),
+            asked.media,
+            asked.strategy,
+            asked.gallery_digest,
+            dict(self.train.limits),
+        ]
+        return self.folder / f"result-{digest_of([_REVISION, *decides])[:16]}.json"
+
+    def found(self) -> dict[str, Metrics] | None:
+        """The metrics of every row; None where something is still to be done."""
+        if not (self.folder / META_NAME).is_file():
+            return None
+        digest = read_checkpoint(self.folder).digest
+        paths = {asked.row: self.result_path(asked, digest) for asked in self.asked}
+        if not all(path.is_file() for path in paths.values()):
+            return None
+        return {row: _read_result(path) for row, path in paths.items()}
+
+
+def _read_result(path: Path) -> Metrics:
+    try:
+        found: Metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise IntegrityError(f"{path} is damaged ({problem}): delete it, and the next run makes it again") from None
+    return found
+
+
+def plan_jobs(
+    clips: Clips,
+    study: Study,
+    folder: Path,
+    *,
+    tables: Sequence[Table],
+    objective: str,
+    seeds: int,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+) -> list[AblationJob]:
+    """A job for each model that the tables ask and each seed, seed by seed. Writes the lists of their clips."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = _written(folder, "training", clips.training)[1]
+    galleries = {name: _written(folder, name, examples) for name, examples in clips.galleries.items()}
+    rows = {f"{table.number}/{row.key}": row for table in tables for row in table.rows}
+    names = [name for name in study.trainings if any(row.training == name for row in rows.values())]
+    return [
+        AblationJob(
+            training=name,
+            seed=seed,
+            train=_train_job(
+                clips, study, folder, digest, training=name, objective=objective, overrides={**overrides, "seed": seed}
+            ),
+            reading=study.trainings[name].reading,
+            asked=tuple(_asked(key, row, galleries) for key, row in rows.items() if row.training == name),
+        )
+        for seed in range(seeds)
+        for name in names
+    ]
+
+
+def _written(folder: Path, name: str, examples: TrainingSet) -> tuple[Path, str]:
+    """A list of clips as a file of its own, and the digest that names it."""
+    digest = examples.digest
+    path = folder / f"{name}-{digest[:12]}.parquet"
+    if not path.exists():
+        examples.write(path)
+    return path, digest
+
+
+def _asked(key: str, row: Row, galleries: Mapping[Gallery, tuple[Path, str]]) -> Asked:
+    path, digest = galleries[row.gallery]
+    return Asked(row=key, media=row.media, strategy=row.strategy, gallery=str(path), gallery_digest=digest)
+
+
+def _train_job(
+    clips: Clips,
+    study: Study,
+    folder: Path,
+    digest: str,
+    *,
+    training: str,
+    objective: str,
+    overrides: Mapping[str, Any],
+) -> TrainJob:
+    project = clips.project
+    recipe = get_recipe(study.recipe, **{**study.overrides, **overrides})
+    config = {
+        **project.model_widths(),
+        **study.options,
+        **study.objectives[objective],
+        **study.trainings[training].options,
+    }
+    provenance = {"features": project.feature_identities(), "examples": digest}
+    identity = digest_of([study.model, config, recipe.as_dict(), provenance])
+    return TrainJob(
+        store=str(project.store.root),
+        examples=str(folder / f"training-{digest[:12]}.parquet"),
+        model=study.model,
+        model_config=config,
+        recipe=recipe,
+        limits=limits_of(recipe),
+        folder=str(folder / objective / f"{training}-seed{recipe.seed}-{identity[:12]}"),
+        provenance=provenance,
+        device=project.config.run.device,
+        threads=1,
+        resume=True,
+    )
+
+
+def limits_of(recipe: Recipe) -> dict[str, int]:
+    """How much of a clip a model reads while it is trained."""
+    return {name: getattr(recipe, name) for name in ("max_video_tokens", "max_audio_frames", "max_words")}
+
+
+def run_jobs(jobs: Sequence[AblationJob], crew: Callable[[], Crew], console: Console) -> None:
+    """Do what is not done. What ends is told at once, and what was begun is gone on with by the next call."""
+    waiting = [job for job in jobs if job.found() is None]
+    if not waiting:
+        return
+    with console.progress("ablate", len(waiting), "models") as advance:
+        for job, outcome in crew().map(run_job, waiting):
+            if isinstance(outcome, Exception):
+                raise outcome
+            console.say(f"  {job.training}, seed {job.seed}: {readable_seconds(outcome)}")
+            advance(1)
+
+
+def run_job(job: AblationJob) -> float:
+    """Train what is not trained and judge what is not judged. Returns the seconds that it took."""
+    begun = time.monotonic()
+    job.folder.mkdir(parents=True, exist_ok=True)
+    digest = str(train_model(job.train)["digest"])
+    for asked in job.asked:
+        path = job.result_path(asked, digest)
+        if not path.is_file():
+            publish_text(path, json.dumps(judge(job, asked), indent=1))
+    return time.monotonic() - begun
+
+
+def judge(job: AblationJob, asked: Asked) -> Metrics:
+    """Retrieval in both directions between the first captions of a gallery and its clips."""
+    from ....train import embed_test_clips, retrieval_metrics
+
+    samples = _gallery(job.train.store, asked.gallery)
+    vectors = embed_test_clips(
+        _model(job),
+        (samples[index] for index in range(len(samples))),
+        plan=_plan(job, asked, samples),
+        combinations=["text", asked.media],
+    ).vectors
+    similarity = vectors["text"] @ vectors[asked.media].T
+    found = {"text->media": retrieval_metrics(similarity), "media->text": retrieval_metrics(similarity.T)}
+    return {name: {column: float(getattr(one, column)) for column in _COLUMNS} for name, one in found.items()}
+
+
+@lru_cache(maxsize=2)
+def _gallery(store: str, gallery: str) -> StoredExamples:
+    return StoredExamples.load(store, Path(gallery))
+
+
+def _plan(job: AblationJob, asked: Asked, samples: StoredExamples) -> Any:
+    """How a gallery's clips are read by a model that was trained on clips of the recipe's length."""
+    from ....train import LongVideos
+
+    limits = job.train.limits
+    longest = max(example.end_seconds - example.start_seconds for example in samples.examples)
+    clip_seconds = limits["max_audio_frames"] / 100
+    return LongVideos(
+        strategy="at_once" if asked.strategy == "beginning" else asked.strategy,
+        num_clips=1 if asked.strategy == "beginning" else max(1, round(longest / clip_seconds)),
+        clip_video_tokens=limits["max_video_tokens"],
+        clip_audio_frames=limits["max_audio_frames"],
+        max_words=limits["max_words"],
+    )
+
+
+def _model(job: AblationJob) -> Any:
+    """The trained model, as it is read for evaluation."""
+    from ....fuse import create_model
+    from ....train import load_checkpoint
+
+    model, _meta = load_checkpoint(job.folder)
+    if not job.reading:
+        return model
+    other = create_model(job.train.model, **{**job.train.model_config, **job.reading})
+    other.load_state_dict(model.state_dict())
+    return other.eval()

@@ -1,0 +1,270 @@
+"""The ablations of papers, as data: which models are trained, how each row of a table asks them, what was published.
+
+To add a study: write one of these and register it. Nothing else in `frameloom ablate` knows a paper by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ...._registry import Registry
+
+Gallery = Literal["short", "long"]
+Strategy = Literal["at_once", "clips", "max_pool", "nearest", "beginning"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """One model of a study.
+
+    Attributes:
+        options: of the model, where it departs from the study's.
+        reading: options with which its weights are read for evaluation, where they differ.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        key: its name in orders and in JSON.
+        label: what the table calls it.
+        training: the model that is asked.
+        media: how sight and sound are put together: "video+audio" attend to each other, "video,audio" are averaged.
+        gallery: the clips that are searched: as long as those of training, or longer.
+        strategy: how longer clips are read; "beginning" keeps as much as a clip of training has.
+        published: R@5 and R@10 of the paper, by data set; empty for a row that the paper does not have.
+    """
+
+    key: str
+    label: str
+    training: str
+    media: Literal["video+audio", "video,audio"] = "video+audio"
+    gallery: Gallery = "short"
+    strategy: Strategy = "at_once"
+    published: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A claim of a paper: one row is better than another."""
+
+    better: str
+    worse: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One table: its number in the paper, what it is about, its rows, and the orders of them that the paper states."""
+
+    number: int
+    title: str
+    rows: tuple[Row, ...]
+    orders: tuple[Order, ...]
+
+    def row(self, key: str) -> Row:
+        """The row of a name."""
+        return next(row for row in self.rows if row.key == key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A paper's ablations.
+
+    Attributes:
+        paper: where they were published.
+        model: registered model that every row is a variant of.
+        recipe: registered recipe; every row is trained by the same one.
+        overrides: of the recipe.
+        options: of the model, in every row.
+        objectives: weights of the objective by name, the same for every row of a run; the first is the default.
+        trainings: the models, by name.
+        tables: what they are compared in.
+    """
+
+    paper: str
+    model: str
+    recipe: str
+    overrides: Mapping[str, Any]
+    options: Mapping[str, Any]
+    objectives: Mapping[str, Mapping[str, float]]
+    trainings: Mapping[str, Training]
+    tables: tuple[Table, ...]
+
+
+STUDIES: Registry[Study] = Registry("study")
+
+_LAMBDAS = ("lambda_tv", "lambda_ta", "lambda_va", "lambda_t_va", "lambda_v_ta", "lambda_a_tv")
+# What a clip of training has: 4 s of one row a second and of 100 spectrogram frames a second.
+_TRAINING_LENGTH = {"max_video_tokens": 4, "max_audio_frames": 400, "max_words": 20}
+# Without the combinatorial loss nothing fused is trained; how such a model fuses all the same is a row of table 4.
+_PAIRWISE = {"fused_pairs": False}
+
+
+def _published(youcook2: tuple[float, float], msrvtt: tuple[float, float]) -> dict[str, tuple[float, float]]:
+    return {"YouCook2": youcook2, "MSR-VTT": msrvtt}
+
+
+_OURS = _published((40.7, 51.3), (23.8, 31.8))
+
+
+def _orders(*pairs: tuple[str, str]) -> tuple[Order, ...]:
+    return tuple(Order(better=better, worse=worse) for better, worse in pairs)
+
+
+_FUSION_COMPONENTS = Table(
+    number=4,
+    title="Contribution of the fusion transformer and of the combinatorial loss",
+    rows=(
+        Row(
+            key="no_transformers",
+            label="no transformers, t -> v+a",
+            training="no_transformers",
+            media="video,audio",
+            published=_published((32.7, 41.4), (24.1, 33.7)),
+        ),
+        Row(
+            key="per_modality",
+            label="a transformer for each modality, t -> v+a",
+            training="per_modality",
+            media="video,audio",
+            published=_published((39.9, 50.7), (25.3, 33.9)),
+        ),
+        Row(
+            key="fusion_v+a",
+            label="fusion transformer, t -> v+a",
+            training="fusion",
+            media="video,audio",
+            published=_published((39.5, 50.2), (23.8, 32.7)),
+        ),
+        Row(
+            key="fusion_va",
+            label="fusion transformer, t -> va",
+            training="fusion",
+            published=_published((36.6, 47.0), (22.6, 32.1)),
+        ),
+        Row(
+            key="combinatorial_v+a",
+            label="fusion transformer + combinatorial loss, t -> v+a",
+            training="ours",
+            media="video,audio",
+            published=_published((38.2, 49.2), (23.3, 33.2)),
+        ),
+        Row(
+            key="ours",
+            label="fusion transformer + combinatorial loss, t -> va (ours)",
+            training="ours",
+            published=_OURS,
+        ),
+    ),
+    orders=_orders(
+        ("per_modality", "no_transformers"),
+        ("per_modality", "fusion_v+a"),
+        ("fusion_v+a", "fusion_va"),
+        ("ours", "fusion_va"),
+        ("ours", "combinatorial_v+a"),
+        ("ours", "per_modality"),
+        ("ours", "no_transformers"),
+    ),
+)
+
+_PROJECTIONS = Table(
+    number=5,
+    title="Token aggregation and projection",
+    rows=(
+        Row(key="ours", label="ours", training="ours", published=_OURS),
+        Row(
+            key="shared",
+            label="ours + shared final projection",
+            training="shared_projection",
+            published=_published((37.2, 48.7), (23.1, 29.4)),
+        ),
+        Row(
+            key="cls",
+            label="ours + class token + shared final projection",
+            training="class_token",
+            published=_published((35.9, 46.9), (21.4, 28.8)),
+        ),
+    ),
+    orders=_orders(("ours", "shared"), ("shared", "cls"), ("ours", "cls")),
+)
+
+
+def _long(key: str, label: str, strategy: Strategy, **fields: Any) -> Row:
+    training = "positional" if key.startswith("positional") else "ours"
+    return Row(key=key, label=label, training=training, gallery="long", strategy=strategy, **fields)
+
+
+_LONG_CLIPS = Table(
+    number=6,
+    title="Clips longer than those of training, and positional embeddings",
+    rows=(
+        _long(
+            "positional_nearest",
+            "positional + uniform sampling",
+            "nearest",
+            published=_published((32.7, 43.4), (21.8, 29.1)),
+        ),
+        _long(
+            "positional_max_pool",
+            "positional + max pooling",
+            "max_pool",
+            published=_published((33.2, 43.9), (21.6, 30.5)),
+        ),
+        _long(
+            "positional_clips",
+            "positional + averaging over clips",
+            "clips",
+            published=_published((35.6, 46.9), (23.0, 29.2)),
+        ),
+        _long("nearest", "uniform sampling", "nearest", published=_published((34.5, 45.1), (22.1, 30.2))),
+        _long("max_pool", "max pooling", "max_pool", published=_published((34.8, 45.2), (23.0, 31.8))),
+        _long("clips", "averaging over clips", "clips", published=_published((36.9, 47.9), (22.7, 31.3))),
+        _long("at_once", "video at once (ours)", "at_once", published=_OURS),
+        _long("beginning", "the first 4 s alone (a control, not in the paper)", "beginning"),
+    ),
+    orders=_orders(
+        ("nearest", "positional_nearest"),
+        ("max_pool", "positional_max_pool"),
+        ("clips", "positional_clips"),
+        ("clips", "nearest"),
+        ("clips", "max_pool"),
+        ("at_once", "nearest"),
+        ("at_once", "max_pool"),
+        ("at_once", "clips"),
+        ("at_once", "beginning"),
+    ),
+)
+
+STUDIES.add(
+    "everything_at_once",
+    Study(
+        paper="Shvetsova et al., Everything at Once, CVPR 2022 (arXiv 2112.04446), section 4.4",
+        model="everything_at_once_tiny",
+        recipe="everything_at_once_tiny",
+        overrides={**_TRAINING_LENGTH, "epochs": 30, "min_steps": 0},
+        options=_TRAINING_LENGTH,
+        objectives={
+            # Section 4.1, chosen there for HowTo100M.
+            "published": dict(zip(_LAMBDAS, (1.0, 0.1, 0.1, 0.1, 0.1, 0.1), strict=True)),
+            # The authors' fine-tunings on the data sets of table 2.
+            "equal": dict.fromkeys(_LAMBDAS, 1.0),
+        },
+        trainings={
+            "no_transformers": Training(options={**_PAIRWISE, "depth": 0}),
+            "per_modality": Training(options={**_PAIRWISE, "transformer": "per_modality"}),
+            "fusion": Training(options=_PAIRWISE, reading={"fused_pairs": True}),
+            "ours": Training(),
+            "shared_projection": Training(options={"individual_projections": False}),
+            "class_token": Training(options={"individual_projections": False, "cls_token": True}),
+            "positional": Training(options={"positional": True}),
+        },
+        tables=(_FUSION_COMPONENTS, _PROJECTIONS, _LONG_CLIPS),
+    ),
+)

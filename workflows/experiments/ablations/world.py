@@ -1,0 +1,272 @@
+"""Long clips that change while they last: what models that were trained on short clips are tried on.
+
+The shapes of a long clip take one colour after another and its sound one pitch after another, at instants of their
+own; its captions tell all of them, in their order. Long clips come in families that share everything else, the first
+colour and the first pitch among it, so that the opening of a clip never says which one of its family is meant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import combinations, product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...._vocabulary import ConfigError, digest_of
+from ...laboratory import (
+    ATTRIBUTES,
+    SAMPLE_RATE_HZ,
+    STATIC_ATTRIBUTES,
+    encode_clip,
+    render_frames,
+    render_sound,
+    write_aside,
+)
+
+LONG_NAME = "long"
+# Raised whenever the same world would be drawn or rendered differently.
+_REVISION = 1
+_CHANGING = ("colour", "pitch")
+_MAX_ROUNDS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongWorld:
+    """The long clips to make. The same world gives the same files.
+
+    Attributes:
+        num_clips: how many.
+        seed: of everything random.
+        seconds: length of each clip.
+        family: clips that share all but their later colours and pitches.
+        num_colours: colours that a clip takes in turn.
+        num_pitches: pitches that its sound takes in turn.
+        shortest_seconds: how long each colour and each pitch lasts at least.
+        named_constants: how many of the seen things that do not change a caption names.
+        num_captions: captions of each clip.
+        size: side of the square picture in pixels.
+        fps: frames a second.
+    """
+
+    num_clips: int = 200
+    seed: int = 0
+    seconds: float = 16.0
+    family: int = 4
+    num_colours: int = 3
+    num_pitches: int = 2
+    shortest_seconds: float = 2.0
+    named_constants: int = 2
+    num_captions: int = 2
+    size: int = 96
+    fps: int = 8
+
+    @property
+    def digest(self) -> str:
+        """A name for exactly this world."""
+        return digest_of([_REVISION, asdict(self)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongClip:
+    """The truth about one long clip.
+
+    Attributes:
+        video: path relative to the collection's folder.
+        traits: its value of every attribute that does not change.
+        changes: the values of each attribute that does, with the instants in seconds at which each ends.
+        captions: what is said of it.
+    """
+
+    video: str
+    traits: Mapping[str, str]
+    changes: Mapping[str, tuple[tuple[str, float], ...]]
+    captions: tuple[str, ...]
+
+    def at(self, seconds: float) -> dict[str, str]:
+        """The value of every attribute at one instant."""
+        return dict(self.traits) | {
+            name: next((value for value, end in scenes if seconds < end), scenes[-1][0])
+            for name, scenes in self.changes.items()
+        }
+
+
+def plan_long_clips(world: LongWorld) -> tuple[LongClip, ...]:
+    """The truth about every clip without rendering any, sorted by name.
+
+    Raises:
+        ConfigError: the families cannot be that large, or no captions were found that fit one clip each.
+    """
+    rng = np.random.default_rng([world.seed, _REVISION])
+    names = [digest_of([world.digest, place])[:16] for place in range(world.num_clips)]
+    for _ in range(_MAX_ROUNDS):
+        drawn = _draw(world, rng)
+        named = _unambiguous(world, drawn, rng)
+        if named is not None:
+            break
+    else:
+        raise ConfigError(f"no {world.num_clips} long clips were found whose captions fit one clip each: take fewer")
+    clips = [
+        LongClip(
+            video=f"{LONG_NAME}/{name}.mp4",
+            traits=traits,
+            changes={
+                name: _timed(values, world, rng) for name, values in zip(_CHANGING, (colours, pitches), strict=True)
+            },
+            captions=tuple(_caption(traits, colours, pitches, choice, rng) for choice in choices),
+        )
+        for name, (traits, colours, pitches), choices in zip(names, drawn, named, strict=True)
+    ]
+    return tuple(sorted(clips, key=lambda clip: clip.video))
+
+
+_Drawn = tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]
+
+
+def _draw(world: LongWorld, rng: np.random.Generator) -> list[_Drawn]:
+    """What does not change, the colours and the pitches of every clip, family by family."""
+    clips: list[_Drawn] = []
+    while len(clips) < world.num_clips:
+        clips += _family(world, rng)
+    return clips[: world.num_clips]
+
+
+def _family(world: LongWorld, rng: np.random.Generator) -> list[_Drawn]:
+    traits = {name: attribute.resting for name, attribute in ATTRIBUTES.items()}
+    for name in STATIC_ATTRIBUTES:
+        traits[name] = str(rng.choice(ATTRIBUTES[name].values))
+    later = [
+        [rest for rest in combinations(ATTRIBUTES[name].values, number - 1) if traits[name] not in rest]
+        for name, number in zip(_CHANGING, (world.num_colours, world.num_pitches), strict=True)
+    ]
+    members = list(product(*later))
+    if len(members) < world.family:
+        raise ConfigError(
+            f"a family of {world.family} long clips is too large: there are {len(members)} different ones"
+        )
+    chosen = rng.choice(len(members), world.family, replace=False)
+    return [
+        (
+            traits,
+            (traits["colour"], *rng.permutation(members[place][0]).tolist()),
+            (traits["pitch"], *rng.permutation(members[place][1]).tolist()),
+        )
+        for place in chosen
+    ]
+
+
+def _unambiguous(
+    world: LongWorld, drawn: Sequence[_Drawn], rng: np.random.Generator
+) -> list[list[tuple[str, ...]]] | None:
+    """For each clip the constants that its captions name so that they fit it alone; None where some has none.
+
+    What changes is compared as a set: a caption must not need its order to be understood.
+    """
+    constants = [name for name in STATIC_ATTRIBUTES if ATTRIBUTES[name].sense == "seen" and name not in _CHANGING]
+    choices = list(combinations(constants, world.named_constants))
+    keys = {
+        choice: [
+            (frozenset(colours), frozenset(pitches), traits["timbre"], traits["rhythm"], *(traits[n] for n in choice))
+            for traits, colours, pitches in drawn
+        ]
+        for choice in choices
+    }
+    counts = {choice: Counter(of_clips) for choice, of_clips in keys.items()}
+    named = []
+    for place in range(len(drawn)):
+        fitting = [choice for choice in choices if counts[choice][keys[choice][place]] == 1]
+        if not fitting:
+            return None
+        order = rng.permutation(len(fitting))
+        named.append([fitting[order[caption % len(order)]] for caption in range(world.num_captions)])
+    return named
+
+
+def _timed(values: Sequence[str], world: LongWorld, rng: np.random.Generator) -> tuple[tuple[str, float], ...]:
+    """Each value with the instant at which it ends, on the grid of frames."""
+    spare = world.seconds - world.shortest_seconds * len(values)
+    if spare < 0:
+        raise ConfigError(f"{len(values)} scenes of {world.shortest_seconds} s do not fit into {world.seconds} s")
+    ends = np.cumsum(world.shortest_seconds + spare * rng.dirichlet(np.ones(len(values))))
+    grid = (np.rint(ends * world.fps) / world.fps).tolist()
+    return tuple(zip(values, [*grid[:-1], world.seconds], strict=True))
+
+
+def _caption(
+    traits: Mapping[str, str],
+    colours: Sequence[str],
+    pitches: Sequence[str],
+    named: Sequence[str],
+    rng: np.random.Generator,
+) -> str:
+    """Such as "small red then green then blue shapes on a striped wall with a deep then high slow buzzing note"."""
+
+    def word(name: str, value: str) -> str:
+        return str(rng.choice(ATTRIBUTES[name].words[value]))
+
+    before = [word(name, traits[name]) for name in ("number", "size") if name in named]
+    behind = [word(name, traits[name]) for name in ("background", "texture") if name in named]
+    seen = [*before, " then ".join(word("colour", colour) for colour in colours), "shapes"]
+    if behind:
+        seen += ["on an" if behind[0][0] in "aeiou" else "on a", *behind, "wall"]
+    pitch = " then ".join(word("pitch", one) for one in pitches)
+    heard = ["a", pitch, word("rhythm", traits["rhythm"]), word("timbre", traits["timbre"]), "note"]
+    return " ".join([*seen, "with", *heard])
+
+
+def make_long_clips(
+    folder: Path,
+    world: LongWorld,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+    num_workers: int | None = None,
+) -> tuple[LongClip, ...]:
+    """Render the long clips into `long/` of a folder. Those that are there already are kept.
+
+    Raises:
+        ConfigError: the world cannot be, or the folder holds clips that are not of it.
+    """
+    clips = plan_long_clips(world)
+    (folder / LONG_NAME).mkdir(parents=True, exist_ok=True)
+    strangers = sorted({path.name for path in (folder / LONG_NAME).glob("*.mp4")} - {Path(c.video).name for c in clips})
+    if strangers:
+        raise ConfigError(f"{folder / LONG_NAME} holds clips of another world (such as {strangers[0]}): empty it")
+    report = on_progress or (lambda _num_clips: None)
+    missing = [clip for clip in clips if not (folder / clip.video).exists()]
+    report(len(clips) - len(missing))
+    with ThreadPoolExecutor(num_workers or len(os.sched_getaffinity(0))) as pool:
+        for _ in pool.map(lambda clip: _render(folder / clip.video, world, clip), missing):
+            report(1)
+    return clips
+
+
+def _render(path: Path, world: LongWorld, clip: LongClip) -> None:
+    seed = [world.seed, int(path.stem, 16)]
+    frames, sound = _frames(world, clip, seed), _sound(clip, seed)
+    write_aside(path, lambda aside: encode_clip(aside, frames, sound, size=world.size, fps=world.fps))
+
+
+def _frames(world: LongWorld, clip: LongClip, seed: list[int]) -> Iterator[NDArray[np.uint8]]:
+    """Scene after scene. Each is drawn from the same random numbers, so that only its colour is another."""
+    begin = 0
+    for colour, end_seconds in clip.changes["colour"]:
+        end = round(end_seconds * world.fps)
+        traits = {**clip.traits, "colour": colour}
+        rng = np.random.default_rng(seed)
+        yield from render_frames(traits, size=world.size, num_frames=end - begin, fps=world.fps, rng=rng)
+        begin = end
+
+
+def _sound(clip: LongClip, seed: list[int]) -> NDArray[np.float32]:
+    scenes, begin = [], 0.0
+    for pitch, end in clip.changes["pitch"]:
+        traits = {**clip.traits, "pitch": pitch}
+        rng = np.random.default_rng([*seed, 1])
+        scenes.append(render_sound(traits, seconds=end - begin, sample_rate_hz=SAMPLE_RATE_HZ, rng=rng))
+        begin = end
+    return np.concatenate(scenes)

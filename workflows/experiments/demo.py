@@ -1,0 +1,137 @@
+"""`frameloom demo`: make a small world of clips, run every stage on it, and show that searching sight and sound works.
+
+The collection is made by the laboratory, rendered to real H.264/AAC files, and from then on it is a folder of videos
+like any other. A configuration that is there is used as it is: give it pretrained `weights:` and the demo uses them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..._files import publish_text
+from ..console import Console, readable_seconds
+from ..laboratory import World, make_collection
+from ..project import CONFIG_NAME, Project
+from ..search import Query, Result, search
+from ..sync import Report, sync
+from .evaluate import Evaluation, evaluate
+
+NUM_QUESTIONS = 3
+
+_CONFIG = """\
+# The demo's project. Change something, run `frameloom sync`, and only what that touches is done again.
+collection:
+  videos: videos
+  captions: captions.jsonl
+  clip_seconds: null             # one clip for each of these short videos
+
+features:
+  video:
+    backbone: resnet18
+    weights: null                # a path to ImageNet weights, if you have them; null: random weights from the seed
+    seed: {seed}
+    options: {{short_side: 96}}
+  audio:
+    backbone: logmel_avlnet
+  text:
+    backbone: word2vec
+    weights: null                # null: word vectors are trained from the captions
+    seed: {seed}
+
+training:
+  recipe: everything_at_once_tiny
+  overrides: {{seed: {seed}}}
+
+run:
+  batch_videos: 32
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoResult:
+    """What the demo shows: the account of its sync, the retrieval table, questions with their answers."""
+
+    folder: Path
+    report: Report
+    evaluation: Evaluation
+    answers: Mapping[str, tuple[Result, ...]]
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """That of the sync."""
+        return self.report.exit_code
+
+    def lines(self) -> Iterator[str]:
+        """The result for a person."""
+        yield from self.report.lines()
+        yield ""
+        yield "Retrieval on clips that the model was not trained on:"
+        yield from self.evaluation.lines()
+        yield ""
+        for question, results in self.answers.items():
+            yield f'"{question}"'
+            for result in results:
+                span = f"{result.start_seconds:.1f}-{result.end_seconds:.1f} s"
+                found = "the clip that this was written for" if question in result.captions else result.captions[0]
+                yield f"  {result.score:6.3f}  {result.video}  {span}  ({found})"
+        yield ""
+        yield f"All of it took {readable_seconds(self.seconds)}. Where to look next, in {self.folder}:"
+        yield '  frameloom query "a question of your own" --where "split = \'test\'"'
+        yield "  frameloom sync        does nothing now; delete or change a video and run it again"
+        yield "  frameloom status      what is there, what is stale and why"
+        yield f"  {CONFIG_NAME}        the whole project in one file"
+        yield "For your own videos: `frameloom init DIR --captions FILE` in an empty folder, then `frameloom sync`."
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "folder": str(self.folder),
+            "report": self.report.as_dict(),
+            "evaluation": self.evaluation.as_dict(),
+            "answers": [
+                {"question": question, "results": [result.as_dict() for result in results]}
+                for question, results in self.answers.items()
+            ],
+            "seconds": self.seconds,
+        }
+
+
+def run_demo(folder: Path, *, seed: int, num_train: int, num_test: int, console: Console) -> DemoResult:
+    """Make the collection, sync it, evaluate it, and ask it three questions. A second run does only what is missing."""
+    begun = time.monotonic()
+    world = World(seed=seed, num_train=num_train, num_test=num_test)
+    with console.progress("render", world.num_clips, "clips") as advance:
+        make_collection(folder, world, on_progress=advance)
+    if not (folder / CONFIG_NAME).exists():
+        write_demo_config(folder, seed=seed)
+    project = Project.open(folder)
+    report = sync(project, console)
+    evaluation = evaluate(project, split="test")
+    answers = {
+        question: tuple(search(project, Query(text=question, where="split = 'test'", top=2)))
+        for question in _questions(project)
+    }
+    return DemoResult(
+        folder=folder,
+        report=report,
+        evaluation=evaluation,
+        answers=answers,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def write_demo_config(folder: Path, *, seed: int) -> None:
+    """Write the configuration of a project over a collection that the laboratory made."""
+    publish_text(folder / CONFIG_NAME, _CONFIG.format(seed=seed))
+
+
+def _questions(project: Project) -> list[str]:
+    """The first captions of the first held-out clips."""
+    held_out = (span for video in project.collection.videos for span in video.spans if span.split == "test")
+    captions = (span.captions[0] for span in held_out if span.captions)
+    return [caption for caption, _ in zip(captions, range(NUM_QUESTIONS), strict=False)]

@@ -1,0 +1,127 @@
+"""Retrieval on held-out clips, from the table: each caption asks, the clip that it was written for is the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..._vocabulary import InputError
+from ..project import CheckpointRef, Project
+from ..search import serving_checkpoint, words_of
+from ..sync import in_batches, loaded_model
+
+QUERIES_PER_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Text-to-media retrieval on one split.
+
+    Attributes:
+        split: the split whose clips are asked for and searched.
+        num_queries: captions asked, one for each item (its first).
+        num_items: items in the gallery: videos, or spans of them that have captions of their own.
+        metrics: combination to R@1, R@5, R@10 in percent, and median and mean rank from 1.
+    """
+
+    split: str
+    num_queries: int
+    num_items: int
+    metrics: Mapping[str, Mapping[str, float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        """The table for a person."""
+        yield f"{self.num_queries} questions, {self.num_items} clips of the split {self.split!r}"
+        yield f"{'text -> ':22}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'MedR':>7}"
+        for name, values in self.metrics.items():
+            numbers = "".join(f"{values[column]:7.1f}" for column in ("r1", "r5", "r10", "medr"))
+            yield f"  {name:20}{numbers}"
+
+
+def evaluate(project: Project, *, split: str = "test") -> Evaluation:
+    """R@1, R@5, R@10 and the median rank of text -> video, audio and video+audio on one split.
+
+    The windows of one video that share their captions are one item, and its best window counts. Raises InputError when
+    the split has no clip with captions.
+    """
+    from ...train import retrieval_metrics
+
+    checkpoint = serving_checkpoint(project)
+    rows = _rows(project, split, checkpoint)
+    items = sorted({_item(row) for row in rows})
+    if len(items) < 2:
+        raise InputError(f"the split {split!r} has {len(items)} clips with captions: retrieval needs at least 2")
+    queries, targets = _queries(project, [caption for _, caption in items], checkpoint)
+    metrics: dict[str, Mapping[str, float]] = {}
+    for combination in media_combinations(project):
+        chosen = [row for row in rows if row["modalities"] == combination]
+        if chosen:
+            similarity = _similarity(queries, chosen, items)
+            found = retrieval_metrics(similarity, targets=targets, num_queries=len(items))
+            metrics[combination] = {name: float(getattr(found, name)) for name in ("r1", "r5", "r10", "medr", "meanr")}
+    return Evaluation(split=split, num_queries=len(items), num_items=len(items), metrics=metrics)
+
+
+def media_combinations(project: Project) -> list[str]:
+    """The combinations of the table that hold no caption, those of fewer modalities first."""
+    media = [one for one in project.config.store.combinations if "text" not in one.split("+")]
+    return sorted(media, key=lambda one: one.count("+"))
+
+
+def _rows(project: Project, split: str, checkpoint: CheckpointRef) -> list[dict[str, Any]]:
+    if split not in ("train", "val", "test"):
+        raise InputError(f"split {split!r}: allowed are train, val, test")
+    condition = f"split = '{split}'" if split != "train" else "(split = 'train' OR split IS NULL)"
+    rows: list[dict[str, Any]] = project.table.get(
+        where=f"{condition} AND model = '{checkpoint.digest}'", columns=["video", "captions", "modalities", "vector"]
+    )
+    return [row for row in rows if row["captions"]]
+
+
+def _item(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What a row is a window of: its video, and the caption that asks for it."""
+    return row["video"], row["captions"][0]
+
+
+def _queries(
+    project: Project, captions: list[str], checkpoint: CheckpointRef
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Unit vectors (Q, D) of the captions that have a known word, and their positions. The others count as misses."""
+    from ...train import ClipDataset, ClipSample, collate, embed_batch
+
+    samples, targets = [], []
+    for position, caption in enumerate(captions):
+        with suppress(InputError):
+            samples.append(ClipSample(video=None, audio=None, text=[words_of(project, caption)]))
+            targets.append(position)
+    if not samples:
+        raise InputError("none of the captions of this split has a known word: train with captions that share words")
+    dataset = ClipDataset(samples, **project.limits, training=False)
+    model = loaded_model(str(checkpoint.folder), checkpoint.digest, project.config.run.device)
+    batches = (
+        collate([dataset[index] for index in indices]) for indices in in_batches(range(len(dataset)), QUERIES_PER_BATCH)
+    )
+    vectors = np.concatenate([embed_batch(model, batch, ["text"])["text"] for batch in batches])
+    return vectors, np.array(targets)
+
+
+def _similarity(
+    queries: NDArray[np.float32], rows: list[dict[str, Any]], items: list[tuple[str, str]]
+) -> NDArray[np.float32]:
+    """(Q, items): the best window of each item; an item without this combination is never found."""
+    position = {item: index for index, item in enumerate(items)}
+    best = np.full((len(queries), len(items)), -2.0, np.float32)
+    for row in rows:
+        column = position[_item(row)]
+        scores = queries @ np.asarray(row["vector"], np.float32)
+        best[:, column] = np.maximum(best[:, column], scores)
+    return best

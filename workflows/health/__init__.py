@@ -1,0 +1,3 @@
+"""TODO door of workflows/health."""
+
+__all__ = []

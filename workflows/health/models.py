@@ -1,0 +1,127 @@
+"""The health of what a project trained: checkpoints and word vectors, each with the pointer that names it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from ..._files import make_folder
+from ..._vocabulary import FrameloomError
+from ...store import Finding, Kind, Repaired
+from ...train import read_checkpoint
+from ..project import VECTORS_POINTER, Project, read_json
+
+POINTER_NAME = "current.json"
+POINTER_KEYS = ("folder", "digest", "examples_digest", "num_examples")
+_VECTORS_AGAIN = "repair sets them aside, and the next sync trains them anew from the captions"
+_AGAIN = "the next sync trains it anew from the stored features"
+
+
+def verify_models(project: Project) -> Iterator[Finding]:
+    """Read every checkpoint and the word vectors, and compare them with what the pointers to them say."""
+    yield from _verify_checkpoints(project)
+    yield from _verify_word_vectors(project)
+
+
+def _verify_checkpoints(project: Project) -> Iterator[Finding]:
+    damaged = set()
+    for path in sorted((project.root / "models").glob("*/*/model.json")):
+        problem = _checkpoint_problem(path.parent)
+        if problem:
+            damaged.add(path.parent)
+            yield Finding(kind=Kind.CHECKPOINT, path=path.parent, message=problem, remedy=_AGAIN)
+    for pointer in sorted((project.root / "models").glob("*/current.json")):
+        problem = "" if _folder_of(pointer) in damaged else _pointer_problem(pointer)
+        if problem:
+            yield Finding(kind=Kind.CHECKPOINT, path=pointer, message=problem, remedy=_AGAIN)
+
+
+def _checkpoint_problem(folder: Path) -> str:
+    try:
+        meta = read_checkpoint(folder)
+        with (folder / meta.weights_file).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, FrameloomError) as error:
+        return f"checkpoint {folder} cannot be read: {error}"
+    if found != meta.weights_sha256:
+        return f"checkpoint {folder}: the SHA-256 of its weights is {found}, {meta.weights_sha256} was written"
+    return ""
+
+
+def _pointer_problem(pointer: Path) -> str:
+    folder = _folder_of(pointer)
+    try:
+        wanted = (read_json(pointer, needs=POINTER_KEYS) or {}).get("digest")
+        found = None if folder is None else read_checkpoint(folder).digest
+    except (OSError, FrameloomError) as error:
+        return f"{pointer}: {error}"
+    return "" if found == wanted else f"{pointer} names checkpoint {wanted}, and {folder} holds {found}"
+
+
+def _folder_of(pointer: Path) -> Path | None:
+    """The checkpoint that a pointer names; None where it names none beside it."""
+    try:
+        name = (read_json(pointer, needs=("folder",)) or {}).get("folder")
+    except (OSError, FrameloomError):
+        return None
+    return pointer.parent / name if isinstance(name, str) and Path(name).name == name != ".." else None
+
+
+def _verify_word_vectors(project: Project) -> Iterator[Finding]:
+    pointer = project.root / "models" / VECTORS_POINTER
+    problem = _vectors_problem(pointer)
+    if problem:
+        yield Finding(kind=Kind.WORD_VECTORS, path=pointer, message=problem, remedy=_VECTORS_AGAIN)
+
+
+def _vectors_problem(pointer: Path) -> str:
+    try:
+        known = read_json(pointer, needs=("file",))
+        if known is None:
+            return ""
+        with (pointer.parent / str(known["file"])).open("rb") as file:
+            found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except (OSError, FrameloomError) as error:
+        return f"the word vectors cannot be read: {error}"
+    wanted = known.get("sha256", found)  # older pointers do not say
+    return "" if found == wanted else f"the word vectors {known['file']} have {found}, {wanted} was written"
+
+
+def repair_models(project: Project, dry_run: bool) -> Iterator[Repaired]:
+    for finding in list(verify_models(project)):
+        kept = None
+        for path in [] if dry_run else _involved(Path(finding.path)):
+            kept = _set_aside(project, path)
+        yield Repaired(kind=finding.kind, path=finding.path, message="set aside; the next sync trains anew", kept=kept)
+
+
+def _involved(path: Path) -> list[Path]:
+    """What a damaged pointer names, or who points to a damaged checkpoint, and last the path itself."""
+    if path.name == VECTORS_POINTER:
+        with suppress(OSError, FrameloomError):
+            vectors = path.parent / str((read_json(path, needs=("file",)) or {}).get("file"))
+            return [vectors, path] if vectors.is_file() and vectors.parent == path.parent != vectors else [path]
+        return [path]
+    folder = _folder_of(path)
+    if path.name == POINTER_NAME:
+        return [folder, path] if folder is not None and folder.is_dir() else [path]
+    pointer = path.parent / POINTER_NAME
+    return [pointer, path] if _folder_of(pointer) == path else [path]
+
+
+def _set_aside(project: Project, path: Path) -> Path:
+    models = project.root / "models"
+    kept = _free_name(project.root / ".quarantine" / "models" / path.relative_to(models))
+    make_folder(kept.parent)
+    path.rename(kept)
+    return kept
+
+
+def _free_name(path: Path) -> Path:
+    serial, free = 0, path
+    while free.exists():
+        serial += 1
+        free = path.with_name(f"{path.name}.{serial}")
+    return free

@@ -1,0 +1,360 @@
+"""The health of a project's store: verify, repair, compact.
+
+Verify changes nothing. Repair throws nothing away that cannot be made again. Compact is the one command that takes
+files away from under readers, so it runs only while there are none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..._vocabulary import ConfigError, ExitCode, FrameloomError, IntegrityError
+from ...store import (
+    Compaction,
+    Finding,
+    Identity,
+    Kind,
+    Repaired,
+    alone,
+    compact_features,
+    num_shards,
+    plan_compaction,
+    reader_lock,
+    repair_features,
+    repair_table,
+    verify_features,
+    verify_table,
+    writer_lock,
+)
+from ..console import Console, count_of, readable_bytes
+from ..project import Project
+from ..sync import survey, text_digest
+from .identities import identities_of, imports_of_lost
+from .models import repair_models, verify_models
+from .rows import removed, unwanted_rows, verify_rows
+from .store_status import num_bytes
+
+# Who opened the table before compaction began, from outside of frameloom, may still be reading an old version of it.
+KEPT_VERSIONS_SECONDS = 86400.0
+NOTES_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthReport:
+    """What verify found.
+
+    Attributes:
+        findings: damage first.
+        num_shards: shards that were read.
+        num_rows: rows of the table; None where it cannot be read or is not there.
+        skipped: what could not be looked at, and why.
+    """
+
+    findings: tuple[Finding, ...]
+    num_shards: int
+    num_rows: int | None
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def damage(self) -> tuple[Finding, ...]:
+        """The findings that are damage."""
+        return tuple(finding for finding in self.findings if finding.is_damage)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 4 where something is damaged."""
+        return ExitCode.INTEGRITY if self.damage else ExitCode.OK
+
+    def lines(self) -> Iterator[str]:
+        """For a person: all damage, and of each kind of unfinished work the first few."""
+        for finding in self.damage:
+            yield f"{finding.kind}: {finding.message}"
+        notes = [finding for finding in self.findings if not finding.is_damage]
+        for kind, count in Counter(finding.kind for finding in notes).items():
+            for finding in [finding for finding in notes if finding.kind is kind][:NOTES_SHOWN]:
+                yield f"note: {finding.kind}: {finding.message}"
+            if count > NOTES_SHOWN:
+                yield f"note: {kind}: {count - NOTES_SHOWN} more (--json names them)"
+        yield from (f"not looked at: {reason}" for reason in self.skipped)
+        rows = "no table" if self.num_rows is None else count_of(self.num_rows, "row")
+        looked_at = f"{count_of(self.num_shards, 'shard')}, {rows}"
+        if self.damage:
+            yield f"{looked_at}: {len(self.damage)} damaged; `frameloom repair`, then `frameloom sync`, restores them"
+        else:
+            yield f"{looked_at}: nothing is damaged"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "shards": self.num_shards,
+            "rows": self.num_rows,
+            "damaged": len(self.damage),
+            "findings": [finding.as_dict() for finding in self.findings],
+            "skipped": list(self.skipped),
+            "exit_code": self.exit_code,
+        }
+
+
+def verify(project: Project, console: Console) -> HealthReport:
+    """Read everything that the store holds, and compare shards, sidecars, checkpoints and table with each other."""
+    with reader_lock(project.root):
+        total = num_shards(project.store)
+        with console.progress("verify", total, "shards") as advance:
+            findings = list(verify_features(project.store, advance=advance))
+        findings += verify_models(project)
+        of_table = list(verify_table(project.table))
+        findings += of_table
+        readable = project.table.exists() and not any(one.kind is Kind.TABLE for one in of_table)
+        skipped: list[str] = []
+        if readable and not of_table:
+            try:
+                findings += verify_rows(project)
+            except FrameloomError as error:  # the collection or the checkpoint cannot be read
+                if isinstance(error, IntegrityError) and not any(one.is_damage for one in findings):
+                    where, remedy = Path(project.table.uri), "repair sets it aside"
+                    findings.append(Finding(kind=Kind.TABLE, path=where, message=str(error), remedy=remedy))
+                skipped.append(f"which rows belong to which features: {error}")
+        return HealthReport(
+            findings=tuple(sorted(findings, key=lambda finding: not finding.is_damage)),
+            num_shards=total,
+            num_rows=project.table.count() if readable else None,
+            skipped=tuple(skipped),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairReport:
+    """What a repair did, or would do.
+
+    Attributes:
+        repaired: each thing that was mended or set aside.
+        num_orphans: rows deleted that belonged to no feature.
+        dry_run: whether nothing was done.
+        num_to_make: of what is lost, how much `sync` makes anew.
+        imports: for each import of which something is lost, how to get that back: `sync` cannot make it.
+    """
+
+    repaired: tuple[Repaired, ...]
+    num_orphans: int
+    dry_run: bool
+    num_to_make: int
+    imports: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0: what is left is whole."""
+        return ExitCode.OK
+
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        if self.dry_run and (self.repaired or self.num_orphans):
+            yield "would do, without --dry-run:"
+        for one in self.repaired:
+            yield f"{one.kind}: {one.path}: {one.message}"
+            for key, fingerprint in one.lost:
+                yield f"  lost: {_shown(key)}{f' ({fingerprint})' if fingerprint else ''}"
+        if self.num_orphans:
+            yield f"rows of clips that are no more, deleted: {self.num_orphans}"
+        kept = sorted({str(one.kept) for one in self.repaired if one.kept is not None})
+        if kept:
+            yield f"what was damaged is kept in {', '.join(kept)}: delete it when you need it no more"
+        if not self.repaired and not self.num_orphans:
+            yield "nothing to repair"
+        elif self.num_to_make:
+            yield "next: `frameloom sync` makes what is lost anew, and nothing else"
+        yield from self.imports
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "repaired": [one.as_dict() for one in self.repaired],
+            "orphaned_rows": self.num_orphans,
+            "imports": list(self.imports),
+            "dry_run": self.dry_run,
+        }
+
+
+def _shown(key: str) -> str:
+    """A key as a terminal may show it: whoever wrote the shard has chosen it."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in key)
+
+
+def repair(project: Project, console: Console, *, dry_run: bool = False) -> RepairReport:
+    """Set damage aside, keep what is whole, and delete rows that belong to nothing.
+
+    Raises:
+        LockedError: another process is writing to the store.
+    """
+    if dry_run:
+        with reader_lock(project.root):
+            return _repair(project, console, dry_run=True)
+    with writer_lock(project.root):
+        return _repair(project, console, dry_run=False)
+
+
+def _repair(project: Project, console: Console, *, dry_run: bool) -> RepairReport:
+    with console.progress("repair", num_shards(project.store), "shards") as advance:
+        identities = identities_of(project)
+        mended = list(repair_features(project.store, identities=identities, dry_run=dry_run, advance=advance))
+    imports = imports_of_lost(project, mended, identities)
+    mended += repair_models(project, dry_run)
+    known = project.ledger.table_version(project.table.uri)
+    of_table = list(repair_table(project.table, last_durable_version=known, dry_run=dry_run))
+    orphans: tuple[str, ...] = ()
+    if project.table.exists() and not any(one.kind is Kind.TABLE and dry_run for one in of_table):
+        unwanted = unwanted_rows(project)
+        orphans = tuple(one.key for one in unwanted if one.kind is Kind.ORPHANED_ROW)
+        of_table += [removed(one) for one in unwanted if one.kind is Kind.BAD_ROW]
+        if unwanted and not dry_run:
+            project.table.discard([one.key for one in unwanted])
+    if (of_table or orphans) and not dry_run:
+        _note_version(project)
+    return RepairReport(
+        repaired=(*mended, *of_table),
+        num_orphans=len(orphans),
+        dry_run=dry_run,
+        num_to_make=sum(_num_to_make(one, identities) for one in (*mended, *of_table)),
+        imports=tuple(imports),
+    )
+
+
+def _num_to_make(repaired: Repaired, identities: Mapping[str, Identity]) -> int:
+    if repaired.kind in (Kind.CHECKPOINT, Kind.WORD_VECTORS, Kind.TABLE):
+        return 1
+    known = (identities.get(fingerprint) for _, fingerprint in repaired.lost)
+    return sum(one is None or one.instead is None for one in known)
+
+
+def _note_version(project: Project) -> None:
+    uri = project.table.uri
+    project.ledger.set_table_version(uri, project.table.version() or 0, state=project.ledger.table_state(uri))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactReport:
+    """What a compaction did, or would do.
+
+    Attributes:
+        plan: of the shards.
+        bytes_before: size of shards and sidecars.
+        bytes_after: the same afterwards; None of a dry run.
+        table_bytes_before: size of the table's files.
+        table_bytes_after: the same afterwards; None of a dry run.
+        dry_run: whether nothing was done.
+    """
+
+    plan: Compaction
+    bytes_before: int
+    bytes_after: int | None
+    table_bytes_before: int
+    table_bytes_after: int | None
+    dry_run: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0: whatever cannot be done is an error."""
+        return ExitCode.OK
+
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        plan = self.plan
+        if plan.is_empty:
+            yield f"shards: {plan.num_shards}, nothing to do"
+        else:
+            would = "would become" if self.dry_run else "became"
+            yield f"shards: {plan.num_shards} {would} {plan.num_shards_after}"
+            yield f"  superseded samples dropped: {plan.num_superseded}"
+            yield f"  samples of deleted videos dropped: {plan.num_unwanted}"
+            yield f"  rows dropped: {readable_bytes(plan.dropped_bytes)}"
+        if self.bytes_after is not None and self.table_bytes_after is not None:
+            yield f"features: {readable_bytes(self.bytes_before)}, now {readable_bytes(self.bytes_after)}"
+            yield f"table: {readable_bytes(self.table_bytes_before)}, now {readable_bytes(self.table_bytes_after)}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            **self.plan.as_dict(),
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "table_bytes_before": self.table_bytes_before,
+            "table_bytes_after": self.table_bytes_after,
+            "dry_run": self.dry_run,
+        }
+
+
+def compact(project: Project, console: Console, *, drop_deleted: bool = False, dry_run: bool = False) -> CompactReport:
+    """Merge small shards, leave out superseded samples, and merge the files of the table.
+
+    Versions of the table younger than a day stay: programs beside frameloom may be reading them.
+
+    Args:
+        project: the project.
+        console: for progress.
+        drop_deleted: also leave out features of videos and captions that the collection no longer has.
+        dry_run: change nothing.
+
+    Raises:
+        LockedError: another process is writing to the store, or reading it.
+        ConfigError: `drop_deleted`, and a video of the collection cannot be read just now.
+        IntegrityError: something is damaged; nothing is lost.
+    """
+    before, table_before = project.store.num_bytes(), num_bytes(Path(project.table.uri))
+    if dry_run:
+        plan = plan_compaction(project.store, wanted=_wanted(project) if drop_deleted else None)
+        return CompactReport(
+            plan=plan,
+            bytes_before=before,
+            bytes_after=None,
+            table_bytes_before=table_before,
+            table_bytes_after=None,
+            dry_run=True,
+        )
+    with writer_lock(project.root), alone(project.root), _features_alone(project):
+        wanted = _wanted(project) if drop_deleted else None  # not before: a sync may have added features meanwhile
+        with console.progress("compact", len(project.store), "samples") as advance:
+            plan = compact_features(project.store, wanted=wanted, advance=advance)
+        _compact_table(project)
+    return CompactReport(
+        plan=plan,
+        bytes_before=before,
+        bytes_after=project.store.num_bytes(),
+        table_bytes_before=table_before,
+        table_bytes_after=num_bytes(Path(project.table.uri)),
+        dry_run=False,
+    )
+
+
+def _features_alone(project: Project) -> AbstractContextManager[None]:
+    """Features that lie elsewhere have readers of their own: trainings that know nothing of the project."""
+    folder = project.store.place.folder
+    is_apart = folder.resolve() != project.root.resolve()
+    return alone(folder) if is_apart else nullcontext()
+
+
+def _compact_table(project: Project) -> None:
+    table = project.table
+    table.recover(project.ledger.table_version(table.uri))
+    if table.exists():
+        table.optimize(keep_seconds=KEPT_VERSIONS_SECONDS)
+        if table.version() != project.ledger.table_version(table.uri):
+            _note_version(project)
+
+
+def _wanted(project: Project) -> set[str]:
+    """Fingerprints of everything that was made from what the collection has now, also by other backbones."""
+    vars(project).pop("collection", None)  # as it is now, and not as it was when it was first asked for
+    found = survey(project)
+    unknown = [state.file.video.path for state in found.videos if state.file.digest is None]
+    if unknown:
+        raise ConfigError(
+            f"--drop-deleted: {count_of(len(unknown), 'video')} cannot be read just now, such as {unknown[0]}: nothing"
+            " says which features are theirs; make them readable or take them out of the collection"
+        )
+    sources = {state.file.digest for state in found.videos}
+    sources |= {text_digest(caption) for caption in project.texts()}
+    return {entry.fingerprint for entry in project.store.entries() if entry.source_digest in sources}

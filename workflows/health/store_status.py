@@ -1,0 +1,117 @@
+"""What a project's store holds: sizes, how much of the collection each feature covers, failures, what nobody reads."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..._vocabulary import Outcome
+from ...store import num_small, quarantine_bytes, reader_lock, row_bytes, superseded
+from ..console import count_of, readable_bytes
+from ..project import Project
+from ..sync import Survey, fingerprint_of, survey, text_digest
+
+MANY_SHARDS = 1000  # a store of as many opens noticeably later
+
+
+def num_bytes(folder: Path) -> int:
+    """Size of all files below a folder; 0 where there is none."""
+    return sum((Path(where) / name).lstat().st_size for where, _, names in os.walk(folder) for name in names)
+
+
+def store_status(project: Project) -> dict[str, Any]:
+    """`frameloom status --store`: sizes, counts, coverage, failures by class, superseded bytes. JSON-ready."""
+    with reader_lock(project.root):
+        found = survey(project)
+        num_superseded, superseded_bytes = superseded(project.store)
+        table, problems = Path(project.table.uri), project.store.problems
+        return {
+            "store": str(project.root),
+            "bytes": project.store.num_bytes(),
+            "shards": len(project.store.shards()),
+            "small_shards": num_small(project.store),
+            "samples": len(project.store),
+            "features": _features(project, found),
+            "superseded": {"samples": num_superseded, "bytes": superseded_bytes},
+            "damaged": [{"path": project.store.place.address(one.path), "message": one.message} for one in problems],
+            "table": {"rows": project.table.count() if project.table.exists() else 0, "bytes": num_bytes(table)},
+            "models_bytes": num_bytes(project.root / "models"),
+            "quarantine_bytes": _quarantine_bytes(project),
+        }
+
+
+def _quarantine_bytes(project: Project) -> int:
+    """What repairs set aside of shards and of checkpoints, which need not lie in one folder."""
+    root, where = project.root, project.store.root
+    is_apart = not (isinstance(where, Path) and where.resolve() == root.resolve())
+    return num_bytes(root / ".quarantine") + (quarantine_bytes(project.store) if is_apart else 0)
+
+
+def _features(project: Project, found: Survey) -> list[dict[str, Any]]:
+    """Each feature folder: what it holds, and how much of the collection it covers where the configuration wants it."""
+    covered = _coverage(project, found)
+    held: dict[str, list[Any]] = {}
+    for entry in project.store.entries():
+        held.setdefault(entry.feature, []).append(entry)
+    return [
+        {
+            "feature": name,
+            "wanted": name in covered,
+            "samples": len(entries := held.get(name, [])),
+            "shards": sum(shard.feature == name for shard in project.store.shards()),
+            "row_bytes": sum(map(row_bytes, entries)),
+            "covered": covered.get(name, (0, 0))[0],
+            "of": covered.get(name, (0, 0))[1],
+            "failures": _failures(entries),
+        }
+        for name in sorted({*held, *covered})
+    ]
+
+
+def _failures(entries: Iterable[Any]) -> dict[str, int]:
+    boxes = (Outcome.REJECTED, Outcome.QUARANTINED)
+    return dict(sorted(Counter(one.status.value for one in entries if one.status.outcome in boxes).items()))
+
+
+def _coverage(project: Project, found: Survey) -> dict[str, tuple[int, int]]:
+    """Of each wanted feature: how many videos or captions have it, and how many there are."""
+    covered = {
+        want.name: (
+            sum(one.want is want and one.entry is not None for state in found.videos for one in state.streams),
+            len(found.videos),
+        )
+        for want in project.wants
+    }
+    text = project.text_want()
+    if text is not None:
+        captions = project.texts()
+        names = [fingerprint_of(text_digest(caption), text) for caption in captions]
+        covered[text.name] = sum(name in project.store for name in names), len(names)
+    return covered
+
+
+def store_lines(found: dict[str, Any]) -> Iterator[str]:
+    """`store_status` for a person."""
+    size = readable_bytes(found["bytes"])
+    yield f"{found['store']}: {size} in {count_of(found['shards'], 'shard')}, {count_of(found['samples'], 'sample')}"
+    for one in found["features"]:
+        covers = f"{one['covered']} of {one['of']} covered" if one["wanted"] else "not in the configuration"
+        failed = "".join(f", {count} {status}" for status, count in one["failures"].items())
+        held = f"{count_of(one['samples'], 'sample')}, {readable_bytes(one['row_bytes'])} in {one['shards']} shards"
+        yield f"  {one['feature']}: {covers}; {held}{failed}"
+    yield f"  table: {found['table']['rows']} rows, {readable_bytes(found['table']['bytes'])}"
+    yield f"  models: {readable_bytes(found['models_bytes'])}"
+    if found["small_shards"] >= MANY_SHARDS:
+        small = count_of(found["small_shards"], "small shard")
+        yield f"  {small}: `frameloom compact` merges them, and every command opens the store faster"
+    gone = found["superseded"]
+    if gone["samples"]:
+        rows = readable_bytes(gone["bytes"])
+        yield f"  superseded: {count_of(gone['samples'], 'sample')}, {rows}: `frameloom compact` drops them"
+    if found["quarantine_bytes"]:
+        yield f"  quarantine: {readable_bytes(found['quarantine_bytes'])} set aside by repair"
+    for one in found["damaged"]:
+        yield f"  damaged: {one['message']}: `frameloom repair`"

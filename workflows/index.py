@@ -1,0 +1,102 @@
+"""The Python face of a project: `frameloom.open("frameloom.yaml")`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..store import reader_lock
+from .console import Console
+from .experiments import Evaluation, evaluate
+from .project import Project
+from .search import Query, Result, search
+from .sync import Plan, Report, make_plan, status_of, sync
+
+
+class Index:
+    """A collection of videos, its features, its model and its table.
+
+    The collection is looked at anew by each call, so that files that come and go between two calls are seen.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._open()
+
+    def _open(self, *, read_only: bool = False) -> Project:
+        return Project.open(self.path, read_only=read_only)
+
+    def sync(self, *, dry_run: bool = False, quiet: bool = True) -> Report | Plan:
+        """Bring features, model and table up to date with the collection, doing only what changed.
+
+        Args:
+            dry_run: return the plan and do nothing.
+            quiet: print no progress on standard error.
+
+        Returns:
+            The account of the run, or the plan. Files that failed are in it; they raise nothing.
+
+        Raises:
+            FrameloomError: what a user can mend: configuration, lock, space, integrity.
+        """
+        if dry_run:
+            return make_plan(self._open(read_only=True))
+        return sync(self._open(), Console(quiet=quiet))
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        video: str | Path | None = None,
+        audio: str | Path | None = None,
+        like: str | None = None,
+        where: str | None = None,
+        modalities: str | None = None,
+        top: int = 10,
+    ) -> list[Result]:
+        """The clips nearest to a question, best first.
+
+        Args:
+            text: words.
+            video: a file whose pictures are part of the question.
+            audio: a file whose sound is part of the question.
+            like: the id of an indexed clip, instead of the three above.
+            where: a SQL condition on the table's columns, such as ``split = 'test'``.
+            modalities: compare with ``video``, ``audio`` or ``video+audio`` alone; by default each clip's fullest.
+            top: how many answers.
+
+        Raises:
+            InputError: an empty question, no known word, a condition that does not parse.
+            MediaError: a file that cannot be read.
+        """
+        query = Query(
+            text=text,
+            video=None if video is None else Path(video),
+            audio=None if audio is None else Path(audio),
+            like=like,
+            where=where,
+            modalities=modalities,
+            top=top,
+        )
+        project = self._open()
+        with reader_lock(project.root):
+            return search(project, query)
+
+    def status(self) -> dict[str, Any]:
+        """What is there, what is stale and why, what failed, as plain data."""
+        return status_of(self._open(read_only=True))
+
+    def evaluate(self, *, split: str = "test") -> Evaluation:
+        """Text-to-media retrieval on one split."""
+        project = self._open()
+        with reader_lock(project.root):
+            return evaluate(project, split=split)
+
+
+def open_index(path: str | Path = "frameloom.yaml") -> Index:
+    """Open a project by its configuration file, or by the folder that holds `frameloom.yaml`.
+
+    Raises:
+        ConfigError: the file does not exist, or says something that cannot be.
+    """
+    return Index(path)

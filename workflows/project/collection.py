@@ -1,0 +1,452 @@
+"""From a configuration to a list of videos with their captions, spans, splits and metadata. Nothing is decoded here."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ..._vocabulary import Clip, ConfigError
+from .manifest import MANIFEST_SUFFIXES, ONLY_LOCAL, Scalar, Span, is_address, milliseconds, read_manifest
+
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "Collection",
+    "Span",
+    "Video",
+    "clips_of",
+    "discover",
+    "dropped_spans",
+    "in_split",
+    "readable_path",
+]
+
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
+    | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
+)
+_ANYWHERE = ("**", "*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Video:
+    """One video of the collection: its identity, where it lies, and its manifest rows."""
+
+    video: str
+    path: Path
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """Every video, sorted by identity.
+
+    Attributes:
+        videos: what was found or named.
+        unmatched: `video` values of caption rows that name no video of the collection.
+        metadata_types: name to type (``string``, ``int64``, ``double``, ``bool``) of every further manifest column.
+    """
+
+    videos: tuple[Video, ...]
+    unmatched: tuple[str, ...] = ()
+    metadata_types: Mapping[str, str] = field(default_factory=dict)
+
+    def captions(self, *, split: str | None = None) -> list[str]:
+        """All captions in order, each once; with a split, those that may be learned from in it."""
+        return list(dict.fromkeys(caption for span in self._rows(split) for caption in span.captions))
+
+    def column_texts(self, column: str, *, split: str | None = None) -> list[str]:
+        """What stands in a further column, as text, in order, each once; where it is empty there is none."""
+        found = (text_of(span.metadata, column) for span in self._rows(split))
+        return list(dict.fromkeys(text for text in found if text))
+
+    def _rows(self, split: str | None) -> Iterator[Span]:
+        return (span for video in self.videos for span in video.spans if split is None or in_split(span.split, split))
+
+
+def text_of(metadata: Mapping[str, Scalar], column: str) -> str:
+    """What stands in a further column, as text; empty where nothing does."""
+    value = metadata.get(column)
+    return "" if value is None else str(value).strip()
+
+
+def in_split(found: str | None, wanted: str) -> bool:
+    """Whether a row belongs to a split. A collection without splits is all for training."""
+    return (found or "train") == wanted
+
+
+def readable_path(path: str | os.PathLike[str]) -> str:
+    r"""A path as text that can be stored, with forward slashes; two paths never get one spelling.
+
+    A byte that is not UTF-8 becomes ``\xff``, and a backslash becomes two, so that it cannot be taken for one of those.
+    Names without either stay as they are.
+    """
+    raw = os.fsencode(Path(path).as_posix())
+    return raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+
+
+def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Collection:
+    """Find the videos of a collection and join their captions.
+
+    A span row has the split and the metadata of its video's rows without a span, where it has none of its own.
+
+    Raises ConfigError when a folder does not exist or cannot be read, nothing is found, a manifest cannot be read,
+    lacks a column or holds a value that is not allowed, when two sources give one video, or a video is in two splits.
+    """
+    found = _by_identity(_from_sources(sources, base))
+    if not found:
+        raise ConfigError(
+            f"no videos found in {', '.join(sources)}: looked for files ending in {' '.join(sorted(VIDEO_SUFFIXES))}"
+        )
+    unmatched: tuple[str, ...] = ()
+    if captions is not None:
+        _refuse_address(captions, "collection.captions")
+        found, unmatched = _join_captions(found, _absolute(captions, base))
+    videos = tuple(_settled(found[name]) for name in sorted(found))
+    return Collection(videos=videos, unmatched=unmatched, metadata_types=_metadata_types(videos))
+
+
+def clips_of(video: Video, duration_seconds: float, *, clip_seconds: float | None) -> list[Clip]:
+    """Cut a video into clips: its own spans where the manifest gives them, otherwise windows.
+
+    Windows start at every multiple of `clip_seconds`; a last one shorter than half of that is joined to the one before.
+    A span is cut at the end of the video; one that begins after it gives no clip (see `dropped_spans`). Spans that are
+    one to the millisecond are one clip. Raises ConfigError when that clip would be in two splits.
+    """
+    if any(span.start_seconds is not None for span in video.spans):
+        spans = _merge_spans(video, duration_seconds)
+    else:
+        spans = [(start, end, video.spans) for start, end in _windows(duration_seconds, clip_seconds)]
+    return [
+        Clip(
+            video=video.video,
+            start_seconds=start,
+            end_seconds=end,
+            captions=tuple(dict.fromkeys(caption for row in rows for caption in row.captions)),
+            split=_one_split(rows, f"{video.video!r} from {start:g} to {end:g} s"),
+            metadata=_filled(rows),
+        )
+        for start, end, rows in spans
+    ]
+
+
+def dropped_spans(video: Video, duration_seconds: float) -> int:
+    """How many spans of the manifest give no clip, because they begin at the end of the video or after it."""
+    parts = {_span_key(span): span for span in video.spans if span.start_seconds is not None}
+    cuts = (_cut(span, duration_seconds) for span in parts.values())
+    return sum(start >= end for start, end in cuts)
+
+
+def _windows(duration_seconds: float, clip_seconds: float | None) -> list[tuple[float, float]]:
+    if clip_seconds is None or duration_seconds <= clip_seconds:
+        return [(0.0, duration_seconds)]
+    count = max(1, math.floor(duration_seconds / clip_seconds + 0.5))
+    starts = [index * clip_seconds for index in range(count)]
+    return list(zip(starts, [*starts[1:], duration_seconds], strict=True))
+
+
+def _merge_spans(video: Video, duration_seconds: float) -> list[tuple[float, float, tuple[Span, ...]]]:
+    """Rows of the same span, to the millisecond, become one clip."""
+    merged: dict[tuple[int, int], list[Span]] = {}
+    for span in video.spans:
+        start, end = _cut(span, duration_seconds)
+        if start < end:
+            merged.setdefault((start, end), []).append(span)
+    return [
+        (start / 1000, min(end / 1000, duration_seconds), tuple(rows)) for (start, end), rows in sorted(merged.items())
+    ]
+
+
+def _cut(span: Span, duration_seconds: float) -> tuple[int, int]:
+    """Start and end in milliseconds, the end not after that of the video."""
+    end = duration_seconds if span.end_seconds is None else min(span.end_seconds, duration_seconds)
+    return milliseconds(span.start_seconds or 0.0), milliseconds(end)
+
+
+def _span_key(span: Span) -> tuple[int, int | None]:
+    return milliseconds(span.start_seconds or 0.0), None if span.end_seconds is None else milliseconds(span.end_seconds)
+
+
+def _filled(rows: Iterable[Span]) -> dict[str, Scalar]:
+    """The metadata of several rows of one clip: what is not empty, the later row over the earlier."""
+    return {key: value for row in rows for key, value in row.metadata.items() if value is not None}
+
+
+def _one_split(rows: Iterable[Span], what: str) -> str | None:
+    """The split that the rows name; rows that name none go along."""
+    found = sorted({row.split for row in rows if row.split is not None})
+    if len(found) > 1:
+        raise ConfigError(f"{what} is in more than one split: {', '.join(found)}: give all of its rows the same one")
+    return found[0] if found else None
+
+
+def _settled(video: Video) -> Video:
+    """The video with the split that counts in every row.
+
+    A row without a span speaks of the whole video, and so of every span: it hands its split and metadata down. Without
+    captions that is all that it does; with captions it is a clip as well, which holds every span.
+    """
+    whole = [span for span in video.spans if span.start_seconds is None]
+    parts = [span for span in video.spans if span.start_seconds is not None]
+    split = _one_split(whole, f"{video.video!r}")
+    told = [span for span in whole if span.captions or not parts]
+    if told or split is not None:
+        split = _one_split([*whole, *parts], f"{video.video!r}, which has rows without a span,")
+    of_span: dict[tuple[int, int | None], list[Span]] = {}
+    for span in parts:
+        of_span.setdefault(_span_key(span), []).append(span)
+    common = _filled(whole)
+    settled = [replace(span, split=split) for span in told]
+    for rows in of_span.values():
+        own = _one_split(rows, f"{video.video!r}, {_spelled(rows[0])}") or split
+        settled += [replace(row, split=own, metadata={**common, **_filled([row])}) for row in rows]
+    return replace(video, spans=tuple(settled))
+
+
+def _spelled(span: Span) -> str:
+    end = "its end" if span.end_seconds is None else f"{span.end_seconds:g} s"
+    return f"from {span.start_seconds:g} s to {end},"
+
+
+def _by_identity(videos: Iterable[Video]) -> dict[str, Video]:
+    found: dict[str, Video] = {}
+    names: dict[Path, str] = {}
+    for video in videos:
+        if video.path in names:
+            other = names[video.path]
+            raise ConfigError(f"collection.videos gives {video.path} twice ({other!r}, {video.video!r}): name it once")
+        if video.video in found:
+            raise ConfigError(
+                f"collection.videos: {found[video.video].path} and {video.path} have one name, {video.video!r}:"
+                " name a folder above both"
+            )
+        found[video.video], names[video.path] = video, video.video
+    return found
+
+
+def _absolute(path: str, base: Path) -> Path:
+    return Path(os.path.abspath(base / os.path.expanduser(path)))  # noqa: PTH100, PTH111 - follows no links
+
+
+def _is_absolute(path: str) -> bool:
+    return Path(os.path.expanduser(path)).is_absolute()  # noqa: PTH111 - ~nobody is a name, not an error
+
+
+def _refuse_address(source: str, key: str) -> None:
+    if is_address(source):
+        raise ConfigError(f"{key}: {source!r:.80} is an address: {ONLY_LOCAL}")
+
+
+def _from_sources(sources: Sequence[str], base: Path) -> Iterator[Video]:
+    roots: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for source in sources:
+        _refuse_address(source, "collection.videos")
+        path = _absolute(source, base)
+        mode = _mode(path)
+        if mode is None and glob.has_magic(source):
+            yield from _from_glob(path)
+        elif mode is not None and stat.S_ISDIR(mode):
+            _check_root(path, roots)
+            roots.append(path)
+            yield from _from_folder(path, seen)
+        elif path.suffix.lower() in MANIFEST_SUFFIXES:
+            yield from _from_manifest(path)
+        elif mode is not None and stat.S_ISREG(mode):
+            yield Video(video=_identity(path, path.parent.parent), path=path)
+        else:
+            fault = "does not exist" if mode is None else "is neither a folder nor a file"
+            raise ConfigError(f"collection.videos: {path} {fault}: give a folder, a glob pattern or a manifest")
+
+
+def _mode(path: Path) -> int | None:
+    """The mode bits of what a path leads to; None where there is nothing."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"collection.videos: {path} cannot be read: {error.strerror}: allow reading it, or move it out of the"
+        " collection (its videos would count as removed)"
+    )
+
+
+def _check_root(path: Path, roots: Sequence[Path]) -> None:
+    for other in roots:
+        if path == other or other in path.parents or path in other.parents:
+            raise ConfigError(f"collection.videos: {path} and {other} overlap: name the outer folder alone")
+        if path.name == other.name:
+            raise ConfigError(f"collection.videos: {path} and {other} have one name: name a folder above both")
+
+
+def _from_folder(path: Path, seen: set[tuple[int, int]]) -> Iterator[Video]:
+    if _folder_key(path) in seen:
+        raise ConfigError(f"collection.videos: {path} overlaps a folder named before it through a link: name one")
+    for file in _walk(path, _ANYWHERE, seen):
+        if file.suffix.lower() in VIDEO_SUFFIXES:
+            yield Video(video=_identity(file, path.parent), path=file)
+
+
+def _from_glob(pattern: Path) -> Iterator[Video]:
+    first_magic = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
+    root = Path(*pattern.parts[:first_magic])
+    for file in _walk(root, pattern.parts[first_magic:], set()):
+        yield Video(video=_identity(file, root.parent), path=file)
+
+
+def _walk(root: Path, pattern: tuple[str, ...], seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """The files below a folder that match a pattern, always in the same order.
+
+    Links to folders are followed, after the folders themselves, and no folder is entered twice: links may go round in
+    circles, and a video that can be reached in two ways keeps its own name. Raises ConfigError for what cannot be read.
+    """
+    folders: list[tuple[str, ...]] = [()]
+    links: list[tuple[str, ...]] = []
+    while folders or links:
+        names = folders.pop() if folders else links.pop(0)
+        folder = root.joinpath(*names)
+        key = _folder_key(folder)
+        if key in seen:
+            continue
+        seen.add(key)
+        for entry in _entries(folder):
+            below = (*names, entry.name)
+            leads_on, matches = (_matches(below, pattern, leading=leading) for leading in (True, False))
+            if not (leads_on or matches):
+                continue
+            if _is_folder(entry):
+                if leads_on:
+                    (links if entry.is_symlink() else folders).append(below)
+            elif matches:
+                yield Path(entry.path)
+
+
+def _folder_key(folder: Path) -> tuple[int, int]:
+    try:
+        found = folder.stat()
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    return found.st_dev, found.st_ino
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Raises ConfigError for a link that leads nowhere, unless it has a video's name and is reported as that."""
+    try:
+        if entry.is_dir():
+            return True
+        broken = entry.is_symlink() and not Path(entry.path).exists()
+    except OSError:
+        broken = True
+    if broken and Path(entry.name).suffix.lower() not in VIDEO_SUFFIXES:
+        raise ConfigError(
+            f"collection.videos: the link {entry.path} leads nowhere: mount what it points to, or remove the link"
+            " (videos behind it would count as removed)"
+        )
+    return False
+
+
+def _matches(names: tuple[str, ...], pattern: tuple[str, ...], *, leading: bool) -> bool:
+    """Whether a path fits a pattern or, with `leading`, whether something inside a folder of that path may."""
+    if not names:
+        return bool(pattern) if leading else all(part == "**" for part in pattern)
+    if not pattern:
+        return False
+    hidden = names[0].startswith(".") and not pattern[0].startswith(".")
+    if pattern[0] == "**":
+        deeper = not hidden and _matches(names[1:], pattern, leading=leading)
+        return deeper or _matches(names, pattern[1:], leading=leading)
+    return not hidden and fnmatchcase(names[0], pattern[0]) and _matches(names[1:], pattern[1:], leading=leading)
+
+
+def _from_manifest(path: Path) -> Iterator[Video]:
+    """One video for each file, however its rows spell it."""
+    spans: dict[Path, list[Span]] = {}
+    near: set[Path] = set()
+    for name, span in read_manifest(path, needs_captions=False):
+        file = _absolute(name, path.parent)
+        spans.setdefault(file, []).append(span)
+        if file.is_relative_to(path.parent) or not _is_absolute(name):
+            near.add(file)
+    for file, rows in spans.items():
+        identity = os.path.relpath(file, path.parent) if file in near else file
+        yield Video(video=readable_path(identity), path=file, spans=tuple(rows))
+
+
+def _join_captions(found: dict[str, Video], manifest: Path) -> tuple[dict[str, Video], tuple[str, ...]]:
+    names = _Names(found)
+    spans: dict[str, list[Span]] = {}
+    unmatched: dict[str, None] = {}
+    num_rows = 0
+    for name, span in read_manifest(manifest, needs_captions=True):
+        num_rows += 1
+        identity = names.find(_absolute(name, manifest.parent))
+        if identity is None:
+            unmatched[name] = None
+        else:
+            spans.setdefault(identity, []).append(span)
+    if not spans:
+        raise ConfigError(
+            f"{manifest}: none of its {num_rows} rows names a video of the collection:"
+            f" `video` must be relative to the manifest, such as {os.path.relpath(names.example, manifest.parent)}"
+        )
+    joined = {name: replace(found[name], spans=(*found[name].spans, *rows)) for name, rows in spans.items()}
+    return {**found, **joined}, tuple(unmatched)
+
+
+class _Names:
+    """The identity of the video at a path; where the path is unknown, of the one that it leads to through links."""
+
+    def __init__(self, found: Mapping[str, Video]) -> None:
+        self._by_path = {video.path: name for name, video in found.items()}
+        self._by_target: dict[str, str] | None = None
+        self.example = min(self._by_path)
+
+    def find(self, path: Path) -> str | None:
+        return self._by_path.get(path) or self._behind_links(path)
+
+    def _behind_links(self, path: Path) -> str | None:
+        if self._by_target is None:
+            self._by_target = {}
+            for known in sorted(self._by_path):
+                self._by_target.setdefault(os.path.realpath(known), self._by_path[known])
+        return self._by_target.get(os.path.realpath(path))
+
+
+def _identity(file: Path, root: Path) -> str:
+    return readable_path(file.relative_to(root))
+
+
+def _metadata_types(videos: Iterable[Video]) -> dict[str, str]:
+    """Name and type of every metadata column; values of several types make it a string column."""
+    seen: dict[str, set[str]] = {}
+    names = {bool: "bool", int: "int64", float: "double", str: "string"}
+    for video in videos:
+        for span in video.spans:
+            for key, value in span.metadata.items():
+                if value is not None:
+                    seen.setdefault(key, set()).add(names[type(value)])
+    return {key: _common_type(types) for key, types in sorted(seen.items())}
+
+
+def _common_type(types: set[str]) -> str:
+    if types == {"int64", "double"}:
+        return "double"
+    return types.pop() if len(types) == 1 else "string"

@@ -1,0 +1,448 @@
+"""One ``frameloom.yaml`` describes a project: collection, features, model, training, store, run.
+
+Unknown keys are refused with the nearest known one. Relative paths are relative to the folder of the YAML file. The
+file is read as plain data: no tags, no anchors, no interpolation, so that a configuration can never run code or grow.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ..._vocabulary import ConfigError, Modality, canonical_json
+from .manifest import ONLY_LOCAL, is_address
+from .plain import PlainLoader, not_plain, text_fault
+
+MODALITIES = tuple(str(one) for one in (Modality.TEXT, Modality.VIDEO, Modality.AUDIO))
+"""In the order in which a combination names them; those of `features.extra_text` follow."""
+
+
+class Section(BaseModel):
+    """Frozen, and closed: a key that is not a field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CollectionConfig(Section):
+    """Which videos, what is said of them, and how they are cut into clips."""
+
+    videos: tuple[str, ...]
+    """Folders (with their subfolders), glob patterns, or manifests (.csv, .jsonl, .parquet) with a column `video`."""
+    captions: str | None = None
+    """A manifest with the columns `video` and `captions` (or `caption`) for videos that the line above finds."""
+    clip_seconds: float | None = Field(default=8.0, ge=0.1)
+    """Videos without spans of their own are cut into windows of this length; null keeps each video whole."""
+
+    @field_validator("videos", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("videos")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not all(value):
+            raise ValueError("needs a folder, a glob pattern or a manifest")
+        return value
+
+    @field_validator("videos", "captions")
+    @classmethod
+    def _local(cls, value: Any) -> Any:
+        if any(is_address(one) for one in ([value] if isinstance(value, str) else value or ())):
+            raise ValueError(ONLY_LOCAL)
+        return value
+
+
+class FeatureConfig(Section):
+    """One backbone and the weights that it runs with."""
+
+    backbone: str
+    """A name that `frameloom backbones` lists."""
+    weights: str | None = None
+    """A tag that `frameloom weights` lists, or a path. null: seeded random weights (for word vectors: trained from the
+    collection's own captions)."""
+    seed: int = 0
+    """The seed of random weights."""
+    options: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    """Settings that differ from the backbone's published protocol, such as `rate_hz`; part of the fingerprint."""
+
+
+class FeaturesConfig(Section):
+    """The backbones: one or several for video, at most one each for audio and text."""
+
+    video: tuple[FeatureConfig, ...] = ()
+    """One backbone, or a list of different ones whose rows are joined in time into one stream for the model, as wide as
+    all of them together: each row of the last, with the rows of the others that stand at the same place of the clip
+    (repeated where those are fewer). So name the one with the most rows a second last: `resnet152`, `resnext101_3d`.
+    A joined row needs all of them: of a video for which one backbone gives nothing, the model sees no pictures, and
+    the video's status names that backbone."""
+    audio: FeatureConfig | None = None
+    """What hears."""
+    text: FeatureConfig | None = None
+    """What reads captions and questions."""
+    extra_text: dict[str, str] = Field(default_factory=dict)
+    """Further modalities of a clip, read by the backbone of `text`: a name for each, and the manifest's column that
+    holds its text. `speech: transcript` is what is said in a clip, `ocr: signs` what is written in it."""
+
+    @field_validator("video", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return () if value is None else value if isinstance(value, list | tuple) else (value,)
+
+    @field_validator("video")
+    @classmethod
+    def _different(cls, value: tuple[FeatureConfig, ...]) -> tuple[FeatureConfig, ...]:
+        names = [feature.backbone for feature in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names {', '.join(twice)} more than once: features are kept by name, so give each once")
+        return value
+
+    @field_validator("audio", "text", mode="before")
+    @classmethod
+    def _only_one(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            raise ValueError("takes one backbone; only features.video takes a list: give one, without the dash")
+        return value
+
+    @field_validator("extra_text")
+    @classmethod
+    def _new_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name in MODALITIES or not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name):
+                raise ValueError(
+                    f"{name!r} is no name for a further modality: use small letters, digits and _, and not"
+                    f" {', '.join(MODALITIES)}"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _extra_text_is_read(self) -> FeaturesConfig:
+        if self.extra_text and self.text is None:
+            raise ValueError("extra_text is read by the backbone of features.text: add features.text")
+        return self
+
+    def modalities(self) -> tuple[str, ...]:
+        """Every modality that a clip may have, in the order in which combinations name them."""
+        return (*MODALITIES, *sorted(self.extra_text))
+
+    def media(self) -> list[tuple[Modality, FeatureConfig]]:
+        """The backbones that read files, with what they read, in the order video, audio."""
+        audio = [] if self.audio is None else [(Modality.AUDIO, self.audio)]
+        return [*((Modality.VIDEO, feature) for feature in self.video), *audio]
+
+
+class ModelConfig(Section):
+    """The fusion model, and how much of a clip it reads. What is null is the recipe's."""
+
+    name: str | None = None
+    """A name that `frameloom models` lists."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Sizes and switches of the model that differ from the recipe's, such as `width`."""
+    checkpoint: str | None = None
+    """A trained checkpoint's folder. With it nothing is trained."""
+    max_video_tokens: int | None = Field(default=None, ge=1)
+    """Video rows read from a clip."""
+    max_audio_frames: int | None = Field(default=None, ge=1)
+    """Spectrogram frames (10 ms) read from a clip."""
+    max_words: int | None = Field(default=None, ge=1)
+    """Known words read from a sentence."""
+
+
+class TrainingConfig(Section):
+    """How the model learns."""
+
+    recipe: str = "everything_at_once_tiny"
+    """A name that `frameloom recipes` lists. It brings its model, and how much of a clip that reads."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the recipe that differ, such as `epochs`."""
+
+
+class StoreConfig(Section):
+    """Where features, checkpoints and vectors are kept."""
+
+    path: str = ".frameloom"
+    """The folder of the store."""
+    features: str | None = None
+    """Where the features' shards lie: an address such as s3://bucket/prefix, or a folder; null: in the store's."""
+    format: Literal["hdf5", "webdataset"] = "hdf5"
+    """What new shards are: HDF5, or tar files for programs that stream them. A store may hold both."""
+    table: str = Field(default="clips", pattern=r"^[a-z][a-z0-9_]{0,62}$")
+    """The LanceDB table."""
+    combinations: tuple[str, ...] = ("video", "audio", "video+audio")
+    """One row for each clip and each of these that the clip has: modalities joined by +, in the order text, video,
+    audio and those of `features.extra_text`."""
+
+    @field_validator("path")
+    @classmethod
+    def _local(cls, value: str) -> str:
+        if is_address(value):
+            raise ValueError("needs a local folder: give a path; an address can be given as store.features")
+        return value
+
+    @field_validator("features")
+    @classmethod
+    def _lasting(cls, value: str | None) -> str | None:
+        if value is not None and value.lower().startswith("memory:"):
+            raise ValueError(
+                "memory is not shared by processes and gone with this one: give a folder, or an address such as"
+                " s3://bucket/prefix"
+            )
+        return value
+
+    @field_validator("combinations")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("needs at least one combination, each once")
+        return value
+
+
+class RunConfig(Section):
+    """How the work is done. Nothing here changes a number by more than rounding."""
+
+    workers: int | None = Field(default=None, ge=0, le=1024)
+    """Worker processes; null takes one for each core, 0 works in this process alone."""
+    scheduler: str | None = None
+    """The address of a running Dask scheduler, such as tcp://10.0.0.1:8786; null starts a cluster on this machine."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """What one task takes of a worker's Dask resources, such as `GPU: 1` with workers that were started with
+    `--resources GPU=1`, one for each GPU. Workers started here are given that much."""
+    threads: int = Field(default=1, ge=1, le=1024)
+    """Threads of the models in one worker. One number gives the same bytes on any number of workers; another may change
+    the last digit of a feature. More than one is for few workers with large networks. Training takes every core."""
+    batch_videos: int = Field(default=8, ge=1, le=100_000)
+    """Videos in one task, and in one shard."""
+    device: str = "cpu"
+    """Where backbones and models run: cpu, cuda, cuda:0."""
+    decode_seconds: float = Field(default=600.0, gt=0)
+    """A file whose decoding takes longer is stopped and quarantined."""
+    decode_memory_gb: float = Field(default=4.0, gt=0)
+    """A decoder that wants more memory is stopped and its file quarantined."""
+    max_failures: int = Field(default=0, ge=0)
+    """A run with more failed videos than this ends with exit code 3."""
+
+    @field_validator("threads", mode="before")
+    @classmethod
+    def _one_by_default(cls, value: Any) -> Any:
+        return 1 if value is None else value
+
+
+class Config(Section):
+    """A whole project."""
+
+    collection: CollectionConfig
+    features: FeaturesConfig
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    store: StoreConfig = StoreConfig()
+    run: RunConfig = RunConfig()
+
+    @field_validator("features")
+    @classmethod
+    def _some_feature(cls, value: FeaturesConfig) -> FeaturesConfig:
+        if not value.media():
+            raise ValueError("needs a backbone for video, for audio, or for both")
+        return value
+
+    @model_validator(mode="after")
+    def _known_combinations(self) -> Config:
+        for name in self.store.combinations:
+            fault = combination_fault(name, self.features.modalities())
+            if fault is not None:
+                raise ValueError(f"store.combinations: {fault}")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole configuration with every default written out, as JSON-ready data."""
+        return self.model_dump(mode="json")
+
+
+def combination_fault(name: str, modalities: Sequence[str]) -> str | None:
+    """What is wrong with the name of a combination; None where it joins different modalities by +, in their order."""
+    parts = name.split("+")
+    if set(parts) <= set(modalities) and parts == sorted(set(parts), key=list(modalities).index):
+        return None
+    return f"{name!r} is no combination: join different ones of {', '.join(modalities)} by +, in this order"
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration. Raises ConfigError, which names the file, the key and what is allowed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist: write one with `frameloom init DIR`, or name yours with -c"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    try:
+        data = yaml.load(text, Loader=PlainLoader)  # noqa: S506 - a SafeLoader, made stricter
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    return parse_config(data, str(path))
+
+
+def parse_config(data: Any, origin: str = "configuration") -> Config:
+    """Check plain data against the schema. Raises ConfigError with every mistake on one line."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{origin}: expected sections such as `collection:` and `features:`, found {data!r:.60}")
+    faults = list(not_plain(data, ()))
+    if faults:
+        raise ConfigError(f"{origin}: {'; '.join(faults)}")
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem, data) for problem in error.errors())
+        raise ConfigError(f"{origin}: {problems}") from None
+
+
+def _explain(problem: Any, data: Any) -> str:
+    location = _as_written(problem["loc"], data)
+    where = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"unknown key {where!r}: {hint}known here: {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"the key {where!r} is missing"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not location:  # what two sections say does not fit, and the message names both
+        return message
+    return f"{where}: {message} (found {problem['input']!r:.60})"
+
+
+def _as_written(location: tuple[int | str, ...], data: Any) -> list[str]:
+    """A place of the schema in the words of the file: without the number of what is no list there."""
+    parts = []
+    for part in location:
+        if isinstance(part, str) or isinstance(data, list | tuple):
+            parts.append(str(part))
+            data = data.get(part) if isinstance(data, dict) else data[part] if isinstance(part, int) else None
+    return parts
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    """The keys allowed at a place of the schema."""
+    section: Any = Config
+    for key in (one for one in location if not one.isdigit()):
+        annotation = section.model_fields[key].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next(one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel))
+    return list(section.model_fields)
+
+
+TEMPLATE = """\
+# What frameloom does with one collection of videos. Run `frameloom sync` beside this file.
+# Relative paths are relative to this file. Every key has a default except `collection.videos` and `features`.
+
+collection:
+  # A folder (searched with its subfolders), a glob such as /data/**/*.mp4, a manifest
+  # (.csv, .jsonl or .parquet with a column `video`), or a list of these.
+  videos: {videos}
+  # A manifest with the columns `video` (relative to the manifest) and `captions` (a list) or `caption` (a sentence);
+  # optional: `start_seconds`, `end_seconds`, `split` (train, val, test). All others become columns to filter by.
+  captions: {captions}
+  # Videos without spans of their own are cut into windows of this many seconds; null keeps each video whole.
+  clip_seconds: 8
+
+features:            # `frameloom backbones` lists what there is
+  video:             # or a list of backbones (- backbone: ...), whose rows are joined; the one with most rows last
+    backbone: resnet152
+    weights: null    # a tag that `frameloom weights` lists, or a path; null: seeded random weights, only for trying out
+  audio:
+    backbone: logmel_avlnet
+  text:
+    backbone: word2vec
+    weights: null    # word2vec vectors (.bin or .txt); null trains them from the captions above
+
+training:            # `frameloom recipes` lists what there is
+  # A model small enough for two cores. At the paper's size, for a GPU: everything_at_once.
+  recipe: everything_at_once_tiny
+  overrides: {{}}      # such as {{epochs: 40, seed: 1}}
+
+model:               # `frameloom models` lists what there is
+  name: null         # null takes the recipe's
+  config: {{}}         # such as {{width: 512}}
+  checkpoint: null   # the folder of a trained model; with it nothing is trained
+
+store:
+  path: .frameloom   # features, checkpoints and the LanceDB table; delete it and everything can be made again
+  features: null     # where features lie instead, such as s3://bucket/prefix or another folder
+  format: hdf5       # hdf5, or webdataset: tar files for programs that stream them
+  table: clips
+
+run:
+  workers: null      # worker processes; null takes one for each core
+  batch_videos: 8    # videos in one task and in one shard
+  device: cpu
+  max_failures: 0    # a run with more failed videos than this ends with exit code 3
+"""
+
+
+# What JSON leaves as it is and YAML does not allow, or reads as the end of a line.
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+
+
+def write_template(path: Path, *, videos: list[str], captions: str | None) -> None:
+    """Write a commented configuration, whole or not at all. Raises ConfigError when it exists or cannot be written."""
+    for name in [*videos, *([captions] if captions else [])]:
+        if text_fault(name) is not None:
+            raise ConfigError(
+                f"{name!a}: the name is not UTF-8, and a configuration is: rename it, or name a folder"
+                " above it or a glob pattern that fits it"
+            )
+    text = TEMPLATE.format(videos=_quoted(videos if len(videos) > 1 else videos[0]), captions=_quoted(captions))
+    try:
+        _write_new(path, text.encode())
+    except FileExistsError:
+        raise ConfigError(f"{path} exists: edit it, or remove it and run `frameloom init` again") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}: nothing was left behind") from None
+
+
+def _quoted(value: Any) -> str:
+    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", canonical_json(value))
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Make a file that is there whole or not at all. Raises FileExistsError, or OSError and leaves nothing behind."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _rename_new(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _rename_new(aside: Path, path: Path) -> None:
+    """Rename, but never over a file that is there."""
+    try:
+        path.hardlink_to(aside)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # A file system without hard links: an empty file of ours holds the place.
+        path.open("xb").close()
+        try:
+            aside.replace(path)
+        except OSError:
+            with suppress(OSError):
+                path.unlink()
+            raise

@@ -1,0 +1,265 @@
+"""Manifests: tables (.csv, .jsonl, .parquet) that say what videos show: spans, captions, splits and metadata."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..._vocabulary import ConfigError
+
+MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
+SPLITS = ("train", "val", "test")
+ONLY_LOCAL = "only local files can be read for now: download them and give their path"
+LONGEST_SECONDS = 1e9
+_OWN_COLUMNS = frozenset({"video", "captions", "caption", "start_seconds", "end_seconds", "split"})
+_INT64 = range(-(2**63), 2**63)
+# Numbers as a program writes them. A zero in front (007) marks a name, which a number would lose.
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
+_DOUBLE = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.I)
+_LONG_INTEGER = re.compile(r"[+-]?[0-9]{19,}")
+_BOOL = {"true": True, "false": False}
+
+Scalar = str | int | float | bool | None
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """One row of a manifest: what is said of a video, or of a part of it (start and end are None for the whole)."""
+
+    captions: tuple[str, ...] = ()
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    split: str | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is a URL, such as s3://bucket/a.mp4, and not a path."""
+    return "://" in text
+
+
+def milliseconds(seconds: float) -> int:
+    """What a clip's identity keeps of an instant: spans that agree in milliseconds are one clip."""
+    return round(seconds * 1000)
+
+
+def read_manifest(path: Path, *, needs_captions: bool) -> Iterator[tuple[str, Span]]:
+    """The rows of a manifest as (video, span). Raises ConfigError that names the file and the row."""
+    for number, row in _read_rows(path):
+        where = f"{path}, row {number}"
+        try:
+            _check_columns(row, where, needs_captions=needs_captions)
+            name, span = _video(row["video"], where), _span(row, where)
+        except RecursionError:
+            raise ConfigError(f"{where}: lists are nested too deeply to be read: flatten them") from None
+        yield name, span
+
+
+def _check_columns(row: Row, where: str, *, needs_captions: bool) -> None:
+    found = ", ".join(map(str, row)) or "nothing"
+    if "video" not in row:
+        raise ConfigError(f"{where}: no column `video`: found {found}")
+    if needs_captions and "captions" not in row and "caption" not in row:
+        raise ConfigError(f"{where}: no column `captions` (a list) or `caption`: found {found}")
+    for key, value in row.items():
+        texts = value if isinstance(value, list | tuple) else (value,)
+        for text in (key, *texts):
+            if isinstance(text, str) and not _is_unicode(text):
+                raise ConfigError(
+                    f"{where}: {key!a:.40} has {text!a:.60}, which holds half a character (a lone surrogate) and"
+                    " cannot be stored: write it anew as UTF-8, and rename files whose names are not UTF-8"
+                )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _video(name: Any, where: str) -> str:
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ConfigError(f"{where}: `video` must be a path, found {name!r:.60}")
+    if is_address(name):
+        raise ConfigError(f"{where}: `video` is the address {name!r:.80}: {ONLY_LOCAL}")
+    return name
+
+
+def _span(row: Row, where: str) -> Span:
+    start, end = (_seconds(row, key, where) for key in ("start_seconds", "end_seconds"))
+    if end is not None and end <= (start or 0.0):
+        raise ConfigError(f"{where}: end_seconds {end} is not after start_seconds {start or 0.0}")
+    if end is not None and milliseconds(end) == milliseconds(start or 0.0):
+        raise ConfigError(f"{where}: the span {start or 0.0} to {end} s is shorter than a millisecond: lengthen it")
+    split = row.get("split") or None
+    if split is not None and split not in SPLITS:
+        raise ConfigError(f"{where}: split {split!r} is not one of {', '.join(SPLITS)}")
+    return Span(
+        captions=_captions(row, where),
+        start_seconds=0.0 if start is None and end is not None else start,
+        end_seconds=end,
+        split=split,
+        metadata={key: _scalar(value) for key, value in row.items() if key not in _OWN_COLUMNS},
+    )
+
+
+def _captions(row: Row, where: str) -> tuple[str, ...]:
+    """The sentences of a row: `captions`, or `caption` where that is empty."""
+    given = (row.get(key) for key in ("captions", "caption"))
+    value = next((one for one in given if not _is_empty(one)), ())
+    if isinstance(value, str):
+        value = _listed(value, where)
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise ConfigError(f"{where}: captions must be a sentence or a list of sentences, found {value!r:.60}")
+    for one in value:
+        if not _is_unicode(one):
+            raise ConfigError(f"{where}: the caption {one!a:.60} holds a lone surrogate: write it anew as UTF-8")
+    return tuple(" ".join(one.split()) for one in value if one.strip())
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _listed(text: str, where: str) -> Any:
+    """A text that is a JSON list (the only way for CSV to hold one), or else the text itself as the only sentence."""
+    if not text.lstrip().startswith("["):
+        return [text]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return [text]
+    except ValueError as error:
+        raise ConfigError(f"{where}: captions must be a list of sentences: {error}") from None
+
+
+def _seconds(row: Row, key: str, where: str) -> float | None:
+    value = row.get(key)
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds <= LONGEST_SECONDS:
+        raise ConfigError(f"{where}: {key} must be seconds from 0 to {LONGEST_SECONDS:g}, found {str(value)!r:.60}")
+    return seconds
+
+
+def _scalar(value: Any) -> Scalar:
+    """A value as a column can hold it: integers beyond 64 bits as text, numbers that are none (NaN, inf) as empty."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int) and value not in _INT64:
+        return str(value)
+    if isinstance(value, str | int | None):
+        return value
+    return json.dumps(value, default=str) if isinstance(value, list | dict) else str(value)
+
+
+def _read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ConfigError(f"{path}: a manifest ends in .csv, .jsonl or .parquet")
+    try:
+        if not path.is_file():
+            raise ConfigError(f"{path} does not exist: give a .csv, .jsonl or .parquet file with a column `video`")
+        yield from reader(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} cannot be read as {path.suffix[1:]} in UTF-8: {error}") from None
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            # ValueError also for integers of more digits than Python reads.
+            except (ValueError, RecursionError) as error:
+                raise ConfigError(f"{path}, row {number}: not valid JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise ConfigError(f"{path}, row {number}: expected an object, found {line.strip()[:40]!r}")
+            yield number, row
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
+    """Rows whose metadata have the types that all values of their columns agree on. The file is read twice."""
+    kinds = _csv_kinds(path)
+    for number, row in _csv_rows(path):
+        yield number, {key: value if key in _OWN_COLUMNS else _typed(value, kinds[key]) for key, value in row.items()}
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        _check_distinct(reader.fieldnames or (), path)
+        for number, row in enumerate(reader, 1):
+            if None in row or None in row.values():
+                raise ConfigError(f"{path}, row {number}: not as many values as the header has columns")
+            yield number, row
+
+
+def _check_distinct(columns: Sequence[str], path: Path) -> None:
+    twice = [name for name, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{path}: the column {twice[0]!r} stands twice in the header: rename or remove one")
+
+
+def _csv_kinds(path: Path) -> dict[str, str]:
+    """The type of every column: int64, double or bool where all its values are such, otherwise string."""
+    possible: dict[str, frozenset[str]] = {}
+    everything = frozenset({"int64", "double", "bool"})
+    for _, row in _csv_rows(path):
+        for key, value in row.items():
+            left = possible.setdefault(key, everything)
+            if left and value.strip():
+                possible[key] = left & _kinds_of(value.strip())
+    order = ("int64", "double", "bool")
+    return {key: next((kind for kind in order if kind in left), "string") for key, left in possible.items()}
+
+
+def _kinds_of(text: str) -> frozenset[str]:
+    if text.casefold() in _BOOL:
+        return frozenset({"bool"})
+    if _INTEGER.fullmatch(text) and int(text) in _INT64:
+        return frozenset({"int64", "double"})
+    # An integer that 64 bits cannot hold is a name as well: a double would round it.
+    if _LONG_INTEGER.fullmatch(text) or not _DOUBLE.fullmatch(text):
+        return frozenset()
+    return frozenset({"double"})
+
+
+def _typed(text: str, kind: str) -> Scalar:
+    bare = text.strip()
+    if not bare:
+        return None
+    if kind == "int64":
+        return int(bare)
+    if kind == "double":
+        return float(bare)
+    return _BOOL[bare.casefold()] if kind == "bool" else text
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        _check_distinct(pq.read_schema(path).names, path)
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OverflowError, ValueError) as error:
+        raise ConfigError(f"{path} is not a Parquet file that can be read: {error}") from None
+    yield from enumerate(rows, 1)

@@ -1,0 +1,317 @@
+"""From the lists that data sets are published with to manifests: which videos, which spans, what is said of them.
+
+msrvtt     .csv with ``video_id`` and ``sentence`` (the test list of 1000 clips), or MSRVTT_data.json (``videos`` with
+           ``video_id`` and ``split``, ``sentences`` with ``video_id`` and ``caption``)
+youcook2   .csv with ``video_id``, ``start``, ``end`` and ``text`` (the list of 3350 validation clips), or
+           youcookii_annotations_trainval.json (``database``: by video its ``subset`` and ``annotations``)
+howto100m  .json or .pkl of the narration: by video ``start``, ``end`` and ``text``, lists of the same length; or one
+           such .csv of a video, named by it
+
+A row of a manifest is one span of a video with its captions (`_manifest.py`). A test list gives a row for each of its
+lines. Nothing is downloaded, and nothing in a file is run.
+
+Deviations: a sentence of a narration that lasts no millisecond, or that has no word, is left out and counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..._files import publish_text
+from ..._registry import nearest
+from ..._vocabulary import ConfigError, ExitCode
+from ...store import read_pickle
+from .collection import VIDEO_SUFFIXES
+from .manifest import SPLITS, Row, milliseconds
+from .plain import text_fault
+
+_SUBSETS = {
+    "training": "train",
+    "train": "train",
+    "validation": "val",
+    "validate": "val",
+    "val": "val",
+    "testing": "test",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestReport:
+    """What a conversion wrote.
+
+    Attributes:
+        path: the manifest.
+        rows: its rows.
+        videos: videos that they name.
+        without_file: videos of the list that are not in the folder, and whose rows were left out.
+        left_out: sentences without a word or of no length.
+    """
+
+    path: str
+    rows: int
+    videos: int
+    without_file: tuple[str, ...]
+    left_out: int
+
+    exit_code = ExitCode.OK
+
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        yield f"{self.path}: {self.rows} rows of {self.videos} videos"
+        if self.without_file:
+            yield f"  {len(self.without_file)} videos are not in the folder, such as {self.without_file[0]!r}"
+        if self.left_out:
+            yield f"  {self.left_out} sentences have no word or no length and were left out"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "path": self.path,
+            "rows": self.rows,
+            "videos": self.videos,
+            "without_file": list(self.without_file),
+            "left_out": self.left_out,
+        }
+
+
+def write_published_manifest(
+    kind: str, path: Path, out: Path, *, videos: Path | None = None, suffix: str = ".mp4", split: str | None = None
+) -> ManifestReport:
+    """Write the manifest of a published list.
+
+    Args:
+        kind: one of `KINDS`.
+        path: the list.
+        out: the manifest to write, .jsonl.
+        videos: folder of the videos, searched through for a file named by each id; rows of videos that are not there
+            are left out. None: every video is taken to lie beside the manifest.
+        suffix: ending of the videos' files where `videos` is None.
+        split: of all rows, in place of what the list says.
+
+    Raises:
+        ConfigError: an unknown kind, a list that cannot be read (names the file and the row), a folder that does not
+            exist, or no row left.
+    """
+    if kind not in _READERS:
+        raise ConfigError(f"list {kind!r}: {nearest(kind, list(KINDS))}")
+    if out.suffix != ".jsonl":
+        raise ConfigError(f"{out}: a manifest of captions is written as .jsonl")
+    if split is not None and split not in SPLITS:
+        raise ConfigError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+    place = _beside(suffix) if videos is None else _placed(videos, out.parent)
+    written: list[str] = []
+    named: dict[str, None] = {}
+    without: dict[str, None] = {}
+    left_out = 0
+    for row in _READERS[kind](path):
+        name, file = row["video"], place(row["video"])
+        if not _is_said(row):
+            left_out += 1
+        elif file is None:
+            without[name] = None
+        else:
+            named[name] = None
+            written.append(_line(path, {**row, "video": file} | ({"split": split} if split else {})))
+    if not written:
+        raise ConfigError(f"{path}: none of its videos is in {videos}" if without else f"{path} holds no caption")
+    publish_text(out, "".join(written))
+    return ManifestReport(
+        path=str(out), rows=len(written), videos=len(named), without_file=tuple(without), left_out=left_out
+    )
+
+
+def _line(path: Path, row: Row) -> str:
+    for text in (row["video"], *row["captions"]):
+        if text_fault(text) is not None:
+            raise ConfigError(f"{path}, {row['video']!a}: {text!a:.60} holds a character that is none: remove it")
+    return json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False) + "\n"
+
+
+def _is_said(row: Row) -> bool:
+    start, end = row.get("start_seconds"), row.get("end_seconds")
+    lasts = end is None or milliseconds(end) > milliseconds(start or 0.0)
+    return lasts and any(caption.strip() for caption in row["captions"])
+
+
+def _beside(suffix: str) -> Callable[[str], str | None]:
+    return lambda name: f"{name}{suffix}"
+
+
+def _placed(videos: Path, near: Path) -> Callable[[str], str | None]:
+    """Finds the file of a video by its id, as a path relative to the manifest."""
+    if not videos.is_dir():
+        raise ConfigError(f"{videos} is not a folder: name the one that holds the videos")
+    found: dict[str, str] = {}
+    for place, folders, files in os.walk(videos):
+        folders.sort()
+        for file in (Path(place, name) for name in sorted(files)):
+            if file.suffix.lower() in VIDEO_SUFFIXES:
+                path = os.path.relpath(file, near)
+                if file.stem in found:
+                    raise ConfigError(
+                        f"{videos}: {found[file.stem]} and {path} are both {file.stem!r}: keep one of them"
+                    )
+                found[file.stem] = path
+    return found.get
+
+
+# --- MSR-VTT ----------------------------------------------------------------------------------------------------------
+
+
+def _msrvtt(path: Path) -> Iterator[Row]:
+    if path.suffix == ".csv":
+        for _, row in _csv_rows(path, ("video_id", "sentence")):
+            yield {"video": row["video_id"], "captions": [row["sentence"]], "split": "test"}
+        return
+    data = _object(path, _json(path), ("videos", "sentences"))
+    captions: dict[str, list[str]] = {}
+    for number, one in enumerate(_list_of(path, data, "sentences"), 1):
+        name, caption = _texts(one, ("video_id", "caption"), f"{path}, sentence {number}")
+        captions.setdefault(name, []).append(caption)
+    for number, one in enumerate(_list_of(path, data, "videos"), 1):
+        where = f"{path}, video {number}"
+        name, split = _texts(one, ("video_id", "split"), where)
+        if name not in captions:
+            raise ConfigError(f"{where}: {name!r} has no sentence")
+        yield {"video": name, "captions": captions[name], "split": _split(split, where)}
+
+
+# --- YouCook2 ---------------------------------------------------------------------------------------------------------
+
+
+def _youcook2(path: Path) -> Iterator[Row]:
+    if path.suffix == ".csv":
+        for number, row in _csv_rows(path, ("video_id", "start", "end", "text")):
+            span = _span(row["start"], row["end"], f"{path}, row {number}")
+            yield {"video": row["video_id"], **span, "captions": [row["text"]], "split": "val"}
+        return
+    database = _object(path, _json(path), ("database",))["database"]
+    for name, about in _object(path, database, ()).items():
+        where = f"{path}, {name!r}"
+        split = _split(_texts(about, ("subset",), where)[0], where)
+        for one in _list_of(where, about, "annotations"):
+            segment = one.get("segment") if isinstance(one, dict) else None
+            if not isinstance(segment, list) or len(segment) != 2:
+                raise ConfigError(f"{where}: an annotation needs a `segment` of two numbers, found {segment!r:.60}")
+            (sentence,) = _texts(one, ("sentence",), where)
+            yield {"video": name, **_span(segment[0], segment[1], where), "captions": [sentence], "split": split}
+
+
+# --- HowTo100M --------------------------------------------------------------------------------------------------------
+
+
+def _howto100m(path: Path) -> Iterator[Row]:
+    if path.suffix == ".csv":
+        for number, row in _csv_rows(path, ("start", "end", "text")):
+            span = _span(row["start"], row["end"], f"{path}, row {number}")
+            yield {"video": path.stem, **span, "captions": [row["text"]], "split": "train"}
+        return
+    data = read_pickle(path) if path.suffix in (".pkl", ".pickle") else _json(path)
+    for name, about in _object(path, data, ()).items():
+        where = f"{path}, {name!r}"
+        columns = [list(_column(where, about, key)) for key in ("start", "end", "text")]
+        if len({len(column) for column in columns}) > 1:
+            raise ConfigError(f"{where}: start, end and text have {[len(column) for column in columns]} values")
+        spans = [(_span(start, end, where), text) for start, end, text in zip(*columns, strict=True)]
+        for span, text in sorted(spans, key=lambda one: one[0]["start_seconds"]):
+            yield {"video": name, **span, "captions": [_narrated(text)], "split": "train"}
+
+
+def _narrated(text: Any) -> str:
+    """What is said; the published narration has NaN, pandas' mark of a missing text, where nothing is."""
+    return "" if text is None or (isinstance(text, float) and math.isnan(text)) else str(text)
+
+
+def _column(where: str, about: Any, key: str) -> Iterable[Any]:
+    if not isinstance(about, Mapping) or key not in about:
+        raise ConfigError(f"{where}: it needs start, end and text, and has no {key}")
+    values = about[key]
+    if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
+        raise ConfigError(f"{where}: {key} must be a list, found {values!r:.60}")
+    found: Iterable[Any] = values
+    return found
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+    "howto100m": _howto100m,
+    "msrvtt": _msrvtt,
+    "youcook2": _youcook2,
+}
+KINDS = tuple(_READERS)
+
+
+# --- what all of them share -------------------------------------------------------------------------------------------
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON in UTF-8: {error}") from None
+
+
+def _csv_rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or ()
+            twice = [name for name, count in Counter(columns).items() if count > 1]
+            missing = [name for name in needed if name not in columns]
+            if missing or twice:
+                what = f"no column `{missing[0]}`" if missing else f"the column `{twice[0]}` twice"
+                raise ConfigError(f"{path}: {what}: found {', '.join(columns) or 'nothing'}")
+            for number, row in enumerate(reader, 1):
+                if not all(row[name] for name in needed if name != "text"):
+                    raise ConfigError(f"{path}, row {number}: {', '.join(needed)} must be given")
+                yield number, row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} cannot be read as csv in UTF-8: {error}") from None
+
+
+def _object(where: Any, value: Any, needed: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{where}: an object was expected, found a {type(value).__name__}")
+    for key in needed:
+        if key not in value:
+            raise ConfigError(f"{where}: no `{key}`: found {', '.join(list(value)[:10]) or 'nothing'}")
+    return value
+
+
+def _list_of(where: Any, value: Mapping[str, Any], key: str) -> list[Any]:
+    found = value.get(key)
+    if not isinstance(found, list):
+        raise ConfigError(f"{where}: `{key}` must be a list, found a {type(found).__name__}")
+    return found
+
+
+def _texts(value: Any, keys: tuple[str, ...], where: str) -> list[str]:
+    found = [value.get(key) if isinstance(value, dict) else None for key in keys]
+    for key, text in zip(keys, found, strict=True):
+        if not isinstance(text, str) or not text:
+            raise ConfigError(f"{where}: `{key}` must be a text, found {text!r:.60}")
+    return [str(text) for text in found]
+
+
+def _split(name: str, where: str) -> str:
+    if name not in _SUBSETS:
+        raise ConfigError(f"{where}: split {name!r} is not one of {', '.join(sorted(_SUBSETS))}")
+    return _SUBSETS[name]
+
+
+def _span(start: Any, end: Any, where: str) -> dict[str, float]:
+    try:
+        span = {"start_seconds": float(start), "end_seconds": float(end)}
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{where}: start {start!r:.40} and end {end!r:.40} must be seconds") from None
+    if not 0 <= span["start_seconds"] <= span["end_seconds"] < float("inf"):
+        raise ConfigError(f"{where}: {start} to {end} s is no span: 0 <= start <= end is needed")
+    return span

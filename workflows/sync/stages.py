@@ -1,0 +1,441 @@
+"""The stages: extract, read captions, train, embed. Each looks at what is there and does only what is missing."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ..._files import publish_text
+from ..._vocabulary import InputError, Status, digest_of
+from ...train import Recipe
+from ..console import Console, count_of, readable_seconds
+from ..project import CheckpointRef, Project, Want, in_split
+from .examples import Example
+from .executor import Crew, WorkerLostError, in_batches, num_cores
+from .survey import (
+    ClipState,
+    Survey,
+    TablePlan,
+    VideoState,
+    embedding_identity,
+    extract_item,
+    fingerprint_of,
+    fullest_combination,
+    row_digest,
+    row_id,
+    survey,
+)
+from .tasks import (
+    EmbedJob,
+    EmbedResult,
+    ExtractJob,
+    ExtractResult,
+    TextJob,
+    TrainJob,
+    embed_clips,
+    encode_captions,
+    extract_batch,
+    reject_item,
+    text_digest,
+    train_model,
+)
+from .training_set import Narration, TrainingSet
+from .weights import fetch_wanted
+
+CAPTIONS_PER_TASK = 2000
+CLIPS_PER_TASK = 64
+ROWS_PER_COMMIT = 3000
+DEATHS_BEFORE_QUARANTINE = 2
+
+GetCrew = Callable[[], Crew]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What every stage works with. `crew` starts the workers when it is first called, so that idle runs start none."""
+
+    project: Project
+    crew: GetCrew
+    console: Console
+
+
+def extract(stage: Stage, found: Survey) -> Survey:
+    """Extract what the survey lacks. Returns the survey as it is afterwards."""
+    waiting = found.to_extract()
+    if not waiting:
+        return found
+    lacking = {name for state in waiting for name in state.to_extract}
+    _fetch_weights(stage, [want for want in stage.project.wants if want.name in lacking])
+    begun = time.monotonic()
+    jobs = list(_extract_jobs(stage, waiting))
+    with stage.console.progress("extract", len(waiting), "videos") as advance:
+        _run_extract_jobs(stage, jobs, advance)
+    stage.project.ledger.record_rate("extract", len(waiting), time.monotonic() - begun)
+    return survey(stage.project)
+
+
+def _fetch_weights(stage: Stage, wants: list[Want]) -> None:
+    """Fetch published weights here, with progress, rather than in each worker without."""
+    fetch_wanted([(want.request.name, want.request.weights) for want in wants], stage.console)
+
+
+def _extract_jobs(stage: Stage, waiting: list[VideoState]) -> Iterator[ExtractJob]:
+    """Batches of videos that lack the same features, in the collection's order.
+
+    A batch is committed whole, so what an interrupted run leaves are whole batches: cut again, they are the same ones,
+    and their shards get the same bytes.
+    """
+    ordered = sorted(waiting, key=lambda state: (state.to_extract, state.file.video.video))
+    for missing, states in groupby(ordered, key=lambda state: state.to_extract):
+        for batch in in_batches(states, stage.project.config.run.batch_videos):
+            yield _extract_job(stage, missing, batch)
+
+
+def _extract_job(stage: Stage, missing: tuple[str, ...], states: Iterable[VideoState]) -> ExtractJob:
+    run = stage.project.config.run
+    return ExtractJob(
+        store=str(stage.project.store.root),
+        items=tuple(extract_item(state) for state in states),
+        backbones=tuple(want.request for want in stage.project.wants if want.name in missing),
+        decode_seconds=run.decode_seconds,
+        decode_memory_bytes=int(run.decode_memory_gb * 1e9),
+        threads=stage.crew().threads_per_task,
+        token=uuid.uuid4().hex[:12],
+        format=stage.project.config.store.format,
+    )
+
+
+def _run_extract_jobs(stage: Stage, jobs: list[ExtractJob], advance: Callable[[int], None]) -> None:
+    """Run batches. One whose worker died is tried again file by file, and a file that kills workers is quarantined."""
+    ledger = stage.project.ledger
+    killers = [job for job in jobs if any(ledger.attempts(item.digest) for item in job.items)]
+    alone = [one for job in killers for one in _one_by_one(job)]
+    for job, outcome in stage.crew().map(extract_batch, [job for job in jobs if job not in killers]):
+        if isinstance(outcome, ExtractResult):
+            advance(len(job.items))
+            _tell(stage.console, outcome)
+        else:
+            alone += _one_by_one(job)
+    while alone:
+        again: list[ExtractJob] = []
+        for job, outcome in stage.crew().map(extract_batch, alone):
+            (item,) = job.items
+            if isinstance(outcome, WorkerLostError):
+                ledger.finish_attempt(item.digest, died=True)
+                if ledger.attempts(item.digest) < DEATHS_BEFORE_QUARANTINE:
+                    again.append(job)
+                    continue
+                message = f"the worker process that was alone with it died, {DEATHS_BEFORE_QUARANTINE} times"
+                reject_item(job, Status.DECODER_CRASH, message)
+                stage.console.say(f"  {item.video}: {Status.DECODER_CRASH.value}: {message}")
+            elif isinstance(outcome, ExtractResult):
+                ledger.finish_attempt(item.digest)
+                _tell(stage.console, outcome)
+            advance(1)
+        alone = again
+
+
+def _one_by_one(job: ExtractJob) -> list[ExtractJob]:
+    return [replace(job, items=(item,), token=uuid.uuid4().hex[:12]) for item in job.items]
+
+
+def _tell(console: Console, result: ExtractResult) -> None:
+    """Name every file of a batch that is not simply ok."""
+    for video, statuses in result.statuses.items():
+        bad = {status: message for status, message in statuses.values() if status is not Status.OK}
+        for status, message in bad.items():
+            if not status.is_absence:
+                console.say(f"  {video}: {status.value}: {message}")
+    for video in result.changed:
+        console.say(f"  {video}: changed while it was read; the next run tries it again")
+
+
+def read_captions(stage: Stage, *, renew_vectors: bool = False) -> None:
+    """Make the features of every caption, and before that word vectors where none are given."""
+    project = stage.project
+    text = project.config.features.text
+    captions = project.texts()
+    if text is None or not captions:
+        return
+    if lacks_word_vectors(project) or (renew_vectors and project.trains_word_vectors):
+        _make_word_vectors(stage)
+    want = project.text_want()
+    if want is None:
+        return
+    names = {caption: fingerprint_of(text_digest(caption), want) for caption in captions}
+    missing = [(caption, name) for caption, name in names.items() if name not in project.store]
+    if not missing:
+        return
+    _fetch_weights(stage, [want])
+    jobs = [_text_job(project, want, batch) for batch in in_batches(missing, CAPTIONS_PER_TASK)]
+    unknown = 0
+    with stage.console.progress("captions", len(missing), "captions") as advance:
+        for job, outcome in stage.crew().map(encode_captions, jobs):
+            if isinstance(outcome, Exception):
+                raise outcome
+            unknown += outcome
+            advance(len(job.captions))
+    if unknown:
+        stage.console.say(f"  {count_of(unknown, 'caption')} without a single known word: not trained on")
+    project.store.refresh()
+
+
+def lacks_word_vectors(project: Project) -> bool:
+    """Whether word vectors must be trained: captions are there to be read, and no vectors to read them with."""
+    if not project.trains_word_vectors or project.word_vectors() is not None:
+        return False
+    return bool(project.texts(split="train"))
+
+
+def _text_job(project: Project, want: Want, batch: tuple[tuple[str, str], ...]) -> TextJob:
+    captions, fingerprints = zip(*batch, strict=True)
+    token = uuid.uuid4().hex[:12]
+    return TextJob(
+        store=str(project.store.root),
+        captions=captions,
+        fingerprints=fingerprints,
+        backbone=want.request,
+        token=token,
+        format=project.config.store.format,
+    )
+
+
+def _make_word_vectors(stage: Stage) -> None:
+    """Train word vectors from the captions that may be learned from, and say so."""
+    from ...extract import train_word_vectors
+
+    project = stage.project
+    feature = project.config.features.text
+    assert feature is not None
+    captions = project.texts(split="train")
+    if not captions:
+        return
+    dim = int(feature.options.get("dim", 300))
+    identity = digest_of({"captions": captions, "dim": dim, "seed": feature.seed})
+    folder = project.root / "models"
+    path = folder / f"word_vectors-{identity[:12]}.bin"
+    if not path.exists():
+        stage.console.say(
+            f"word vectors: none given, so they are trained from the collection's own"
+            f" {count_of(len(captions), 'caption')} (give yours with features.text.weights)"
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        train_word_vectors(captions, path, dim=dim, seed=feature.seed)
+    # Vectors that replace others are in force once a model stands that was trained on them.
+    is_first = project.word_vectors() is None
+    project.use_word_vectors(path)
+    if is_first:
+        project.keep_word_vectors()
+
+
+def training_set(recipe: Recipe, clips: Iterable[ClipState]) -> TrainingSet:
+    """What the training split holds: clips that have two modalities to bring together, or narrated videos.
+
+    The captions of a narrated video's spans are its sentences; those without a known word are left out.
+    """
+    mine = [state for state in clips if in_split(state.clip.split, "train")]
+    if recipe.narration:
+        by_video: dict[str, list[ClipState]] = {}
+        for state in mine:
+            by_video.setdefault(state.clip.video, []).append(state)
+        return TrainingSet(narrations=tuple(_narration(video, states) for video, states in by_video.items()))
+    examples = (example_of(state) for state in mine)
+    return TrainingSet(examples=tuple(one for one in examples if _num_modalities(one) >= 2))
+
+
+def example_of(state: ClipState) -> Example:
+    """A clip as training and embedding read it."""
+    return Example(
+        clip=state.inputs.clip,
+        start_seconds=state.inputs.start_seconds,
+        end_seconds=state.inputs.end_seconds,
+        video=state.inputs.video,
+        audio=state.inputs.audio,
+        texts=state.text_fingerprints,
+        more=state.inputs.more,
+    )
+
+
+def _num_modalities(one: Example) -> int:
+    return sum((bool(one.video), one.audio is not None, bool(one.texts), *map(bool, one.more.values())))
+
+
+def _narration(video: str, states: list[ClipState]) -> Narration:
+    said = sorted((one for one in states if one.text_fingerprints), key=lambda one: one.clip.start_seconds)
+    return Narration(
+        video=video,
+        streams=next((one.inputs.video for one in states if one.inputs.video), ()),
+        audio=next((one.inputs.audio for one in states if one.inputs.audio), None),
+        starts=tuple(one.clip.start_seconds for one in said),
+        ends=tuple(one.clip.end_seconds for one in said),
+        sentences=tuple(one.clip.captions[0] for one in said),
+        texts=tuple(one.text_fingerprints[0] for one in said),
+    )
+
+
+def train(stage: Stage, clips: list[ClipState], *, anew: bool = False) -> CheckpointRef:
+    """Train on the clips as they are now, or go on with an interrupted training, and make it the current one.
+
+    With `anew`, what an earlier training of the same clips left is forgotten.
+    """
+    project = stage.project
+    examples = training_set(project.recipe, clips)
+    if len(examples) < 2:
+        raise InputError(
+            f"training needs at least 2 {examples.unit}s of the training split with two of video, audio and captions;"
+            f" found {len(examples)} among {count_of(len(clips), 'clip')}: give captions with collection.captions, or a"
+            " trained model with model.checkpoint"
+        )
+    if project.config.features.text is not None and examples.is_silent:
+        raise InputError(
+            f"nothing is said in any of {len(examples)} narrated videos of the training split: give sentences as"
+            " captions of spans with collection.captions, or leave features.text out to learn without words"
+        )
+    digest = examples.digest
+    folder = project.model_folder() / digest[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    examples.write(folder / "examples.parquet")
+    publish_text(folder / "frameloom.json", json.dumps(project.config.resolved(), indent=1))
+    begun = time.monotonic()
+    result = _train_with_progress(stage, _train_job(stage, folder, digest, resume=not anew))
+    stage.console.say(
+        f"trained {project.model_name} on {count_of(len(examples), examples.unit)} in"
+        f" {readable_seconds(time.monotonic() - begun)}: loss {result['loss']:.3f} after {result['steps']} steps"
+    )
+    project.ledger.record_rate("train", 1, time.monotonic() - begun)
+    pointer = {
+        "folder": folder.name,
+        "digest": result["digest"],
+        "examples_digest": digest,
+        "num_examples": len(examples),
+    }
+    publish_text(project.model_folder() / "current.json", json.dumps(pointer, indent=1))
+    project.keep_word_vectors()
+    checkpoint = project.checkpoint()
+    assert checkpoint is not None
+    return checkpoint
+
+
+def _train_job(stage: Stage, folder: Path, digest: str, *, resume: bool) -> TrainJob:
+    project = stage.project
+    return TrainJob(
+        store=str(project.store.root),
+        examples=str(folder / "examples.parquet"),
+        model=project.model_name,
+        model_config={**project.model_widths(), **project.model_options},
+        recipe=project.recipe,
+        limits=project.limits,
+        folder=str(folder),
+        provenance={
+            "features": project.feature_identities(),
+            "examples": digest,
+            "limits": project.limits,
+        },
+        device=project.config.run.device,
+        threads=num_cores(),
+        resume=resume,
+    )
+
+
+def _train_with_progress(stage: Stage, job: TrainJob) -> Any:
+    with stage.console.training() as on_event:
+        return stage.crew().run(train_model, job, on_event)
+
+
+def delete(stage: Stage, ids: tuple[str, ...]) -> int:
+    """Delete rows of clips that are no more. Returns how many."""
+    return _commit(stage.project, [], list(ids))[1]
+
+
+def embed(stage: Stage, checkpoint: CheckpointRef, plan: TablePlan) -> tuple[int, int]:
+    """Embed the clips of the plan, commit their rows, and delete the rows that must go. Returns (written, deleted)."""
+    project = stage.project
+    begun = time.monotonic()
+    written = 0
+    pending: list[dict[str, Any]] = []
+    jobs = [_embed_job(stage, checkpoint, batch) for batch in in_batches(plan.to_embed, CLIPS_PER_TASK)]
+    states = {state.inputs.clip: state for state in plan.to_embed}
+    with stage.console.progress("embed", len(plan.to_embed), "clips") as advance:
+        for job, outcome in stage.crew().map(embed_clips, jobs) if jobs else ():
+            if isinstance(outcome, Exception):
+                raise outcome
+            pending += _rows(project, checkpoint, states, job, outcome)
+            advance(len(job.clips))
+            if len(pending) >= ROWS_PER_COMMIT:
+                written += _commit(project, pending, [])[0]
+                pending = []
+    last, deleted = _commit(project, pending, list(plan.delete_ids))
+    if plan.to_embed:
+        project.ledger.record_rate("embed", len(plan.to_embed), time.monotonic() - begun)
+    return written + last, deleted
+
+
+def _embed_job(stage: Stage, checkpoint: CheckpointRef, batch: tuple[ClipState, ...]) -> EmbedJob:
+    project = stage.project
+    return EmbedJob(
+        store=str(project.store.root),
+        checkpoint=str(checkpoint.folder),
+        checkpoint_digest=checkpoint.digest,
+        clips=tuple(state.inputs for state in batch),
+        combinations=project.config.store.combinations,
+        limits=project.limits,
+        device=project.config.run.device,
+        threads=stage.crew().threads_per_task,
+    )
+
+
+def _rows(
+    project: Project, checkpoint: CheckpointRef, states: dict[str, ClipState], job: EmbedJob, result: EmbedResult
+) -> Iterator[dict[str, Any]]:
+    """One table row for each clip and combination."""
+    types = project.collection.metadata_types
+    for combination, (positions, vectors) in result.vectors.items():
+        for position, vector in zip(positions, vectors, strict=True):
+            state = states[job.clips[position].clip]
+            yield {
+                "id": row_id(state.clip.clip_id, combination),
+                "clip": state.clip.clip_id,
+                "video": state.clip.video,
+                "path": state.path,
+                "modalities": combination,
+                "fullest": combination == fullest_combination(project, state),
+                "start_seconds": state.clip.start_seconds,
+                "end_seconds": state.clip.end_seconds,
+                "split": state.clip.split,
+                "captions": list(state.clip.captions),
+                "metadata": {key: _typed(value, types[key]) for key, value in state.clip.metadata.items()},
+                "fingerprint": embedding_identity(project, state, checkpoint),
+                "row_digest": row_digest(project, state),
+                "model": checkpoint.digest,
+                "vector": vector,
+            }
+
+
+def _typed(value: Any, kind: str) -> Any:
+    """A metadata value as its column takes it: columns of mixed values hold text."""
+    return str(value) if kind == "string" else float(value) if kind == "double" else value
+
+
+def _commit(project: Project, rows: list[dict[str, Any]], delete_ids: list[str]) -> tuple[int, int]:
+    """One durable commit. A table of another width belongs to another model and is made anew."""
+    table = project.table
+    if rows:
+        dim = len(rows[0]["vector"])
+        if table.exists() and table.dim() != dim:
+            project.ledger.set_table_version(table.uri, 0)
+            table.drop()
+        if not table.exists():
+            table.create(dim, project.collection.metadata_types)
+        table.add_metadata_columns(project.collection.metadata_types)
+    if not rows and not delete_ids:
+        return 0, 0
+    applied = table.apply(rows, delete_ids)
+    columns = digest_of(project.collection.metadata_types)
+    project.ledger.set_table_version(table.uri, applied.version, state=columns)
+    return applied.inserted + applied.updated, applied.deleted

@@ -1,0 +1,289 @@
+"""What workers do: functions of one job each, idempotent. Arrays go to the store, not through Dask."""
+
+from __future__ import annotations
+
+import atexit
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..._vocabulary import FeatureArray, Status, digest_of
+from ...train import Recipe
+from ..project import BackboneRequest
+from .executor import emit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractItem:
+    """One file to extract. `fingerprints` names the features that it lacks."""
+
+    video: str
+    path: str
+    digest: str
+    fingerprints: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractJob:
+    """A batch of files that lack the same features."""
+
+    store: str
+    items: tuple[ExtractItem, ...]
+    backbones: tuple[BackboneRequest, ...]
+    decode_seconds: float
+    decode_memory_bytes: int
+    threads: int
+    token: str
+    format: str = "hdf5"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractResult:
+    """What became of each file of a batch: video to feature to (status, message). `changed` files were not stored."""
+
+    statuses: Mapping[str, Mapping[str, tuple[Status, str]]]
+    changed: tuple[str, ...]
+    seconds: float
+
+
+def extract_batch(job: ExtractJob) -> ExtractResult:
+    """Decode and extract a batch of files, then commit one shard for each feature."""
+    from ...extract import extract_files
+
+    begun = time.monotonic()
+    _set_threads(job.threads)
+    backbones = [request.build() for request in job.backbones]
+    decoder = _decoder(job.decode_seconds, job.decode_memory_bytes)
+    features: dict[str, dict[str, FeatureArray]] = {}
+    changed: list[str] = []
+    extracted = extract_files([Path(item.path) for item in job.items], backbones, decoder=decoder)
+    for item, found in zip(job.items, extracted, strict=True):
+        if any(feature.status is Status.CHANGED for feature in found.values()):
+            changed.append(item.video)
+        else:
+            features[item.video] = found
+    kept = [item for item in job.items if item.video in features]
+    for backbone in backbones:
+        _write_shard(job, backbone.spec, kept, features)
+    statuses = {
+        video: {name: (array.status, array.message) for name, array in found.items()}
+        for video, found in features.items()
+    }
+    return ExtractResult(statuses=statuses, changed=tuple(changed), seconds=time.monotonic() - begun)
+
+
+@lru_cache(maxsize=1)
+def _decoder(seconds: float, memory_bytes: int) -> Any:
+    """This process's decoder, whose child serves batch after batch."""
+    from ...extract import Decoder, Limits
+
+    decoder = Decoder(limits=Limits(seconds=seconds, memory_bytes=memory_bytes))
+    atexit.register(decoder.close)
+    return decoder
+
+
+def reject_item(job: ExtractJob, status: Status, message: str) -> None:
+    """Commit a batch of one as rejected, without opening it: what is done with a file that kills its worker."""
+    from ...extract import backbone_spec
+
+    (item,) = job.items
+    for request in job.backbones:
+        spec = backbone_spec(request.name, **dict(request.options))
+        features = {item.video: {spec.name: FeatureArray.empty(spec, status, message)}}
+        _write_shard(job, spec, [item], features)
+
+
+def _write_shard(
+    job: ExtractJob, spec: Any, items: Sequence[ExtractItem], features: Mapping[str, Mapping[str, FeatureArray]]
+) -> None:
+    from ...store import FeatureStore, Sample
+
+    samples = [
+        Sample(
+            key=item.video,
+            source_digest=item.digest,
+            fingerprint=item.fingerprints[spec.name],
+            feature=features[item.video][spec.name],
+        )
+        for item in items
+    ]
+    if samples:
+        FeatureStore(job.store).write_shard(spec.name, samples, spec=spec, token=job.token, format=job.format)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextJob:
+    """A batch of captions with the fingerprints of their features."""
+
+    store: str
+    captions: tuple[str, ...]
+    fingerprints: tuple[str, ...]
+    backbone: BackboneRequest
+    token: str
+    format: str = "hdf5"
+
+
+def encode_captions(job: TextJob) -> int:
+    """Turn captions into word vectors and commit one shard. Returns how many captions had no known word."""
+    from ...store import FeatureStore, Sample
+
+    backbone = job.backbone.build()
+    samples = [
+        Sample(
+            key=caption, source_digest=text_digest(caption), fingerprint=fingerprint, feature=backbone.encode(caption)
+        )
+        for caption, fingerprint in zip(job.captions, job.fingerprints, strict=True)
+    ]
+    FeatureStore(job.store).write_shard(
+        backbone.spec.name, samples, spec=backbone.spec, token=job.token, format=job.format
+    )
+    return sum(sample.feature.status is not Status.OK for sample in samples)
+
+
+def text_digest(caption: str) -> str:
+    """The identity of a sentence: the hash of its text."""
+    return digest_of({"text": caption})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainJob:
+    """One training. `examples` is a Parquet file that lists the clips and the fingerprints of their features."""
+
+    store: str
+    examples: str
+    model: str
+    model_config: Mapping[str, Any]
+    recipe: Recipe
+    limits: Mapping[str, int]
+    folder: str
+    provenance: Mapping[str, Any]
+    device: str
+    threads: int
+    resume: bool
+
+
+def train_model(job: TrainJob) -> Mapping[str, Any]:
+    """Train, or go on training, and leave a checkpoint in the job's folder. Returns its digest and the last loss."""
+    from ...fuse import create_model
+    from ...train.loop import fit
+    from .training_set import training_data
+
+    _set_threads(job.threads)
+    _seed(job.recipe.seed)
+    model = create_model(job.model, **job.model_config)
+    result = fit(
+        model,
+        training_data(job.recipe, job.store, Path(job.examples), limits=job.limits),
+        recipe=job.recipe,
+        folder=Path(job.folder),
+        device=job.device,
+        provenance=dict(job.provenance),
+        resume=job.resume,
+        on_progress=lambda progress: emit(
+            {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps", "loss", "seconds_left")}
+        ),
+    )
+    return {"digest": result.digest, "loss": result.loss, "steps": result.steps}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipInputs:
+    """One clip to embed: its span and the fingerprints of what it has.
+
+    Several of `video` are joined, in this order; `more` are those of further modalities by name.
+    """
+
+    clip: str
+    start_seconds: float
+    end_seconds: float
+    video: tuple[str, ...] = ()
+    audio: str | None = None
+    text: str | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, modality: str) -> bool:
+        """Whether the clip has a modality."""
+        return modality in self.more or bool(getattr(self, modality, None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedJob:
+    """A batch of clips to embed with one checkpoint."""
+
+    store: str
+    checkpoint: str
+    checkpoint_digest: str
+    clips: tuple[ClipInputs, ...]
+    combinations: tuple[str, ...]
+    limits: Mapping[str, int]
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedResult:
+    """For each combination, the clips that have it (as positions in the job) and their unit vectors (n, D)."""
+
+    vectors: Mapping[str, tuple[list[int], NDArray[np.float32]]] = field(default_factory=dict)
+
+
+def embed_clips(job: EmbedJob) -> EmbedResult:
+    """Read a batch of clips from the store and embed every combination of modalities that each has."""
+    from ...train import ClipDataset, collate, embed_batch
+    from .examples import Example, StoredExamples
+
+    _set_threads(job.threads)
+    model = loaded_model(job.checkpoint, job.checkpoint_digest, job.device)
+    examples = StoredExamples(
+        job.store,
+        [
+            Example(
+                clip=clip.clip,
+                start_seconds=clip.start_seconds,
+                end_seconds=clip.end_seconds,
+                video=clip.video,
+                audio=clip.audio,
+                texts=() if clip.text is None else (clip.text,),
+                more=clip.more,
+            )
+            for clip in job.clips
+        ],
+    )
+    dataset = ClipDataset(examples, **job.limits, training=False)
+    samples = dataset.__getitems__(range(len(dataset)))
+    vectors: dict[str, tuple[list[int], NDArray[np.float32]]] = {}
+    for combination in job.combinations:
+        parts = combination.split("+")
+        having = [i for i, clip in enumerate(job.clips) if all(map(clip.has, parts))]
+        if having:
+            found = embed_batch(model, collate([samples[index] for index in having]), [combination])
+            vectors[combination] = (having, found[combination])
+    return EmbedResult(vectors=vectors)
+
+
+@lru_cache(maxsize=1)
+def loaded_model(folder: str, digest: str, device: str) -> Any:
+    """A checkpoint's model in evaluation mode, from this process's cache; a new digest is a new entry."""
+    from ...train import load_checkpoint
+
+    model, _meta = load_checkpoint(Path(folder), device=device, expected_digest=digest)
+    return model
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def _seed(seed: int) -> None:
+    import torch
+
+    torch.manual_seed(seed)

@@ -1,0 +1,166 @@
+"""Published weights for the command line: which there are, which of them are on this machine, and fetching them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from ..._registry import nearest
+from ..._vocabulary import ConfigError, UnknownNameError, WeightsSource
+from ...extract import backbone_spec, cached_weights, fetch_weights, find_source, known_sha256, list_backbones
+from ..console import LINE_EVERY_SECONDS, Console, readable_bytes, readable_seconds
+
+OnProgress = Callable[[int, "int | None"], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedWeights:
+    """One published set of weights of one backbone.
+
+    Attributes:
+        sha256: as published, which may be the first digits alone, or None.
+        file_sha256: the whole hash, None where neither the publisher nor a fetched file says it.
+        size_bytes: as published, or of the file on this machine.
+        path: the file on this machine, None where it was not fetched.
+    """
+
+    backbone: str
+    tag: str
+    url: str
+    licence: str
+    sha256: str | None
+    file_sha256: str | None
+    size_bytes: int | None
+    path: str | None
+
+    def as_dict(self) -> dict[str, object]:
+        """The fields, as JSON-ready data."""
+        return asdict(self)
+
+
+def list_weights(pattern: str = "*") -> list[PublishedWeights]:
+    """The published weights of the backbones whose names match a shell pattern, the default tag of each first.
+
+    Raises:
+        UnknownNameError: no backbone matches.
+    """
+    names = list_backbones(pattern)
+    if not names:
+        raise UnknownNameError(f"no backbone matches {pattern!r}: {nearest(pattern, list_backbones())}")
+    return [_described(name, source) for name in names for source in backbone_spec(name).weights]
+
+
+def weights_lines(found: Sequence[PublishedWeights]) -> Iterator[str]:
+    """The list for a person: a line for each, and beneath it where it comes from and under which terms."""
+    for one in found:
+        size = "size not published" if one.size_bytes is None else readable_bytes(one.size_bytes)
+        place = "not fetched" if one.path is None else f"here: {one.path}"
+        yield f"{one.backbone:18} {one.tag:18} {size:18} {place}"
+        yield f"    source   {one.url}"
+        yield f"    licence  {one.licence}"
+        yield f"    sha256   {_readable_hash(one)}"
+    if not found:
+        yield "none of these backbones has published weights; `frameloom weights` lists those of all"
+    else:
+        yield "fetch one with `frameloom weights fetch BACKBONE [TAG]`, use it with `weights: TAG` in frameloom.yaml"
+
+
+def fetch(backbone: str, tag: str | None, console: Console) -> PublishedWeights:
+    """Fetch weights, or check those that are here.
+
+    Args:
+        backbone: a registered name.
+        tag: which of its published weights; None for the first.
+        console: where progress is shown.
+
+    Raises:
+        UnknownNameError: no such backbone or tag.
+        ConfigError, InputError, OutOfSpaceError: as `extract.fetch_weights` says.
+    """
+    source = _chosen(backbone, tag)
+    with _shown(console, f"{backbone} {source.tag}") as on_progress:
+        fetch_weights(source, on_progress=on_progress)
+    return _described(backbone, source)
+
+
+def fetch_wanted(wants: Iterable[tuple[str, str | None]], console: Console) -> None:
+    """Fetch the published weights that (backbone, weights) pairs name and that are not on this machine, before work."""
+    for backbone, weights in wants:
+        source = None if weights is None else find_source(backbone_spec(backbone).weights, weights)
+        if source is not None and cached_weights(source) is None:
+            console.say(f"fetching the weights {source.tag} of {backbone}: {source.url}")
+            fetch(backbone, source.tag, console)
+
+
+def _chosen(backbone: str, tag: str | None) -> WeightsSource:
+    sources = {source.tag: source for source in backbone_spec(backbone).weights}
+    if not sources:
+        raise ConfigError(f"the backbone {backbone!r} has no published weights: `frameloom weights` lists which have")
+    if tag is None:
+        return next(iter(sources.values()))
+    if tag not in sources:
+        raise UnknownNameError(f"the backbone {backbone!r} has no weights {tag!r}: {nearest(tag, list(sources))}")
+    return sources[tag]
+
+
+def _described(backbone: str, source: WeightsSource) -> PublishedWeights:
+    path = cached_weights(source)
+    return PublishedWeights(
+        backbone=backbone,
+        tag=source.tag,
+        url=source.url,
+        licence=source.licence,
+        sha256=source.sha256,
+        file_sha256=known_sha256(source),
+        size_bytes=source.size_bytes if path is None else path.stat().st_size,
+        path=None if path is None else str(path),
+    )
+
+
+def _readable_hash(one: PublishedWeights) -> str:
+    if one.file_sha256 is not None and one.sha256 == one.file_sha256:
+        return one.file_sha256
+    published = "not published" if one.sha256 is None else f"{one.sha256}... published"
+    return published if one.file_sha256 is None else f"{one.file_sha256} (of the file here; {published})"
+
+
+@contextmanager
+def _shown(console: Console, what: str) -> Iterator[OnProgress]:
+    """Show bytes as they come: a bar on a terminal, elsewhere a line every few seconds."""
+    if console.quiet:
+        yield lambda _done, _total: None
+    elif console.stream.isatty():
+        yield from _bar(console, what)
+    else:
+        yield _lines(console, what)
+
+
+def _bar(console: Console, what: str) -> Iterator[OnProgress]:
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=RichConsole(file=console.stream)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines(console: Console, what: str) -> OnProgress:
+    begun = shown = time.monotonic()
+    first: int | None = None
+
+    def on_progress(done: int, total: int | None) -> None:
+        nonlocal shown, first
+        first = done if first is None else first
+        now = time.monotonic()
+        if done == total:
+            console.say(f"{what}: {readable_bytes(done)} in {readable_seconds(now - begun)}")
+        elif now - shown >= LINE_EVERY_SECONDS:
+            shown = now
+            rate = (done - first) / (now - begun)
+            left = f", about {readable_seconds((total - done) / rate)} left" if total and rate else ""
+            console.say(f"{what}: {readable_bytes(done)}{f' of {readable_bytes(total)}' if total else ''}{left}")
+
+    return on_progress
