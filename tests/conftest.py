@@ -12,6 +12,7 @@ from pathlib import Path
 import jaxtyping
 import numpy as np
 import pytest
+from hypothesis import settings
 
 # One thread for each process: tests share few cores, and waiting threads burn what the others need.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,6 +28,11 @@ SHAPE_CHECKED = [
     "frameloom.train.data.tokens",
 ]
 jaxtyping.install_import_hook(SHAPE_CHECKED, "beartype.beartype")
+
+
+# A loaded machine is slow, and that is no fault of the code.
+settings.register_profile("frameloom", deadline=None)
+settings.load_profile("frameloom")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,6 +15,7 @@ from frameloom._vocabulary import OutOfSpaceError
 from frameloom.store import FeatureStore, Ledger
 from helpers import oracle
 from helpers.stores import make_sample, make_spec
+from helpers.tools import skip_or_fail
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +29,9 @@ def disk(tmp_path) -> Iterator[Path]:
     try:
         mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip("there is no mount command here")
+        skip_or_fail("there is no mount command here")
     if mounted.returncode:
-        pytest.skip(f"a file system of its own may not be mounted here: {mounted.stderr.strip()}")
+        skip_or_fail(f"a file system of its own may not be mounted here: {mounted.stderr.strip()}")
     yield path
     subprocess.run(["umount", "-l", str(path)], check=True)  # a store that failed may have a shard open
 

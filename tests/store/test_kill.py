@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import helpers
+import helpers.children
 import numpy as np
 import pytest
 from frameloom._files import PUBLISH_STEPS, FailPointError, is_temporary, make_folder, publish, publish_by_content
@@ -35,7 +35,7 @@ def clean(tmp_path_factory):
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     base = tmp_path_factory.mktemp("killed")
-    program = [sys.executable, str(Path(helpers.__file__).with_name("killed_writers.py")), str(base), *KILLS]
+    program = [sys.executable, str(Path(helpers.children.__file__).with_name("killed_writers.py")), str(base), *KILLS]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout).values()) == {-signal.SIGKILL}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import oracle
+from helpers.tools import skip_or_fail
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 PROGRAM = [sys.executable, str(Path(oracle.__file__))]
@@ -32,10 +33,10 @@ def test_a_hundred_kills_at_random_instants_end_with_the_same_bytes(tmp_path):
 def strace() -> str:
     path = shutil.which("strace")
     if path is None:
-        pytest.skip("strace is not installed: it makes single system calls fail")
+        skip_or_fail("strace is not installed: it makes single system calls fail")
     probe = subprocess.run([path, "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
     if probe.returncode:
-        pytest.skip(f"strace may not trace here: {probe.stderr.strip()[-200:]}")
+        skip_or_fail(f"strace may not trace here: {probe.stderr.strip()[-200:]}")
     return path
 
 

@@ -171,7 +171,7 @@ class TrainJob:
 def train_model(job: TrainJob) -> Mapping[str, Any]:
     """Train, or go on training, and leave a checkpoint in the job's folder. Returns its digest and the last loss."""
     from ...fuse import create_model
-    from ...train.loop import fit
+    from ...train import fit
     from .training_set import training_data
 
     _set_threads(job.threads)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import helpers
+import helpers.children
 import numpy as np
 import pytest
 from frameloom._vocabulary import ConfigError, FrameloomError, IntegrityError, Modality, OutOfSpaceError
@@ -32,7 +32,7 @@ SAMPLES = [sample for batch in BATCHES for sample in batch]
 SECRET = "not-for-anybodys-eyes"
 # Where the uploads begin and end. The steps of writing a file aside are those of a folder.
 STEPS = ["shard.synced", "shard.renamed", "shard.durable", "sidecar.begun", "sidecar.renamed", "sidecar.durable"]
-PROGRAM = Path(helpers.__file__).with_name("remote_writers.py")
+PROGRAM = Path(helpers.children.__file__).with_name("remote_writers.py")
 
 
 @pytest.fixture(scope="session")

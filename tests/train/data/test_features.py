@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import pickle
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -889,8 +887,3 @@ class TestProcesses:
             for name in one:
                 assert one[name].values.equal(other[name].values)
                 assert one[name].mask.equal(other[name].mask)
-
-    def test_importing_loads_no_torch(self) -> None:
-        code = "import sys, frameloom.train; print(sorted({'torch', 'h5py', 'pyarrow'} & set(sys.modules)))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "[]"

@@ -12,20 +12,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import helpers
+import helpers.children
 import pytest
 import torch
 from frameloom.fuse import gathered
 from frameloom.train import load_checkpoint, read_losses
 
-SCRIPT = Path(helpers.__file__).with_name("two_processes.py")
+SCRIPT = Path(helpers.children.__file__).with_name("two_processes.py")
 RECIPE = {"min_steps": 0, "epochs": 1, "batch_size": 8, "checkpoint_steps": 2, "warmup_steps": 0, "seed": 5}
 TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    from helpers import two_processes
+    from helpers.children import two_processes
 
     return two_processes
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import helpers
+import helpers.children
 import numpy as np
 import pytest
 import torch
@@ -33,7 +33,7 @@ from frameloom.train import (
 )
 from frameloom.train.loop import fit
 
-SCRIPT = Path(helpers.__file__).with_name("killed_training.py")
+SCRIPT = Path(helpers.children.__file__).with_name("killed_training.py")
 
 
 def tiny_recipe(**overrides):
@@ -48,7 +48,7 @@ def tiny_model(**config):
 
 @pytest.fixture(scope="module")
 def training() -> ModuleType:
-    from helpers import killed_training
+    from helpers.children import killed_training
 
     return killed_training
 

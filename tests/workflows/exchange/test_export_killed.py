@@ -15,9 +15,9 @@ from frameloom._files import PUBLISH_STEPS
 from frameloom.workflows.exchange.layouts import Choice, find_offers
 from frameloom.workflows.exchange.records import MANIFEST, read_manifest
 from frameloom.workflows.project.project import Project
-from helpers import killed_exchanges
+from helpers.children import killed_exchanges
+from helpers.children.killed_exchanges import write
 from helpers.exchanging import configure, contents, files_below, fill, make_files
-from helpers.killed_exchanges import write
 
 # While the first and the fifth file of rows is written; while the plan is, then the list of samples or the manifest.
 ROWS = [f"rows.{step}:kill:{nth}" for step in PUBLISH_STEPS for nth in (1, 5)]

@@ -15,9 +15,9 @@ import pytest
 from frameloom._files import PUBLISH_STEPS, FailPointError
 from frameloom.store import FeatureStore
 from frameloom.workflows.project.project import Project
-from helpers import killed_exchanges
+from helpers.children import killed_exchanges
+from helpers.children.killed_exchanges import prepare, take
 from helpers.exchanging import configure, contents, files_below, make_files
-from helpers.killed_exchanges import prepare, take
 
 IDS = ("a", "b.v1", "c d", "ü", "e")
 # The first and the last shard (where all were absent it says what still is), its sidecar, the record of the import.
