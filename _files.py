@@ -1,12 +1,16 @@
-"""How a file comes to exist: written aside, synced, renamed, its folder synced. And where it can be made to fail.
+"""How files come to exist: written aside, synced, renamed, their folder synced. And where tests can make that fail.
 
 The order is the whole protocol. Bytes reach the disk before the name does, and the name before anything that refers to
 it, so a kill or a power cut at any instant leaves either the old state or the new one, plus at worst a temporary file.
+
+Everything else that the packages do with files in the same way is here as well: hashes, the cache folder, names that are
+free, locks that wait, and what a user reads when a write fails.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import functools
 import hashlib
 import io
@@ -16,26 +20,27 @@ import re
 import shutil
 import signal
 import threading
+import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from ._vocabulary import ConfigError, FrameloomError, InputError, LockedError, OutOfSpaceError
 
 FAIL_POINT_VARIABLE = "FRAMELOOM_FAILPOINT"
 PUBLISH_STEPS = ("begun", "half", "written", "synced", "renamed", "durable")
-
+CACHE_VARIABLE = "FRAMELOOM_CACHE"
 NAME_DIGITS = 32  # of a file that is named by its content
-
-Kind = Literal["shard", "sidecar", "rows", "text"]
-
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{0,64}")
+SETTLED_SECONDS = 2.0  # a younger file may change again within one tick of its file system's clock
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG})
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{0,64}")
 _passes: Counter[str] = Counter()
 _serial = itertools.count()
 
@@ -55,11 +60,8 @@ def fail_point(name: str) -> None:
         return
     action, _, nth = rest.partition(":")
     _passes[name] += 1
-    if not nth or int(nth) == _passes[name]:
-        _fail(name, action)
-
-
-def _fail(name: str, action: str) -> None:
+    if nth and int(nth) != _passes[name]:
+        return
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "full":
@@ -69,51 +71,70 @@ def _fail(name: str, action: str) -> None:
     raise ConfigError(f"{FAIL_POINT_VARIABLE}: {action!r} is not an action; allowed: kill, raise, full")
 
 
-def publish(path: Path, data: bytes | memoryview, *, kind: Kind, token: str = "") -> None:
+# Publishing
+
+
+def publish(path: Path, data: bytes | memoryview, *, kind: str = "text", token: str = "", replace: bool = True) -> None:
     """Make ``path`` hold ``data``, durably, in one step that other processes see whole or not at all.
 
     Args:
-        path: final name; an older file of that name is replaced. Its folder must exist.
+        path: final name. Its folder must exist.
         data: the whole content.
         kind: prefix of the fail points ``<kind>.<step>``, one for each of `PUBLISH_STEPS`.
         token: names the writer in the temporary file's name (letters, digits, ``_`` and ``-``): this process, where
             none is given. Who sweeps the folder takes that file away, and with it the writer's means to publish.
+        replace: whether an older file of that name is replaced.
 
     Raises:
+        FileExistsError: there is one, and it is not to be replaced.
         OutOfSpaceError: the disk is full; the temporary file is gone and ``path`` is as it was.
         ConfigError: the folder cannot be written.
         LockedError: another process has taken the folder over, and removed the temporary file.
         FrameloomError: the disk fails.
     """
-    temporary = temporary_path(path, token)
-    with _or_nothing(temporary, path, lambda: len(data)):
-        _write_aside(temporary, data, kind)
+    temporary, view = temporary_path(path, token), memoryview(data)
+    with _all_or_nothing(temporary, path, lambda: len(view)):
+        with temporary.open("xb", buffering=0) as file:
+            fail_point(f"{kind}.begun")
+            _write_all(file.fileno(), view[: len(view) // 2])
+            fail_point(f"{kind}.half")
+            _write_all(file.fileno(), view[len(view) // 2 :])
+            fail_point(f"{kind}.written")
+            os.fsync(file.fileno())
+        fail_point(f"{kind}.synced")
+        if replace:
+            temporary.replace(path)
+        else:
+            _rename_new(temporary, path)
+    _make_durable(path, kind, num_bytes=len(view))
+
+
+def publish_text(path: Path, text: str) -> None:
+    """`publish` a small UTF-8 file, such as a configuration that goes with an output. Makes its folder."""
+    make_folder(path.parent)
+    publish(path, text.encode())
+
+
+def publish_folder(path: Path, files: Mapping[str, bytes], *, kind: str) -> None:
+    """Make the folder ``path``, which must not exist yet, hold exactly ``files``, durably, in one step.
+
+    Fail points are ``<kind>.file`` after each file, ``<kind>.written``, ``<kind>.renamed`` and ``<kind>.durable``.
+    Raises what `publish` does.
+    """
+    make_folder(path.parent)
+    temporary = temporary_path(path, "")
+    num_bytes = sum(map(len, files.values()))
+    with _all_or_nothing(temporary, path, lambda: num_bytes):
+        temporary.mkdir()
+        for name, data in files.items():
+            with (temporary / name).open("xb", buffering=0) as file:
+                _write_all(file.fileno(), memoryview(data))
+                os.fsync(file.fileno())
+            fail_point(f"{kind}.file")
+        sync_folder(temporary)
+        fail_point(f"{kind}.written")
         temporary.replace(path)
-    _make_durable(path, kind, num_bytes=len(data))
-
-
-def _make_durable(path: Path, kind: Kind, *, num_bytes: int) -> None:
-    """What follows a rename. Until then the new name may not survive a power cut, and nothing is acknowledged."""
-    fail_point(f"{kind}.renamed")
-    try:
-        sync_folder(path.parent)
-    except OSError as error:
-        raise explained(error, path, num_bytes=num_bytes) from error
-    fail_point(f"{kind}.durable")
-
-
-@contextmanager
-def _or_nothing(temporary: Path, name: Path, num_bytes: Callable[[], int]) -> Iterator[None]:
-    """When the block fails, tell what the user can do, measured while the temporary file is there, and remove it."""
-    try:
-        yield
-    except BaseException as error:
-        told = explained(error, name, num_bytes=num_bytes(), aside=temporary) if isinstance(error, OSError) else None
-        with suppress(OSError):  # on a disk that fails it stays, until a sweep
-            temporary.unlink(missing_ok=True)
-        if told is None:
-            raise
-        raise told from error
+    _make_durable(path, kind, num_bytes=num_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +147,7 @@ class Published:
 
 
 def publish_by_content(
-    folder: Path, suffix: str, write: Callable[[io.RawIOBase], None], *, num_bytes: int, kind: Kind, token: str = ""
+    folder: Path, suffix: str, write: Callable[[io.RawIOBase], None], *, num_bytes: int, kind: str, token: str = ""
 ) -> Published:
     """`publish` a file under the first 32 digits of its own SHA-256, written piece by piece.
 
@@ -143,7 +164,10 @@ def publish_by_content(
     """
     with written_aside(folder, suffix, write, num_bytes=num_bytes, kind=kind, token=token) as written:
         path = folder / f"{written.sha256[:NAME_DIGITS]}{suffix}"
-        if _holds(path, written.sha256):
+        is_there = False
+        with suppress(OSError):  # absent, or no longer readable: either way it is written anew
+            is_there = file_sha256(path) == written.sha256
+        if is_there:
             written.path.unlink()
         else:
             written.path.replace(path)
@@ -153,20 +177,20 @@ def publish_by_content(
 
 @contextmanager
 def written_aside(
-    folder: Path, suffix: str, write: Callable[[io.RawIOBase], None], *, num_bytes: int, kind: Kind, token: str = ""
+    folder: Path, suffix: str, write: Callable[[io.RawIOBase], None], *, num_bytes: int, kind: str, token: str = ""
 ) -> Iterator[Published]:
     """A temporary file with its whole content, synced and hashed: what the block does not rename is gone on failure.
 
     Takes and raises what `publish_by_content` does, for errors of the block as well.
     """
     temporary = temporary_path(folder / f"{'0' * NAME_DIGITS}{suffix}", token)
-    target: _PatientFile | None = None
-    with _or_nothing(temporary, folder, lambda: max(num_bytes, target.num_bytes if target else 0)):
+    target: DeferredErrorFile | None = None
+    with _all_or_nothing(temporary, folder, lambda: max(num_bytes, target.num_bytes if target else 0)):
         with temporary.open("xb+", buffering=0) as file:
             fail_point(f"{kind}.begun")
-            target = _PatientFile(file, kind)
+            target = DeferredErrorFile(file, kind)
             try:
-                with _interrupts_later():
+                with _interrupts_deferred():
                     write(target)
             finally:
                 target.raise_failure()  # before whatever a writer makes of reading back what was not written
@@ -180,7 +204,48 @@ def written_aside(
 
 
 @contextmanager
-def _interrupts_later() -> Iterator[None]:
+def _all_or_nothing(temporary: Path, name: Path, num_bytes: Callable[[], int]) -> Iterator[None]:
+    """When the block fails, explain it, measured while the temporary file is there, and remove that."""
+    try:
+        yield
+    except BaseException as error:
+        explained = None
+        if isinstance(error, OSError) and not isinstance(error, FileExistsError):
+            explained = write_error(error, name, num_bytes=num_bytes(), aside=temporary)
+        with suppress(OSError):  # on a disk that fails it stays, until a sweep
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _make_durable(path: Path, kind: str, *, num_bytes: int) -> None:
+    """What follows a rename. Until then the new name may not survive a power cut, and nothing is acknowledged."""
+    fail_point(f"{kind}.renamed")
+    with write_errors(path, num_bytes=num_bytes):
+        sync_folder(path.parent)
+    fail_point(f"{kind}.durable")
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    """Rename, but never over a file that is there."""
+    try:
+        path.hardlink_to(temporary)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        path.open("xb").close()  # without hard links, an empty file of ours holds the place
+        temporary.replace(path)
+    temporary.unlink(missing_ok=True)
+
+
+def _write_all(descriptor: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+@contextmanager
+def _interrupts_deferred() -> Iterator[None]:
     """Hold Ctrl-C back until the block ends: raised inside of HDF5's callbacks it ends the process."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield
@@ -195,16 +260,8 @@ def _interrupts_later() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _holds(path: Path, sha256: str) -> bool:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-    except OSError:  # absent, or no longer readable: either way it is written anew
-        return False
-
-
-class _PatientFile(io.RawIOBase):
-    """A new file that never tells its writer of a failure: it keeps the first one, and from then on only counts bytes.
+class DeferredErrorFile(io.RawIOBase):
+    """A new file that hides failures from its writer: it keeps the first one, and from then on only counts bytes.
 
     HDF5 has been seen to end the process when a write fails under it.
 
@@ -212,7 +269,7 @@ class _PatientFile(io.RawIOBase):
         num_bytes: how large the file is, or would be if every write had been taken.
     """
 
-    def __init__(self, file: IO[bytes], kind: Kind) -> None:
+    def __init__(self, file: IO[bytes], kind: str) -> None:
         self.num_bytes = 0
         self._file = file
         self._kind = kind
@@ -240,10 +297,10 @@ class _PatientFile(io.RawIOBase):
         return len(view)
 
     def readinto(self, buffer: Any, /) -> int:
-        data = self._file.read(len(buffer)) if self._failure is None else b""
-        buffer[:] = data.ljust(len(buffer), b"\0")
-        self._place += len(buffer) if self._failure else len(data)
-        return len(buffer)
+        data = self._file.read(len(buffer)) if self._failure is None else bytes(len(buffer))
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         if self._failure is None:
@@ -275,22 +332,19 @@ class _PatientFile(io.RawIOBase):
         return True
 
 
-def publish_text(path: Path, text: str) -> None:
-    """`publish` a small UTF-8 file, such as a configuration that goes beside an output. Makes its folder."""
-    make_folder(path.parent)
-    publish(path, text.encode(), kind="text")
+# Names
 
 
-def temporary_path(path: Path, token: str) -> Path:
-    """A name beside ``path`` that no other writer takes. Raises InputError for a token that is none."""
+def temporary_path(path: Path, token: str = "") -> Path:
+    """A name in the folder of ``path`` that no other writer takes. Raises InputError for a malformed token."""
     if not _TOKEN.fullmatch(token):
         raise InputError(f"token {token!r}: at most 64 letters, digits, '_' and '-' are allowed")
     process = os.getpid()
-    return path.with_name(f".{path.name}.{token or _own_token(process)}.{process}-{next(_serial)}.tmp")
+    return path.with_name(f".{path.name}.{token or _process_token(process)}.{process}-{next(_serial)}.tmp")
 
 
 @functools.cache
-def _own_token(process: int) -> str:
+def _process_token(process: int) -> str:
     """What names this process, also among those of other machines; a child that was forked has another one."""
     del process
     return uuid.uuid4().hex[:12]
@@ -301,65 +355,69 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def _write_aside(temporary: Path, data: bytes | memoryview, kind: Kind) -> None:
-    with temporary.open("xb", buffering=0) as file:
-        fail_point(f"{kind}.begun")
-        view = memoryview(data)
-        _write_all(file.fileno(), view[: len(view) // 2])
-        fail_point(f"{kind}.half")
-        _write_all(file.fileno(), view[len(view) // 2 :])
-        fail_point(f"{kind}.written")
-        os.fsync(file.fileno())
-    fail_point(f"{kind}.synced")
-
-
-def _write_all(descriptor: int, view: memoryview) -> None:
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def explained(error: OSError, path: Path, *, num_bytes: int | None = None, aside: Path | None = None) -> FrameloomError:
-    """What a user is told about a write that failed.
+def set_aside(path: Path, folder: Path, *, keep: bool = False, name: str | None = None) -> Path:
+    """Move a file or folder into ``folder``, durably, under its name or with a number after it where that is taken.
 
     Args:
-        error: what the system said.
-        path: what was to be written.
-        num_bytes: how many bytes of it there are.
-        aside: the temporary file that they went to, if it is still there: it has some of the room that is left.
+        path: what to set aside.
+        folder: made if it is not there.
+        keep: give it a second name there, or a copy, and leave it where it is; once for each file.
+        name: to give it there; its own by default.
+
+    Returns:
+        its new path. Raises ConfigError, OutOfSpaceError or FrameloomError.
     """
-    reason = error.strerror or str(error)
-    if error.errno in FULL:
-        return out_of_space(path, "" if num_bytes is None else _need(path, num_bytes, aside, reason))
-    if error.errno in _FORBIDDEN:
-        return ConfigError(f"cannot write {path}: {reason}; choose a folder that you may write to")
-    if error.errno == errno.ENOENT and aside is not None and aside.parent.is_dir():
-        return taken_over(aside)
-    return FrameloomError(
-        f"cannot write {aside or path}: {reason}; what was committed before is intact: see to the disk, and run the"
-        " same command again"
-    )
+    make_folder(folder)
+    kept = free = folder / (name or path.name)
+    for serial in itertools.count(1):
+        if not free.exists() or (keep and free.samefile(path)):
+            break
+        free = kept.with_name(f"{kept.name}.{serial}")
+    with write_errors(free):
+        if not keep:
+            path.rename(free)
+            sync_folder(path.parent)
+        elif not free.exists():
+            try:
+                free.hardlink_to(path)
+            except OSError:  # a file system without second names
+                shutil.copy2(path, free)
+                sync_path(free)
+        sync_folder(folder)
+    return free
 
 
-def _need(path: Path, num_bytes: int, aside: Path | None, reason: str) -> str:
-    free = shutil.disk_usage(next(folder for folder in (path, *path.absolute().parents) if folder.exists())).free
-    with suppress(OSError):
-        free += 512 * aside.lstat().st_blocks if aside else 0
-    if num_bytes > free:
-        return f": {num_bytes:,} bytes were needed and {free:,} are free"
-    return f": {num_bytes:,} bytes were needed, and {free:,} are free but refused ({reason}): see to quotas and limits"
+def cache_folder(name: str) -> Path:
+    """Where ``name`` ("weights", "shards") is cached: below ``$FRAMELOOM_CACHE``, or ``frameloom`` in the user's cache."""
+    try:
+        if own := os.environ.get(CACHE_VARIABLE):
+            return Path(own).expanduser().absolute() / name
+        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        return (shared if shared.is_absolute() else Path.home() / ".cache") / "frameloom" / name
+    except RuntimeError as error:
+        raise ConfigError(f"no home folder for the cache of {name}: name a folder in {CACHE_VARIABLE}") from error
 
 
-def taken_over(path: Path) -> LockedError:
-    """What a writer is told whose files another process has swept away."""
-    return LockedError(
-        f"{path} was removed while it was being written: another process has taken over its folder, and swept it;"
-        " nothing of it was stored; let that process end, and run the same command again"
-    )
+# Content
 
 
-def out_of_space(what: Path | str, need: str = "") -> OutOfSpaceError:
-    """The one sentence about a full disk."""
-    return OutOfSpaceError(f"no space left to write {what}{need}; free some space and run the same command again")
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_stamp(status: os.stat_result) -> str:
+    """What changes when a file does: size, times and inode. No program can set the time of change back."""
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
+
+
+def is_settled(status: os.stat_result) -> bool:
+    """Whether a file was left alone long enough for its `file_stamp` to tell the next change."""
+    return time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS
+
+
+# Folders and locks
 
 
 def make_folder(path: Path) -> None:
@@ -374,7 +432,7 @@ def make_folder(path: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigError(f"{path} cannot be a folder: a file is in its way; name another folder") from error
     except OSError as error:
-        raise explained(error, path) from error
+        raise write_error(error, path) from error
 
 
 def sync_folder(path: Path) -> None:
@@ -389,3 +447,74 @@ def sync_path(path: Path, flags: int = os.O_RDONLY) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, which stays behind, for the length of a block; others wait. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+# Errors
+
+
+@contextmanager
+def write_errors(path: Path, *, num_bytes: int | None = None, advice: str = "") -> Iterator[None]:
+    """Raise an OSError of the block as the `write_error` that it is."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(error, path, num_bytes=num_bytes, advice=advice) from error
+
+
+def write_error(
+    error: OSError, path: Path, *, num_bytes: int | None = None, aside: Path | None = None, advice: str = ""
+) -> FrameloomError:
+    """What a user reads about a write that failed.
+
+    Args:
+        error: the system's.
+        path: what was to be written.
+        num_bytes: how many bytes of it there are.
+        aside: the temporary file that they went to, if it is still there: it has some of the room that is left.
+        advice: what else may help, such as "name another folder in FRAMELOOM_CACHE".
+    """
+    reason, advice = error.strerror or str(error), f", or {advice}" if advice else ""
+    if error.errno in FULL:
+        need = ""
+        if num_bytes is not None:
+            free = shutil.disk_usage(next(one for one in (path, *path.absolute().parents) if one.exists())).free
+            with suppress(OSError):
+                free += 512 * aside.lstat().st_blocks if aside else 0
+            need = f": {num_bytes:,} bytes were needed and {free:,} are free"
+            if num_bytes <= free:
+                need = f"{need.replace(' and', ', and')} but refused ({reason}): see to quotas and limits"
+        return out_of_space(path, need, advice=advice)
+    if error.errno in _FORBIDDEN:
+        return ConfigError(f"cannot write {path}: {reason}; choose a folder that you may write to{advice}")
+    if error.errno == errno.ENOENT and aside is not None and aside.parent.is_dir():
+        return taken_over(aside)
+    return FrameloomError(
+        f"cannot write {aside or path}: {reason}; what was committed before is intact: see to the disk, and run the"
+        f" same command again{advice}"
+    )
+
+
+def taken_over(path: Path) -> LockedError:
+    """For a writer whose files another process has swept away."""
+    return LockedError(
+        f"{path} was removed while it was being written: another process has taken over its folder, and swept it;"
+        " nothing of it was stored; let that process end, and run the same command again"
+    )
+
+
+def out_of_space(what: Path | str, need: str = "", *, advice: str = "") -> OutOfSpaceError:
+    """The one sentence about a full disk."""
+    return OutOfSpaceError(
+        f"no space left to write {what}{need}; free some space and run the same command again{advice}"
+    )

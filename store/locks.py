@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .._files import explained, make_folder
+from .._files import make_folder, write_error
 from .._vocabulary import LockedError
 
 LOCK_NAME = ".lock"
@@ -47,7 +47,7 @@ def _opened(root: Path, name: str) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise explained(error, path) from error
+        raise write_error(error, path) from error
     try:
         yield descriptor
     finally:

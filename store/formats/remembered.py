@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..._files import temporary_path
+from ..._files import cache_folder, temporary_path
 from ..._vocabulary import FrameloomError, canonical_json, digest_of
 from .sidecar import COLUMNS, SUFFIX, ShardInfo, Sidecar
 
@@ -30,12 +30,6 @@ SETTLED_SECONDS = 2.0  # a younger file may change again within one tick of its 
 _FORMAT = 1
 _DIGEST_BYTES = 32
 _FACTS = ("num_samples", "num_bytes", "sha256", "dim", "dtype", "code_version")
-
-
-def _cache_folder() -> Path:
-    from ..places.copies import cache_folder
-
-    return cache_folder()
 
 
 def recall(root: Path | str, folder: Path) -> Known:
@@ -107,4 +101,4 @@ def _encoded(known: Mapping[Path, tuple[Stamp, Sidecar]]) -> bytes:
 
 def _path(root: Path | str) -> Path:
     name = os.path.abspath(root) if isinstance(root, Path) else root  # noqa: PTH100 - a folder that need not exist
-    return _cache_folder() / "sidecars" / f"{digest_of(name)}.arrow"
+    return cache_folder("sidecars") / f"{digest_of(name)}.arrow"

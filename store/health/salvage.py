@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -180,28 +179,3 @@ def _overlay(damaged: io.BytesIO, skeletons: Sequence[Path], target: io.Buffered
             # What is missing at the end of a shard that was cut stands here as zeros.
             held = np.frombuffer(damaged.read(len(block)).ljust(len(block), b"\0"), np.uint8)
             target.write(np.where(first == second, first, held).tobytes())
-
-
-def link_aside(path: Path, folder: Path) -> Path:
-    """Give a file a second name in a folder, durably, so that it is kept when the first name goes. Once for each file.
-
-    Where a file system knows no second names, it is copied.
-    """
-    import shutil
-
-    from ..._files import make_folder, sync_folder, sync_path
-
-    make_folder(folder)
-    serial, kept = 0, folder / path.name
-    while kept.exists():
-        if kept.samefile(path):
-            return kept
-        serial += 1
-        kept = folder / f"{path.name}.{serial}"
-    try:
-        os.link(path, kept)
-    except OSError:
-        shutil.copy2(path, kept)
-        sync_path(kept)
-    sync_folder(folder)
-    return kept

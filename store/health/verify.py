@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..._files import file_sha256, set_aside
 from ..._vocabulary import FeatureSpec, IntegrityError
 from ..features import FeatureStore
 from ..formats import (
@@ -32,7 +33,7 @@ from ..formats import (
     read_sidecar,
     span_disagreement,
 )
-from ..places import OURS, LocalPlace, Place, file_sha256
+from ..places import OURS, LocalPlace, Place
 from .findings import Finding, Kind, Repaired
 from .recovered import (
     Identities,
@@ -43,7 +44,7 @@ from .recovered import (
     samples_without_sidecar,
     sidecar_of,
 )
-from .salvage import UNREADABLE, link_aside, samples_of_damaged, sound_samples, spec_in, spec_of
+from .salvage import UNREADABLE, samples_of_damaged, sound_samples, spec_in, spec_of
 
 __all__ = ["Finding", "Kind", "Repaired", "num_shards", "quarantine_bytes", "repair_features", "verify_features"]
 
@@ -428,7 +429,7 @@ def base_of(path: Path) -> Path:
 
 def _set_aside(place: Place, path: Path, folder: Path) -> None:
     if isinstance(place, LocalPlace):
-        link_aside(path, folder)
+        set_aside(path, folder, keep=True)
     else:
         place.publish(folder / path.name, place.read_bytes(path), kind="text", token="")
 

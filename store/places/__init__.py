@@ -1,7 +1,6 @@
 """TODO door of store/places."""
 
-from .base import FEATURE_NAME, OURS, Listed, LocalPlace, Place, file_sha256, open_place
-from .copies import cache_folder
+from .base import FEATURE_NAME, OURS, Listed, LocalPlace, Place, open_place
 
 __all__ = [
     "FEATURE_NAME",
@@ -9,7 +8,5 @@ __all__ = [
     "Listed",
     "LocalPlace",
     "Place",
-    "cache_folder",
-    "file_sha256",
     "open_place",
 ]

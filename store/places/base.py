@@ -13,7 +13,6 @@ and a format's own metadata would cost several requests each time it is opened.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -24,15 +23,16 @@ from typing import Any, Protocol, TypeVar
 
 from ..._files import (
     NAME_DIGITS,
-    Kind,
     Published,
-    explained,
+    file_sha256,
     fail_point,
     make_folder,
     publish,
     publish_by_content,
     sync_folder,
     temporary_path,
+    write_error,
+    write_errors,
     written_aside,
 )
 from ..._vocabulary import ConfigError, IntegrityError, digest_of
@@ -105,12 +105,12 @@ class Place(Protocol):
         ...
 
     def publish_by_content(
-        self, feature: str, suffix: str, write: Callable[[Any], None], *, num_bytes: int, kind: Kind, token: str
+        self, feature: str, suffix: str, write: Callable[[Any], None], *, num_bytes: int, kind: str, token: str
     ) -> Published:
         """Commit a file under its hash. See `_commit.publish_by_content`."""
         ...
 
-    def publish(self, path: Path, data: bytes, *, kind: Kind, token: str) -> None:
+    def publish(self, path: Path, data: bytes, *, kind: str, token: str) -> None:
         """Commit a small file. See `_commit.publish`."""
         ...
 
@@ -196,21 +196,19 @@ class LocalPlace:
         return {}
 
     def publish_by_content(
-        self, feature: str, suffix: str, write: Callable[[Any], None], *, num_bytes: int, kind: Kind, token: str
+        self, feature: str, suffix: str, write: Callable[[Any], None], *, num_bytes: int, kind: str, token: str
     ) -> Published:
         make_folder(self.root / feature)
         return publish_by_content(self.root / feature, suffix, write, num_bytes=num_bytes, kind=kind, token=token)
 
-    def publish(self, path: Path, data: bytes, *, kind: Kind, token: str) -> None:
+    def publish(self, path: Path, data: bytes, *, kind: str, token: str) -> None:
         publish(path, data, kind=kind, token=token)
 
     def remove(self, paths: Sequence[Path]) -> None:
         for path in paths:
-            try:
+            with write_errors(path):
                 path.unlink(missing_ok=True)
                 sync_folder(path.parent)
-            except OSError as error:
-                raise explained(error, path) from error
 
     def remove_lone(self, path: Path) -> bool:
         swept = _SWEPT.fullmatch(path.name)
@@ -224,7 +222,7 @@ class LocalPlace:
         except FileNotFoundError:  # its writer has just renamed or removed it
             return False
         except OSError as error:
-            raise explained(error, path) from error
+            raise write_error(error, path) from error
         return True
 
     def has(self, path: Path) -> bool:
@@ -287,12 +285,6 @@ def _listed(folder: Path, now: float) -> Iterator[Listed]:
         yield Listed(folder / item.name, folder.name, item.name, status.st_size, stamp, age)
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class RemotePlace:
     """A prefix of an object store. Credentials and endpoints are the service's own business: its variables and files.
 
@@ -329,7 +321,7 @@ class RemotePlace:
         return {file.path: found[name] for file in files if (name := self._name(file.path)) in found}
 
     def publish_by_content(
-        self, feature: str, suffix: str, write: Callable[[Any], None], *, num_bytes: int, kind: Kind, token: str
+        self, feature: str, suffix: str, write: Callable[[Any], None], *, num_bytes: int, kind: str, token: str
     ) -> Published:
         folder = self._copies.root / feature
         self._copies.make_folder(folder / "any")
@@ -345,7 +337,7 @@ class RemotePlace:
             written.path.unlink(missing_ok=True)
         return Published(path, written.sha256, written.num_bytes)
 
-    def publish(self, path: Path, data: bytes, *, kind: Kind, token: str) -> None:  # noqa: ARG002
+    def publish(self, path: Path, data: bytes, *, kind: str, token: str) -> None:  # noqa: ARG002
         fail_point(f"{kind}.begun")
         self._bucket.write(self._name(path), data, sent=lambda: fail_point(f"{kind}.renamed"))
         fail_point(f"{kind}.durable")

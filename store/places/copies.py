@@ -6,37 +6,31 @@ worst a temporary file, which a later trim removes. One process fetches a shard 
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..._files import NAME_DIGITS, explained, is_temporary, temporary_path
-from ..._vocabulary import ConfigError, FrameloomError, IntegrityError
+from ..._files import (
+    CACHE_VARIABLE,
+    NAME_DIGITS,
+    cache_folder,
+    file_lock,
+    file_sha256,
+    is_temporary,
+    temporary_path,
+    write_error,
+)
+from ..._vocabulary import ConfigError, IntegrityError
 from ..formats import REMEDY
 
-CACHE_VARIABLE = "FRAMELOOM_CACHE"
 SIZE_VARIABLE = "FRAMELOOM_CACHE_GB"
 DEFAULT_GB = 20.0
 # A temporary file of this age is a dead writer's: no transfer of one shard takes so long.
 ABANDONED_SECONDS = 24 * 3600.0
 
-_FOLDER = "shards"
 _ADVICE = f"name another folder in {CACHE_VARIABLE}"
-
-
-def cache_folder() -> Path:
-    """Where what is kept of stores lies: ``$FRAMELOOM_CACHE``, or ``frameloom`` in the user's cache folder."""
-    try:
-        if own := os.environ.get(CACHE_VARIABLE):
-            return Path(own).expanduser().absolute()
-        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        return (shared if shared.is_absolute() else Path.home() / ".cache") / "frameloom"
-    except RuntimeError as error:
-        raise ConfigError(f"there is no home folder for copies of shards: name one in {CACHE_VARIABLE}") from error
 
 
 def copies_limit() -> int:
@@ -59,7 +53,7 @@ class Copies:
     """
 
     def __init__(self, name: str) -> None:
-        self.shared = cache_folder() / _FOLDER
+        self.shared = cache_folder("shards")
         self.root = self.shared / name
 
     def fetch(self, path: Path, download: Callable[[Path], None], *, name: str) -> Path:
@@ -138,33 +132,22 @@ class Copies:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield
         except OSError as error:
-            raise cache_error(error, path) from error
+            raise write_error(error, path, advice=_ADVICE) from error
 
     @contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
         # Few lock files for all shards: one for each would outlive its shard.
         lock = self.root / f".{path.name[:2]}.lock"
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with file_lock(lock):
             yield
-        finally:
-            os.close(descriptor)
 
     def _download(self, path: Path, download: Callable[[Path], None], name: str) -> None:
         aside = temporary_path(path, "fetch")
         try:
             download(aside)
-            with aside.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = file_sha256(aside)
             if found[:NAME_DIGITS] != path.stem:
                 raise IntegrityError(f"{name} is not what was written (SHA-256 {found}); {REMEDY}")
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
-
-
-def cache_error(error: OSError, path: Path) -> FrameloomError:
-    """What a user is told when the copies' folder cannot be written."""
-    told = explained(error, path)
-    return type(told)(f"{told}, or {_ADVICE}")
