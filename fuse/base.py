@@ -1,18 +1,19 @@
-"""The face that every fusion model shows: any subset of modalities in, unit vectors and a training loss out.
+"""The base of every fusion model: any subset of modalities in, unit vectors and a training loss out.
 
 Legend: B batch, N tokens (rows of one modality), D width of a row, E width of an embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn import functional
 
+from .._settings import Settings
 from .._vocabulary import ConfigError, InputError
 
 MODALITIES = ("text", "video", "audio")
@@ -67,9 +68,11 @@ class Embeddings(NamedTuple):
     nonempty: dict[str, Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The base of every model's configuration: frozen, and made of JSON-ready values."""
+class ModelConfig(Settings):
+    """The base of every model's configuration: frozen, and made of JSON-ready values.
+
+    Raises ConfigError for an unknown option (the nearest is named) and for a value that cannot be.
+    """
 
     def all_modalities(self) -> tuple[str, ...]:
         """What a model of this configuration embeds, in its order."""
@@ -157,14 +160,20 @@ def given_modalities(
     if not given:
         raise InputError(f"the batch holds no modality; give at least one of {', '.join(allowed)}")
     for name, tokens in given.items():
-        _check_tokens(name, tokens, dim=dims[name])
+        shape = tuple(tokens.values.shape)
+        if len(shape) != 3 or shape[2] != dims[name]:
+            raise InputError(f"{name} has shape {shape}; this model takes (batch, rows, {dims[name]})")
+        if not tokens.values.is_floating_point():
+            raise InputError(f"{name} holds {tokens.values.dtype}; this model takes rows of floating-point numbers")
+        if tuple(tokens.mask.shape) != shape[:2]:
+            raise InputError(f"the mask of {name} has shape {tuple(tokens.mask.shape)}; its values need {shape[:2]}")
     sizes = {name: len(tokens.values) for name, tokens in given.items()}
     if len(set(sizes.values())) > 1:
         raise InputError(f"the modalities of a batch must have the same number of samples; got {sizes}")
-    return {name: _finite(name, tokens) for name, tokens in given.items()}
+    return {name: finite_tokens(name, tokens) for name, tokens in given.items()}
 
 
-def _finite(name: str, tokens: Tokens) -> Tokens:
+def finite_tokens(name: str, tokens: Tokens) -> Tokens:
     """The tokens, with zeros where padding is not finite. Raises NonFiniteError for rows that are real."""
     # A sum is not finite where a number is not, and reads the values once, without another tensor of their size.
     if tokens.values.sum().isfinite():
@@ -176,14 +185,12 @@ def _finite(name: str, tokens: Tokens) -> Tokens:
     return tokens._replace(values=torch.where(bad_BN[..., None], 0.0, tokens.values))
 
 
-def _check_tokens(name: str, tokens: Tokens, *, dim: int) -> None:
-    shape = tuple(tokens.values.shape)
-    if len(shape) != 3 or shape[2] != dim:
-        raise InputError(f"{name} has shape {shape}; this model takes (batch, rows, {dim})")
-    if not tokens.values.is_floating_point():
-        raise InputError(f"{name} holds {tokens.values.dtype}; this model takes rows of floating-point numbers")
-    if tuple(tokens.mask.shape) != shape[:2]:
-        raise InputError(f"the mask of {name} has shape {tuple(tokens.mask.shape)}; its values need {shape[:2]}")
+def padded_to(tokens: Tokens, num_rows: int) -> Tokens:
+    """Rows of zeros put after the others until there are so many."""
+    missing = max(num_rows - tokens.values.shape[1], 0)
+    if not missing:
+        return tokens
+    return Tokens(functional.pad(tokens.values, (0, 0, 0, missing)), functional.pad(tokens.mask, (0, missing)))
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
@@ -194,40 +201,30 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
             The model is left as it was.
     """
     weights = {str(key).removeprefix("module."): value for key, value in state_dict.items()}
-    strangers = sorted(key for key, value in weights.items() if not isinstance(value, Tensor))
-    if strangers:
-        raise InputError(f"weights must be tensors by name; {strangers[0]!r} is {type(weights[strangers[0]]).__name__}")
+    for key, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"weights must be tensors by name; {key!r} is {type(value).__name__}")
     own = model.state_dict()
-    problems = [
-        *_listed("missing", own.keys() - weights.keys()),
-        *_listed("unexpected", weights.keys() - own.keys()),
-        *_listed("wrong shape", _misshapen(own, weights)),
-        *_listed("sparse or complex", (key for key, value in weights.items() if not _is_plain(value))),
-        *_listed("not finite", (key for key in own.keys() & weights.keys() if not _is_finite(weights[key]))),
-    ]
-    if problems:
-        raise InputError(f"these weights do not fit the model's configuration: {'; '.join(problems)}")
+    known = own.keys() & weights.keys()
+    is_plain = {key: value.layout == torch.strided and not value.is_complex() for key, value in weights.items()}
+    problems = {
+        "missing": own.keys() - weights.keys(),
+        "unexpected": weights.keys() - own.keys(),
+        "wrong shape": {
+            f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
+            for key in known
+            if weights[key].shape != own[key].shape
+        },
+        "sparse or complex": {key for key, plain in is_plain.items() if not plain},
+        "not finite": {key for key in known if is_plain[key] and not weights[key].isfinite().all()},
+    }
+    listed = []
+    for problem, keys in problems.items():
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        listed += [f"{problem}: {', '.join(sorted(keys)[:5])}{more}"] if keys else []
+    if listed:
+        raise InputError(f"these weights do not fit the model's configuration: {'; '.join(listed)}")
     model.load_state_dict(weights)
-
-
-def _is_plain(weight: Tensor) -> bool:
-    return weight.layout == torch.strided and not weight.is_complex()
-
-
-def _is_finite(weight: Tensor) -> bool:
-    return not _is_plain(weight) or bool(weight.isfinite().all())
-
-
-def _misshapen(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterable[str]:
-    for key in own.keys() & given.keys():
-        if own[key].shape != given[key].shape:
-            yield f"{key} {tuple(given[key].shape)} for {tuple(own[key].shape)}"
-
-
-def _listed(what: str, keys: Iterable[str]) -> list[str]:
-    first = sorted(keys)
-    more = f" and {len(first) - 5} more" if len(first) > 5 else ""
-    return [f"{what}: {', '.join(first[:5])}{more}"] if first else []
 
 
 def renamed_config(official: Mapping[str, Any], names: Mapping[str, str], *, where: str) -> dict[str, Any]:

@@ -26,22 +26,23 @@ Deviations:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
+from ..._settings import Listed
 from ..._vocabulary import ConfigError
-from ..base import MODALITIES, ModelConfig, Tokens, load_weights, renamed_config
-from ..layers import AUDIO_CNNS, AudioCNNSpec, DAVEnet, GatedUnit, token_mask
+from ..base import MODALITIES, ModelConfig, Tokens, load_weights, padded_to, renamed_config
+from ..layers import AudioCNNSpec, DAVEnet, GatedUnit, audio_cnn_spec, token_mask
 from ..objectives import gathered, margin_softmax_of_products, sum_over_pairs, zero_of
 from ..registry import create_model, register_model
-from .pooling import Padding, WordPooling, max_over_rows, padded_to, unit_parts
-from .separate import SeparateModel, check_positive, check_video_parts, in_order
+from .pooling import Padding, WordPooling, max_over_rows, unit_parts
+from .separate import SeparateModel, check_video_parts, in_order
 
 OFFICIAL_NAMES = {
     "embd_dim": "projection_dim",
@@ -52,53 +53,45 @@ OFFICIAL_NAMES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
 class AVLnetConfig(ModelConfig):
-    """The published AVLnet-Text-Tri.
+    """The published AVLnet-Text-Tri."""
 
-    Attributes:
-        video_dim: width of a video feature row (4096: ResNet-152 beside ResNeXt-101).
-        text_dim: width of a word vector.
-        mel_bands: mel bands of the spectrogram.
-        modalities: which of text, video and audio the model has; video and audio alone are AVLnet without text.
-        audio_cnn: registered audio CNN.
-        audio_cnn_blocks: residual blocks of each of its stages; empty for the registered ones.
-        audio_cnn_widths: channels of its stem and stages; empty for the registered ones.
-        projection_dim: width E of an embedding.
-        video_parts: widths of the kinds of feature that lie side by side in a row, each normalised for itself after
-            pooling ([2048, 2048] in AVLnet's code); empty: the row is normalised whole (Everything at Once's code).
-        padding: whether padded places take part in pooling and in the audio CNN ("published") or not.
-        audio_mean: audio tokens that are averaged: "real" ones, "all", or "all_in_training" and real ones else, as
-            published. More than the real ones needs padding="published".
-        pad_words_to: words to which shorter captions are padded first (20 as published). Felt only where padding takes
-            part.
-        pad_audio_to: frames to which shorter audio is padded first (800 as published). Felt only where padding takes
-            part.
-        objective: "pairs": each modality against each other; "text_to_sum": text against audio+video, AVLnet's
-            fine-tuning for retrieval.
-        margin: of the margin softmax.
-    """
-
-    video_dim: int = 4096
-    text_dim: int = 300
-    mel_bands: int = 40
-    modalities: tuple[str, ...] = MODALITIES
+    video_dim: PositiveInt = 4096
+    """Width of a video feature row (4096: ResNet-152 joined with ResNeXt-101)."""
+    text_dim: PositiveInt = 300
+    """Width of a word vector."""
+    mel_bands: PositiveInt = 40
+    """Mel bands of the spectrogram."""
+    modalities: Listed[str] = MODALITIES
+    """Which of text, video and audio the model has; video and audio alone are AVLnet without text."""
     audio_cnn: str = "davenet_v1"
-    audio_cnn_blocks: tuple[int, ...] = ()
-    audio_cnn_widths: tuple[int, ...] = ()
-    projection_dim: int = 6144
-    video_parts: tuple[int, ...] = ()
+    """Registered audio CNN."""
+    audio_cnn_blocks: Listed[int] = ()
+    """Residual blocks of each of its stages; empty for the registered ones."""
+    audio_cnn_widths: Listed[int] = ()
+    """Channels of its stem and stages; empty for the registered ones."""
+    projection_dim: PositiveInt = 6144
+    """Width E of an embedding."""
+    video_parts: Listed[int] = ()
+    """Widths of the kinds of feature that are joined in a row, each normalised for itself after pooling ([2048, 2048]
+    in AVLnet's code); empty: the row is normalised whole (Everything at Once's code)."""
     padding: Padding = "masked"
+    """Whether padded places take part in pooling and in the audio CNN ("published") or not."""
     audio_mean: Literal["real", "all", "all_in_training"] = "real"
+    """Audio tokens that are averaged: "real" ones, "all", or "all_in_training" and real ones else, as published. More
+    than the real ones needs padding="published"."""
     pad_words_to: int = 0
+    """Words to which shorter captions are padded first (20 as published). Matters only where padding takes part."""
     pad_audio_to: int = 0
+    """Frames to which shorter audio is padded first (800 as published). Matters only where padding takes part."""
     objective: Literal["pairs", "text_to_sum"] = "pairs"
+    """ "pairs": each modality against each other; "text_to_sum": text against audio+video, AVLnet's fine-tuning for
+    retrieval."""
     margin: float = 0.001
+    """Of the margin softmax."""
 
-    def __post_init__(self) -> None:
-        for name in ("modalities", "audio_cnn_blocks", "audio_cnn_widths", "video_parts"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        check_positive(self, "video_dim", "text_dim", "mel_bands", "projection_dim")
+    @model_validator(mode="after")
+    def _check(self) -> AVLnetConfig:
         check_video_parts(self.video_parts, video_dim=self.video_dim)
         self.audio_spec()
         all_three = len(self.all_modalities()) == len(MODALITIES)
@@ -108,6 +101,7 @@ class AVLnetConfig(ModelConfig):
             )
         if self.objective == "text_to_sum" and not all_three:
             raise ConfigError(f"objective='text_to_sum' needs text, video and audio; modalities are {self.modalities}")
+        return self
 
     def all_modalities(self) -> tuple[str, ...]:
         """What the model embeds, in its order."""
@@ -115,14 +109,7 @@ class AVLnetConfig(ModelConfig):
 
     def audio_spec(self) -> AudioCNNSpec:
         """The audio CNN's shape, with this configuration's own blocks and widths where it has some."""
-        registered = AUDIO_CNNS[self.audio_cnn]
-        blocks = self.audio_cnn_blocks or registered.blocks
-        widths = self.audio_cnn_widths or registered.widths
-        if len(widths) != len(blocks) + 1:
-            raise ConfigError(
-                f"audio_cnn_widths {list(widths)} needs one width for the stem and one for each of {len(blocks)} stages"
-            )
-        return AudioCNNSpec(blocks, widths, registered.kernel)
+        return audio_cnn_spec(self.audio_cnn, blocks=self.audio_cnn_blocks, widths=self.audio_cnn_widths)
 
 
 TEST_SIZES = {
@@ -256,9 +243,8 @@ class AVLnet(SeparateModel):
         if config is not None:
             model = cast(AVLnet, create_model(self.name.removeprefix("test_"), **self.official_options(config)))
         load_weights(model, model.completed(state_dict))
-        pad_words_to = model.config.pad_words_to or 20
-        model.config = replace(
-            model.config, padding="published", audio_mean="all_in_training", pad_words_to=pad_words_to
+        model.config = model.config.replaced(
+            padding="published", audio_mean="all_in_training", pad_words_to=model.config.pad_words_to or 20
         )
         return model
 

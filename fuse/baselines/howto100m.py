@@ -18,20 +18,20 @@ What follows the code where paper and code differ, or where the paper says nothi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 from jaxtyping import Float
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..._vocabulary import ConfigError
-from ..base import ModelConfig, Tokens, load_weights, renamed_config
+from ..._settings import Listed
+from ..base import ModelConfig, Tokens, load_weights, padded_to, renamed_config
 from ..layers import ContextGating
 from ..objectives import dot_products, gathered, max_margin, negative_weights, zero_of
 from ..registry import create_model, register_model
-from .pooling import Padding, WordPooling, max_over_rows, padded_to, unit_parts
-from .separate import SeparateModel, check_positive, check_video_parts
+from .pooling import Padding, WordPooling, max_over_rows, unit_parts
+from .separate import SeparateModel, check_video_parts
 
 _OFFICIAL_NAMES = {
     "embd_dim": "projection_dim",
@@ -43,42 +43,36 @@ _OFFICIAL_NAMES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
 class HowTo100MConfig(ModelConfig):
-    """The published model.
+    """The published model."""
 
-    Attributes:
-        video_dim: width of a video feature row (4096: ResNet-152 beside ResNeXt-101).
-        text_dim: width of a word vector.
-        projection_dim: width E of an embedding (6144 in the released weights).
-        sentence_dim: width of a pooled caption; 0: as wide as an embedding.
-        video_parts: widths of the kinds of feature that lie side by side in a row, each normalised for itself after
-            pooling ([2048, 2048] as published); empty: the row is normalised whole.
-        padding: whether padded places take part in pooling ("published") or not.
-        pad_words_to: words to which shorter captions are padded first; the authors always pad to 20. Felt only where
-            padding takes part.
-        margin: of the ranking loss.
-        clips_per_video: clips that a batch holds of each video, one after the other; decides the weights of negatives.
-        hard_negative_rate: share of the weight that negatives of the same video get, where there are any.
-    """
-
-    video_dim: int = 4096
-    text_dim: int = 300
-    projection_dim: int = 6144
+    video_dim: PositiveInt = 4096
+    """Width of a video feature row (4096: ResNet-152 joined with ResNeXt-101)."""
+    text_dim: PositiveInt = 300
+    """Width of a word vector."""
+    projection_dim: PositiveInt = 6144
+    """Width E of an embedding (6144 in the released weights)."""
     sentence_dim: int = 0
-    video_parts: tuple[int, ...] = ()
+    """Width of a pooled caption; 0: as wide as an embedding."""
+    video_parts: Listed[int] = ()
+    """Widths of the kinds of feature that are joined in a row, each normalised for itself after pooling ([2048, 2048]
+    as published); empty: the row is normalised whole."""
     padding: Padding = "masked"
+    """Whether padded places take part in pooling ("published") or not."""
     pad_words_to: int = 0
+    """Words to which shorter captions are padded first; the authors always pad to 20. Matters only where padding takes
+    part."""
     margin: float = 0.1
-    clips_per_video: int = 1
-    hard_negative_rate: float = 0.5
+    """Of the ranking loss."""
+    clips_per_video: PositiveInt = 1
+    """Clips that a batch holds of each video, one after the other; decides the weights of negatives."""
+    hard_negative_rate: float = Field(default=0.5, ge=0, le=1)
+    """Share of the weight that negatives of the same video get, where there are any."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "video_parts", tuple(self.video_parts))
-        check_positive(self, "video_dim", "text_dim", "projection_dim", "clips_per_video")
+    @model_validator(mode="after")
+    def _check(self) -> HowTo100MConfig:
         check_video_parts(self.video_parts, video_dim=self.video_dim)
-        if not 0 <= self.hard_negative_rate <= 1:
-            raise ConfigError(f"hard_negative_rate is {self.hard_negative_rate}; it must be between 0 and 1")
+        return self
 
     def all_modalities(self) -> tuple[str, ...]:
         """What the model embeds, in its order."""
@@ -190,8 +184,7 @@ class HowTo100M(SeparateModel):
             options["sentence_dim"] = max(options.get("sentence_dim", 0), 0)
             model = cast(HowTo100M, create_model("howto100m", **options))
         load_weights(model, state_dict)
-        pad_words_to = model.config.pad_words_to or 20
-        model.config = replace(model.config, padding="published", pad_words_to=pad_words_to)
+        model.config = model.config.replaced(padding="published", pad_words_to=model.config.pad_words_to or 20)
         return model
 
     def to_official(self) -> dict[str, Any]:

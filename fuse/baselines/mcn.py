@@ -16,7 +16,7 @@ What is followed:
   and the targets are not detached, as in the code, so that audio CNN and word layer learn from it too.
 
 What is not:
-* See `_clusters.py` for the queue, the first centres and empty clusters. The authors forget the centres at the
+* See `clusters.py` for the queue, the first centres and empty clusters. The authors forget the centres at the
   beginning of an epoch; here they stay.
 * Clips without some modality take part: the mean is over those that they have, and a clip of one modality is left out.
 * In evaluation mode the centres are used as they are, and nothing is learned into them.
@@ -26,11 +26,11 @@ What is not:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,36 +39,28 @@ from ..objectives import cluster_contrast, gathered, zero_of
 from ..registry import register_model
 from .avlnet import OFFICIAL_NAMES, TEST_SIZES, AVLnet, AVLnetConfig
 from .clusters import OnlineClusters
-from .separate import check_positive, nonempty_of, own_weights
+from .separate import nonempty_of, own_weights
 
 _HEADS = {"video": "recon_v", "audio": "recon_a", "text": "recon_t"}
 _ERROR = "reconstruction of "
 
 
-@dataclass(frozen=True, kw_only=True)
 class MCNConfig(AVLnetConfig):
-    """The published model: AVLnet's options, and those of the two further aims.
+    """The published model: AVLnet's options, and those of the two further aims."""
 
-    Attributes:
-        num_clusters: centres of k-means.
-        queue_rows: recent clips that k-means sees beside the batch. They are kept with the weights: at the published
-            size 1 GB.
-        refit_every: steps from one fit of the centres to the next.
-        cluster_weight: weight of the contrast with the centres; 0 leaves clusters out.
-        reconstruction_dim: width between the two layers of a reconstruction.
-        reconstruction_weight: weight of the reconstruction error; 0 leaves it out.
-    """
-
-    num_clusters: int = 256
-    queue_rows: int = 40_960
-    refit_every: int = 20
+    num_clusters: PositiveInt = 256
+    """Centres of k-means."""
+    queue_rows: PositiveInt = 40_960
+    """Recent clips that k-means sees together with the batch. They are kept with the weights: at the published size
+    1 GB."""
+    refit_every: PositiveInt = 20
+    """Steps from one fit of the centres to the next."""
     cluster_weight: float = 1.0
-    reconstruction_dim: int = 1024
+    """Weight of the contrast with the centres; 0 leaves clusters out."""
+    reconstruction_dim: PositiveInt = 1024
+    """Width between the two layers of a reconstruction."""
     reconstruction_weight: float = 50.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "num_clusters", "queue_rows", "refit_every", "reconstruction_dim")
+    """Weight of the reconstruction error; 0 leaves it out."""
 
 
 class Reconstruction(nn.Sequential):

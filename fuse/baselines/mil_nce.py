@@ -4,11 +4,11 @@ Paper: Miech et al., "End-to-End Learning of Visual Representations from Uncurat
 (arXiv 1912.06430), sections 3 and 4. Authors' code: antoine77340/MIL-NCE_HowTo100M@b282b15 (s3dg.py, loss.py,
 video_loader.py), whose numbers this file gives and whose state-dict names its attributes keep.
 
-The authors train the S3D from pixels; here it is frozen, and what is trained is what stands on top of it: `fc` on its
+The authors train the S3D from pixels; here it is frozen, and what is trained comes on top of it: `fc` on its
 `mixed_5c` features (backbone `s3d_howto100m`) and the two layers of the text tower on word vectors.
 
 Several candidates: a batch may hold C captions for each clip. Its text then has B * C samples, where sample i * C + c
-is candidate c of clip i, beside B samples of video (C is what the numbers say; 1 where they are equal). Candidates
+is candidate c of clip i, with B samples of video (C is what the numbers say; 1 where they are equal). Candidates
 without words count nowhere, and clips without any are left out. `encode` takes one caption for a clip.
 
 Legend: B clips, C candidate captions of a clip, N rows, D width of a row, E width of an embedding.
@@ -28,19 +28,19 @@ Deviations:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from ..._vocabulary import InputError
-from ..base import Embeddings, ModelConfig, Tokens, load_weights, renamed_config
+from ..base import Embeddings, ModelConfig, Tokens, load_weights, padded_to, renamed_config
 from ..objectives import dot_products, gathered, mil_nce, zero_of
 from ..registry import create_model, register_model
-from .pooling import Padding, max_over_words, padded_to
-from .separate import SeparateModel, check_positive, nonempty_of, own_weights
+from .pooling import Padding, max_over_words
+from .separate import SeparateModel, nonempty_of, own_weights
 
 _OFFICIAL_NAMES = {"num_classes": "projection_dim"}
 _OFFICIAL_BACKBONE = ("gating", "space_to_depth", "word2vec_path", "init", "token_to_word_path")
@@ -48,29 +48,22 @@ _BACKBONE_KEYS = ("conv1.", "conv_2b.", "conv_2c.", "gating.", "mixed_", "text_m
 _WORD_TABLE = "text_module.word_embd.weight"
 
 
-@dataclass(frozen=True, kw_only=True)
 class MILNCEConfig(ModelConfig):
-    """The published sizes.
+    """The published sizes."""
 
-    Attributes:
-        video_dim: width of a video feature row (1024: S3D's mixed_5c).
-        text_dim: width of a word vector.
-        hidden_dim: width of a pooled caption.
-        projection_dim: width E of an embedding.
-        padding: whether padded words take part in the maximum ("published") or not.
-        pad_words_to: words to which shorter captions are padded first (20 in training, as published). Felt only where
-            padding takes part.
-    """
-
-    video_dim: int = 1024
-    text_dim: int = 300
-    hidden_dim: int = 2048
-    projection_dim: int = 512
+    video_dim: PositiveInt = 1024
+    """Width of a video feature row (1024: S3D's mixed_5c)."""
+    text_dim: PositiveInt = 300
+    """Width of a word vector."""
+    hidden_dim: PositiveInt = 2048
+    """Width of a pooled caption."""
+    projection_dim: PositiveInt = 512
+    """Width E of an embedding."""
     padding: Padding = "masked"
+    """Whether padded words take part in the maximum ("published") or not."""
     pad_words_to: int = 0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "video_dim", "text_dim", "hidden_dim", "projection_dim")
+    """Words to which shorter captions are padded first (20 in training, as published). Matters only where padding takes
+    part."""
 
     def all_modalities(self) -> tuple[str, ...]:
         """What the model embeds, in its order."""
@@ -192,10 +185,9 @@ class MILNCE(SeparateModel):
         if _WORD_TABLE in named:
             weights["padding_word"] = named[_WORD_TABLE][0]
         load_weights(model, {"padding_word": model.padding_word, **weights})
-        pad_words_to = model.config.pad_words_to or 20
-        model.config = replace(model.config, padding="published", pad_words_to=pad_words_to)
+        model.config = model.config.replaced(padding="published", pad_words_to=model.config.pad_words_to or 20)
         return model
 
     def to_official(self) -> dict[str, Any]:
-        """The weights of `fc` and of the text tower's layers as the authors' S3D reads them, beside its own."""
+        """The weights of `fc` and of the text tower's layers as the authors' S3D reads them with its own."""
         return {key: value for key, value in self.state_dict().items() if key != "padding_word"}

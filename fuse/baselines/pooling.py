@@ -33,7 +33,7 @@ class WordPooling(nn.Module):
         self.fc = nn.Linear(dim_in, dim_out)
 
     def forward(self, words: Tokens, *, padding: Padding = "masked") -> Float[Tensor, "B D"]:
-        """Pool; under "published" whatever stands at padded places is a word too."""
+        """Pool; under "published" whatever is at padded places is a word too."""
         return max_over_words(self.fc(words.values), words.mask, padding=padding)
 
 
@@ -57,14 +57,6 @@ def max_over_rows(rows: Tokens, *, padding: Padding = "masked") -> Float[Tensor,
 
 
 def unit_parts(vectors: Float[Tensor, "B D"], widths: Sequence[int] = ()) -> Float[Tensor, "B D"]:
-    """Vectors over their Euclidean length: whole, or each of the parts that lie side by side for itself."""
+    """Vectors over their Euclidean length: whole, or each of the joined parts for itself."""
     parts = torch.split(vectors, list(widths), dim=1) if widths else (vectors,)
     return torch.cat([functional.normalize(part, dim=1) for part in parts], dim=1)
-
-
-def padded_to(tokens: Tokens, num_rows: int) -> Tokens:
-    """Rows of zeros put after the others until there are so many."""
-    missing = max(num_rows - tokens.values.shape[1], 0)
-    if not missing:
-        return tokens
-    return Tokens(functional.pad(tokens.values, (0, 0, 0, missing)), functional.pad(tokens.mask, (0, missing)))

@@ -6,14 +6,14 @@ Legend: B batch, N rows, D width of a row, E width of an embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..._vocabulary import ConfigError
-from ..base import MODALITIES, Embeddings, FusionModel, ModelConfig, Tokens, given_modalities
+from ..base import MODALITIES, Embeddings, FusionModel, Tokens, given_modalities
 from ..objectives import unit
 
 
@@ -85,14 +85,6 @@ def in_order(modalities: Sequence[str]) -> tuple[str, ...]:
             f"modalities {list(modalities)} must be two or three different ones of {', '.join(MODALITIES)}"
         )
     return tuple(name for name in MODALITIES if name in modalities)
-
-
-def check_positive(config: ModelConfig, *names: str) -> None:
-    """Raises ConfigError for an option that is not above 0."""
-    for name in names:
-        value = cast(float, getattr(config, name))
-        if not value > 0:
-            raise ConfigError(f"{name} is {value}; it must be above 0")
 
 
 def check_video_parts(parts: tuple[int, ...], *, video_dim: int) -> None:

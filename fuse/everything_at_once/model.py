@@ -10,7 +10,7 @@ modality dropout, and leaves open how). With text, video and audio alone that is
 
 Legend: B batch, N tokens, D width of a token, E width of an embedding, t text, v video, a audio.
 
-What follows the code where paper and code differ (the rest is in `_layers.py`, `_objectives.py` and `davenet.py`):
+What follows the code where paper and code differ (the rest is in `fuse/layers` and `fuse/objectives`):
 * Pooling is a masked mean; the paper prints a bare sum.
 * Equation 1 normalises the sum of two unit vectors; the code keeps (unit + unit) / 2. `embeddings` gives the code's
   vector, `encode` the unit vector, which is the paper's.
@@ -22,7 +22,6 @@ What follows the code where paper and code differ (the rest is in `_layers.py`, 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
@@ -41,6 +40,7 @@ from ..base import (
     Tokens,
     given_modalities,
     load_weights,
+    padded_to,
     present_modalities,
 )
 from ..layers import (
@@ -123,9 +123,33 @@ class EverythingAtOnce(FusionModel):
         self.dim = config.projection_dim
         self.modalities = config.all_modalities()
         self._build_token_layers(config)
-        self._build_transformers(config)
-        self._build_projections(config)
-        self._freeze_unused()
+
+        def transformer() -> FusionTransformer:
+            """Section 3.2.3."""
+            return FusionTransformer(
+                config.width,
+                depth=config.depth,
+                heads=config.heads,
+                mlp_ratio=config.mlp_ratio,
+                qkv_bias=config.qkv_bias,
+                cls_token=config.cls_token,
+            )
+
+        self.fusion = transformer()
+        if config.transformer == "per_modality":
+            self.fusion_text = self.fusion  # the authors' weights hold the text's under both names
+            for name in ("video", "audio", *config.extra_dims):
+                setattr(self, f"fusion_{name}", transformer())
+        # Section 3.2.4: g_t, g_v and g_a, or one for all.
+        names = [f"{name}_proj" for name in config.token_widths()] if config.individual_projections else ["proj"]
+        for name in names:
+            setattr(self, name, _projection(config.projection, config.width, config.projection_dim))
+        # A modality left out keeps its weights, as in the authors' text-video model, and does not train.
+        for name in set(MODALITIES) - set(self.modalities):
+            parts = [f"{name}_token_proj", f"{name}_norm_layer", f"{name}_proj"] + ["davenet"] * (name == "audio")
+            for part in parts:
+                if hasattr(self, part):
+                    getattr(self, part).requires_grad_(requires_grad=False)
 
     def _build_token_layers(self, config: EverythingAtOnceConfig) -> None:
         """Section 3.2.1."""
@@ -144,41 +168,6 @@ class EverythingAtOnce(FusionModel):
                 positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, limits[name], config.width), std=0.02))
                 setattr(self, f"{name}_pos_embed", positions)
 
-    def _build_transformers(self, config: EverythingAtOnceConfig) -> None:
-        """Section 3.2.3. With one for each modality, the authors' weights hold the text's under two names."""
-
-        def build() -> FusionTransformer:
-            return FusionTransformer(
-                config.width,
-                depth=config.depth,
-                heads=config.heads,
-                mlp_ratio=config.mlp_ratio,
-                qkv_bias=config.qkv_bias,
-                cls_token=config.cls_token,
-            )
-
-        self.fusion = build()
-        if config.transformer == "per_modality":
-            self.fusion_text = self.fusion
-            for name in ("video", "audio", *config.extra_dims):
-                setattr(self, f"fusion_{name}", build())
-
-    def _build_projections(self, config: EverythingAtOnceConfig) -> None:
-        """g_t, g_v and g_a of section 3.2.4, or one for all."""
-        if not config.individual_projections:
-            self.proj = _projection(config.projection, config.width, config.projection_dim)
-            return
-        for name in config.token_widths():
-            setattr(self, f"{name}_proj", _projection(config.projection, config.width, config.projection_dim))
-
-    def _freeze_unused(self) -> None:
-        """A modality left out keeps its weights, as in the authors' text-video model, and does not train."""
-        for name in set(MODALITIES) - set(self.modalities):
-            parts = [f"{name}_token_proj", f"{name}_norm_layer", f"{name}_proj"] + ["davenet"] * (name == "audio")
-            for part in parts:
-                if hasattr(self, part):
-                    getattr(self, part).requires_grad_(requires_grad=False)
-
     # --- section 3.2.1: token creation -------------------------------------------------------------------------------
 
     def tokens(self, batch: Mapping[str, Tokens | None]) -> tuple[dict[str, Packed], dict[str, Tensor]]:
@@ -191,15 +180,24 @@ class EverythingAtOnce(FusionModel):
             rows = self._audio_rows(given) if name == "audio" else given
             projected = getattr(self, f"{name}_token_proj")(real_rows(rows.values, rows.mask))
             normed = getattr(self, f"{name}_norm_layer")(projected)
-            made[name] = self._with_positions(name, pack(normed, rows.mask, self.fusion.masking_token))
+            made[name] = pack(normed, rows.mask, self.fusion.masking_token)
+            if self.config.positional:
+                positions, num_places = getattr(self, f"{name}_pos_embed"), made[name].mask.shape[1]
+                if num_places > positions.shape[1]:
+                    raise InputError(
+                        f"{name} has {num_places} tokens and this model's positional embedding ends at "
+                        f"{positions.shape[1]}; cut the input"
+                    )
+                made[name] = add_positions(made[name], positions[0])
             nonempty[name] = rows.mask.bool().any(dim=1)
         return made, nonempty
 
     def _audio_rows(self, audio: Tokens) -> Tokens:
-        audio = _padded_to(audio, num_frames=self.config.pad_audio_to)
-        silenced = audio.mask if self.config.audio_padding == "silenced" else None
-        values = self.davenet(audio.values, silenced)
-        stride = self._frames_of_a_token(audio, num_tokens=values.shape[1])
+        audio = padded_to(audio, self.config.pad_audio_to)
+        is_silenced = self.config.audio_padding == "silenced"
+        values = self.davenet(audio.values, audio.mask if is_silenced else None)
+        # The authors share out the frames evenly: fewer than the stride where their number is no multiple of it.
+        stride = self.audio_stride if is_silenced else -(-audio.values.shape[1] // values.shape[1])
         mask = token_mask(audio.mask, stride=stride)
         if self.config.audio_reduction == "none":
             return Tokens(values, mask)
@@ -211,23 +209,6 @@ class EverythingAtOnce(FusionModel):
         ]
         return Tokens(torch.stack(reduced), mask[:, :limit])
 
-    def _frames_of_a_token(self, audio: Tokens, *, num_tokens: int) -> int:
-        """The authors share out the frames evenly: fewer than the stride where their number is no multiple of it."""
-        shared_out = -(-audio.values.shape[1] // num_tokens)
-        return shared_out if self.config.audio_padding == "published" else self.audio_stride
-
-    def _with_positions(self, name: str, tokens: Packed) -> Packed:
-        if not self.config.positional:
-            return tokens
-        positions = getattr(self, f"{name}_pos_embed")
-        num_places = tokens.mask.shape[1]
-        if num_places > positions.shape[1]:
-            raise InputError(
-                f"{name} has {num_places} tokens and this model's positional embedding ends at {positions.shape[1]}; "
-                "cut the input"
-            )
-        return add_positions(tokens, positions[0])
-
     # --- sections 3.2.3 and 3.2.4: fusion and projection -------------------------------------------------------------
 
     def _embed(
@@ -237,21 +218,7 @@ class EverythingAtOnce(FusionModel):
 
         `samples` are the positions of those wanted, of a combination not wanted of all; rows of the others are 0.
         """
-        projected = {
-            part: self._project(part, pooled) for part, pooled in self._fused(tokens, combinations, samples).items()
-        }
-        batch_size = len(next(iter(tokens.values())).mask)
-        vectors = {}
-        for combination in combinations:
-            parts = [CLASS_TOKEN] if self.config.cls_token else combination.split("+")
-            embedded = _combine([projected[part][combination] for part in parts])
-            vectors[combination] = _placed(embedded, (samples or {}).get(combination), batch_size=batch_size)
-        return vectors
-
-    def _fused(
-        self, tokens: Mapping[str, Packed], combinations: Collection[str], samples: Mapping[str, Tensor] | None
-    ) -> dict[str, dict[str, Tensor]]:
-        """The transformer over every combination, and means over tokens: by modality, then by combination."""
+        # Section 3.2.3: the transformer over every combination; means over tokens by modality, then by combination.
         per_modality = self.config.transformer == "per_modality"
         groups = [[name] for name in combinations] if per_modality else [list(combinations)]
         pooled: dict[str, dict[str, Tensor]] = {}
@@ -260,13 +227,21 @@ class EverythingAtOnce(FusionModel):
             needed = {name: each for name, each in tokens.items() if name in "+".join(group).split("+")}
             joined = join(needed, group, samples=samples, class_token=transformer.cls_token)
             pooled |= joined.by_part(transformer(joined.values, joined.sequences, joined.pool))
-        return pooled
-
-    def _project(self, modality: str, pooled: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Section 3.2.4: g_t, g_v or g_a of one modality's means in all combinations that it is part of."""
-        projection = getattr(self, f"{modality}_proj") if self.config.individual_projections else self.proj
-        projected = projection(torch.cat(list(pooled.values())))
-        return dict(zip(pooled, projected.split([len(each) for each in pooled.values()]), strict=True))
+        # Section 3.2.4: g_t, g_v or g_a of a modality's means in all combinations that it is part of.
+        projected: dict[str, dict[str, Tensor]] = {}
+        for part, means in pooled.items():
+            projection = getattr(self, f"{part}_proj") if self.config.individual_projections else self.proj
+            rows = projection(torch.cat(list(means.values())))
+            projected[part] = dict(zip(means, rows.split([len(each) for each in means.values()]), strict=True))
+        batch_size = len(next(iter(tokens.values())).mask)
+        vectors = {}
+        for combination in combinations:
+            parts = [CLASS_TOKEN] if self.config.cls_token else combination.split("+")
+            embedded = _combine([projected[part][combination] for part in parts])
+            if (chosen := (samples or {}).get(combination)) is not None:
+                embedded = embedded.new_zeros(batch_size, embedded.shape[1]).index_copy(0, chosen, embedded)
+            vectors[combination] = embedded
+        return vectors
 
     def embeddings(
         self,
@@ -291,7 +266,13 @@ class EverythingAtOnce(FusionModel):
             InputError: the batch has shapes or modalities that this model does not take.
         """
         tokens, nonempty = self.tokens(batch)
-        wanted = self._wanted(tokens, fusion=fusion, combinations=combinations)
+        if combinations is None:
+            wanted = compared_combinations(list(tokens))
+        else:
+            named = [combination_name(each, order=self.modalities) for each in combinations]
+            wanted = [each for each in dict.fromkeys(named) if set(each.split("+")) <= tokens.keys()]
+        if fusion is None and not self.config.fused_pairs:
+            wanted = [each for each in wanted if "+" not in each]
         if self._is_late(fusion):
             alone = self._embed(tokens, dict.fromkeys(name for each in wanted for name in each.split("+")))
             return Embeddings({each: _combine([alone[name] for name in each.split("+")]) for each in wanted}, nonempty)
@@ -302,18 +283,6 @@ class EverythingAtOnce(FusionModel):
         """Whether combinations are averages of single embeddings. Transformers of one modality each can do no other."""
         asked = fusion == "late" or (fusion is None and not self.config.fused_pairs)
         return asked or self.config.transformer == "per_modality"
-
-    def _wanted(
-        self, given: Mapping[str, Packed], *, fusion: Fusion | None, combinations: Sequence[str] | None
-    ) -> list[str]:
-        """The combinations that `embeddings` gives, in the model's order of modalities."""
-        if combinations is None:
-            wanted = compared_combinations(list(given))
-        else:
-            named = [combination_name(each, order=self.modalities) for each in combinations]
-            wanted = [each for each in dict.fromkeys(named) if set(each.split("+")) <= given.keys()]
-        never_fused = fusion is None and not self.config.fused_pairs
-        return [each for each in wanted if not (never_fused and "+" in each)]
 
     def encode(  # type: ignore[override]  # no modality may be called "fusion"
         self,
@@ -360,18 +329,13 @@ class EverythingAtOnce(FusionModel):
         terms = [term for term, weight in weights.items() if weight]
         compared = [side for term in terms for side in term]
         vectors, nonempty = gathered(*self.embeddings(batch, combinations=[*given, *compared], terms=terms))
-        return combinatorial_loss(vectors, nonempty, weights=weights, contrast=self._contrast())
-
-    def _contrast(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """What compares two sets of embeddings; all of them by cosine."""
-        config = self.config
         contrasts: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "norm_softmax": partial(norm_softmax_loss, temperature=config.temperature),
             "margin_softmax": partial(margin_softmax_loss, margin=config.margin),
             "mil_nce": partial(mil_nce_loss, temperature=config.temperature),
             "max_margin": partial(max_margin_loss, margin=config.margin),
         }
-        return contrasts[config.contrast]
+        return combinatorial_loss(vectors, nonempty, weights=weights, contrast=contrasts[config.contrast])
 
     def _drawn(self, batch: Mapping[str, Tokens | None]) -> Mapping[str, Tokens | None]:
         """Random modality dropout: a batch of no more modalities than a training step sees."""
@@ -403,7 +367,7 @@ class EverythingAtOnce(FusionModel):
             lambdas = {name: getattr(self.config, name) for name in _LAMBDA_NAMES}
             model = cast(EverythingAtOnce, create_model("everything_at_once", **{**lambdas, **official_config(theirs)}))
         load_weights(model, weights)
-        model.config = replace(model.config, audio_padding="published")
+        model.config = model.config.replaced(audio_padding="published")
         return model
 
     def to_official(self) -> dict[str, Any]:
@@ -445,11 +409,6 @@ def reduce_audio_tokens(
     return resampled.squeeze(0).T
 
 
-def _padded_to(audio: Tokens, *, num_frames: int) -> Tokens:
-    missing = max(num_frames - audio.values.shape[1], 0)
-    return Tokens(functional.pad(audio.values, (0, 0, 0, missing)), functional.pad(audio.mask, (0, missing)))
-
-
 def _projection(kind: str, dim_in: int, dim_out: int) -> nn.Module:
     if kind == "gated":
         return GatedUnit(dim_in, dim_out)
@@ -459,8 +418,3 @@ def _projection(kind: str, dim_in: int, dim_out: int) -> nn.Module:
 def _combine(projected: list[Tensor]) -> Float[Tensor, "B E"]:
     """Equation 1 without its outer norm: the mean of the unit vectors. One embedding alone stays as it is."""
     return projected[0] if len(projected) == 1 else torch.stack([unit(each) for each in projected]).mean(dim=0)
-
-
-def _placed(rows: Float[Tensor, "b E"], samples: Tensor | None, *, batch_size: int) -> Float[Tensor, "B E"]:
-    """The rows at the positions of their samples, zeros at others. None: they are those of all samples."""
-    return rows if samples is None else rows.new_zeros(batch_size, rows.shape[1]).index_copy(0, samples, rows)

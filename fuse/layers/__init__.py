@@ -1,6 +1,6 @@
-"""TODO door of fuse/layers."""
+"""Layers that several models share."""
 
-from .davenet import AUDIO_CNNS, AudioCNNSpec, DAVEnet, ResidualBlock, token_mask
+from .davenet import AUDIO_CNNS, AudioCNNSpec, DAVEnet, ResidualBlock, audio_cnn_spec, token_mask
 from .packed import CLASS_TOKEN, Packed, add_positions, join, pack, real_rows
 from .transformer import LAYER_NORM_EPS, ContextGating, FusionBlock, FusionTransformer, GatedUnit
 
@@ -17,6 +17,7 @@ __all__ = [
     "Packed",
     "ResidualBlock",
     "add_positions",
+    "audio_cnn_spec",
     "join",
     "pack",
     "real_rows",

@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -196,7 +196,7 @@ def _view(model: FusionModel, options: Mapping[str, Any]) -> FusionModel:
     """The same model, weights and all, with other options, where its configuration has them."""
     known = {name: value for name, value in options.items() if hasattr(model.config, name)}
     view = copy.copy(model)
-    view.config = replace(model.config, **known)
+    view.config = model.config.replaced(**known)
     return view
 
 

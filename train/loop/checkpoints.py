@@ -77,7 +77,7 @@ def save_checkpoint(
     sha256 = hashlib.sha256(weights).hexdigest()
     meta = CheckpointMeta(
         model=model.name,
-        config=plain(asdict(model.config)),
+        config=plain(model.config.model_dump()),
         weights_sha256=sha256,
         weights_file=f"model-{sha256[:16]}.safetensors",
         recipe=plain(dict(recipe or {})),

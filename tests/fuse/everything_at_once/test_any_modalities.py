@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from itertools import chain, combinations
 
 import pytest
@@ -282,7 +281,7 @@ class TestConfiguration:
     def test_mappings_survive_json_and_checkpoints(self, tmp_path) -> None:
         model = model_of(extra_dims={"speech": 12, "ocr": 7}, lambdas={"speech|video+ocr": 1, "text|ocr": 0.5})
         assert model.config.lambdas == {"speech|video+ocr": 1.0, "text|ocr": 0.5}
-        document = json.loads(json.dumps(asdict(model.config), sort_keys=True))
+        document = json.loads(json.dumps(model.config.model_dump(), sort_keys=True))
         assert model_config("test_everything_at_once", **document) == model.config
         meta = save_checkpoint(model, tmp_path)
         loaded, read = load_checkpoint(tmp_path, expected_digest=meta.digest)
