@@ -193,9 +193,9 @@ def _loader_batches(
 
 
 def _batches(store: FeatureStore, names: list[str], *, verify: Any, shuffle: bool) -> Any:
-    from frameloom.train import FeatureClip, FeatureDataset, FeatureLoader
+    from frameloom.train import ClipFeatures, FeatureDataset, FeatureLoader
 
-    clips = [FeatureClip(key=name, fingerprints={"features": name}) for name in names]
+    clips = [ClipFeatures(clip=name, features={"features": (name,)}) for name in names]
     dataset = FeatureDataset(store, clips, features=["features"], verify=verify)
     return FeatureLoader(dataset, dataset.batches(batch_size=BATCH, shuffle=shuffle), batches="padded")
 
@@ -260,10 +260,12 @@ def _windows_of(folder: Path, seconds: int, arguments: argparse.Namespace) -> It
 
 def _drawn_windows(store: FeatureStore, names: dict[str, list[str]]) -> Callable[[int], None]:
     """The function that reads so many windows of a training, 10 of each video in a batch, others in each epoch."""
-    from frameloom.train import FeatureClip, FeatureDataset, UniformWindow
+    from frameloom.train import ClipFeatures, FeatureDataset, UniformWindow
 
-    videos = [dict(zip(names, prints, strict=True)) for prints in zip(*names.values(), strict=True)]
-    clips = [FeatureClip(key=str(number), fingerprints=videos[number // 10]) for number in range(10 * len(videos))]
+    videos = [
+        {name: (one,) for name, one in zip(names, prints, strict=True)} for prints in zip(*names.values(), strict=True)
+    ]
+    clips = [ClipFeatures(clip=str(number), features=videos[number // 10]) for number in range(10 * len(videos))]
     dataset = FeatureDataset(store, clips, features=list(names), draw=UniformWindow(10.0))
 
     def read(count: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality
 from frameloom.store import FeatureStore, Sample
 from frameloom.store.formats import base as _shards
-from frameloom.train import FeatureClip, FeatureDataset
+from frameloom.train import ClipFeatures, FeatureDataset
 
 NUM_SHARDS, IN_SHARD, WIDTH = 12, 8, 1024
 SPEC = FeatureSpec(name="x", modality=Modality.VIDEO, dim=WIDTH, rate_hz=1.0, sampling={}, preprocessing={})
@@ -66,7 +66,7 @@ def test_threads_read_what_was_written_while_others_open_and_close_shards(root, 
 def test_a_forked_child_reads_batches_as_large_as_its_parent_has_read(root) -> None:
     """Threads of a library that the parent has used are not there in the child, and must not be waited for."""
     store = FeatureStore(root)
-    clips = [FeatureClip(key=one.key, fingerprints={"x": one.fingerprint}) for one in store.entries()]
+    clips = [ClipFeatures(clip=one.key, features={"x": (one.fingerprint,)}) for one in store.entries()]
     dataset = FeatureDataset(store, clips, features=["x"])
     for _ in range(2):
         dataset.read_batch(range(len(clips))).tokens()

@@ -2,25 +2,25 @@
 
 from . import frame_indices
 from .batch import FeatureBatch
-from .clips import ClipDataset, ClipSample, ClipSamples, PreparedClip, TrainingData, collate
+from .clips import ClipDataset, ClipFeatures, ClipSample, ClipSamples, PreparedClip, TrainingData, collate
 from .features import FeatureDataset, FeatureSample, collate_features
 from .loader import FeatureLoader, feature_stream
-from .narrated import NarratedDataset, NarratedVideo, StoredWords
+from .narrated import NarratedDataset, NarratedVideo
 from .narration import AudioShift
 from .order import EpochOrder, ShardBatchSampler
-from .plan import FeatureClip
 from .published import PublishedClip, PublishedClips, read_published_clips
 from .rows import UniformWindow
+from .stored import StoredExamples, TrainingSet, training_data
 from .tokens import frames_of_span, join_streams, rows_of_span
 
 __all__ = [
     "AudioShift",
     "ClipDataset",
+    "ClipFeatures",
     "ClipSample",
     "ClipSamples",
     "EpochOrder",
     "FeatureBatch",
-    "FeatureClip",
     "FeatureDataset",
     "FeatureLoader",
     "FeatureSample",
@@ -30,8 +30,9 @@ __all__ = [
     "PublishedClip",
     "PublishedClips",
     "ShardBatchSampler",
-    "StoredWords",
+    "StoredExamples",
     "TrainingData",
+    "TrainingSet",
     "UniformWindow",
     "collate",
     "collate_features",
@@ -41,4 +42,5 @@ __all__ = [
     "join_streams",
     "read_published_clips",
     "rows_of_span",
+    "training_data",
 ]

@@ -6,17 +6,56 @@ this module can be read without it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._vocabulary import InputError
+from ..._vocabulary import InputError, digest_of
 from .tokens import join_streams
 
 if TYPE_CHECKING:
     from ...fuse import Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFeatures:
+    """The stored features of one clip: what jobs, lists of clips and readers take.
+
+    Attributes:
+        clip: its name: in a project, the clip's id.
+        features: fingerprints by feature; in a project, by modality. Several fingerprints are streams that are joined
+            row by row, in this order. A feature that the clip lacks has none, or is left out.
+        captions: fingerprints of its captions' word vectors; the first is the one that is embedded.
+        start_seconds: first instant of the span.
+        end_seconds: first instant after it. Features without times (text) are read whole.
+    """
+
+    clip: str
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    captions: tuple[str, ...] = ()
+    start_seconds: float = -math.inf
+    end_seconds: float = math.inf
+
+    def has(self, modality: str) -> bool:
+        """Whether the clip has a modality; "text" is a caption."""
+        return bool(self.captions if modality == "text" else self.features.get(modality))
+
+    def identities(self) -> dict[str, str]:
+        """What identifies each modality that is embedded: its fingerprint, or the digest of joined ones in order."""
+        found = {name: _joined(streams) for name, streams in self.features.items() if streams}
+        return found | ({"text": self.captions[0]} if self.captions else {})
+
+    def fingerprints(self) -> list[str]:
+        """Everything that is read of the clip."""
+        return [*(one for streams in self.features.values() for one in streams), *self.captions]
+
+
+def _joined(fingerprints: Sequence[str]) -> str:
+    return fingerprints[0] if len(fingerprints) == 1 else digest_of(["joined", *fingerprints])
 
 
 class ClipSample(TypedDict):

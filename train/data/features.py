@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from ..._vocabulary import InputError
 from ...store import FeatureStore, ReaderHold
 from .batch import FeatureBatch
+from .clips import ClipFeatures
 from .order import EpochOrder, Remainder, ShardBatchSampler, Split, process_of
-from .plan import FeatureClip, NarrowPolicy, Plan, Spans, Texts
+from .plan import NarrowPolicy, Plan, Spans, Texts
 from .rows import Allocate, Memory, Rows, Span, SpanDraw, VerifyPolicy
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class FeatureDataset:
     def __init__(
         self,
         store: FeatureStore | Path,
-        clips: Iterable[FeatureClip],
+        clips: Iterable[ClipFeatures],
         *,
         features: Sequence[str],
         missing: MissingPolicy | Mapping[str, MissingPolicy] = "error",
@@ -121,7 +122,7 @@ class FeatureDataset:
         self._extents = _first_known([plan.extents[kept] for plan in plans.values()]) if draw else None
         self._memory_bytes, self._verify, self._draw = memory_bytes, verify, draw
         self.epoch = 0
-        self._keys = Texts([clip.key for clip, keep in zip(clips, kept, strict=True) if keep])
+        self._keys = Texts([clip.clip for clip, keep in zip(clips, kept, strict=True) if keep])
         self.digest = _digest(clips, kept, features, narrow)
         self._begin()
         _log.info("%s", self.summary())
@@ -330,10 +331,10 @@ def _check_word(name: str, word: str, allowed: Sequence[str]) -> None:
         raise InputError(f"{name} {word!r}: allowed are {', '.join(allowed)}")
 
 
-def _refuse(plans: Mapping[str, Plan], policies: Mapping[str, MissingPolicy], clips: Sequence[FeatureClip]) -> None:
+def _refuse(plans: Mapping[str, Plan], policies: Mapping[str, MissingPolicy], clips: Sequence[ClipFeatures]) -> None:
     for name, plan in plans.items():
         if plan.reasons and policies[name] == "error":
-            first = clips[int(np.argmax(plan.shard < 0))].key
+            first = clips[int(np.argmax(plan.shard < 0))].clip
             raise InputError(
                 f"{plan.reasons.total():,} of {len(clips):,} clips lack {name} ({_told(plan.reasons)}), the first is "
                 f"{first!r}; extract it, or set missing to 'skip' or 'empty'"
@@ -344,13 +345,13 @@ def _told(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()))
 
 
-def _digest(clips: Sequence[FeatureClip], kept: NDArray[np.bool_], features: Sequence[str], narrow: str) -> str:
+def _digest(clips: Sequence[ClipFeatures], kept: NDArray[np.bool_], features: Sequence[str], narrow: str) -> str:
     """Names the clips that are read and what is read of them, whatever shards they are in."""
     digest = hashlib.blake2b(repr((list(features), narrow)).encode(), digest_size=16)
     for clip, keep in zip(clips, kept.tolist(), strict=True):
         if keep:
-            prints = [clip.fingerprints.get(name) for name in features]
-            digest.update(repr((clip.key, clip.start_seconds, clip.end_seconds, prints)).encode())
+            prints = [clip.features.get(name) for name in features]
+            digest.update(repr((clip.clip, clip.start_seconds, clip.end_seconds, prints)).encode())
     return digest.hexdigest()
 
 

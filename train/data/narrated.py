@@ -17,7 +17,7 @@ Legend: T rows of a video, W words, D width.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
 from ...store import FeatureStore
-from .clips import ClipDataset, PreparedClip, collate
+from .clips import ClipDataset, ClipFeatures, PreparedClip, collate
 from .narration import AudioShift, NarratedClip, audio_frames_of, random_clip
-from .plan import FeatureClip, Plan, Spans
+from .plan import Plan, Spans
 
 if TYPE_CHECKING:
     from ...fuse import Tokens
@@ -47,50 +47,32 @@ class NarratedVideo:
     """One video: where its features are, and what is said in it.
 
     Attributes:
-        key: what a person calls it.
-        video: fingerprints of its video features, in the order in which they are joined.
-        audio: fingerprint of its log-mel spectrogram; None where there is none.
+        key: its name: in a project, the video's identity.
+        features: fingerprints of "video", in the order in which they are joined, and of "audio", a log-mel spectrogram.
         starts: first instant of every sentence, in seconds, ascending.
         ends: last instant of every sentence.
-        sentences: their texts. None at all for a video in which nothing is said.
+        sentences: their texts; empty for a video in which nothing is said.
+        captions: fingerprints of the sentences' word vectors, where these are stored.
     """
 
     key: str
-    video: tuple[str, ...]
-    audio: str | None
-    starts: Sequence[float]
-    ends: Sequence[float]
-    sentences: Sequence[str]
+    features: Mapping[str, tuple[str, ...]]
+    starts: tuple[float, ...] = ()
+    ends: tuple[float, ...] = ()
+    sentences: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        counts = f"{len(self.starts)} starts, {len(self.ends)} ends and {len(self.sentences)} sentences"
         if not len(self.starts) == len(self.ends) == len(self.sentences):
-            counts = f"{len(self.starts)} starts, {len(self.ends)} ends and {len(self.sentences)} sentences"
             raise InputError(f"{self.key!r} has {counts}: give one of each for every sentence")
         starts, ends = np.asarray(self.starts, np.float64), np.asarray(self.ends, np.float64)
         if not (np.isfinite(starts).all() and np.isfinite(ends).all() and (ends >= starts).all()):
             raise InputError(f"{self.key!r} has a sentence that ends before it starts, or at no instant at all")
+        if self.captions and len(self.captions) != len(self.sentences):
+            raise InputError(f"{self.key!r} has {counts}, and {len(self.captions)} captions: give as many, or none")
         if (np.diff(starts) < 0).any():
             raise InputError(f"the sentences of {self.key!r} are not in the order of their starts: sort them")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredWords:
-    """The words of sentences that were extracted before, one feature for each sentence.
-
-    Right for word vectors, where the vectors of joined sentences are the joined vectors of the sentences; not for
-    encoders that read a text as a whole, such as CLIP's.
-
-    Attributes:
-        store: the features.
-        fingerprint: of a sentence's word vectors, by its text.
-    """
-
-    store: FeatureStore
-    fingerprint: Callable[[str], str]
-
-    def __call__(self, sentences: Sequence[str]) -> NDArray[Any]:
-        """Word vectors (W, D). Raises InputError for a sentence that is not stored."""
-        return np.concatenate([self.store.read(self.fingerprint(text)).values for text in sentences])
 
 
 class NarratedDataset:
@@ -103,7 +85,9 @@ class NarratedDataset:
     Args:
         store: the features, or the folder that they are in.
         videos: what to read.
-        words: encodes sentences, see `Words`: `StoredWords`, or a word2vec backbone on the joined text.
+        words: encodes sentences, see `Words`, such as a word2vec backbone on the joined text. None joins their stored
+            word vectors (`NarratedVideo.captions`), which is the same; it is not for encoders that read a text as a
+            whole, such as CLIP's.
         clips_per_video: clips of each video in an epoch.
         min_seconds: length of a random span; a clip of whole sentences lasts at least so long, where there are enough.
         audio_shift: where the sound of a clip with words begins: "later" by half of `min_seconds`, as published; "none"
@@ -130,7 +114,7 @@ class NarratedDataset:
         store: FeatureStore | Path,
         videos: Iterable[NarratedVideo],
         *,
-        words: Words,
+        words: Words | None = None,
         clips_per_video: int = 10,
         min_seconds: float = 8.0,
         audio_shift: AudioShift = "later",
@@ -143,13 +127,15 @@ class NarratedDataset:
         _check(audio_shift=audio_shift, missing=missing, clips_per_video=clips_per_video, min_seconds=min_seconds)
         given = list(videos)
         self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
+        if words is None and any(len(video.captions) < len(video.sentences) for video in given):
+            raise InputError("some sentences have no stored word vectors: give their captions, or words to encode them")
         self.words, self.clips_per_video, self.min_seconds = words, clips_per_video, min_seconds
         self.audio_shift, self.seed, self.epoch = audio_shift, seed, 0
         self.limits = ClipDataset(
             (), max_video_tokens=max_video_tokens, max_audio_frames=max_audio_frames, max_words=max_words
         )
         self.streams = _streams(given)
-        clips = [FeatureClip(key=video.key, fingerprints=_fingerprints(video)) for video in given]
+        clips = [ClipFeatures(clip=video.key, features=_features(video)) for video in given]
         plans = {name: Plan(self.store, name, clips, narrow="missing") for name in (*self.streams, AUDIO)}
         self.missing_counts: dict[str, Counter[str]] = {name: plan.reasons for name, plan in plans.items()}
         kept = _kept(plans, clips, missing=missing)
@@ -212,13 +198,18 @@ class NarratedDataset:
     def _prepared(
         self, index: int, clip: NarratedClip, frames: slice, *, times: dict[str, NDArray[np.float64]]
     ) -> PreparedClip:
-        sentences = [self._videos[index].sentences[number] for number in clip.sentences]
         rows = [self._rows(name, index, _overlapping(times[name], clip)) for name in self.streams]
         return self.limits.prepare(
-            text=self.words(sentences) if sentences else None,
+            text=self._text(index, clip.sentences) if clip.sentences else None,
             video=rows or None,
             audio=self._rows(AUDIO, index, frames),
         )
+
+    def _text(self, index: int, sentences: Sequence[int]) -> NDArray[Any]:
+        video = self._videos[index]
+        if self.words is not None:
+            return self.words([video.sentences[number] for number in sentences])
+        return np.concatenate([self.store.read(video.captions[number]).values for number in sentences])
 
     def _times(self, name: str, index: int) -> NDArray[np.float64]:
         spans = self._spans[name]
@@ -248,17 +239,18 @@ def _overlapping(times: NDArray[np.float64], clip: NarratedClip) -> slice:
 
 
 def _streams(videos: Sequence[NarratedVideo]) -> tuple[str, ...]:
-    counts = {len(video.video) for video in videos}
+    counts = {len(video.features.get("video", ())) for video in videos}
     if len(counts) > 1:
         raise InputError(f"the videos name {sorted(counts)} video features: each must name the same ones")
     return tuple(f"video {number}" for number in range(1, max(counts, default=0) + 1))
 
 
-def _fingerprints(video: NarratedVideo) -> dict[str, str | None]:
-    return {**{f"video {number}": one for number, one in enumerate(video.video, 1)}, AUDIO: video.audio}
+def _features(video: NarratedVideo) -> dict[str, tuple[str, ...]]:
+    streams = {f"video {number}": (one,) for number, one in enumerate(video.features.get("video", ()), 1)}
+    return streams | {AUDIO: video.features.get(AUDIO, ())}
 
 
-def _kept(plans: dict[str, Plan], clips: Sequence[FeatureClip], *, missing: MissingPolicy) -> NDArray[np.bool_]:
+def _kept(plans: dict[str, Plan], clips: Sequence[ClipFeatures], *, missing: MissingPolicy) -> NDArray[np.bool_]:
     lacking = np.zeros(len(clips), bool)
     for name, plan in plans.items():
         lacks = plan.shard < 0
@@ -266,7 +258,7 @@ def _kept(plans: dict[str, Plan], clips: Sequence[FeatureClip], *, missing: Miss
             told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(plan.reasons.items()))
             raise InputError(
                 f"{int(lacks.sum()):,} of {len(clips):,} videos lack {name} ({told}), the first is "
-                f"{clips[int(lacks.argmax())].key!r}; extract it, or set missing to 'skip' or 'empty'"
+                f"{clips[int(lacks.argmax())].clip!r}; extract it, or set missing to 'skip' or 'empty'"
             )
         lacking |= lacks
     return ~lacking if missing == "skip" else np.ones(len(clips), bool)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,26 +17,10 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
 from ...store import Entry, FeatureStore
+from .clips import ClipFeatures
 
 NarrowPolicy = Literal["missing", "nearest"]
 NOT_GIVEN, NOT_STORED, NO_ROW_IN_SPAN = "not_given", "not_stored", "no_row_in_span"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureClip:
-    """One clip to be read: a span of a video, and where its features are.
-
-    Attributes:
-        key: what a person calls it.
-        fingerprints: of each feature, by the name that the reader gives it; None or left out where there is none.
-        start_seconds: first instant of the span.
-        end_seconds: first instant after it. Features without times (text) are read whole.
-    """
-
-    key: str
-    fingerprints: Mapping[str, str | None]
-    start_seconds: float = -math.inf
-    end_seconds: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +46,7 @@ class Plan:
         self,
         store: FeatureStore,
         name: str,
-        clips: Sequence[FeatureClip],
+        clips: Sequence[ClipFeatures],
         *,
         narrow: NarrowPolicy,
         is_drawn: bool = False,
@@ -91,9 +75,9 @@ class Plan:
         for path, entries in cut.items():
             self._cut_shard(store, path, list(entries.values()), clips)
 
-    def _entry(self, store: FeatureStore, clip: FeatureClip) -> Entry | None:
+    def _entry(self, store: FeatureStore, clip: ClipFeatures) -> Entry | None:
         """What the store says of a clip's feature; where it is missing, count why."""
-        fingerprint = clip.fingerprints.get(self.name)
+        fingerprint = next(iter(clip.features.get(self.name, ())), None)
         entry = store.entry(fingerprint) if fingerprint is not None else None
         if entry is not None and entry.num_rows:
             return entry
@@ -113,7 +97,7 @@ class Plan:
         self.first[index], self.last[index] = entry.first_row, entry.first_row + entry.num_rows
 
     def _cut_shard(
-        self, store: FeatureStore, path: Path, entries: list[tuple[Entry, list[int]]], clips: Sequence[FeatureClip]
+        self, store: FeatureStore, path: Path, entries: list[tuple[Entry, list[int]]], clips: Sequence[ClipFeatures]
     ) -> None:
         """Narrow whole videos to their clips' spans. One read gives the times of all of them."""
         begin = min(entry.first_row for entry, _ in entries)

@@ -6,7 +6,7 @@ Legend: H heads, N tokens of one clip, D width, M modalities, P points in time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FrameloomError, InputError
-from ...train import ClipSample, read_checkpoint
+from ...train import ClipSample, StoredExamples, read_checkpoint
 from ..project import CheckpointRef, Project, in_split
 from ..search import Query, embed_sample, search, words_of
 from ..sync import (
-    ClipInputs,
     ClipState,
     EmbedJob,
-    StoredExamples,
     clip_states,
     embed_clips,
-    example_of,
     loaded_model,
     survey,
 )
@@ -174,7 +171,7 @@ def _in(state: ClipState, split: str) -> bool:
 
 
 def _has(state: ClipState, name: str) -> bool:
-    return bool(state.text_fingerprints) if name == "text" else state.inputs.has(name)
+    return state.inputs.has(name)
 
 
 def _check_fuses(model: Any, block: int) -> None:
@@ -191,7 +188,7 @@ def _prepared(project: Project, states: Sequence[ClipState]) -> Iterator[Mapping
     """A batch of one clip each, so that no token is padding."""
     from ...train import ClipDataset, collate
 
-    examples = StoredExamples(project.store, [example_of(state) for state in states])
+    examples = StoredExamples(project.store, [state.inputs for state in states])
     dataset = ClipDataset(examples, **project.limits, training=False)
     for index in range(len(dataset)):
         yield collate([dataset[index]])
@@ -420,14 +417,7 @@ def _embedded(
 ) -> NDArray[np.float32]:
     """(P, E) unit vectors of the windows, made by the same call as the rows of the table."""
     clips = tuple(
-        ClipInputs(
-            clip=f"{start:.3f}-{end:.3f}",
-            start_seconds=start,
-            end_seconds=end,
-            video=state.inputs.video,
-            audio=state.inputs.audio,
-            more=state.inputs.more,
-        )
+        replace(state.inputs, clip=f"{start:.3f}-{end:.3f}", start_seconds=start, end_seconds=end, captions=())
         for start, end in windows.tolist()
     )
     vectors = []

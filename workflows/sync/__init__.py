@@ -1,9 +1,8 @@
 """TODO door of workflows/sync."""
 
-from .examples import StoredExamples
 from .executor import Crew, in_batches
 from .report import FileReport, Report, file_lines
-from .stages import example_of, lacks_word_vectors, training_set
+from .stages import lacks_word_vectors, training_set
 from .survey import (
     ClipState,
     Survey,
@@ -17,25 +16,20 @@ from .survey import (
     survey,
 )
 from .sync import Plan, extract_only, make_plan, status_of, sync, unreadable, working
-from .tasks import ClipInputs, EmbedJob, TrainJob, embed_clips, loaded_model, text_digest, train_model
-from .training_set import TrainingSet
+from .tasks import EmbedJob, TrainJob, embed_clips, loaded_model, text_digest, train_model
 
 __all__ = [
-    "ClipInputs",
     "ClipState",
     "Crew",
     "EmbedJob",
     "FileReport",
     "Plan",
     "Report",
-    "StoredExamples",
     "Survey",
     "TrainJob",
-    "TrainingSet",
     "clip_states",
     "embed_clips",
     "embedding_identity",
-    "example_of",
     "extract_only",
     "file_lines",
     "fingerprint_of",

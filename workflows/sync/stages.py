@@ -13,10 +13,9 @@ from typing import Any
 
 from ..._files import publish_text
 from ..._vocabulary import InputError, Status, digest_of
-from ...train import Recipe
+from ...train import ClipFeatures, NarratedVideo, Recipe, TrainingSet
 from ..console import Console, count_of, readable_seconds
 from ..project import CheckpointRef, Project, Want, in_split
-from .examples import Example
 from .executor import Crew, WorkerLostError, in_batches, num_cores
 from .survey import (
     ClipState,
@@ -45,7 +44,6 @@ from .tasks import (
     text_digest,
     train_model,
 )
-from .training_set import Narration, TrainingSet
 from .weights import fetch_wanted
 
 CAPTIONS_PER_TASK = 2000
@@ -244,38 +242,27 @@ def training_set(recipe: Recipe, clips: Iterable[ClipState]) -> TrainingSet:
         by_video: dict[str, list[ClipState]] = {}
         for state in mine:
             by_video.setdefault(state.clip.video, []).append(state)
-        return TrainingSet(narrations=tuple(_narration(video, states) for video, states in by_video.items()))
-    examples = (example_of(state) for state in mine)
-    return TrainingSet(examples=tuple(one for one in examples if _num_modalities(one) >= 2))
+        return TrainingSet(videos=tuple(_narrated(video, states) for video, states in by_video.items()))
+    return TrainingSet(clips=tuple(state.inputs for state in mine if _num_modalities(state.inputs) >= 2))
 
 
-def example_of(state: ClipState) -> Example:
-    """A clip as training and embedding read it."""
-    return Example(
-        clip=state.inputs.clip,
-        start_seconds=state.inputs.start_seconds,
-        end_seconds=state.inputs.end_seconds,
-        video=state.inputs.video,
-        audio=state.inputs.audio,
-        texts=state.text_fingerprints,
-        more=state.inputs.more,
-    )
+def _num_modalities(clip: ClipFeatures) -> int:
+    return sum(map(bool, (clip.captions, *clip.features.values())))
 
 
-def _num_modalities(one: Example) -> int:
-    return sum((bool(one.video), one.audio is not None, bool(one.texts), *map(bool, one.more.values())))
-
-
-def _narration(video: str, states: list[ClipState]) -> Narration:
-    said = sorted((one for one in states if one.text_fingerprints), key=lambda one: one.clip.start_seconds)
-    return Narration(
-        video=video,
-        streams=next((one.inputs.video for one in states if one.inputs.video), ()),
-        audio=next((one.inputs.audio for one in states if one.inputs.audio), None),
+def _narrated(video: str, states: list[ClipState]) -> NarratedVideo:
+    said = sorted((one for one in states if one.inputs.captions), key=lambda one: one.clip.start_seconds)
+    features = {
+        name: next((one.inputs.features[name] for one in states if one.inputs.has(name)), ())
+        for name in ("video", "audio")
+    }
+    return NarratedVideo(
+        key=video,
+        features=features,
         starts=tuple(one.clip.start_seconds for one in said),
         ends=tuple(one.clip.end_seconds for one in said),
         sentences=tuple(one.clip.captions[0] for one in said),
-        texts=tuple(one.text_fingerprints[0] for one in said),
+        captions=tuple(one.inputs.captions[0] for one in said),
     )
 
 

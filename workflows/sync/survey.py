@@ -10,9 +10,9 @@ from typing import Any
 from ..._vocabulary import Clip, MediaError, Modality, Outcome, Status, digest_of
 from ...extract import file_status
 from ...store import embedding_fingerprint, feature_fingerprint
+from ...train import ClipFeatures
 from ..project import CheckpointRef, Project, Video, Want, clips_of, text_of
-from .examples import joined_name
-from .tasks import ClipInputs, ExtractItem, text_digest
+from .tasks import ExtractItem, text_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,8 +185,7 @@ class ClipState:
 
     clip: Clip
     path: str
-    inputs: ClipInputs
-    text_fingerprints: tuple[str, ...]
+    inputs: ClipFeatures
 
     def combinations(self, wanted: Iterable[str]) -> list[str]:
         """The wanted combinations of modalities that this clip has."""
@@ -216,18 +215,16 @@ def _clip_state(project: Project, state: VideoState, clip: Clip, text: Want | No
     }
     if not media:
         return None
-    texts = () if text is None else _known_texts(project, clip, text)
-    inputs = ClipInputs(
+    further = {} if text is None else _further_texts(project, clip, text)
+    inputs = ClipFeatures(
         clip=clip.clip_id,
         start_seconds=clip.start_seconds,
         end_seconds=clip.end_seconds,
-        video=media.get(Modality.VIDEO, ()),
-        audio=next(iter(media.get(Modality.AUDIO, ())), None),
-        text=texts[0] if texts else None,
-        more={} if text is None else _further_texts(project, clip, text),
+        features={**{modality.value: prints for modality, prints in media.items()}, **further},
+        captions=() if text is None else _known_texts(project, clip, text),
     )
     path = project.kept_path(state.file.video.path)
-    return ClipState(clip=clip, path=path, inputs=inputs, text_fingerprints=texts)
+    return ClipState(clip=clip, path=path, inputs=inputs)
 
 
 def _reaches(project: Project, stream: Stream, clip: Clip) -> bool:
@@ -246,13 +243,15 @@ def _reaches(project: Project, stream: Stream, clip: Clip) -> bool:
     return len(found.values) > 0
 
 
-def _further_texts(project: Project, clip: Clip, text: Want) -> dict[str, str]:
+def _further_texts(project: Project, clip: Clip, text: Want) -> dict[str, tuple[str, ...]]:
     """The features of the clip's further texts, by modality: those that have at least one known word."""
     columns = project.config.features.extra_text
     told = {name: text_of(clip.metadata, column) for name, column in columns.items()}
     names = {name: fingerprint_of(text_digest(one), text) for name, one in told.items() if one}
     return {
-        name: one for name, one in names.items() if (entry := project.store.entry(one)) is not None and entry.num_rows
+        name: (one,)
+        for name, one in names.items()
+        if (entry := project.store.entry(one)) is not None and entry.num_rows
     }
 
 
@@ -340,10 +339,8 @@ def row_id(clip_id: str, combination: str) -> str:
 def embedding_identity(project: Project, state: ClipState, checkpoint: CheckpointRef) -> str:
     """What decides the vectors of a clip: its features, its span, the checkpoint, and how much of it is read."""
     inputs = state.inputs
-    names = {"video": joined_name(inputs.video), "audio": inputs.audio, "text": inputs.text}
-    features = {name: one for name, one in names.items() if one is not None} | dict(inputs.more)
     span = [inputs.start_seconds, inputs.end_seconds]
-    return embedding_fingerprint(features, checkpoint.digest, span=span, limits=project.limits)
+    return embedding_fingerprint(inputs.identities(), checkpoint.digest, span=span, limits=project.limits)
 
 
 def row_digest(project: Project, state: ClipState) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import FeatureArray, Status, digest_of
-from ...train import Recipe
+from ...train import ClipFeatures, Recipe
 from ..project import BackboneRequest
 from .executor import emit
 
@@ -171,8 +171,7 @@ class TrainJob:
 def train_model(job: TrainJob) -> Mapping[str, Any]:
     """Train, or go on training, and leave a checkpoint in the job's folder. Returns its digest and the last loss."""
     from ...fuse import create_model
-    from ...train import fit
-    from .training_set import training_data
+    from ...train import fit, training_data
 
     _set_threads(job.threads)
     _seed(job.recipe.seed)
@@ -193,33 +192,13 @@ def train_model(job: TrainJob) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClipInputs:
-    """One clip to embed: its span and the fingerprints of what it has.
-
-    Several of `video` are joined, in this order; `more` are those of further modalities by name.
-    """
-
-    clip: str
-    start_seconds: float
-    end_seconds: float
-    video: tuple[str, ...] = ()
-    audio: str | None = None
-    text: str | None = None
-    more: Mapping[str, str] = field(default_factory=dict)
-
-    def has(self, modality: str) -> bool:
-        """Whether the clip has a modality."""
-        return modality in self.more or bool(getattr(self, modality, None))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedJob:
     """A batch of clips to embed with one checkpoint."""
 
     store: str
     checkpoint: str
     checkpoint_digest: str
-    clips: tuple[ClipInputs, ...]
+    clips: tuple[ClipFeatures, ...]
     combinations: tuple[str, ...]
     limits: Mapping[str, int]
     device: str
@@ -235,27 +214,11 @@ class EmbedResult:
 
 def embed_clips(job: EmbedJob) -> EmbedResult:
     """Read a batch of clips from the store and embed every combination of modalities that each has."""
-    from ...train import ClipDataset, collate, embed_batch
-    from .examples import Example, StoredExamples
+    from ...train import ClipDataset, StoredExamples, collate, embed_batch
 
     _set_threads(job.threads)
     model = loaded_model(job.checkpoint, job.checkpoint_digest, job.device)
-    examples = StoredExamples(
-        job.store,
-        [
-            Example(
-                clip=clip.clip,
-                start_seconds=clip.start_seconds,
-                end_seconds=clip.end_seconds,
-                video=clip.video,
-                audio=clip.audio,
-                texts=() if clip.text is None else (clip.text,),
-                more=clip.more,
-            )
-            for clip in job.clips
-        ],
-    )
-    dataset = ClipDataset(examples, **job.limits, training=False)
+    dataset = ClipDataset(StoredExamples(job.store, job.clips), **job.limits, training=False)
     samples = dataset.__getitems__(range(len(dataset)))
     vectors: dict[str, tuple[list[int], NDArray[np.float32]]] = {}
     for combination in job.combinations:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, ValueType
 from frameloom.store import FeatureStore, Sample
-from frameloom.train import FeatureClip, FeatureDataset, collate_features
+from frameloom.train import ClipFeatures, FeatureDataset, collate_features
 from frameloom.train.data.batch import shared_array
 
 DIM, NUM_ROWS = 3, (4, 1, 7)
@@ -35,7 +35,7 @@ def test_values_are_given_in_the_type_that_they_are_stored_in(tmp_path, dtype, s
         feature = FeatureArray(values, np.stack([starts, starts + 1], axis=1))
         samples.append(Sample(key=f"{number}", source_digest="s", fingerprint=f"f{number}", feature=feature))
     FeatureStore(tmp_path).write_shard("any", samples, spec=spec, format=shard_format)
-    clips = [FeatureClip(key=sample.key, fingerprints={"any": sample.fingerprint}) for sample in samples]
+    clips = [ClipFeatures(clip=sample.key, features={"any": (sample.fingerprint,)}) for sample in samples]
     dataset = FeatureDataset(tmp_path, clips, features=["any"])
     for _ in range(2):  # verified by the store, and then by what was noted of them
         for found, values in zip(dataset.__getitems__([0, 1, 2]), wanted, strict=True):

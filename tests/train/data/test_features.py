@@ -19,9 +19,9 @@ from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, Status
 from frameloom.store import FeatureStore, Sample
 from frameloom.train import (
     ClipDataset,
+    ClipFeatures,
     EpochOrder,
     FeatureBatch,
-    FeatureClip,
     FeatureDataset,
     FeatureLoader,
     ShardBatchSampler,
@@ -83,8 +83,9 @@ def write_store(folder: Path, shard_format: str) -> Path:
     return store.root
 
 
-def make_clips(numbers=range(NUM_VIDEOS), names=("video",), **span: float) -> list[FeatureClip]:
-    return [FeatureClip(key=f"clip {n}", fingerprints={name: f"{name}-{n}" for name in names}, **span) for n in numbers]
+def make_clips(numbers=range(NUM_VIDEOS), names=("video",), **span: float) -> list[ClipFeatures]:
+    features = {n: {name: (f"{name}-{n}",) for name in names} for n in numbers}
+    return [ClipFeatures(clip=f"clip {n}", features=features[n], **span) for n in numbers]
 
 
 @pytest.fixture(scope="module")
@@ -637,7 +638,7 @@ class TestPaddedBatches:
             ]
             names += [sample.fingerprint for sample in samples]
             store.write_shard("video", samples, spec=make_spec("video"))
-        clips = [FeatureClip(key=name, fingerprints={"video": name}) for name in names]  # 3 2 1 0, 5 4
+        clips = [ClipFeatures(clip=name, features={"video": (name,)}) for name in names]  # 3 2 1 0, 5 4
         dataset, calls = FeatureDataset(store, clips, features=["video"]), list[list[tuple[int, int]]]()
         read = store.read_rows_into
 
@@ -730,7 +731,7 @@ class TestDrawnSpans:
         cuts = [(starts[-1] * low, starts[-1] * high) for low, high in spans]
         dataset = FeatureDataset(
             store,
-            [FeatureClip(key="v", fingerprints={"audio": "a"})],
+            [ClipFeatures(clip="v", features={"audio": ("a",)})],
             features=["audio"],
             draw=lambda epoch, index, extent: cuts[epoch],
         )
@@ -776,18 +777,18 @@ class TestDrawnSpans:
 class TestMissing:
     NAMES = ("video", "audio")
 
-    def clips(self) -> list[FeatureClip]:
+    def clips(self) -> list[ClipFeatures]:
         """Sound is missing in 6 of 30 videos, is not named for one, and is not stored for another."""
         clips = make_clips(names=self.NAMES)
-        clips[0] = FeatureClip(key="clip 0", fingerprints={"video": "video-0"})
-        clips[1] = FeatureClip(key="clip 1", fingerprints={"video": "video-1", "audio": "audio-99"})
-        clips[2] = FeatureClip(key="clip 2", fingerprints=clips[2].fingerprints, start_seconds=5.2, end_seconds=5.3)
+        clips[0] = ClipFeatures(clip="clip 0", features={"video": ("video-0",)})
+        clips[1] = ClipFeatures(clip="clip 1", features={"video": ("video-1",), "audio": ("audio-99",)})
+        clips[2] = ClipFeatures(clip="clip 2", features=clips[2].features, start_seconds=5.2, end_seconds=5.3)
         return clips
 
     def test_error_says_how_many_and_what_to_do(self, root) -> None:
         with pytest.raises(InputError, match=r"8 of 30 clips lack audio .no_audio 6, not_given 1.*'clip 0'.*'skip'"):
             FeatureDataset(
-                root, [c for c in self.clips() if c.key != "clip 2"] + make_clips([3], self.NAMES), features=["audio"]
+                root, [c for c in self.clips() if c.clip != "clip 2"] + make_clips([3], self.NAMES), features=["audio"]
             )
 
     def test_skip_leaves_clips_out_and_counts_them(self, root, caplog) -> None:
@@ -824,7 +825,7 @@ class TestMissing:
         assert str(collate_features(samples, dtype=None)["video"].values.dtype) == "torch.float16"
 
     def test_a_clip_is_read_near_the_first_feature_that_it_has(self, root) -> None:
-        clips = [FeatureClip(key="a", fingerprints={"audio": "audio-0"}), *make_clips([0, 1, 6], self.NAMES)]
+        clips = [ClipFeatures(clip="a", features={"audio": ("audio-0",)}), *make_clips([0, 1, 6], self.NAMES)]
         dataset = FeatureDataset(root, clips, features=self.NAMES, missing="empty")
         groups = dataset.shard_groups().tolist()
         assert groups[1] == groups[3] != groups[2]
@@ -844,7 +845,7 @@ class TestMissing:
             FeatureDataset(root, make_clips(), features=["video"]).present("audio")
 
     def test_one_feature_has_one_width(self, root, tmp_path) -> None:
-        clips = [*make_clips([0]), FeatureClip(key="b", fingerprints={"video": "text-1"})]
+        clips = [*make_clips([0]), ClipFeatures(clip="b", features={"video": ("text-1",)})]
         with pytest.raises(InputError, match=r"video is float16 \(T, 4\) and, of 'v1', float16 \(T, 5\)"):
             FeatureDataset(root, clips, features=["video"])
 

@@ -15,7 +15,7 @@ from frameloom import InputError
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, Status
 from frameloom.fuse import create_model
 from frameloom.store import FeatureStore, Sample
-from frameloom.train import NarratedDataset, NarratedVideo, StoredWords, get_recipe
+from frameloom.train import NarratedDataset, NarratedVideo, get_recipe
 from frameloom.train.data.tokens import join_streams, rows_of_span
 from frameloom.train.loop import fit
 from torch.utils.data import DataLoader
@@ -80,17 +80,18 @@ def video_of(number: int, **changed: Any) -> NarratedVideo:
     said = {"starts": STARTS, "ends": ENDS, "sentences": SENTENCES} if number != 3 else dict.fromkeys(
         ("starts", "ends", "sentences"), ()
     )  # fmt: skip
-    known = {"video": (f"flat-{number}", f"moving-{number}"), "audio": f"mel-{number}", **said}
-    return NarratedVideo(key=f"v{number}", **{**known, **changed})
+    features = {"video": (f"flat-{number}", f"moving-{number}"), "audio": (f"mel-{number}",)}
+    known = {"features": features | changed.pop("features", {}), **said, **changed}
+    captions = tuple(fingerprint_of(one) for one in known["sentences"])
+    return NarratedVideo(key=f"v{number}", **{"captions": captions, **known})
 
 
 @pytest.fixture(scope="module")
 def make(root: Path) -> Callable[..., NarratedDataset]:
-    words = StoredWords(FeatureStore(root), fingerprint_of)
     videos = [video_of(number) for number in range(len(SECONDS))]
 
     def make_dataset(given: list[NarratedVideo] = videos, **options: Any) -> NarratedDataset:
-        return NarratedDataset(root, given, **{"words": words, **options})
+        return NarratedDataset(root, given, **options)
 
     return make_dataset
 
@@ -184,7 +185,8 @@ def zeros(sentences: Any) -> np.ndarray:
 
 class TestMissing:
     def test_a_video_that_lacks_a_feature_is_refused_left_out_or_empty(self, make) -> None:
-        videos = [video_of(0), video_of(1, audio=None), video_of(2, video=("flat-none", "moving-2"))]
+        videos = [video_of(0), video_of(1, features={"audio": ()})]
+        videos.append(video_of(2, features={"video": ("flat-none", "moving-2")}))
         with pytest.raises(InputError, match=r"1 of 3 videos lack video 1 \(no_audio 1\), the first is 'v2'"):
             make(videos)
         skipped = make(videos, missing="skip")
@@ -205,6 +207,7 @@ class TestMissing:
             ({"starts": (9.0, 6.5, 12.0, 15.5)}, "ends before it starts"),
             ({"starts": (np.nan, 6.5, 12.0, 15.5)}, "at no instant"),
             ({"starts": (2.0, 1.0, 12.0, 15.5)}, "not in the order of their starts"),
+            ({"captions": ("text-stir",)}, "4 sentences, and 1 captions"),
         ],
     )
     def test_a_narration_that_cannot_be_is_refused(self, changed: dict, message: str) -> None:
@@ -217,8 +220,9 @@ class TestMissing:
             ({"audio_shift": "earlier"}, "allowed are none, later, random"),
             ({"missing": "drop"}, "allowed are error, skip, empty"),
             ({"clips_per_video": 0}, "above 0"),
+            ({"given": [video_of(0, captions=())]}, "no stored word vectors"),
             ({"min_seconds": float("inf")}, "above 0"),
-            ({"given": [video_of(0), video_of(1, video=("flat-1",))]}, r"name \[1, 2\] video features"),
+            ({"given": [video_of(0), video_of(1, features={"video": ("flat-1",)})]}, r"name \[1, 2\] video features"),
         ],
     )
     def test_options_that_cannot_be_are_refused(self, make, options: dict, message: str) -> None:

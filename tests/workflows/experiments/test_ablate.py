@@ -15,7 +15,15 @@ import yaml
 from frameloom import ConfigError
 from frameloom._registry import Registry
 from frameloom.fuse import model_config
-from frameloom.train import ClipDataset, collate, embed_batch, get_recipe, load_checkpoint, retrieval_metrics
+from frameloom.train import (
+    ClipDataset,
+    StoredExamples,
+    collate,
+    embed_batch,
+    get_recipe,
+    load_checkpoint,
+    retrieval_metrics,
+)
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.experiments.ablations import run as _ablate_run
@@ -34,7 +42,6 @@ from frameloom.workflows.experiments.ablations.world import (
     plan_long_clips,
 )
 from frameloom.workflows.laboratory.sounds import _PITCHES_HZ
-from frameloom.workflows.sync.examples import StoredExamples
 from typer.testing import CliRunner
 
 STUDY = "everything_at_once"
@@ -263,9 +270,7 @@ class TestRun:
         (job,) = [job for job in self._jobs(folder) if (job.training, job.seed) == ("ours", 1)]
         model, meta = load_checkpoint(job.folder)
         assert meta.recipe["seed"] == 1
-        dataset = ClipDataset(
-            StoredExamples(clips.project.store, clips.galleries["short"].examples), **job.train.limits
-        )
+        dataset = ClipDataset(StoredExamples(clips.project.store, clips.galleries["short"].clips), **job.train.limits)
         vectors = embed_batch(model, collate([dataset[i] for i in range(6)]), ["text", "video+audio"])
         expected = retrieval_metrics(vectors["text"] @ vectors["video+audio"].T)
         assert found["text->media"]["meanr"] == expected.meanr

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from frameloom import LockedError
 from frameloom.store import FeatureStore, alone, reader_lock, writer_lock
-from frameloom.train import FeatureClip, FeatureDataset
+from frameloom.train import ClipFeatures, FeatureDataset
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.health import store_status as _store_status
@@ -224,7 +224,7 @@ def test_compact_moves_nothing_under_a_training(run: Any, synced: Path, tmp_path
     run_sync(synced)  # adds shards that can be merged
     store = FeatureStore(project(synced).store.root)
     assert (Path(store.root) != synced / ".frameloom") == is_apart
-    clips = [FeatureClip(key=one.key, fingerprints={"f": one.fingerprint}) for one in store.entries("test_resnet")]
+    clips = [ClipFeatures(clip=one.key, features={"f": (one.fingerprint,)}) for one in store.entries("test_resnet")]
     dataset = FeatureDataset(store, clips, features=["f"])
     result = run("compact", "-q")
     assert result.exit_code == 6

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from frameloom import InputError
-from frameloom.train import NarratedDataset, read_checkpoint
+from frameloom.train import NarratedDataset, read_checkpoint, training_data
 from frameloom.workflows.project.project import Project
 from frameloom.workflows.sync.stages import training_set
 from frameloom.workflows.sync.survey import clip_states, survey
-from frameloom.workflows.sync.training_set import training_data
 from helpers.projects import make_clip, run_sync, write_config
 
 
@@ -51,7 +50,7 @@ def test_a_project_trains_on_clips_drawn_of_its_videos(tmp_path: Path) -> None:
 
     found = training_set(project.recipe, clip_states(project, survey(project)))
     assert found.digest == checkpoint.examples_digest
-    assert [len(one.sentences) for one in found.narrations] == [3, 2, 3, 2, 3, 0]
+    assert [len(one.sentences) for one in found.videos] == [3, 2, 3, 2, 3, 0]
     data = training_data(
         project.recipe, str(project.store.root), checkpoint.folder / "examples.parquet", limits=project.limits
     )
@@ -75,7 +74,7 @@ def test_another_sentence_is_another_training_set(tmp_path: Path) -> None:
     now = training_set(project.recipe, clip_states(project, survey(project)))
     assert before is not None
     assert now.digest != before.examples_digest
-    assert "a blue one now" in now.narrations[2].sentences
+    assert "a blue one now" in now.videos[2].sentences
 
 
 def test_videos_in_which_nothing_is_said_are_refused(tmp_path: Path) -> None:

@@ -15,12 +15,11 @@ from frameloom import ConfigError, FeatureArray, MediaError, Modality, Outcome, 
 from frameloom._vocabulary import digest_of
 from frameloom.extract import backbone_spec
 from frameloom.store import FeatureStore, Sample
-from frameloom.train import ClipDataset, read_checkpoint
+from frameloom.train import ClipDataset, ClipFeatures, StoredExamples, read_checkpoint
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.index import Index
 from frameloom.workflows.project.project import Project
-from frameloom.workflows.sync.examples import Example, StoredExamples
 from frameloom.workflows.sync.survey import clip_states, survey
 from frameloom.workflows.sync.sync import extract_only, make_plan, status_of
 from helpers.projects import make_clip, make_collection, run_sync, write_config
@@ -87,10 +86,11 @@ class TestJoined:
         assert checkpoint is not None
         path = checkpoint.folder / "examples.parquet"
         examples = StoredExamples.load(project.root, path)
-        assert all(len(row["video"]) == 2 for row in pq.read_table(path).to_pylist())
+        assert all(len(dict(row["features"])["video"]) == 2 for row in pq.read_table(path).to_pylist())
         rows = ClipDataset(examples, max_video_tokens=10)[0]["video"]
         assert rows is not None
-        flat, deep = (project.store.read(name).values.astype(np.float64) for name in examples.examples[0].video)
+        (names, *_) = (one.features["video"] for one in examples.examples)
+        flat, deep = (project.store.read(name).values.astype(np.float64) for name in names)
         assert (len(flat), len(deep)) == (2, 3)  # 1 and 1.5 rows a second, of two seconds
         flat, deep = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (flat, deep))
         np.testing.assert_allclose(rows, np.concatenate([flat[[0, 0, 1]], deep], axis=1), atol=1e-6)
@@ -105,7 +105,7 @@ class TestJoined:
             feature = FeatureArray(values, times, Status.DAMAGED, "left out 3 frames")
             sample = Sample(key="v", source_digest="d", fingerprint=name, feature=feature)
             store.write_shard(name, [sample], spec=spec)
-        clip = Example(clip="c", start_seconds=0, end_seconds=4, video=("flat", "deep"))
+        clip = ClipFeatures(clip="c", start_seconds=0, end_seconds=4, features={"video": ("flat", "deep")})
         streams = StoredExamples(tmp_path, [clip])[0]["video"]
         assert [one[:, 0].tolist() for one in streams] == [[3], [3]]
 
@@ -287,9 +287,9 @@ class TestIdentity:
         assert project.model_key() == digest_of(facts)
         checkpoint = project.checkpoint()
         assert checkpoint is not None
-        state = next(one for one in clip_states(project, survey(project)) if one.inputs.audio)
-        names = {"video": state.inputs.video[0], "audio": state.inputs.audio, "text": state.inputs.text}
-        assert all(names.values())
+        state = next(one for one in clip_states(project, survey(project)) if one.inputs.has("audio"))
+        names = state.inputs.identities()
+        assert set(names) == {"video", "audio", "text"}
         how = {"span": [0.0, state.clip.end_seconds], "limits": project.limits}
         expected = digest_of(["embedding", names, checkpoint.digest, how])
         assert fingerprints_of(synced)[f"{state.clip.clip_id}-video"] == expected

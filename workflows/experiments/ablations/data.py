@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ...._files import publish_text
 from ...._vocabulary import FrameloomError
-from ....train import Recipe
+from ....train import Recipe, TrainingSet
 from ...console import Console
 from ...laboratory import MANIFEST_NAME, VIDEOS_NAME, World, make_collection
 from ...project import CONFIG_NAME, Project, in_split
-from ...sync import ClipState, TrainingSet, clip_states, example_of, extract_only, survey, training_set
+from ...sync import ClipState, clip_states, extract_only, survey, training_set
 from .studies import Gallery
 from .world import LONG_NAME, LongClip, LongWorld, make_long_clips
 
@@ -93,8 +93,8 @@ def prepare(folder: Path, worlds: Worlds, recipe: Recipe, console: Console) -> C
         project=project,
         training=training_set(recipe, clips),
         galleries={
-            "short": TrainingSet(examples=tuple(example_of(state) for state in asked if not _is_long(state))),
-            "long": TrainingSet(examples=tuple(example_of(state) for state in asked if _is_long(state))),
+            "short": TrainingSet(clips=tuple(state.inputs for state in asked if not _is_long(state))),
+            "long": TrainingSet(clips=tuple(state.inputs for state in asked if _is_long(state))),
         },
     )
 

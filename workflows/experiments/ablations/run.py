@@ -13,9 +13,9 @@ from typing import Any
 
 from ...._files import publish_text
 from ...._vocabulary import IntegrityError, digest_of
-from ....train import Recipe, get_recipe, read_checkpoint
+from ....train import Recipe, StoredExamples, TrainingSet, get_recipe, read_checkpoint
 from ...console import Console, readable_seconds
-from ...sync import Crew, StoredExamples, TrainingSet, TrainJob, train_model
+from ...sync import Crew, TrainJob, train_model
 from .data import Clips
 from .studies import Gallery, Row, Strategy, Study, Table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,8 @@ from frameloom import InputError, LockedError
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality
 from frameloom.fuse import create_model
 from frameloom.store import FeatureStore, Sample, alone, compact_features
-from frameloom.train import ClipDataset, get_recipe
+from frameloom.train import ClipDataset, ClipFeatures, StoredExamples, TrainingSet, get_recipe
 from frameloom.train.loop import fit
-from frameloom.workflows.sync.examples import Example, StoredExamples, read_examples, write_examples
 
 NUM_CLIPS, IN_SHARD = 24, 4
 
@@ -33,7 +33,7 @@ def sample(name: str, made: FeatureArray) -> Sample:
 
 
 @pytest.fixture
-def clips(tmp_path: Path) -> tuple[FeatureStore, list[Example]]:
+def clips(tmp_path: Path) -> tuple[FeatureStore, list[ClipFeatures]]:
     """Clips of seconds 1 to 4 of their videos; every third is silent, every fourth has something to say."""
     store = FeatureStore(tmp_path / "features")
     widths = {"video": (Modality.VIDEO, 24), "audio": (Modality.AUDIO, 40), "text": (Modality.TEXT, 12)}
@@ -44,14 +44,16 @@ def clips(tmp_path: Path) -> tuple[FeatureStore, list[Example]]:
             samples = [sample(f"{name}-{i}", feature(name, i, 4 + i % 3, dim)) for i in numbers]
             store.write_shard(name, samples, spec=spec(name, modality, dim))
     examples = [
-        Example(
+        ClipFeatures(
             clip=f"clip {i}",
             start_seconds=1.0,
             end_seconds=4.0,
-            video=(f"video-{i}",),
-            audio=None if i % 3 == 0 else f"audio-{i}",
-            texts=(f"text-{i}", f"text-{(i + 1) % NUM_CLIPS}"),
-            more={"speech": f"speech-{i}"} if i % 4 == 0 else {},
+            features={
+                "video": (f"video-{i}",),
+                "audio": () if i % 3 == 0 else (f"audio-{i}",),
+                "speech": (f"speech-{i}",) if i % 4 == 0 else (),
+            },
+            captions=(f"text-{i}", f"text-{(i + 1) % NUM_CLIPS}"),
         )
         for i in range(NUM_CLIPS)
     ]
@@ -73,8 +75,9 @@ def test_a_clip_is_its_span_of_media_and_all_of_its_texts(clips) -> None:
 
 def test_the_list_of_clips_comes_back_from_its_file(clips, tmp_path) -> None:
     _, examples = clips
-    write_examples(tmp_path / "examples.parquet", examples)
-    assert read_examples(tmp_path / "examples.parquet") == examples
+    listed = TrainingSet(clips=tuple(examples))
+    listed.write(tmp_path / "examples.parquet")
+    assert TrainingSet.read(tmp_path / "examples.parquet") == listed
 
 
 def test_shards_matter_only_where_memory_does_not_hold_everything(clips) -> None:
@@ -100,7 +103,7 @@ def test_memory_changes_nothing_but_the_speed(clips, tmp_path) -> None:
 
 def test_a_training_that_reads_from_shards_ends_and_learns(clips, tmp_path) -> None:
     store, examples = clips
-    examples = [Example(**{**vars_of(one), "more": {}}) for one in examples]
+    examples = [replace(one, features=one.features | {"speech": ()}) for one in examples]
     dataset = ClipDataset(StoredExamples(store, examples, memory_bytes=0), training=True)
     recipe = get_recipe("everything_at_once_tiny", epochs=4, min_steps=0, batch_size=8, warmup_steps=0)
     result = fit(create_model("test_everything_at_once"), dataset, recipe=recipe, folder=tmp_path / "model")
@@ -108,15 +111,11 @@ def test_a_training_that_reads_from_shards_ends_and_learns(clips, tmp_path) -> N
     assert result.epoch_losses[-1] < result.epoch_losses[0]
 
 
-def vars_of(example: Example) -> dict:
-    return {name: getattr(example, name) for name in Example.__slots__}
-
-
 @pytest.mark.parametrize("span", [(2.2, 2.4), (3.6, 9.0), (40.0, 41.0)])
 def test_a_span_without_a_row_of_its_own_gets_the_nearest(clips, span) -> None:
     """A span shorter than a row, one that only touches the end, and one beside a damaged video's last row."""
     store, _ = clips
-    clip = Example(clip="c", start_seconds=span[0], end_seconds=span[1], video=("video-0",))
+    clip = ClipFeatures(clip="c", start_seconds=span[0], end_seconds=span[1], features={"video": ("video-0",)})
     rows = StoredExamples(store, [clip])[0]["video"][0]
     nearest = min(3, int(sum(span) / 2))
     np.testing.assert_array_equal(rows, store.read("video-0").values[nearest : nearest + 1])
@@ -128,7 +127,7 @@ def test_what_was_stored_after_the_store_was_opened_is_found(clips) -> None:
     assert len(other) > 0
     made = sample("video-late", feature("video", 99, 4, 24))
     store.write_shard("video", [made], spec=spec("video", Modality.VIDEO, 24))
-    clip = Example(clip="c", start_seconds=0.0, end_seconds=4.0, video=("video-late",))
+    clip = ClipFeatures(clip="c", start_seconds=0.0, end_seconds=4.0, features={"video": ("video-late",)})
     assert len(StoredExamples(other, [clip])[0]["video"][0]) == 4
 
 
@@ -146,7 +145,7 @@ def test_shards_that_were_merged_after_the_store_was_opened_are_found_again(clip
     late = found or StoredExamples(reader, examples)
     for index, example in enumerate(examples):
         clip = late[index]
-        number = int(example.video[0].removeprefix("video-"))
+        number = int(example.features["video"][0].removeprefix("video-"))
         rows = {name: feature(name, number, 4 + number % 3, dim).values for name, dim in (("video", 24), ("text", 12))}
         np.testing.assert_array_equal(clip["video"][0], rows["video"][1:4])
         np.testing.assert_array_equal(clip["text"][0], rows["text"])
@@ -154,7 +153,8 @@ def test_shards_that_were_merged_after_the_store_was_opened_are_found_again(clip
 
 def test_a_text_that_is_not_stored_is_no_empty_text(clips) -> None:
     store, _ = clips
-    clip = Example(clip="c", start_seconds=0.0, end_seconds=4.0, video=("video-0",), texts=("text-0", "text-nowhere"))
+    captions = ("text-0", "text-nowhere")
+    clip = ClipFeatures(clip="c", features={"video": ("video-0",)}, captions=captions)
     texts = StoredExamples(store, [clip])[0]["text"]
     assert len(texts[0])
     with pytest.raises(InputError, match="no feature text-nowhere"):

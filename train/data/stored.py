@@ -1,55 +1,103 @@
-"""Clips read from the feature store: what training and embedding iterate over."""
+"""What is trained on and embedded: lists of clips or narrated videos, their files, and their features in the store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import FeatureArray, Status, digest_of
 from ...store import FeatureStore, ShardGoneError
-from ...train import ClipSample, FeatureClip, FeatureDataset
+from .clips import ClipDataset, ClipFeatures, ClipSample, TrainingData
+from .features import FeatureDataset
+from .narrated import NarratedDataset, NarratedVideo
+
+if TYPE_CHECKING:
+    from ..recipes import Recipe
 
 MEMORY_BYTES = 2_000_000_000
-_AUDIO, _TEXT = "audio", "text"
-_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """One clip: its span, and the fingerprints of the features that it has.
+class TrainingSet:
+    """What is trained on: clips, or narrated videos where the recipe draws clips of them."""
 
-    Attributes:
-        clip: id of the clip.
-        start_seconds: first instant of the span.
-        end_seconds: first instant after it.
-        video: features of video, which are joined in this order.
-        audio: the feature of audio.
-        texts: one for each caption.
-        more: features of further modalities, by name. They are texts of the clip, and read whole.
-    """
+    clips: tuple[ClipFeatures, ...] = ()
+    videos: tuple[NarratedVideo, ...] = ()
 
-    clip: str
-    start_seconds: float
-    end_seconds: float
-    video: tuple[str, ...] = ()
-    audio: str | None = None
-    texts: tuple[str, ...] = ()
-    more: Mapping[str, str] = field(default_factory=dict)
+    def __len__(self) -> int:
+        return len(self.clips) + len(self.videos)
 
-    def media(self) -> dict[str, str]:
-        """The features that are cut to the span, by the names that this module reads them under."""
-        found = {_stream(number): name for number, name in enumerate(self.video)}
-        return found if self.audio is None else {**found, _AUDIO: self.audio}
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "narrated video" if self.videos else "clip"
 
-    def sentences(self) -> list[str]:
-        """The features that are read whole: captions, then further modalities."""
-        return [*self.texts, *self.more.values()]
+    @property
+    def is_silent(self) -> bool:
+        """Whether these are narrated videos in none of which anything is said."""
+        return bool(self.videos) and not any(one.sentences for one in self.videos)
+
+    @property
+    def digest(self) -> str:
+        """What identifies a training set: its clips and their features."""
+        if self.videos:
+            return digest_of([asdict(one) for one in self.videos])
+        return digest_of([[one.clip, one.identities(), one.captions] for one in self.clips])
+
+    def write(self, path: Path) -> None:
+        """Write the list as a Parquet file, the record of what a model was trained on."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        strings, seconds = pa.list_(pa.string()), pa.list_(pa.float64())
+        fields: dict[str, Any] = {"features": pa.map_(pa.string(), strings), "captions": strings}
+        if self.videos:
+            fields |= {"key": pa.string(), "starts": seconds, "ends": seconds, "sentences": strings}
+        else:
+            fields |= {"clip": pa.string(), "start_seconds": pa.float64(), "end_seconds": pa.float64()}
+        rows = [{**asdict(one), "features": list(one.features.items())} for one in self.videos or self.clips]
+        pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), path)
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingSet:
+        """The list that a Parquet file holds."""
+        import pyarrow.parquet as pq
+
+        rows = [
+            {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+            | {"features": {name: tuple(prints) for name, prints in row["features"]}}
+            for row in pq.read_table(path).to_pylist()
+        ]
+        if rows and "sentences" in rows[0]:
+            return cls(videos=tuple(NarratedVideo(**row) for row in rows))
+        return cls(clips=tuple(ClipFeatures(**row) for row in rows))
+
+
+def training_data(recipe: Recipe, store: str, path: Path, *, limits: Mapping[str, int]) -> TrainingData:
+    """The data that a file of `TrainingSet.write` lists, as the training loop reads it."""
+    found = TrainingSet.read(path)
+    if recipe.narration:
+        opened = opened_store(store)
+        opened.refresh()
+        options: dict[str, Any] = {**limits, **recipe.narration}
+        return NarratedDataset(opened, found.videos, missing="empty", seed=recipe.seed, **options)
+    return ClipDataset(StoredExamples(store, found.clips), **dict(limits), training=True, seed=recipe.seed)
+
+
+@lru_cache(maxsize=2)
+def opened_store(root: str) -> FeatureStore:
+    """This process's reader of a store, which batch after batch is read through."""
+    return FeatureStore(root)
+
+
+_AUDIO, _TEXT = "audio", "text"
+_Read = TypeVar("_Read")
 
 
 def _stream(number: int) -> str:
@@ -69,20 +117,20 @@ class StoredExamples:
     """
 
     def __init__(
-        self, store: FeatureStore | Path | str, examples: Sequence[Example], *, memory_bytes: int = MEMORY_BYTES
+        self, store: FeatureStore | Path | str, examples: Sequence[ClipFeatures], *, memory_bytes: int = MEMORY_BYTES
     ) -> None:
         self.store = store if isinstance(store, FeatureStore) else opened_store(str(store))
         self.examples = list(examples)
         self._is_planned = False
         self._memory_bytes = memory_bytes
-        sentences = dict.fromkeys(name for one in self.examples for name in one.sentences())
+        sentences = dict.fromkeys(name for one in self.examples for name in _sentences(one))
         self._numbers = {name: number for number, name in enumerate(sentences)}
         self._refresh()
         self._with_shards(lambda: None)
 
     def _plan(self) -> None:
-        self._media = self._reader([_clip(one, one.media()) for one in self.examples])
-        self._sentences = self._reader([FeatureClip(key=name, fingerprints={_TEXT: name}) for name in self._numbers])
+        self._media = self._reader([_clip(one, _media(one)) for one in self.examples])
+        self._sentences = self._reader([ClipFeatures(clip=name, features={_TEXT: (name,)}) for name in self._numbers])
         self._is_planned = True
 
     def _with_shards(self, read: Callable[[], _Read]) -> _Read:
@@ -98,11 +146,11 @@ class StoredExamples:
 
     def _refresh(self) -> None:
         """See what was stored since the store was opened, where that is asked for."""
-        if any(name not in self.store for one in self.examples for name in (*one.media().values(), *one.sentences())):
+        if any(name not in self.store for one in self.examples for name in one.fingerprints()):
             self.store.refresh()
 
-    def _reader(self, clips: Sequence[FeatureClip]) -> FeatureDataset | None:
-        names = list(dict.fromkeys(name for clip in clips for name in clip.fingerprints))
+    def _reader(self, clips: Sequence[ClipFeatures]) -> FeatureDataset | None:
+        names = list(dict.fromkeys(name for clip in clips for name in clip.features))
         if not names:
             return None
         return FeatureDataset(
@@ -112,7 +160,7 @@ class StoredExamples:
     @classmethod
     def load(cls, store: Path | str, path: Path) -> StoredExamples:
         """The clips that a Parquet file lists."""
-        return cls(store, read_examples(path))
+        return cls(store, TrainingSet.read(path).clips)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -144,14 +192,16 @@ class StoredExamples:
             return np.zeros(len(self), np.int64)
         return self._media.shard_groups()
 
-    def _sample(self, example: Example, rows: Mapping[str, NDArray[Any]]) -> ClipSample:
+    def _sample(self, example: ClipFeatures, rows: Mapping[str, NDArray[Any]]) -> ClipSample:
         sample = ClipSample(
             video=self._streams(example, rows) or None,
-            audio=None if example.audio is None else self._heard(example.audio, example, rows[_AUDIO]),
-            text=_Sentences(self, example.texts),
+            audio=None
+            if not example.features.get(_AUDIO)
+            else self._heard(example.features[_AUDIO][0], example, rows[_AUDIO]),
+            text=_Sentences(self, example.captions),
         )
-        if example.more:
-            sample["more"] = {name: self.sentence(one) for name, one in example.more.items()}
+        if further := _further(example):
+            sample["more"] = {name: self.sentence(one) for name, one in further.items()}
         return sample
 
     def sentence(self, fingerprint: str) -> NDArray[Any]:
@@ -163,16 +213,17 @@ class StoredExamples:
         assert self._sentences is not None
         return self._sentences[number]["features"][_TEXT]
 
-    def _streams(self, example: Example, rows: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def _streams(self, example: ClipFeatures, rows: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The clip's video features (N, D) each, to be joined row by row in proportion to their numbers.
 
         That is right for as long as the rows of each follow one another. Where something is damaged, each row of the
         last one gets the rows of the others that are nearest in time.
         """
-        if len(example.video) < 2 or all(self._is_whole(one) for one in example.video):
-            named = enumerate(example.video)
+        video = example.features.get("video", ())
+        if len(video) < 2 or all(self._is_whole(one) for one in video):
+            named = enumerate(video)
             return [self._heard(name, example, rows[_stream(number)]) for number, name in named]
-        *others, last = (self._feature(one, example) for one in example.video)
+        *others, last = (self._feature(one, example) for one in video)
         instants = last.times.mean(axis=1)
         return [*(_nearest(one, instants) for one in others), last.values]
 
@@ -180,11 +231,11 @@ class StoredExamples:
         entry = self.store.entry(fingerprint)
         return entry is None or entry.status is Status.OK
 
-    def _heard(self, fingerprint: str, example: Example, rows: NDArray[Any]) -> NDArray[Any]:
+    def _heard(self, fingerprint: str, example: ClipFeatures, rows: NDArray[Any]) -> NDArray[Any]:
         """The rows of a span, which of a damaged feature may lie beside it."""
         return rows if len(rows) else self._feature(fingerprint, example).values
 
-    def _feature(self, fingerprint: str, example: Example) -> FeatureArray:
+    def _feature(self, fingerprint: str, example: ClipFeatures) -> FeatureArray:
         feature = self.store.read_span(fingerprint, example.start_seconds, example.end_seconds)
         if len(feature.values):
             return feature
@@ -209,26 +260,22 @@ class _Sentences(Sequence[NDArray[Any]]):
         return self._examples.sentence(self._fingerprints[index])
 
 
-def _clip(example: Example, fingerprints: Mapping[str, str]) -> FeatureClip:
-    return FeatureClip(
-        key=example.clip,
-        fingerprints=fingerprints,
-        start_seconds=example.start_seconds,
-        end_seconds=example.end_seconds,
-    )
+def _clip(example: ClipFeatures, fingerprints: Mapping[str, str]) -> ClipFeatures:
+    features = {name: (one,) for name, one in fingerprints.items()}
+    return replace(example, features=features, captions=())
 
 
-@lru_cache(maxsize=2)
-def opened_store(root: str) -> FeatureStore:
-    """This process's reader of a store, which batch after batch is read through."""
-    return FeatureStore(root)
+def _media(clip: ClipFeatures) -> dict[str, str]:
+    found = {_stream(number): name for number, name in enumerate(clip.features.get("video", ()))}
+    return found | {_AUDIO: one for one in clip.features.get(_AUDIO, ())}
 
 
-def joined_name(fingerprints: Sequence[str]) -> str | None:
-    """What identifies features that are joined: that of the only one, or the digest of several in their order."""
-    if len(fingerprints) > 1:
-        return digest_of(["joined", *fingerprints])
-    return fingerprints[0] if fingerprints else None
+def _further(clip: ClipFeatures) -> dict[str, str]:
+    return {name: prints[0] for name, prints in clip.features.items() if name not in ("video", _AUDIO) and prints}
+
+
+def _sentences(clip: ClipFeatures) -> list[str]:
+    return [*clip.captions, *_further(clip).values()]
 
 
 def _nearest(feature: FeatureArray, instants: NDArray[np.float64]) -> NDArray[Any]:
@@ -236,36 +283,3 @@ def _nearest(feature: FeatureArray, instants: NDArray[np.float64]) -> NDArray[An
     distances = np.abs(feature.times.mean(axis=1)[None, :] - instants[:, None])
     rows: NDArray[Any] = feature.values[distances.argmin(axis=1)]
     return rows
-
-
-def write_examples(path: Path, examples: Iterable[Example]) -> None:
-    """Write clips as a Parquet file, the record of what a model was trained on."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(
-        [
-            pa.field("clip", pa.string()),
-            pa.field("start_seconds", pa.float64()),
-            pa.field("end_seconds", pa.float64()),
-            pa.field("video", pa.list_(pa.string())),
-            pa.field("audio", pa.string()),
-            pa.field("texts", pa.list_(pa.string())),
-            pa.field("more", pa.map_(pa.string(), pa.string())),
-        ]
-    )
-    rows = [{**asdict(example), "more": list(example.more.items())} for example in examples]
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
-
-
-def read_examples(path: Path) -> list[Example]:
-    """The clips that a Parquet file lists."""
-    import pyarrow.parquet as pq
-
-    return list(_examples(pq.read_table(path).to_pylist()))
-
-
-def _examples(rows: Iterable[Mapping[str, Any]]) -> Iterator[Example]:
-    for row in rows:
-        lists = {name: tuple(row[name]) for name in ("video", "texts")}
-        yield Example(**{**row, **lists, "more": dict(row.get("more") or ())})
