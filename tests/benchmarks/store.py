@@ -193,7 +193,7 @@ def _loader_batches(
 
 
 def _batches(store: FeatureStore, names: list[str], *, verify: Any, shuffle: bool) -> Any:
-    from frameloom.train import ClipFeatures, FeatureDataset, FeatureLoader
+    from frameloom.train.data import ClipFeatures, FeatureDataset, FeatureLoader
 
     clips = [ClipFeatures(clip=name, features={"features": (name,)}) for name in names]
     dataset = FeatureDataset(store, clips, features=["features"], verify=verify)
@@ -260,7 +260,7 @@ def _windows_of(folder: Path, seconds: int, arguments: argparse.Namespace) -> It
 
 def _drawn_windows(store: FeatureStore, names: dict[str, list[str]]) -> Callable[[int], None]:
     """The function that reads so many windows of a training, 10 of each video in a batch, others in each epoch."""
-    from frameloom.train import ClipFeatures, FeatureDataset, UniformWindow
+    from frameloom.train.data import ClipFeatures, FeatureDataset, UniformWindow
 
     videos = [
         {name: (one,) for name, one in zip(names, prints, strict=True)} for prints in zip(*names.values(), strict=True)

@@ -12,7 +12,7 @@ import pytest
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality
 from frameloom.store import FeatureStore, Sample
 from frameloom.store.formats import base as _shards
-from frameloom.train import ClipFeatures, FeatureDataset
+from frameloom.train.data import ClipFeatures, FeatureDataset
 
 NUM_SHARDS, IN_SHARD, WIDTH = 12, 8, 1024
 SPEC = FeatureSpec(name="x", modality=Modality.VIDEO, dim=WIDTH, rate_hz=1.0, sampling={}, preprocessing={})

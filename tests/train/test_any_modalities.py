@@ -9,8 +9,9 @@ import pytest
 import torch
 from frameloom import InputError
 from frameloom.fuse import NonFiniteError, Tokens, create_model
-from frameloom.train import ClipDataset, collate, embed_batch, get_recipe, load_checkpoint, retrieval_metrics
-from frameloom.train.loop import fit
+from frameloom.train import fit, get_recipe, load_checkpoint
+from frameloom.train.data import ClipDataset, collate
+from frameloom.train.evaluate import embed_batch, retrieval_metrics
 
 
 @pytest.fixture

@@ -267,7 +267,8 @@ def _clip(example: ClipFeatures, fingerprints: Mapping[str, str]) -> ClipFeature
 
 def _media(clip: ClipFeatures) -> dict[str, str]:
     found = {_stream(number): name for number, name in enumerate(clip.features.get("video", ()))}
-    return found | {_AUDIO: one for one in clip.features.get(_AUDIO, ())}
+    audio = clip.features.get(_AUDIO)
+    return {**found, _AUDIO: audio[0]} if audio else found
 
 
 def _further(clip: ClipFeatures) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """What makes several processes, each with a share of a batch, compute what one computes with the whole batch.
 
-Four things depend on the whole batch. The negatives, and which terms of the loss there are: `fuse/objectives/gather.py`. How
-far clips are padded, and which modalities there are: `equal_shapes`. The statistics of batch normalisation:
-`synchronised_batch_norm`. And the gradient, which data parallelism averages.
+Four things depend on the whole batch. The negatives, and which terms of the loss there are:
+`fuse/objectives/gather.py`. How far clips are padded, and which modalities there are: `equal_shapes`. The statistics of
+batch normalisation: `synchronised_batch_norm`. And the gradient, which data parallelism averages.
 
 Legend: B samples, C channels.
 """

@@ -53,7 +53,7 @@ def evaluate(project: Project, *, split: str = "test") -> Evaluation:
     The windows of one video that share their captions are one item, and its best window counts. Raises InputError when
     the split has no clip with captions.
     """
-    from ...train import retrieval_metrics
+    from ...train.evaluate import retrieval_metrics
 
     checkpoint = serving_checkpoint(project)
     rows = _rows(project, split, checkpoint)
@@ -96,7 +96,8 @@ def _queries(
     project: Project, captions: list[str], checkpoint: CheckpointRef
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Unit vectors (Q, D) of the captions that have a known word, and their positions. The others count as misses."""
-    from ...train import ClipDataset, ClipSample, collate, embed_batch
+    from ...train.data import ClipDataset, ClipSample, collate
+    from ...train.evaluate import embed_batch
 
     samples, targets = [], []
     for position, caption in enumerate(captions):

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FrameloomError, InputError
-from ...train import ClipSample, StoredExamples, read_checkpoint
+from ...train import read_checkpoint
+from ...train.data import ClipSample, StoredExamples
 from ..project import CheckpointRef, Project, in_split
 from ..search import Query, embed_sample, search, words_of
 from ..sync import (
@@ -186,7 +187,7 @@ def _check_fuses(model: Any, block: int) -> None:
 
 def _prepared(project: Project, states: Sequence[ClipState]) -> Iterator[Mapping[str, Any]]:
     """A batch of one clip each, so that no token is padding."""
-    from ...train import ClipDataset, collate
+    from ...train.data import ClipDataset, collate
 
     examples = StoredExamples(project.store, [state.inputs for state in states])
     dataset = ClipDataset(examples, **project.limits, training=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality
 from ...store import metadata_of, quoted
-from ...train import ClipSample
+from ...train.data import ClipSample
 from ..project import CheckpointRef, Project, combination_fault
 from ..sync import loaded_model
 
@@ -145,7 +145,8 @@ def _query_vector(project: Project, query: Query, checkpoint: CheckpointRef) -> 
 
 def embed_sample(project: Project, sample: ClipSample, checkpoint: CheckpointRef) -> NDArray[np.float32]:
     """The unit vector (D,) of one sample of `text`, `video` and `audio`, of whatever it has."""
-    from ...train import ClipDataset, collate, embed_batch
+    from ...train.data import ClipDataset, collate
+    from ...train.evaluate import embed_batch
 
     batch = collate([ClipDataset([sample], **project.limits, training=False)[0]])
     model = loaded_model(str(checkpoint.folder), checkpoint.digest, project.config.run.device)

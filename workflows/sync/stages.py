@@ -13,7 +13,8 @@ from typing import Any
 
 from ..._files import publish_text
 from ..._vocabulary import InputError, Status, digest_of
-from ...train import ClipFeatures, NarratedVideo, Recipe, TrainingSet
+from ...train import Recipe
+from ...train.data import ClipFeatures, NarratedVideo, TrainingSet
 from ..console import Console, count_of, readable_seconds
 from ..project import CheckpointRef, Project, Want, in_split
 from .executor import Crew, WorkerLostError, in_batches, num_cores

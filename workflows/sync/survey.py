@@ -10,7 +10,7 @@ from typing import Any
 from ..._vocabulary import Clip, MediaError, Modality, Outcome, Status, digest_of
 from ...extract import file_status
 from ...store import embedding_fingerprint, feature_fingerprint
-from ...train import ClipFeatures
+from ...train.data import ClipFeatures
 from ..project import CheckpointRef, Project, Video, Want, clips_of, text_of
 from .tasks import ExtractItem, text_digest
 

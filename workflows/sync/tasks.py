@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import FeatureArray, Status, digest_of
-from ...train import ClipFeatures, Recipe
+from ...train import Recipe
+from ...train.data import ClipFeatures
 from ..project import BackboneRequest
 from .executor import emit
 
@@ -171,7 +172,8 @@ class TrainJob:
 def train_model(job: TrainJob) -> Mapping[str, Any]:
     """Train, or go on training, and leave a checkpoint in the job's folder. Returns its digest and the last loss."""
     from ...fuse import create_model
-    from ...train import fit, training_data
+    from ...train import fit
+    from ...train.data import training_data
 
     _set_threads(job.threads)
     _seed(job.recipe.seed)
@@ -214,7 +216,8 @@ class EmbedResult:
 
 def embed_clips(job: EmbedJob) -> EmbedResult:
     """Read a batch of clips from the store and embed every combination of modalities that each has."""
-    from ...train import ClipDataset, StoredExamples, collate, embed_batch
+    from ...train.data import ClipDataset, StoredExamples, collate
+    from ...train.evaluate import embed_batch
 
     _set_threads(job.threads)
     model = loaded_model(job.checkpoint, job.checkpoint_digest, job.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from frameloom.fuse import AVLnet, HowTo100M, Tokens, create_model, load_weights
 from frameloom.fuse.objectives.pairwise import dot_products, max_margin, mil_nce, negative_weights
-from frameloom.train import retrieval_metrics
+from frameloom.train.evaluate import retrieval_metrics
 from golden.golden_case import Case
 from numpy.typing import NDArray
 

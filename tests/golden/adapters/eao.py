@@ -20,8 +20,8 @@ from frameloom.fuse.objectives.nce import (
     norm_softmax,
     norm_softmax_loss,
 )
-from frameloom.train import retrieval_metrics, retrieval_ranks
 from frameloom.train.data.tokens import average_by_id, frames_of_span, join_streams, max_over_time, rows_of_span
+from frameloom.train.evaluate import retrieval_metrics, retrieval_ranks
 from golden.golden_case import Case
 from numpy.typing import NDArray
 

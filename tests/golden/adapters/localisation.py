@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from frameloom.train import Localised, label_steps, localisation_recall, predict_steps
+from frameloom.train.evaluate import Localised, label_steps, localisation_recall, predict_steps
 from frameloom.train.evaluate.localisation import step_windows, window_audio
 from golden.golden_case import Case
 from numpy.typing import NDArray

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from frameloom.extract import create_backbone
 from frameloom.extract.networks.word_vectors import WordVectors, write_word_vectors
-from frameloom.train import retrieval_metrics
 from frameloom.train.data.frame_indices import Draws, clover_indices, frozen_in_time_indices, vindlu_indices
 from frameloom.train.data.narration import NarratedClip, audio_frames_of, grown_clip, random_clip
+from frameloom.train.evaluate import retrieval_metrics
 from frameloom.train.evaluate.parts import equal_parts, frames_of_parts
 from golden.golden_case import Case
 from numpy.typing import NDArray

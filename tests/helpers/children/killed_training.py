@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 from frameloom.fuse import create_model
-from frameloom.train import ClipDataset, TrainProgress, get_recipe
-from frameloom.train.loop import fit
+from frameloom.train import TrainProgress, fit, get_recipe
+from frameloom.train.data import ClipDataset
 
 RECIPE = {"min_steps": 0, "epochs": 3, "batch_size": 8, "checkpoint_steps": 2, "seed": 5}
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 from frameloom.fuse import create_model
-from frameloom.train import ClipDataset, get_recipe
-from frameloom.train.loop import fit
+from frameloom.train import fit, get_recipe
+from frameloom.train.data import ClipDataset
 
 Jobs = dict[str, dict[str, Any]]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from frameloom import InputError
-from frameloom.train import ClipDataset, collate
+from frameloom.train.data import ClipDataset, collate
 from frameloom.train.data.tokens import frame_at, join_streams, resample_nearest, rows_of_span, unit_rows
 from hypothesis import given
 from hypothesis import strategies as st

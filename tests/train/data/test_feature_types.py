@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, ValueType
 from frameloom.store import FeatureStore, Sample
-from frameloom.train import ClipFeatures, FeatureDataset, collate_features
+from frameloom.train.data import ClipFeatures, FeatureDataset, collate_features
 from frameloom.train.data.batch import shared_array
 
 DIM, NUM_ROWS = 3, (4, 1, 7)

@@ -17,7 +17,7 @@ import pytest
 from frameloom import ConfigError, InputError, IntegrityError
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, Status
 from frameloom.store import FeatureStore, Sample
-from frameloom.train import (
+from frameloom.train.data import (
     ClipDataset,
     ClipFeatures,
     EpochOrder,

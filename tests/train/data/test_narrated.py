@@ -15,9 +15,9 @@ from frameloom import InputError
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, Status
 from frameloom.fuse import create_model
 from frameloom.store import FeatureStore, Sample
-from frameloom.train import NarratedDataset, NarratedVideo, get_recipe
+from frameloom.train import fit, get_recipe
+from frameloom.train.data import NarratedDataset, NarratedVideo
 from frameloom.train.data.tokens import join_streams, rows_of_span
-from frameloom.train.loop import fit
 from torch.utils.data import DataLoader
 
 SECONDS = [40, 25, 31, 6]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from frameloom import InputError
-from frameloom.train import ClipDataset, PublishedClip, PublishedClips, read_published_clips
+from frameloom.train.data import ClipDataset, PublishedClip, PublishedClips, read_published_clips
 from frameloom.train.data.published import VIDEO_KEYS
 
 RNG = np.random.default_rng(0)

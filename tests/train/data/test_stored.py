@@ -11,8 +11,8 @@ from frameloom import InputError, LockedError
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality
 from frameloom.fuse import create_model
 from frameloom.store import FeatureStore, Sample, alone, compact_features
-from frameloom.train import ClipDataset, ClipFeatures, StoredExamples, TrainingSet, get_recipe
-from frameloom.train.loop import fit
+from frameloom.train import fit, get_recipe
+from frameloom.train.data import ClipDataset, ClipFeatures, StoredExamples, TrainingSet
 
 NUM_CLIPS, IN_SHARD = 24, 4
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from frameloom import InputError
 from frameloom.fuse import create_model
-from frameloom.train import Localised, Localiser, StepVideo, label_steps, localisation_recall, predict_steps
 from frameloom.train.data.tokens import unit_rows
+from frameloom.train.evaluate import Localised, Localiser, StepVideo, label_steps, localisation_recall, predict_steps
 from frameloom.train.evaluate.localisation import step_windows, window_audio
 from hypothesis import given
 from hypothesis import strategies as st

@@ -10,16 +10,16 @@ import pytest
 import torch
 from frameloom import InputError
 from frameloom.fuse import create_model
-from frameloom.train import (
+from frameloom.train.data import collate
+from frameloom.train.data.tokens import join_streams, unit_rows
+from frameloom.train.evaluate import (
     COMPLETE_TEST_SETS,
     LongVideos,
-    collate,
     embed_batch,
     embed_test_clips,
     retrieval_metrics,
     retrieval_table,
 )
-from frameloom.train.data.tokens import join_streams, unit_rows
 from hypothesis import given
 from hypothesis import strategies as st
 

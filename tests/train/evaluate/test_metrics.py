@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from frameloom import InputError
-from frameloom.train import retrieval_metrics, retrieval_ranks
+from frameloom.train.evaluate import retrieval_metrics, retrieval_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from frameloom import InputError
 from frameloom.fuse import create_model
-from frameloom.train import ClipDataset, get_recipe, read_losses
-from frameloom.train.loop import fit
+from frameloom.train import fit, get_recipe, read_losses
+from frameloom.train.data import ClipDataset
 
 
 class Named(list):

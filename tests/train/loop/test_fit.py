@@ -20,18 +20,16 @@ from frameloom import _files as _commit
 from frameloom._files import FAIL_POINT_VARIABLE, FailPointError
 from frameloom.fuse import create_model
 from frameloom.train import (
-    ClipDataset,
     DivergedError,
     checkpoint_digest,
-    collate,
-    embed_batch,
+    fit,
     get_recipe,
     load_checkpoint,
     read_checkpoint,
     read_losses,
-    retrieval_metrics,
 )
-from frameloom.train.loop import fit
+from frameloom.train.data import ClipDataset, collate
+from frameloom.train.evaluate import embed_batch, retrieval_metrics
 
 SCRIPT = Path(helpers.children.__file__).with_name("killed_training.py")
 

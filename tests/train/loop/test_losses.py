@@ -10,8 +10,8 @@ from frameloom import ConfigError, IntegrityError, OutOfSpaceError
 from frameloom import _files as _commit
 from frameloom._files import FAIL_POINT_VARIABLE
 from frameloom.fuse import create_model
-from frameloom.train import ClipDataset, StepLoss, get_recipe, read_losses, save_checkpoint
-from frameloom.train.loop import fit
+from frameloom.train import StepLoss, fit, get_recipe, read_losses, save_checkpoint
+from frameloom.train.data import ClipDataset
 from frameloom.train.loop.losses import GROWING, LossCurve
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from frameloom import InputError
-from frameloom.train import read_crosstask_annotation, read_crosstask_tasks, read_crosstask_videos, read_step_set
+from frameloom.train.protocols import (
+    read_crosstask_annotation,
+    read_crosstask_tasks,
+    read_crosstask_videos,
+    read_step_set,
+)
 
 TASKS = """23521
 Make Jello Shots

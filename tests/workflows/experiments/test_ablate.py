@@ -15,15 +15,9 @@ import yaml
 from frameloom import ConfigError
 from frameloom._registry import Registry
 from frameloom.fuse import model_config
-from frameloom.train import (
-    ClipDataset,
-    StoredExamples,
-    collate,
-    embed_batch,
-    get_recipe,
-    load_checkpoint,
-    retrieval_metrics,
-)
+from frameloom.train import get_recipe, load_checkpoint
+from frameloom.train.data import ClipDataset, StoredExamples, collate
+from frameloom.train.evaluate import embed_batch, retrieval_metrics
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.experiments.ablations import run as _ablate_run

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from frameloom import LockedError
 from frameloom.store import FeatureStore, alone, reader_lock, writer_lock
-from frameloom.train import ClipFeatures, FeatureDataset
+from frameloom.train.data import ClipFeatures, FeatureDataset
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.health import store_status as _store_status

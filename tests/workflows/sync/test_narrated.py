@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from frameloom import InputError
-from frameloom.train import NarratedDataset, read_checkpoint, training_data
+from frameloom.train import read_checkpoint
+from frameloom.train.data import NarratedDataset, training_data
 from frameloom.workflows.project.project import Project
 from frameloom.workflows.sync.stages import training_set
 from frameloom.workflows.sync.survey import clip_states, survey

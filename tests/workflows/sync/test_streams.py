@@ -15,7 +15,8 @@ from frameloom import ConfigError, FeatureArray, MediaError, Modality, Outcome, 
 from frameloom._vocabulary import digest_of
 from frameloom.extract import backbone_spec
 from frameloom.store import FeatureStore, Sample
-from frameloom.train import ClipDataset, ClipFeatures, StoredExamples, read_checkpoint
+from frameloom.train import read_checkpoint
+from frameloom.train.data import ClipDataset, ClipFeatures, StoredExamples
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.index import Index

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ...._files import publish_text
 from ...._vocabulary import FrameloomError
-from ....train import Recipe, TrainingSet
+from ....train import Recipe
+from ....train.data import TrainingSet
 from ...console import Console
 from ...laboratory import MANIFEST_NAME, VIDEOS_NAME, World, make_collection
 from ...project import CONFIG_NAME, Project, in_split

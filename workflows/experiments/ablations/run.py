@@ -13,7 +13,8 @@ from typing import Any
 
 from ...._files import publish_text
 from ...._vocabulary import IntegrityError, digest_of
-from ....train import Recipe, StoredExamples, TrainingSet, get_recipe, read_checkpoint
+from ....train import Recipe, get_recipe, read_checkpoint
+from ....train.data import StoredExamples, TrainingSet
 from ...console import Console, readable_seconds
 from ...sync import Crew, TrainJob, train_model
 from .data import Clips
@@ -197,7 +198,7 @@ def run_job(job: AblationJob) -> float:
 
 def judge(job: AblationJob, asked: Asked) -> Metrics:
     """Retrieval in both directions between the first captions of a gallery and its clips."""
-    from ....train import embed_test_clips, retrieval_metrics
+    from ....train.evaluate import embed_test_clips, retrieval_metrics
 
     samples = _gallery(job.train.store, asked.gallery)
     vectors = embed_test_clips(
@@ -218,7 +219,7 @@ def _gallery(store: str, gallery: str) -> StoredExamples:
 
 def _plan(job: AblationJob, asked: Asked, samples: StoredExamples) -> Any:
     """How a gallery's clips are read by a model that was trained on clips of the recipe's length."""
-    from ....train import LongVideos
+    from ....train.evaluate import LongVideos
 
     limits = job.train.limits
     longest = max(example.end_seconds - example.start_seconds for example in samples.examples)
