@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,6 @@ from ...store import FeatureStore, ShardGoneError
 from .clips import ClipDataset, ClipFeatures, ClipSample, TrainingData
 from .features import FeatureDataset
 from .narrated import NarratedDataset, NarratedVideo
-
-if TYPE_CHECKING:
-    from ..recipes import Recipe
 
 MEMORY_BYTES = 2_000_000_000
 
@@ -79,15 +76,25 @@ class TrainingSet:
         return cls(clips=tuple(ClipFeatures(**row) for row in rows))
 
 
-def training_data(recipe: Recipe, store: str, path: Path, *, limits: Mapping[str, int]) -> TrainingData:
-    """The data that a file of `TrainingSet.write` lists, as the training loop reads it."""
+def training_data(
+    path: Path, store: str, *, limits: Mapping[str, int], seed: int, narration: Mapping[str, Any] | None = None
+) -> TrainingData:
+    """What a file of `TrainingSet.write` lists, as `fit` reads it.
+
+    Args:
+        path: the file.
+        store: where the features are.
+        limits: `max_video_tokens`, `max_audio_frames` and `max_words`.
+        seed: of the draws.
+        narration: options of `NarratedDataset`, for a file that lists narrated videos.
+    """
     found = TrainingSet.read(path)
-    if recipe.narration:
+    if found.videos:
         opened = opened_store(store)
         opened.refresh()
-        options: dict[str, Any] = {**limits, **recipe.narration}
-        return NarratedDataset(opened, found.videos, missing="empty", seed=recipe.seed, **options)
-    return ClipDataset(StoredExamples(store, found.clips), **dict(limits), training=True, seed=recipe.seed)
+        options: dict[str, Any] = {**limits, **(narration or {})}
+        return NarratedDataset(opened, found.videos, missing="empty", seed=seed, **options)
+    return ClipDataset(StoredExamples(store, found.clips), **dict(limits), training=True, seed=seed)
 
 
 @lru_cache(maxsize=2)

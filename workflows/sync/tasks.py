@@ -180,7 +180,13 @@ def train_model(job: TrainJob) -> Mapping[str, Any]:
     model = create_model(job.model, **job.model_config)
     result = fit(
         model,
-        training_data(job.recipe, job.store, Path(job.examples), limits=job.limits),
+        training_data(
+            Path(job.examples),
+            job.store,
+            limits=job.limits,
+            seed=job.recipe.seed,
+            narration=job.recipe.narration,
+        ),
         recipe=job.recipe,
         folder=Path(job.folder),
         device=job.device,

@@ -53,7 +53,11 @@ def test_a_project_trains_on_clips_drawn_of_its_videos(tmp_path: Path) -> None:
     assert found.digest == checkpoint.examples_digest
     assert [len(one.sentences) for one in found.videos] == [3, 2, 3, 2, 3, 0]
     data = training_data(
-        project.recipe, str(project.store.root), checkpoint.folder / "examples.parquet", limits=project.limits
+        checkpoint.folder / "examples.parquet",
+        str(project.store.root),
+        limits=project.limits,
+        seed=project.recipe.seed,
+        narration=project.recipe.narration,
     )
     assert isinstance(data, NarratedDataset)
     clips = data[0]
