@@ -41,7 +41,6 @@ from .types import (
     MediaInfo,
     VideoInfo,
 )
-from .weights import cache_folder, cached_weights, fetch_weights, find_source, known_sha256
 from .windows import Stopwatch, VisualBackbone, sampling
 
 __all__ = [
@@ -63,17 +62,12 @@ __all__ = [
     "VisualBackbone",
     "backbone_spec",
     "bert",
-    "cache_folder",
-    "cached_weights",
     "clip",
     "create_backbone",
     "davenet",
     "extract_file",
     "extract_files",
-    "fetch_weights",
     "file_status",
-    "find_source",
-    "known_sha256",
     "list_backbones",
     "logmel",
     "needs_weights",

@@ -1,9 +1,16 @@
-"""TODO door of extract/weights."""
+"""Weights: published ones by tag, files and folders of them, and loading them into a network."""
 
-from .cache import cache_folder
-from .files import digest_of_weights, load_into, read_state_dict
+from .files import digest_of_weights, file_sha256, load_into, read_state_dict
 from .folders import WEIGHTS_SUFFIXES, check_configuration, folder_sha256, weights_file
-from .published import cached_weights, fetch_weights, find_source, known_sha256, local_weights, weights_sha256
+from .published import (
+    cache_folder,
+    cached_weights,
+    fetch_weights,
+    find_source,
+    known_sha256,
+    local_weights,
+    weights_sha256,
+)
 
 __all__ = [
     "WEIGHTS_SUFFIXES",
@@ -12,6 +19,7 @@ __all__ = [
     "check_configuration",
     "digest_of_weights",
     "fetch_weights",
+    "file_sha256",
     "find_source",
     "folder_sha256",
     "known_sha256",

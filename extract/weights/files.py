@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from ..._vocabulary import InputError
 
 _SHOWN = 5
+_SETTLED_NS = 2_000_000_000  # a younger file may change again within one tick of its file system's clock
+_KNOWN: dict[str, tuple[tuple[int, ...], str]] = {}
 # What a container of weights calls them, and what a wrapper for several devices puts before each key.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIX = "module."
@@ -33,6 +36,24 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     if not tensors:
         raise InputError(f"weights in {path}: the file holds no tensors")
     return tensors
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content in hexadecimal, read once by this process as long as the file does not change."""
+    name, stamp = str(path.absolute()), _stamp(path)
+    if _KNOWN.get(name, ((), ""))[0] == stamp:
+        return _KNOWN[name][1]
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if time.time_ns() - max(stamp[3:]) > _SETTLED_NS and _stamp(path) == stamp:
+        _KNOWN[name] = (stamp, found)
+    return found
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What tells that a file changed. The last time, of its status, cannot be set by hand."""
+    state = path.stat()
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def load_into(network: Any, state_dict: Mapping[str, Any], *, ignored_prefixes: Collection[str] = ()) -> None:

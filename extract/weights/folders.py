@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._vocabulary import ConfigError, InputError
-from .cache import file_sha256
+from .files import file_sha256
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _COUNTED = (*WEIGHTS_SUFFIXES, ".json", ".txt")
@@ -63,11 +63,11 @@ def check_configuration(path: Path, wanted: Mapping[str, Any], *, section: str |
     if not file.is_file():
         return
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        told = told.get(section, told) if section else told
-        differing = [name for name, value in wanted.items() if told.get(name, value) != value]
+        stated = json.loads(file.read_text(encoding="utf-8"))
+        stated = stated.get(section, stated) if section else stated
+        differing = [name for name, value in wanted.items() if stated.get(name, value) != value]
     except (ValueError, AttributeError) as error:
         raise InputError(f"{file} is damaged: {error}; fetch the folder again") from error
     if differing:
-        what = ", ".join(f"{name} is {told[name]!r}, not {wanted[name]!r}" for name in differing)
+        what = ", ".join(f"{name} is {stated[name]!r}, not {wanted[name]!r}" for name in differing)
         raise InputError(f"the weights in {path} are of another network: {what}")

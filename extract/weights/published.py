@@ -1,6 +1,6 @@
 """Published weights by their tags: from what a user writes under ``weights:`` to a file on this machine.
 
-A tag names a `WeightsSource` of the backbone. Its file is fetched once into the cache folder, as
+A tag names a `WeightsSource` of the backbone. Its file is downloaded once into the cache folder, as
 ``<first 16 digits of the hash>-<name>`` and with ``<that>.sha256`` beside it, in the form that ``sha256sum -c`` reads.
 Its name appears there only after its bytes were found to have the published hash. Where only the first digits of a hash
 are published, those are compared; where none are, the first download is trusted and its hash is kept beside it, which
@@ -9,19 +9,35 @@ every later download must have, also after the file itself was deleted.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ..._files import explained, publish_text, sync_folder, sync_path
 from ..._registry import nearest
-from ..._vocabulary import ConfigError, InputError, WeightsSource, digest_of
-from .cache import cache_folder, explained, file_sha256, held_alone, read_sha256, sync_folder, write_small
-from .transfer import OnProgress, discard, transfer
+from ..._vocabulary import ConfigError, FrameloomError, InputError, OutOfSpaceError, WeightsSource, digest_of
+from .download import OnProgress, download
+from .files import file_sha256
 
+CACHE_VARIABLE = "FRAMELOOM_CACHE"
 _NAME_LENGTH = 120
 _KEY_LENGTH = 16
 _SHA256_LENGTH = 64
+
+
+def cache_folder() -> Path:
+    """Where downloaded weights lie: ``$FRAMELOOM_CACHE``, or ``frameloom/weights`` in the user's cache folder."""
+    try:
+        if own := os.environ.get(CACHE_VARIABLE):
+            return Path(own).expanduser().absolute()
+        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        return (shared if shared.is_absolute() else Path.home() / ".cache") / "frameloom" / "weights"
+    except RuntimeError as error:
+        raise ConfigError(f"there is no home folder to keep weights in: name one in {CACHE_VARIABLE}") from error
 
 
 def find_source(sources: Sequence[WeightsSource], weights: str | Path) -> WeightsSource | None:
@@ -67,7 +83,7 @@ def known_sha256(source: WeightsSource) -> str | None:
     if source.sha256 is not None and len(source.sha256) == _SHA256_LENGTH:
         return source.sha256
     try:
-        kept = _record_of(source).read_text(encoding="utf-8")
+        kept = record_path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
     match = re.match(r"([0-9a-f]{64})  ", kept)
@@ -76,12 +92,12 @@ def known_sha256(source: WeightsSource) -> str | None:
 
 def cached_weights(source: WeightsSource) -> Path | None:
     """The file in the cache, None where it was not fetched. It is not read; `fetch_weights` checks its hash."""
-    path = _path_of(source)
+    path = cached_path(source)
     return path if known_sha256(source) is not None and path.is_file() else None
 
 
 def fetch_weights(source: WeightsSource, *, on_progress: OnProgress | None = None) -> Path:
-    """The file in the cache, with the hash that it must have; fetched where it is missing or damaged.
+    """The file in the cache, with the hash that it must have; downloaded where it is missing or damaged.
 
     Args:
         source: what to fetch.
@@ -90,47 +106,65 @@ def fetch_weights(source: WeightsSource, *, on_progress: OnProgress | None = Non
     Raises:
         ConfigError: no connection, or the server does not give the file; the message says how to do without.
         InputError: what came is not what was published.
-        OutOfSpaceError: the disk is full; the next call goes on from here.
+        OutOfSpaceError: the disk is full.
     """
-    path = _path_of(source)
-    if _is_good(source, path):  # asked without the lock, so that a cache that others filled may be read-only
+    path = cached_path(source)
+    if _is_good(source, path):  # without the lock, so that a cache that others filled may be read-only
         return path
-    with held_alone(path):
-        if not _is_good(source, path):
-            _fetch(source, path, on_progress or _silent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            if not _is_good(source, path):
+                _download(source, path, on_progress or (lambda _done, _total: None))
+    except OSError as error:
+        raise _with_advice(explained(error, path.parent)) from error
+    except OutOfSpaceError as error:
+        raise _with_advice(error) from error
     return path
 
 
-def _fetch(source: WeightsSource, path: Path, on_progress: OnProgress) -> None:
+def _download(source: WeightsSource, path: Path, on_progress: OnProgress) -> None:
+    """Bring the file, and give it its name once it has the hash that it must have."""
     part = path.with_name(f".{path.name}.part")
     try:
-        transfer(source, part, on_progress=on_progress)
-        found = read_sha256(part)
-        _check(source, found)
-        write_small(_record_of(source), f"{found}  {path.name}\n")
+        download(source, part, on_progress=on_progress)
+        found = file_sha256(part)
+        expected = known_sha256(source) or source.sha256 or ""
+        if not found.startswith(expected):
+            if source.sha256 is None or not source.sha256.startswith(expected):
+                raise InputError(
+                    f"{source.url} has changed: its sha256 is {found}, and the first download had {expected}; removed;"
+                    f" if the new file is wanted, delete {record_path(source)} and fetch it again"
+                )
+            raise InputError(
+                f"{source.url} is not what was published: its sha256 is {found}, expected {expected}; removed; try"
+                " again, and if it comes again, tell us: the file was changed, on its way or by its publisher"
+            )
+        sync_path(part)
+        publish_text(record_path(source), f"{found}  {path.name}\n")
         part.replace(path)
         sync_folder(path.parent)
-    except InputError:  # wrong bytes are no beginning of the right ones
-        discard(part)
-        raise
-    except OSError as error:
-        raise explained(error, path.parent) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def _check(source: WeightsSource, found: str) -> None:
-    """Raises InputError where what came does not have the hash that it must have."""
-    expected = known_sha256(source) or source.sha256 or ""
-    if found.startswith(expected):
-        return
-    if source.sha256 is not None and source.sha256.startswith(expected):
-        advice = "try again, and if it comes again, tell us: the file was changed, on its way or by its publisher"
-        raise InputError(
-            f"{source.url} is not what was published: its sha256 is {found}, expected {expected}; removed; {advice}"
-        )
-    raise InputError(
-        f"{source.url} has changed: its sha256 is {found}, and the first download had {expected}; removed; "
-        f"if the new file is wanted, delete {_record_of(source)} and fetch it again"
-    )
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Be the only process that makes this file, for the length of a block; others wait. The lock file stays behind."""
+    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            reason = f"{path.parent} cannot be locked ({error.strerror})"
+            raise ConfigError(f"{reason}: name a folder on another disk in {CACHE_VARIABLE}") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _with_advice(error: FrameloomError) -> FrameloomError:
+    return type(error)(f"{error}; or name another folder in {CACHE_VARIABLE}")
 
 
 def _is_good(source: WeightsSource, path: Path) -> bool:
@@ -154,22 +188,18 @@ def _existing_file(backbone: str, sources: Sequence[WeightsSource], weights: str
     )
 
 
-def _path_of(source: WeightsSource) -> Path:
+def cached_path(source: WeightsSource) -> Path:
+    """Where a source's file lies in the cache, once it was fetched.
+
+    The name is plain, whatever the address holds: no folder, no dot at its head, no odd character.
+    """
     key = source.sha256 or f"url-{digest_of(source.url)}"
-    return cache_folder() / f"{key[:_KEY_LENGTH]}-{_file_name(source)}"
-
-
-def _record_of(source: WeightsSource) -> Path:
-    path = _path_of(source)
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _file_name(source: WeightsSource) -> str:
-    """A plain name for the file, whatever the address holds: no folder, no dot at its head, no odd character."""
     last = re.split(r"[/\\]", unquote(source.filename or urlsplit(source.url).path))[-1]
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", last)[-_NAME_LENGTH:].lstrip(".-")
-    return plain or "weights"
+    return cache_folder() / f"{key[:_KEY_LENGTH]}-{plain or 'weights'}"
 
 
-def _silent(_done: int, _total: int | None) -> None:
-    pass
+def record_path(source: WeightsSource) -> Path:
+    """The file beside it that keeps its hash."""
+    path = cached_path(source)
+    return path.with_name(f"{path.name}.sha256")

@@ -281,7 +281,7 @@ def _memory() -> Iterator[Finding]:
 
 
 def _disks(config: Path) -> Iterator[Finding]:
-    from ...extract import cache_folder
+    from ...extract.weights import cache_folder
 
     store, found = _store_folder(config)
     yield from found
@@ -328,7 +328,7 @@ def _file_system(path: Path) -> str:
 
 
 def _cache() -> Iterator[Finding]:
-    from ...extract import cache_folder
+    from ...extract.weights import cache_folder
 
     folder = cache_folder()
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..._files import publish_text
 from ..._vocabulary import ConfigError, FeatureSpec, IntegrityError, Modality, canonical_json, digest_of
-from ...extract import backbone_spec, find_source, needs_weights, path_options, weights_digest
+from ...extract import backbone_spec, needs_weights, path_options, weights_digest
+from ...extract.weights import find_source
 from ...store import ClipTable, FeatureStore, Ledger, check_metadata_schema
 from ...train import get_recipe, read_checkpoint
 from .collection import Collection, discover, readable_path

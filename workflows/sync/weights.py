@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 
 from ..._registry import nearest
 from ..._vocabulary import ConfigError, UnknownNameError, WeightsSource
-from ...extract import backbone_spec, cached_weights, fetch_weights, find_source, known_sha256, list_backbones
+from ...extract import backbone_spec, list_backbones
+from ...extract.weights import cached_weights, fetch_weights, find_source, known_sha256
 from ..console import LINE_EVERY_SECONDS, Console, readable_bytes, readable_seconds
 
 OnProgress = Callable[[int, "int | None"], None]

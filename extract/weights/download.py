@@ -1,0 +1,204 @@
+"""Downloading a published file: by HTTPS through pooch, or from the Hugging Face Hub with its client.
+
+Nothing that a server sends is trusted. Every address, also those that it redirects to, must be HTTPS (or lie on this
+machine, where the first one does, as in tests), sizes are bounded and compared, and waiting ends. Whether the bytes are
+the right ones is for the caller to find out by their hash. A download that was cut begins anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from ..._files import out_of_space
+from ..._version import __version__
+from ..._vocabulary import ConfigError, FrameloomError, InputError, WeightsSource
+
+OnProgress = Callable[[int, "int | None"], None]
+
+MAX_BYTES = 50 * 10**9  # of a file whose size is not published
+_BLOCK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 30.0  # of silence
+_TRIES = 3
+HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?/(?P<file>[\w./-]+)")
+
+
+def download(source: WeightsSource, part: Path, *, on_progress: OnProgress) -> None:
+    """Write the bytes of a source to the file ``part``, unchecked but for their number.
+
+    Raises:
+        ConfigError: no connection, or the server does not give the file.
+        InputError: the size is not what was published, or nothing that is allowed.
+        OutOfSpaceError: there is no room for the file.
+        OSError: ``part`` cannot be written.
+    """
+    if source.url.startswith("hf://"):
+        _from_hub(source, part, on_progress)
+        return
+    requests: Any = importlib.import_module("requests")
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            return _from_server(source, part, on_progress)
+        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ReadTimeout) as error:
+            if not tries_left:
+                raise _unreachable(source, f"the connection ended {_TRIES} times before the file did") from error
+        except requests.exceptions.HTTPError as error:
+            reason = f"the server answers {error.response.status_code} ({error.response.reason})"
+            raise _unreachable(source, reason) from error
+        except requests.exceptions.RequestException as error:
+            reason = getattr(error.args[0] if error.args else None, "reason", None) or error or type(error).__name__
+            raise _unreachable(source, f"no connection to {urlsplit(source.url).hostname} ({reason})") from error
+
+
+def _from_server(source: WeightsSource, part: Path, on_progress: OnProgress) -> None:
+    """One try. Raises requests' errors too."""
+    import pooch
+
+    requests: Any = importlib.import_module("requests")
+    is_local = is_loopback(check_address(source, source.url, from_loopback=True).hostname)
+
+    def inspect(response: Any, **_: Any) -> None:
+        """Called for every answer, before its body is read and before a redirect is followed."""
+        target = requests.Session().get_redirect_target(response)
+        if target is not None:
+            check_address(source, target, from_loopback=is_local, base=response.url)
+        elif response.ok:
+            _check_headers(source, response.headers, part)
+
+    downloader = pooch.HTTPDownloader(
+        progressbar=_Progress(source, part, on_progress),
+        chunk_size=_BLOCK_BYTES,
+        timeout=_TIMEOUT_SECONDS,
+        hooks={"response": inspect},
+        headers={"User-Agent": f"frameloom/{__version__}", "Accept-Encoding": "identity"},
+        proxies={"http": "", "https": ""} if is_local else None,
+    )
+    downloader(source.url, str(part), None)
+
+
+class _Progress:
+    """A progress bar, as pooch wants one, that draws nothing, reports, and stops a body that is too long."""
+
+    def __init__(self, source: WeightsSource, part: Path, on_progress: OnProgress) -> None:
+        self._source, self._part, self._on_progress = source, part, on_progress
+        self.total = 0  # set by pooch; 0 where the server does not say it
+
+    def update(self, _count: int) -> None:
+        done = self._part.stat().st_size  # pooch counts whole blocks, also where the last one is shorter
+        if done > (limit := self._source.size_bytes or MAX_BYTES):
+            raise _wrong_size(self._source, f"more than {limit:,}")
+        self._on_progress(done, self.total or None)
+
+    def reset(self) -> None:
+        """Part of pooch's protocol."""
+
+    close = reset
+
+
+def check_address(source: WeightsSource, url: str, *, from_loopback: bool, base: str = "") -> SplitResult:
+    """The parts of an address that may be asked: HTTPS, or HTTP within this machine. Raises ConfigError."""
+    try:
+        parts = urlsplit(urljoin(base, url))
+        is_local = from_loopback and is_loopback(parts.hostname)
+        if parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and is_local)):
+            return parts
+    except ValueError:  # no address at all
+        pass
+    raise _unreachable(source, f"{url!r} is not an https:// address, and no other is asked")
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host's name or address is this machine's own."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _check_headers(source: WeightsSource, headers: Any, part: Path) -> None:
+    if headers.get("Content-Encoding", "identity") != "identity":
+        raise InputError(f"{source.url}: the server compresses the file though it was told not to; fetch it by hand")
+    length = headers.get("Content-Length", "")
+    if not length.isdecimal():
+        if "Transfer-Encoding" not in headers and source.size_bytes is None and source.sha256 is None:
+            reason = "the server does not say how long the file is, so nothing could tell a part of it"
+            raise _unreachable(source, reason)
+        return
+    num_bytes = int(length)
+    if num_bytes != (source.size_bytes or num_bytes) or num_bytes > MAX_BYTES:
+        raise _wrong_size(source, f"{num_bytes:,}")
+    free = shutil.disk_usage(part.parent).free
+    if num_bytes > free:
+        raise out_of_space(part.parent, f": {num_bytes:,} bytes are needed and {free:,} are free")
+
+
+def _wrong_size(source: WeightsSource, found: str) -> InputError:
+    limit = f"{source.size_bytes:,} bytes" if source.size_bytes else f"at most {MAX_BYTES:,} bytes"
+    return InputError(f"{source.url} has {found} bytes, and {limit} were expected: this is not the published file")
+
+
+def _unreachable(source: WeightsSource, reason: str) -> ConfigError:
+    by_hand = f"fetch {source.url} by hand, where there is a connection, and give the file's path as `weights`"
+    return ConfigError(f"the weights {source.tag!r} cannot be fetched: {reason}; {by_hand}")
+
+
+def _from_hub(source: WeightsSource, part: Path, on_progress: OnProgress) -> None:
+    """Download with the Hub's client, which knows the user's access token."""
+    match = HUB_ADDRESS.fullmatch(source.url)
+    if match is None or ".." in match["file"].split("/"):
+        raise _unreachable(source, f"{source.url!r} is not hf://owner/repository[@revision]/file")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The client's HTTP library, whose errors come through, is not the same in all of its versions.
+    bases = [kind for kind in HfHubHTTPError.__mro__ if issubclass(kind, Exception) and kind is not Exception]
+    folder = part.with_name(f"{part.name}.hub")
+    try:
+        found = huggingface_hub.hf_hub_download(
+            match["repo"],
+            match["file"],
+            revision=match["revision"],
+            local_dir=folder,
+            tqdm_class=_hub_bar(source, on_progress),
+            etag_timeout=_TIMEOUT_SECONDS,
+        )
+        size = Path(found).stat().st_size
+        if size != (source.size_bytes or size) or size > MAX_BYTES:
+            raise _wrong_size(source, f"{size:,}")
+        Path(found).replace(part)
+    except FrameloomError:
+        raise
+    except (*bases, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of this machine's disk, not of the network
+            raise
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise _unreachable(source, f"the Hugging Face Hub says: {reason}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hub_bar(source: WeightsSource, on_progress: OnProgress) -> Any:
+    """A progress bar, as the Hub's client wants one, that draws nothing and reports."""
+    client: Any = importlib.import_module("huggingface_hub.utils")
+    limit = source.size_bytes or MAX_BYTES
+
+    class Bar(client.tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+            self._total, self._done = kwargs.get("total"), kwargs.get("initial") or 0
+            if self._total is not None and self._total > limit:
+                raise _wrong_size(source, f"{self._total:,}")
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self._done += n or 0
+            on_progress(int(self._done), self._total)
+            return None
+
+    return Bar
