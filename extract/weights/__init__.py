@@ -1,9 +1,8 @@
 """Weights: published ones by tag, files and folders of them, and loading them into a network."""
 
-from .files import digest_of_weights, file_sha256, load_into, read_state_dict
+from .files import digest_of_weights, load_into, read_state_dict
 from .folders import WEIGHTS_SUFFIXES, check_configuration, folder_sha256, weights_file
 from .published import (
-    cache_folder,
     cached_weights,
     fetch_weights,
     find_source,
@@ -14,12 +13,10 @@ from .published import (
 
 __all__ = [
     "WEIGHTS_SUFFIXES",
-    "cache_folder",
     "cached_weights",
     "check_configuration",
     "digest_of_weights",
     "fetch_weights",
-    "file_sha256",
     "find_source",
     "folder_sha256",
     "known_sha256",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from ..._vocabulary import ConfigError, FrameloomError, InputError, WeightsSourc
 OnProgress = Callable[[int, "int | None"], None]
 
 MAX_BYTES = 50 * 10**9  # of a file whose size is not published
+CACHE_ADVICE = "name another folder in FRAMELOOM_CACHE"
 _BLOCK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30.0  # of silence
 _TRIES = 3
@@ -45,7 +45,8 @@ def download(source: WeightsSource, part: Path, *, on_progress: OnProgress) -> N
     requests: Any = importlib.import_module("requests")
     for tries_left in reversed(range(_TRIES)):
         try:
-            return _from_server(source, part, on_progress)
+            _from_server(source, part, on_progress)
+            return
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ReadTimeout) as error:
             if not tries_left:
                 raise _unreachable(source, f"the connection ended {_TRIES} times before the file did") from error
@@ -136,7 +137,7 @@ def _check_headers(source: WeightsSource, headers: Any, part: Path) -> None:
         raise _wrong_size(source, f"{num_bytes:,}")
     free = shutil.disk_usage(part.parent).free
     if num_bytes > free:
-        raise out_of_space(part.parent, f": {num_bytes:,} bytes are needed and {free:,} are free")
+        raise out_of_space(part.parent, f": {num_bytes:,} bytes are needed and {free:,} are free", advice=CACHE_ADVICE)
 
 
 def _wrong_size(source: WeightsSource, found: str) -> InputError:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..._files import file_sha256, file_stamp, is_settled
 from ..._vocabulary import InputError
 
 _SHOWN = 5
-_SETTLED_NS = 2_000_000_000  # a younger file may change again within one tick of its file system's clock
-_KNOWN: dict[str, tuple[tuple[int, ...], str]] = {}
+_KNOWN: dict[str, tuple[str, str]] = {}
 # What a container of weights calls them, and what a wrapper for several devices puts before each key.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIX = "module."
@@ -38,22 +37,15 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     return tensors
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content in hexadecimal, read once by this process as long as the file does not change."""
-    name, stamp = str(path.absolute()), _stamp(path)
-    if _KNOWN.get(name, ((), ""))[0] == stamp:
-        return _KNOWN[name][1]
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if time.time_ns() - max(stamp[3:]) > _SETTLED_NS and _stamp(path) == stamp:
-        _KNOWN[name] = (stamp, found)
-    return found
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What tells that a file changed. The last time, of its status, cannot be set by hand."""
-    state = path.stat()
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+def known_file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, read once by this process as long as the file does not change."""
+    name, before = str(path.absolute()), path.stat()
+    stamp, known = _KNOWN.get(name, ("", ""))
+    if stamp != file_stamp(before):
+        known = file_sha256(path)
+        if is_settled(before) and file_stamp(path.stat()) == file_stamp(before):
+            _KNOWN[name] = (file_stamp(before), known)
+    return known
 
 
 def load_into(network: Any, state_dict: Mapping[str, Any], *, ignored_prefixes: Collection[str] = ()) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._vocabulary import ConfigError, InputError
-from .files import file_sha256
+from .files import known_file_sha256
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _COUNTED = (*WEIGHTS_SUFFIXES, ".json", ".txt")
@@ -28,7 +28,7 @@ def folder_sha256(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.suffix in _COUNTED and path.is_file())
     if not files:
         raise ConfigError(f"the folder {folder} holds no weights: give a folder as transformers saves a model")
-    lines = "".join(f"{file_sha256(path)}  {path.name}\n" for path in files)
+    lines = "".join(f"{known_file_sha256(path)}  {path.name}\n" for path in files)
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 

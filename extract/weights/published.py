@@ -9,35 +9,20 @@ every later download must have, also after the file itself was deleted.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ..._files import explained, publish_text, sync_folder, sync_path
+from ..._files import cache_folder, file_lock, publish_text, sync_folder, sync_path, write_errors
 from ..._registry import nearest
-from ..._vocabulary import ConfigError, FrameloomError, InputError, OutOfSpaceError, WeightsSource, digest_of
-from .download import OnProgress, download
-from .files import file_sha256
+from ..._vocabulary import ConfigError, InputError, WeightsSource, digest_of
+from .download import CACHE_ADVICE, OnProgress, download
+from .files import known_file_sha256
 
-CACHE_VARIABLE = "FRAMELOOM_CACHE"
 _NAME_LENGTH = 120
 _KEY_LENGTH = 16
 _SHA256_LENGTH = 64
-
-
-def cache_folder() -> Path:
-    """Where downloaded weights lie: ``$FRAMELOOM_CACHE``, or ``frameloom/weights`` in the user's cache folder."""
-    try:
-        if own := os.environ.get(CACHE_VARIABLE):
-            return Path(own).expanduser().absolute()
-        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        return (shared if shared.is_absolute() else Path.home() / ".cache") / "frameloom" / "weights"
-    except RuntimeError as error:
-        raise ConfigError(f"there is no home folder to keep weights in: name one in {CACHE_VARIABLE}") from error
 
 
 def find_source(sources: Sequence[WeightsSource], weights: str | Path) -> WeightsSource | None:
@@ -68,7 +53,7 @@ def weights_sha256(backbone: str, sources: Sequence[WeightsSource], weights: str
     """
     source = find_source(sources, weights)
     if source is None:
-        return file_sha256(_existing_file(backbone, sources, weights))
+        return known_file_sha256(_existing_file(backbone, sources, weights))
     known = known_sha256(source)
     if known is None:
         raise ConfigError(
@@ -111,15 +96,11 @@ def fetch_weights(source: WeightsSource, *, on_progress: OnProgress | None = Non
     path = cached_path(source)
     if _is_good(source, path):  # without the lock, so that a cache that others filled may be read-only
         return path
-    try:
+    with write_errors(path.parent, advice=CACHE_ADVICE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        with file_lock(path.with_name(f".{path.name}.lock")):
             if not _is_good(source, path):
                 _download(source, path, on_progress or (lambda _done, _total: None))
-    except OSError as error:
-        raise _with_advice(explained(error, path.parent)) from error
-    except OutOfSpaceError as error:
-        raise _with_advice(error) from error
     return path
 
 
@@ -128,7 +109,7 @@ def _download(source: WeightsSource, path: Path, on_progress: OnProgress) -> Non
     part = path.with_name(f".{path.name}.part")
     try:
         download(source, part, on_progress=on_progress)
-        found = file_sha256(part)
+        found = known_file_sha256(part)
         expected = known_sha256(source) or source.sha256 or ""
         if not found.startswith(expected):
             if source.sha256 is None or not source.sha256.startswith(expected):
@@ -148,28 +129,9 @@ def _download(source: WeightsSource, path: Path, on_progress: OnProgress) -> Non
         part.unlink(missing_ok=True)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Be the only process that makes this file, for the length of a block; others wait. The lock file stays behind."""
-    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            reason = f"{path.parent} cannot be locked ({error.strerror})"
-            raise ConfigError(f"{reason}: name a folder on another disk in {CACHE_VARIABLE}") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _with_advice(error: FrameloomError) -> FrameloomError:
-    return type(error)(f"{error}; or name another folder in {CACHE_VARIABLE}")
-
-
 def _is_good(source: WeightsSource, path: Path) -> bool:
     expected = known_sha256(source)
-    return expected is not None and path.is_file() and file_sha256(path) == expected
+    return expected is not None and path.is_file() and known_file_sha256(path) == expected
 
 
 def _existing_file(backbone: str, sources: Sequence[WeightsSource], weights: str | Path) -> Path:
@@ -196,7 +158,7 @@ def cached_path(source: WeightsSource) -> Path:
     key = source.sha256 or f"url-{digest_of(source.url)}"
     last = re.split(r"[/\\]", unquote(source.filename or urlsplit(source.url).path))[-1]
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", last)[-_NAME_LENGTH:].lstrip(".-")
-    return cache_folder() / f"{key[:_KEY_LENGTH]}-{plain or 'weights'}"
+    return cache_folder("weights") / f"{key[:_KEY_LENGTH]}-{plain or 'weights'}"
 
 
 def record_path(source: WeightsSource) -> Path:

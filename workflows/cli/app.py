@@ -389,7 +389,7 @@ def fetch_weights(
 ) -> None:
     """Fetch published weights into this machine's cache and check their hash. A cut transfer goes on where it stopped.
 
-    The cache is the folder that FRAMELOOM_CACHE names, or frameloom/weights in the user's cache folder.
+    The cache is the folder that FRAMELOOM_CACHE names, or frameloom in the user's cache folder.
 
     Example: frameloom weights fetch resnet152 imagenet1k_v1
     """

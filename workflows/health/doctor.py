@@ -281,11 +281,15 @@ def _memory() -> Iterator[Finding]:
 
 
 def _disks(config: Path) -> Iterator[Finding]:
-    from ...extract.weights import cache_folder
+    from ..._files import cache_folder
 
     store, found = _store_folder(config)
     yield from found
-    for check, folder in (("store", store), ("weights", cache_folder()), ("temporary files", _temporary_folder())):
+    for check, folder in (
+        ("store", store),
+        ("weights", cache_folder("weights")),
+        ("temporary files", _temporary_folder()),
+    ):
         place = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(place).free
         is_little = free < _LITTLE_DISK_BYTES
@@ -328,9 +332,9 @@ def _file_system(path: Path) -> str:
 
 
 def _cache() -> Iterator[Finding]:
-    from ...extract.weights import cache_folder
+    from ..._files import cache_folder
 
-    folder = cache_folder()
+    folder = cache_folder("weights")
     place = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
         yield Finding(check="weights folder", verdict="ok", found=f"can be written: {folder}")

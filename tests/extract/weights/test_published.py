@@ -7,7 +7,6 @@ import functools
 import hashlib
 import http.server
 import io
-import json
 import os
 import re
 import subprocess
@@ -22,18 +21,19 @@ from urllib.parse import urlsplit
 
 import pytest
 from frameloom import ConfigError, InputError, OutOfSpaceError
+from frameloom._files import cache_folder
 from frameloom._vocabulary import WeightsSource
 from frameloom.extract import backbone_spec, create_backbone, list_backbones, weights_digest
 from frameloom.extract.registry import BACKBONES, BackboneEntry
 from frameloom.extract.weights import (
-    cache_folder,
     cached_weights,
     download,
     fetch_weights,
-    file_sha256,
     files,
     find_source,
     known_sha256,
+)
+from frameloom.extract.weights import (
     published as tags,
 )
 
@@ -128,7 +128,7 @@ def published() -> Iterator[Published]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("FRAMELOOM_CACHE", str(folder))
-    return folder
+    return folder / "weights"
 
 
 def names(folder: Path) -> set[str]:
@@ -175,7 +175,7 @@ class TestFetching:
 
     def test_a_full_read_only_cache_needs_no_lock(self, published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
         path = fetch_weights(published.source())
-        monkeypatch.setattr(tags, "_locked", None)
+        monkeypatch.setattr(tags, "file_lock", None)
         assert fetch_weights(published.source()) == path
 
     @pytest.mark.parametrize("size_bytes", [len(CONTENT) - 1, len(CONTENT) + 1])
@@ -227,7 +227,7 @@ class TestCutTransfers:
         assert fetch_weights(published.source()).read_bytes() == CONTENT
 
     def test_of_which_something_lies_here_are_not_taken_for_whole(self, published: Published, cache: Path) -> None:
-        cache.mkdir()
+        cache.mkdir(parents=True)
         for left in (CONTENT[:1000], CONTENT + b"more"):
             (cache / f".{SHA256[:16]}-net.pth.part").write_bytes(left)
             assert cached_weights(published.source()) is None
@@ -239,6 +239,7 @@ class TestCutTransfers:
         published.cuts = [half]
         code = f"""
 import sys
+from frameloom._files import cache_folder
 from frameloom._vocabulary import WeightsSource
 from frameloom.extract.weights import fetch_weights
 def on_progress(done, total):
@@ -455,43 +456,43 @@ class TestRememberedHashes:
     @pytest.fixture
     def big(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """A file that counts as old enough to be remembered."""
-        monkeypatch.setattr(files, "_SETTLED_NS", -(10**12))
+        monkeypatch.setattr(files, "is_settled", lambda _: True)
         path = tmp_path / "big.pth"
         path.write_bytes(CONTENT)
         return path
 
     def test_a_file_is_read_once(self, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert weights_digest("resnet18", str(big)) == f"sha256:{SHA256}"
-        monkeypatch.setattr(files.hashlib, "file_digest", None)
+        monkeypatch.setattr(files, "file_sha256", None)
         assert weights_digest("resnet18", str(big)) == f"sha256:{SHA256}"
 
     def test_a_young_file_is_not_remembered(self, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(files, "_SETTLED_NS", 10**15)
-        assert file_sha256(big) == SHA256
-        monkeypatch.setattr(files.hashlib, "file_digest", None)
+        monkeypatch.setattr(files, "is_settled", lambda _: False)
+        assert files.known_file_sha256(big) == SHA256
+        monkeypatch.setattr(files, "file_sha256", None)
         with pytest.raises(TypeError):
-            file_sha256(big)
+            files.known_file_sha256(big)
 
     def test_a_change_that_keeps_size_and_time_is_seen(self, big: Path) -> None:
-        assert file_sha256(big) == SHA256
+        assert files.known_file_sha256(big) == SHA256
         before = big.stat()
         big.write_bytes(CONTENT[::-1])
         os.utime(big, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert big.stat().st_mtime_ns == before.st_mtime_ns
-        assert file_sha256(big) == hashlib.sha256(CONTENT[::-1]).hexdigest()
+        assert files.known_file_sha256(big) == hashlib.sha256(CONTENT[::-1]).hexdigest()
 
     def test_another_file_of_the_name_is_seen(self, big: Path, tmp_path: Path) -> None:
-        assert file_sha256(big) == SHA256
+        assert files.known_file_sha256(big) == SHA256
         (tmp_path / "other").write_bytes(CONTENT[::-1])
         (tmp_path / "other").replace(big)
-        assert file_sha256(big) == hashlib.sha256(CONTENT[::-1]).hexdigest()
+        assert files.known_file_sha256(big) == hashlib.sha256(CONTENT[::-1]).hexdigest()
 
 
 @pytest.mark.parametrize(
     ("variables", "folder"),
     [
-        ({"FRAMELOOM_CACHE": "/somewhere/else"}, "/somewhere/else"),
-        ({"FRAMELOOM_CACHE": "~/mine"}, "/home/me/mine"),
+        ({"FRAMELOOM_CACHE": "/somewhere/else"}, "/somewhere/else/weights"),
+        ({"FRAMELOOM_CACHE": "~/mine"}, "/home/me/mine/weights"),
         ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/frameloom/weights"),
         ({"XDG_CACHE_HOME": "not/absolute"}, "/home/me/.cache/frameloom/weights"),
         ({}, "/home/me/.cache/frameloom/weights"),
@@ -504,7 +505,7 @@ def test_the_cache_is_where_the_environment_says(
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": "/home/me", **variables}.items():
         monkeypatch.setenv(name, value)
-    assert cache_folder() == Path(folder)
+    assert cache_folder("weights") == Path(folder)
 
 
 class TestBackbonesByTag:

@@ -114,7 +114,7 @@ def test_fetching_shows_where_it_lies_and_the_list_then_says_so(run: Any, asked:
     result = run("weights", "fetch", "test_resnet")
     assert result.exit_code == 0, result.stderr
     assert "test_resnet one: " in result.stderr
-    (path,) = (tmp_path / "cache").glob("*-net.pth")
+    (path,) = (tmp_path / "cache" / "weights").glob("*-net.pth")
     assert str(path) in result.stdout
     assert "weights: one" in result.stdout
     rows = json.loads(run("weights", "test_resnet", "--json").stdout)
