@@ -1,4 +1,4 @@
-"""TODO door of fuse/baselines."""
+"""The systems without a transformer that papers compare with."""
 
 from .avlnet import AVLnet
 from .howto100m import HowTo100M

@@ -170,25 +170,19 @@ class AVLnet(SeparateModel):
         return unit_parts(max_over_rows(tokens, padding=padding), self.config.video_parts)
 
     def _pooled_audio(self, audio: Tokens) -> Float[Tensor, "B D"]:
-        frames = audio.mask.bool()
-        masked = self.config.padding == "masked"
+        frames, masked = audio.mask.bool(), self.config.padding == "masked"
         values = self.DAVEnet(audio.values, frames if masked else None)
+        num_tokens, which = values.shape[1], self.config.audio_mean
         if masked:
             used = token_mask(frames, stride=self.DAVEnet.stride)
-        else:
-            used = self._published_mask(frames, num_tokens=values.shape[1])
+        elif which == "all" or (which == "all_in_training" and self.training):
+            used = frames.new_ones(len(frames), num_tokens)
+        else:  # as the authors count them, at least one token of each clip
+            num_real = (frames.sum(dim=1) // round(frames.shape[1] / num_tokens)).clamp(min=1)
+            used = torch.arange(num_tokens, device=frames.device) < num_real[:, None]
         weights = used.to(values.dtype)[..., None]
         pooled: Tensor = (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
         return pooled
-
-    def _published_mask(self, frames: Tensor, *, num_tokens: int) -> Tensor:
-        """(B, N) bool: the audio tokens that the authors average, at least one of each clip."""
-        which = self.config.audio_mean
-        if which == "all" or (which == "all_in_training" and self.training):
-            return torch.ones(len(frames), num_tokens, dtype=torch.bool, device=frames.device)
-        stride = round(frames.shape[1] / num_tokens)
-        num_real = (frames.sum(dim=1) // stride).clamp(min=1)
-        return torch.arange(num_tokens, device=frames.device) < num_real[:, None]
 
     def project(self, modality: str, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B E"]:
         """The embedding of a modality from its pooled vector."""

@@ -64,9 +64,8 @@ class OnlineClusters(nn.Module):
         pool = torch.cat([samples, self.queue[: int(self.num_queued)]])
         is_due = not self.is_fitted or int(self.num_steps) % self.refit_every == 0
         if is_due and len(pool) >= len(self.centroids):
-            self.centroids.copy_(
-                k_means(pool, self.centroids if self.is_fitted else _spread(pool, len(self.centroids)))
-            )
+            first = pool[torch.arange(len(self.centroids), device=pool.device) * len(pool) // len(self.centroids)]
+            self.centroids.copy_(k_means(pool, self.centroids if self.is_fitted else first))
             self.is_fitted.fill_(1)
         kept = pool[: len(self.queue)]
         self.queue[: len(kept)] = kept
@@ -96,7 +95,3 @@ def k_means(
 def nearest(rows: Float[Tensor, "N E"], centroids: Float[Tensor, "K E"]) -> Int[Tensor, " N"]:
     """The centre of the largest cosine with each row."""
     return (functional.normalize(rows, dim=1) @ functional.normalize(centroids, dim=1).T).argmax(dim=1)
-
-
-def _spread(rows: Float[Tensor, "N E"], num_rows: int) -> Float[Tensor, "M E"]:
-    return rows[torch.arange(num_rows, device=rows.device) * len(rows) // num_rows]

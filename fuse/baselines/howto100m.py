@@ -148,23 +148,19 @@ class HowTo100M(SeparateModel):
         if len(vectors) < 2:
             return total, {}
         rows = nonempty["text"] & nonempty["video"]
-        weights = self._weights(rows)
+        weights = None
+        if self.config.clips_per_video > 1:  # of the pairs of clips that are left, by their places in the whole batch
+            every = negative_weights(
+                len(rows),
+                clips_per_video=self.config.clips_per_video,
+                hard_negative_rate=self.config.hard_negative_rate,
+            )
+            weights = every.to(rows.device)[rows][:, rows]
         if not rows.any():
             return total, {}
         similarities = dot_products(vectors["text"][rows], vectors["video"][rows])
         term = max_margin(similarities, margin=self.config.margin, weights=weights)
         return total + term, {"text|video": term.detach()}
-
-    def _weights(self, rows: Tensor) -> Tensor | None:
-        """Of the pairs of clips that are left, by their places in the whole batch."""
-        if self.config.clips_per_video == 1:
-            return None
-        every = negative_weights(
-            len(rows),
-            clips_per_video=self.config.clips_per_video,
-            hard_negative_rate=self.config.hard_negative_rate,
-        )
-        return every.to(rows.device)[rows][:, rows]
 
     def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> HowTo100M:
         """Take the authors' published weights; padding then takes part, as with the authors.

@@ -1,8 +1,7 @@
-"""TODO door of fuse/everything_at_once."""
+"""Everything at Once (CVPR 2022): one transformer for the tokens of any set of modalities."""
 
-from . import model
 from .combinations import combination_name
 from .config import EverythingAtOnceConfig
 from .model import EverythingAtOnce
 
-__all__ = ["EverythingAtOnce", "EverythingAtOnceConfig", "combination_name", "model"]
+__all__ = ["EverythingAtOnce", "EverythingAtOnceConfig", "combination_name"]

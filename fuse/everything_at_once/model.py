@@ -230,8 +230,8 @@ class EverythingAtOnce(FusionModel):
         # Section 3.2.4: g_t, g_v or g_a of a modality's means in all combinations that it is part of.
         projected: dict[str, dict[str, Tensor]] = {}
         for part, means in pooled.items():
-            projection = getattr(self, f"{part}_proj") if self.config.individual_projections else self.proj
-            rows = projection(torch.cat(list(means.values())))
+            name = f"{part}_proj" if self.config.individual_projections else "proj"
+            rows = getattr(self, name)(torch.cat(list(means.values())))
             projected[part] = dict(zip(means, rows.split([len(each) for each in means.values()]), strict=True))
         batch_size = len(next(iter(tokens.values())).mask)
         vectors = {}

@@ -10,7 +10,7 @@ token enters the first block three times with the same value. Packed, a batch is
                                tokens, so that a token (and the one masking token) is in three sequences and one row
     Pool        P segments     the tokens of one modality in one sequence, whose mean is wanted
 
-and a transformer block goes (`_layers.py: FusionBlock`)
+and a transformer block goes (`transformer.py: FusionBlock`)
 
     norm1, queries, keys, values    (S, D) -> (S, 3 D)               once for each row; S is the sum of S_m + 1
     attention                       (Q, N, 3, H, D / H) -> (T, D)    gathered by row number, N the longest sequence
@@ -184,8 +184,14 @@ def join(
     """
     with_class = class_token is not None
     if class_token is not None:
-        tokens = {CLASS_TOKEN: _one_for_all(class_token[0], like=next(iter(tokens.values()))), **tokens}
-    values, rows = _stacked(tokens)
+        mask = next(iter(tokens.values())).mask
+        first = mask.new_ones(len(mask), 1)
+        tokens = {CLASS_TOKEN: Packed(class_token[0], torch.zeros_like(first, dtype=torch.long), first), **tokens}
+    rows, offset = {}, 0  # the rows of all modalities below each other, and where each modality's places find theirs
+    for name, each in tokens.items():
+        rows[name] = each.rows + offset
+        offset += len(each.values)
+    values = torch.cat([each.values for each in tokens.values()])
     places, parts, num_segments = [], list[tuple[str, str, int]](), 0
     for context in contexts:
         members = [CLASS_TOKEN] * with_class + context.split("+")
@@ -201,14 +207,11 @@ def join(
         parts += [(context, name, len(at.rows)) for name in pooled]
         num_segments += len(pooled) * len(at.rows)
     grid = _Places(*(_under_each_other(each) for each in zip(*places, strict=True)))
-    pool = _pool_of(grid.segments[grid.real], num_segments, of_all=not with_class)
+    segments = grid.segments[grid.real]
+    chosen_tokens = (segments >= 0).nonzero().squeeze(1) if with_class else None
+    segments = segments if chosen_tokens is None else segments[chosen_tokens]
+    pool = Pool(chosen_tokens, segments, torch.bincount(segments, minlength=num_segments))
     return Joined(values, Sequences.of(grid.rows, grid.real), pool, parts)
-
-
-def _pool_of(segments: Int[Tensor, " T"], num_segments: int, *, of_all: bool) -> Pool:
-    tokens = None if of_all else (segments >= 0).nonzero().squeeze(1)
-    segments = segments if tokens is None else segments[tokens]
-    return Pool(tokens, segments, torch.bincount(segments, minlength=num_segments))
 
 
 class _Places(NamedTuple):
@@ -229,21 +232,6 @@ class _Places(NamedTuple):
             for number, each in enumerate(rows)
         ]
         return cls(torch.cat(rows, dim=1), torch.cat(masks, dim=1), torch.cat(segments, dim=1))
-
-
-def _stacked(tokens: Mapping[str, Packed]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The rows of all modalities below each other, and where each modality's places find theirs."""
-    rows, offset = {}, 0
-    for name, each in tokens.items():
-        rows[name] = each.rows + offset
-        offset += len(each.values)
-    return torch.cat([each.values for each in tokens.values()]), rows
-
-
-def _one_for_all(row: Float[Tensor, "1 D"], *, like: Packed) -> Packed:
-    """One row, which is the first token of every sample."""
-    mask = like.mask.new_ones(len(like.mask), 1)
-    return Packed(row, torch.zeros_like(mask, dtype=torch.long), mask)
 
 
 def _under_each_other(grids: Sequence[Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ Sources: Miech, Laptev, Sivic, "Learnable pooling with context gating" (arXiv 17
 "Everything at Once" (arXiv 2112.04446), section 3.2.3, with the authors' code ninatu/everything_at_once@4daeab6.
 Attributes keep the names of the authors' state dict, so that published weights load without a table of names.
 
-Legend: D width, H heads; S rows, T tokens of Q sequences, N the longest of them, P segments: see `_packed.py`.
+Legend: D width, H heads; S rows, T tokens of Q sequences, N the longest of them, P segments: see `packed.py`.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class FusionBlock(nn.Module):
 class FusionTransformer(nn.Module):
     """Section 3.2.3: one transformer for the tokens of any combination of modalities, which it does not tell apart.
 
-    `masking_token` stands in for a modality that a sample does not have (`_packed.py: pack`); `norm` is in the authors'
+    `masking_token` stands in for a modality that a sample does not have (`packed.py: pack`); `norm` is in the authors'
     weights and is never applied by their code, so it is kept and not applied here either.
     """
 

@@ -1,7 +1,7 @@
-"""TODO door of fuse/objectives."""
+"""Training objectives: functions of embeddings or of their similarities."""
 
 from .gather import gathered, whole_batch
-from .nce import combinatorial_loss, compared_samples, margin_softmax_loss, norm_softmax_loss, unit
+from .nce import combinatorial_loss, compared_samples, margin_softmax_loss, norm_softmax_loss, unit, zero_of
 from .pairwise import (
     cluster_contrast,
     dot_products,
@@ -12,7 +12,6 @@ from .pairwise import (
     mil_nce_loss,
     negative_weights,
     sum_over_pairs,
-    zero_of,
 )
 
 __all__ = [

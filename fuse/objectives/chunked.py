@@ -31,7 +31,7 @@ def chunked_nce(
         chunk_rows: R.
     """
     with torch.autocast(x.device.type, enabled=False):
-        loss: Tensor = _ChunkedNCE.apply(x, y, scale, margin, chunk_rows)  # type: ignore[no-untyped-call]
+        loss: Tensor = _ChunkedNCE.apply(x, y, scale, margin, chunk_rows)
     return loss
 
 

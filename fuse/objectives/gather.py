@@ -49,8 +49,9 @@ def gathered(vectors: Mapping[str, Tensor], nonempty: Mapping[str, Tensor]) -> E
     if not _gathering or not vectors:
         return Embeddings(dict(vectors), dict(nonempty))
     # One call for all of them, and one for all flags.
-    rows = [_flat(vector) for vector in vectors.values()]
-    joined: Tensor = _AllRows.apply(torch.cat(rows, dim=1))  # type: ignore[no-untyped-call]
+    exact = [each if each.dtype == torch.float64 else each.float() for each in vectors.values()]
+    rows = [each.reshape(len(each), -1) for each in exact]
+    joined: Tensor = _AllRows.apply(torch.cat(rows, dim=1))
     all_rows = torch.split(joined, [each.shape[1] for each in rows], dim=1)
     flags = torch.stack(list(nonempty.values()), dim=1).to(torch.uint8)
     all_flags = torch.cat(_from_all(flags)).bool().unbind(dim=1)
@@ -58,10 +59,6 @@ def gathered(vectors: Mapping[str, Tensor], nonempty: Mapping[str, Tensor]) -> E
         {name: each.reshape(-1, *vectors[name].shape[1:]) for name, each in zip(vectors, all_rows, strict=True)},
         dict(zip(nonempty, all_flags, strict=True)),
     )
-
-
-def _flat(vector: Tensor) -> Tensor:
-    return (vector if vector.dtype == torch.float64 else vector.float()).reshape(len(vector), -1)
 
 
 def _from_all(rows: Tensor) -> list[Tensor]:

@@ -100,14 +100,16 @@ def combinatorial_loss(
     Returns:
         The loss (zero, but differentiable, when every term is left out), and each term used under "x|y", detached.
     """
-    total, weight_used, terms = _zero_of(vectors.values()), 0.0, {}
+    total, weight_used, terms = zero_of(vectors.values()), 0.0, {}
     rows_of: dict[frozenset[str], Tensor | None] = {}
     for (x, y), weight in weights.items():
         if weight == 0 or x not in vectors or y not in vectors:
             continue
         names = frozenset([*x.split("+"), *y.split("+")])
         if names not in rows_of:
-            rows_of[names] = _rows_with(names, nonempty)
+            have_B = torch.stack([nonempty[name].bool() for name in names]).all(dim=0)
+            found = have_B.nonzero().flatten()
+            rows_of[names] = None if len(found) == len(have_B) > 0 else found  # None: every sample
         rows = rows_of[names]
         if rows is not None and not len(rows):
             continue
@@ -143,13 +145,6 @@ def compared_samples(
     return {name: rows for name, rows in positions.items() if len(rows) < len(nobody)}
 
 
-def _rows_with(modalities: Iterable[str], nonempty: Mapping[str, Tensor]) -> Tensor | None:
-    """The positions of the samples that have all these modalities; None where that is every sample."""
-    have_B = torch.stack([nonempty[name].bool() for name in modalities]).all(dim=0)
-    rows = have_B.nonzero().flatten()
-    return None if len(rows) == len(have_B) > 0 else rows
-
-
-def _zero_of(vectors: Iterable[Tensor]) -> Tensor:
+def zero_of(vectors: Iterable[Tensor]) -> Float[Tensor, ""]:
     """Zero with a gradient (of zero) to every vector, so that a batch without a usable term can still go backward."""
     return torch.stack([vector.float().sum() * 0.0 for vector in vectors]).sum()

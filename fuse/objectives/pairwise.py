@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from ..._vocabulary import InputError
 from .chunked import chunked_nce
-from .nce import CHUNK_ROWS, cosine_similarities, margin_softmax
+from .nce import CHUNK_ROWS, cosine_similarities, margin_softmax, zero_of
 
 Contrast = Callable[[Tensor, Tensor], Tensor]
 
@@ -80,7 +80,7 @@ def max_margin(
     whatever the model does: the two differ by a constant and a factor.
 
     Args:
-        similarities: the pairs stand on the diagonal.
+        similarities: the pairs are on the diagonal.
         margin: as published.
         weights: of every entry, see `negative_weights`; None: all 1.
     """
@@ -160,8 +160,3 @@ def sum_over_pairs(
             term = contrast(vectors[x][rows], vectors[y][rows])
             total, terms[f"{x}|{y}"] = total + term, term.detach()
     return total, terms
-
-
-def zero_of(vectors: Iterable[Tensor]) -> Float[Tensor, ""]:
-    """Zero with a gradient (of zero) to every vector, so that a batch without a usable term can still go backward."""
-    return torch.stack([vector.float().sum() * 0.0 for vector in vectors]).sum()

@@ -11,7 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..._vocabulary import ConfigError
-from ...fuse import FusionBlock, FusionModel, ResidualBlock
+from ...fuse import FusionModel
+from ...fuse.layers import FusionBlock, ResidualBlock
 
 BLOCKS = (FusionBlock, ResidualBlock)
 

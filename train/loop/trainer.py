@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from ..._vocabulary import ConfigError, IntegrityError, digest_of
-from ...fuse import FusionModel, Tokens, whole_batch
+from ...fuse import FusionModel, Tokens
+from ...fuse.objectives import whole_batch
 from ..data import PreparedClip, TrainingData, collate
 from ..recipes import Recipe
 from .checkpoints import META_NAME, load_weights, plain, read_checkpoint, read_weights, save_checkpoint

@@ -15,7 +15,7 @@ from typing import Any
 import helpers.children
 import pytest
 import torch
-from frameloom.fuse import gathered
+from frameloom.fuse.objectives import gathered
 from frameloom.train import load_checkpoint, read_losses
 
 SCRIPT = Path(helpers.children.__file__).with_name("two_processes.py")
