@@ -8,19 +8,22 @@ from typing import Any
 from ..store import reader_lock
 from .console import Console
 from .experiments import Evaluation, evaluate
-from .project import Project
-from .search import Query, Result, search
+from .project import CONFIG_NAME, Project
+from .search import Query, Result, SearchSession
 from .sync import Plan, Report, make_plan, status_of, sync
 
 
 class Index:
     """A collection of videos, its features, its model and its table.
 
-    The collection is looked at anew by each call, so that files that come and go between two calls are seen.
+    The collection is looked at anew by `sync`, `status` and `evaluate`. Searches share one session, which is opened
+    again when the configuration, the checkpoint or the table has changed.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        path = Path(path)
+        self.path = path / CONFIG_NAME if path.is_dir() else path
+        self._session: SearchSession | None = None
         self._open()
 
     def _open(self, *, read_only: bool = False) -> Project:
@@ -34,7 +37,7 @@ class Index:
             quiet: print no progress on standard error.
 
         Returns:
-            The account of the run, or the plan. Files that failed are in it; they raise nothing.
+            The report of the run, or the plan. Files that failed are in it; they raise nothing.
 
         Raises:
             FrameloomError: what a user can mend: configuration, lock, space, integrity.
@@ -62,14 +65,14 @@ class Index:
             audio: a file whose sound is part of the question.
             like: the id of an indexed clip, instead of the three above.
             where: a SQL condition on the table's columns, such as ``split = 'test'``.
-            modalities: compare with ``video``, ``audio`` or ``video+audio`` alone; by default each clip's fullest.
+            modalities: compare with ``video``, ``audio`` or ``video+audio`` alone; by default each clip's primary row.
             top: how many answers.
 
         Raises:
             InputError: an empty question, no known word, a condition that does not parse.
             MediaError: a file that cannot be read.
         """
-        query = Query(
+        query = Query.ask(
             text=text,
             video=None if video is None else Path(video),
             audio=None if audio is None else Path(audio),
@@ -78,9 +81,10 @@ class Index:
             modalities=modalities,
             top=top,
         )
-        project = self._open()
-        with reader_lock(project.root):
-            return search(project, query)
+        if self._session is None or not self._session.is_current():
+            self.close()
+            self._session = SearchSession(self._open(), watched=(self.path,))
+        return self._session.search(query)
 
     def status(self) -> dict[str, Any]:
         """What is there, what is stale and why, what failed, as plain data."""
@@ -91,6 +95,12 @@ class Index:
         project = self._open()
         with reader_lock(project.root):
             return evaluate(project, split=split)
+
+    def close(self) -> None:
+        """End what searches keep open. The next search opens it again."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
 
 def open_index(path: str | Path = "frameloom.yaml") -> Index:

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 import io
-import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from ..._version import __version__
-from ..._vocabulary import ExitCode, FrameloomError, Outcome, Status
+from ..._vocabulary import ExitCode, Outcome, Status
 from ..console import Console, count_of
 from . import ablations as _ablate_commands
 from . import data as _exchange_commands
 from . import health as _health_commands
 from . import plots as _plots_commands
-from .options import DEFAULT_CONFIG as _DEFAULT_CONFIG
-from .options import AsJson, ConfigPath, ListsByDefault, Quiet
+from .options import DEFAULT_CONFIG, AsJson, Commands, ConfigPath, ListsByDefault, Quiet, answer, print_json, show
 
 if TYPE_CHECKING:
     from ..project.project import Project
 
 app = typer.Typer(
     name="frameloom",
+    cls=Commands,
     help="From a folder of videos to answers: extract, train, embed, search, and redo only what changed.",
     epilog="Start with `frameloom demo`, or `frameloom init DIR` and `frameloom sync` for videos of your own.",
     no_args_is_help=True,
@@ -42,42 +40,6 @@ Scheduler = Annotated[
     typer.Option(metavar="ADDRESS", help="A running Dask scheduler, such as tcp://10.0.0.1:8786."),
 ]
 Pattern = Annotated[str, typer.Argument(help="A shell pattern, such as 'resnet*'.")]
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _told(command: Command) -> Command:
-    """Turn our errors into one line on standard error and an exit code. All else is a bug and keeps its traceback."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except FrameloomError as error:
-            print(f"frameloom: {' '.join(str(error).split())}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            print("frameloom: interrupted; the same command goes on from here", file=sys.stderr)
-            raise typer.Exit(ExitCode.INTERRUPTED) from None
-
-    return wrapped  # type: ignore[return-value]
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=1))
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line)
-
-
-def _show(value: Any, as_json: bool) -> None:
-    """Print something that has `lines()` and `as_dict()`."""
-    if as_json:
-        _print_json(value.as_dict())
-    else:
-        _print_lines(value.lines())
 
 
 def _version(wanted: bool) -> None:
@@ -96,7 +58,6 @@ def _main(
 
 
 @app.command()
-@_told
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo lives. Made if missing; a second run goes on.")] = Path(
         "frameloom-demo"
@@ -115,12 +76,10 @@ def demo(
     from ..experiments.demo import run_demo
 
     result = run_demo(folder, seed=seed, num_train=num_train, num_test=num_test, console=Console(quiet=quiet))
-    _show(result, as_json)
-    raise typer.Exit(result.exit_code)
+    answer(result, as_json=as_json)
 
 
 @app.command()
-@_told
 def init(
     folders: Annotated[
         list[str] | None, typer.Argument(metavar="[DIR]...", help="Folders of videos, globs or manifests. [default: .]")
@@ -135,14 +94,13 @@ def init(
 
     sources = folders or ["."]
     found = discover(sources, captions=captions, base=Path.cwd())
-    write_template(_DEFAULT_CONFIG, videos=sources, captions=captions)
+    write_template(DEFAULT_CONFIG, videos=sources, captions=captions)
     captioned = sum(any(span.captions for span in video.spans) for video in found.videos)
-    print(f"wrote {_DEFAULT_CONFIG}: {len(found.videos)} videos, {captioned} of them with captions")
+    print(f"wrote {DEFAULT_CONFIG}: {len(found.videos)} videos, {captioned} of them with captions")
     print("next: read it, then run `frameloom sync`")
 
 
 @app.command()
-@_told
 def probe(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or folders of videos.")],
     as_json: AsJson = False,
@@ -153,10 +111,7 @@ def probe(
 
     with Decoder() as decoder:
         found = [probe_file(path, decoder=decoder) for path in _files(paths)]
-    if as_json:
-        _print_json([info.as_dict() for info in found])
-    else:
-        _print_lines(_probe_line(info.as_dict()) for info in found)
+    show(found, (_probe_line(info.as_dict()) for info in found), as_json=as_json)
     failed = any(info.status.outcome in (Outcome.REJECTED, Outcome.QUARANTINED) for info in found)
     raise typer.Exit(ExitCode.FAILURES if failed else ExitCode.OK)
 
@@ -183,9 +138,8 @@ def _probe_line(info: dict[str, Any]) -> str:
 
 
 @app.command()
-@_told
 def extract(
-    config: ConfigPath = _DEFAULT_CONFIG,
+    config: ConfigPath = DEFAULT_CONFIG,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -194,14 +148,12 @@ def extract(
     from ..sync.sync import extract_only
 
     report = extract_only(_project(config, scheduler=scheduler), Console(quiet=quiet))
-    _show(report, as_json)
-    raise typer.Exit(report.exit_code)
+    answer(report, as_json=as_json)
 
 
 @app.command()
-@_told
 def train(
-    config: ConfigPath = _DEFAULT_CONFIG,
+    config: ConfigPath = DEFAULT_CONFIG,
     recipe: Annotated[
         str | None, typer.Option(help="Try a recipe other than the configuration's, which sync and query keep to.")
     ] = None,
@@ -216,16 +168,15 @@ def train(
     project = _project(config, recipe=recipe, scheduler=scheduler)
     checkpoint, is_new = train_only(project, Console(quiet=quiet), force=force)
     if as_json:
-        _print_json({"checkpoint": str(checkpoint.folder), "digest": checkpoint.digest, "trained": is_new})
+        print_json({"checkpoint": str(checkpoint.folder), "digest": checkpoint.digest, "trained": is_new})
     else:
         verb = "trained" if is_new else "up to date, nothing trained (--force trains anew)"
         print(f"{checkpoint.folder}: {verb}")
 
 
 @app.command()
-@_told
 def embed(
-    config: ConfigPath = _DEFAULT_CONFIG,
+    config: ConfigPath = DEFAULT_CONFIG,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -234,14 +185,12 @@ def embed(
     from ..sync.sync import embed_only
 
     report = embed_only(_project(config, scheduler=scheduler), Console(quiet=quiet))
-    _show(report, as_json)
-    raise typer.Exit(report.exit_code)
+    answer(report, as_json=as_json)
 
 
 @app.command()
-@_told
 def sync(
-    config: ConfigPath = _DEFAULT_CONFIG,
+    config: ConfigPath = DEFAULT_CONFIG,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; do nothing.")] = False,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
@@ -256,34 +205,33 @@ def sync(
     from ..sync.sync import sync as sync_project
 
     if dry_run:
-        _show(make_plan(_project(config, read_only=True)), as_json)
+        plan = make_plan(_project(config, read_only=True))
+        show(plan, plan.lines(), as_json=as_json)
         return
     report = sync_project(_project(config, scheduler=scheduler), Console(quiet=quiet))
     if report.did_nothing and not as_json:
         state = "everything that can be indexed is up to date" if report.is_up_to_date else "nothing could be done"
         print(f"nothing to do: {count_of(report.discovered, 'video')}, {state}")
-    _show(report, as_json)
-    raise typer.Exit(report.exit_code)
+    answer(report, as_json=as_json)
 
 
-app.command()(_told(_health_commands.status))
-app.command()(_told(_exchange_commands.export))
-app.command("import")(_told(_exchange_commands.import_))
-app.command()(_told(_exchange_commands.manifest))
-app.command()(_told(_health_commands.verify))
-app.command()(_told(_health_commands.repair))
-app.command()(_told(_health_commands.compact))
-app.command()(_told(_ablate_commands.ablate))
+app.command()(_health_commands.status)
+app.command()(_exchange_commands.export)
+app.command("import")(_exchange_commands.import_)
+app.command()(_exchange_commands.manifest)
+app.command()(_health_commands.verify)
+app.command()(_health_commands.repair)
+app.command()(_health_commands.compact)
+app.command()(_ablate_commands.ablate)
 
 plot_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 plot_app.callback()(_plots_commands.plot)
 app.add_typer(plot_app, name="plot")
 for _command in (_plots_commands.losses, _plots_commands.attention, _plots_commands.timeline):
-    plot_app.command()(_told(_command))
+    plot_app.command()(_command)
 
 
 @app.command()
-@_told
 def query(
     text: Annotated[str | None, typer.Argument(help="Words.")] = None,
     video: Annotated[Path | None, typer.Option(help="A file whose pictures are part of the question.")] = None,
@@ -294,7 +242,7 @@ def query(
         str | None, typer.Option(help="Compare with video, audio or video+audio alone. [default: each clip's fullest]")
     ] = None,
     top: Annotated[int, typer.Option(metavar="K", help="How many answers.")] = 10,
-    config: ConfigPath = _DEFAULT_CONFIG,
+    config: ConfigPath = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
     """Ask for clips with words, pictures, sound, or any mixture of them.
@@ -307,7 +255,7 @@ def query(
         text, video=video, audio=audio, like=like, where=where, modalities=modalities, top=top
     )
     if as_json:
-        _print_json([result.as_dict() for result in results])
+        print_json(results)
         return
     for rank, result in enumerate(results, 1):
         said = f"  {result.captions[0]}" if result.captions else ""
@@ -318,9 +266,8 @@ def query(
 
 
 @app.command()
-@_told
 def evaluate(
-    config: ConfigPath = _DEFAULT_CONFIG,
+    config: ConfigPath = DEFAULT_CONFIG,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     as_json: AsJson = False,
 ) -> None:
@@ -328,21 +275,17 @@ def evaluate(
     from ..index import Index
 
     found = Index(config).evaluate(split=split)
-    if as_json:
-        _print_json(found.as_dict())
-    else:
-        _print_lines(found.lines())
+    show(found, found.lines(), as_json=as_json)
 
 
 @app.command()
-@_told
 def backbones(pattern: Pattern = "*", as_json: AsJson = False) -> None:
     """List the backbones: what each reads, how wide its features are, and how many it gives a second."""
     from ...extract import backbone_spec, list_backbones
 
     specs = [backbone_spec(name) for name in list_backbones(pattern)]
     if as_json:
-        _print_json([spec.identity() | {"paper": spec.paper} for spec in specs])
+        print_json([spec.identity() | {"paper": spec.paper} for spec in specs])
         return
     widest = max((len(spec.name) for spec in specs), default=0)
     for spec in specs:
@@ -364,7 +307,6 @@ def _weights() -> None:
 
 
 @weights_app.command("list")
-@_told
 def list_weights(pattern: Pattern = "*", as_json: AsJson = False) -> None:
     """List the published weights of every backbone, or of those that match. The default when no command is given.
 
@@ -373,14 +315,10 @@ def list_weights(pattern: Pattern = "*", as_json: AsJson = False) -> None:
     from ..sync import weights as published
 
     found = published.list_weights(pattern)
-    if as_json:
-        _print_json([one.as_dict() for one in found])
-    else:
-        _print_lines(published.weights_lines(found))
+    show(found, published.weights_lines(found), as_json=as_json)
 
 
 @weights_app.command("fetch")
-@_told
 def fetch_weights(
     backbone: Annotated[str, typer.Argument(help="A name that `frameloom backbones` lists.")],
     tag: Annotated[str | None, typer.Argument(help="Which of its weights. [default: the first listed]")] = None,
@@ -397,15 +335,14 @@ def fetch_weights(
 
     found = published.fetch(backbone, tag, Console(quiet=quiet))
     if as_json:
-        _print_json(found.as_dict())
+        print_json(found)
     else:
         print(f"{found.path}: {found.backbone} {found.tag}, sha256 {found.file_sha256}")
         print(f"use it with `weights: {found.tag}` in frameloom.yaml; licence: {found.licence}")
 
 
 @app.command()
-@_told
-def doctor(config: ConfigPath = _DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+def doctor(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Examine this machine: libraries, decoders, processor, GPUs, memory, disks. Says what to do about each problem.
 
     Exit code 0 when everything that is needed works, 2 otherwise.
@@ -415,36 +352,26 @@ def doctor(config: ConfigPath = _DEFAULT_CONFIG, as_json: AsJson = False) -> Non
     from ..health.doctor import examine
 
     found = examine(config)
-    _show(found, as_json)
-    raise typer.Exit(found.exit_code)
+    answer(found, as_json=as_json)
 
 
 @app.command()
-@_told
 def models(pattern: Pattern = "*", as_json: AsJson = False) -> None:
     """List the fusion models with their published settings."""
     from ...fuse import list_models, model_description
 
     found = [model_description(name) for name in list_models(pattern)]
-    if as_json:
-        _print_json(found)
-        return
-    for one in found:
-        print(f"{one['name']:28} {one['paper']}")
+    show(found, (f"{one['name']:28} {one['paper']}" for one in found), as_json=as_json)
 
 
 @app.command()
-@_told
 def recipes(as_json: AsJson = False) -> None:
     """List the training recipes."""
     from ...train import get_recipe, list_recipes
 
-    found = [get_recipe(name).as_dict() for name in list_recipes()]
-    if as_json:
-        _print_json(found)
-        return
-    for one in found:
-        print(f"{one['name']:32} {one['epochs']:4} epochs, batch {one['batch_size']}, lr {one['learning_rate']:g}")
+    found = [get_recipe(name) for name in list_recipes()]
+    lines = (f"{one.name:32} {one.epochs:4} epochs, batch {one.batch_size}, lr {one.learning_rate:g}" for one in found)
+    show(found, lines, as_json=as_json)
 
 
 def _project(

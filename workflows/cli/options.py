@@ -1,14 +1,17 @@
-"""What commands share: options that many have, how they answer, and how those that belong together are grouped."""
+"""What commands share: options that many have, how they answer, how they fail, and how they are grouped."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Protocol
 
 import typer
 import typer.core
+
+from ..._vocabulary import ExitCode, FrameloomError
 
 DEFAULT_CONFIG = Path("frameloom.yaml")
 
@@ -18,7 +21,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stand
 
 
 class Answer(Protocol):
-    """What a command found out."""
+    """What a command found out: a report with `model_dump` (or `as_dict`) for `--json`."""
 
     @property
     def exit_code(self) -> int:
@@ -26,22 +29,61 @@ class Answer(Protocol):
         ...
 
     def lines(self) -> Iterable[str]:
-        """For a person."""
+        """The report as text."""
         ...
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        ...
+
+def print_json(value: Any) -> None:
+    """Print a report, a list of them, or plain data as one JSON document."""
+
+    def plain(one: Any) -> Any:
+        if isinstance(one, list | tuple):
+            return [plain(each) for each in one]
+        if hasattr(one, "model_dump"):
+            return one.model_dump(mode="json")
+        return one.as_dict() if hasattr(one, "as_dict") else one
+
+    print(json.dumps(plain(value), ensure_ascii=False, indent=1))
+
+
+def show(value: Any, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print a value as JSON, or these lines."""
+    if as_json:
+        print_json(value)
+    else:
+        for line in lines:
+            print(line)
 
 
 def answer(found: Answer, *, as_json: bool) -> NoReturn:
     """Print what was found out and end the command."""
-    if as_json:
-        print(json.dumps(found.as_dict(), ensure_ascii=False, indent=1))
-    else:
-        for line in found.lines():
-            print(line)
+    show(found, found.lines(), as_json=as_json)
     raise typer.Exit(found.exit_code)
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands. Our errors are one line on standard error and an exit code; all else is a bug with a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except FrameloomError as error:
+            print(f"frameloom: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("frameloom: interrupted; the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except (ImportError, OSError) as error:
+            # A library that cannot be loaded is a fault of the environment, and `doctor` knows which and why.
+            from ..health import doctor
+
+            describe = getattr(doctor, "broken_environment", lambda _error: None)
+            message = describe(error)
+            if message is None:
+                raise
+            print(f"frameloom: {' '.join(message.split())}", file=sys.stderr)
+            raise typer.Exit(ExitCode.USAGE) from None
 
 
 class ListsByDefault(typer.core.TyperGroup):

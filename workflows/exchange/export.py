@@ -22,7 +22,7 @@ from ..._files import make_folder, publish
 from ..._vocabulary import Clip, ConfigError, ExitCode, InputError, canonical_json, digest_of
 from ...store import npy_bytes, reader_lock
 from ..console import Console, count_of, readable_bytes
-from ..project import Project, Video, Want, clips_of, in_split
+from ..project import FeatureRequest, Project, Video, clips_of, in_split
 from ..sync import text_digest
 from .records import (
     MANIFEST,
@@ -242,7 +242,7 @@ def _report(out: Path, format: str, plan: _Plan, is_new: bool) -> ExportReport:
 
 
 def _plan_npy(
-    project: Project, _wants: Mapping[str, Want], _header: Header, records: list[Record], _shard_bytes: int
+    project: Project, _wants: Mapping[str, FeatureRequest], _header: Header, records: list[Record], _shard_bytes: int
 ) -> _Plan:
     names = file_names(record.video for record in records if record.video is not None)
     placed: list[Record] = []
@@ -272,7 +272,7 @@ def _times_bytes(project: Project, record: Record) -> bytes:
 
 
 def _plan_parquet(
-    project: Project, wants: Mapping[str, Want], header: Header, records: list[Record], shard_bytes: int
+    project: Project, wants: Mapping[str, FeatureRequest], header: Header, records: list[Record], shard_bytes: int
 ) -> _Plan:
     files: list[_File] = []
     placed: list[Record] = []
@@ -299,7 +299,7 @@ def _groups(items: Sequence[Any], size: Callable[[Any], int], limit: int) -> Ite
         yield group
 
 
-def _table_bytes(record: Record, wants: Mapping[str, Want]) -> int:
+def _table_bytes(record: Record, wants: Mapping[str, FeatureRequest]) -> int:
     return record.num_rows * (wants[record.feature].spec.dim * 4 + 24) + 64
 
 
@@ -371,7 +371,7 @@ class _WebSample:
 
 
 def _plan_webdataset(
-    project: Project, wants: Mapping[str, Want], header: Header, records: list[Record], shard_bytes: int
+    project: Project, wants: Mapping[str, FeatureRequest], header: Header, records: list[Record], shard_bytes: int
 ) -> _Plan:
     samples = list(_web_samples(project, wants, header, records))
     files: list[_File] = []
@@ -393,7 +393,7 @@ def _plan_webdataset(
 
 
 def _web_samples(
-    project: Project, wants: Mapping[str, Want], header: Header, records: list[Record]
+    project: Project, wants: Mapping[str, FeatureRequest], header: Header, records: list[Record]
 ) -> Iterator[_WebSample]:
     media: dict[str, list[Record]] = {}
     texts: dict[str, list[Record]] = {}
@@ -430,7 +430,7 @@ def _web_sample(
     clip: Clip | None,
     records: list[Record],
     texts: Mapping[str, list[Record]],
-    wants: Mapping[str, Want],
+    wants: Mapping[str, FeatureRequest],
     split: str | None,
 ) -> _WebSample:
     spans = [span for span in video.spans if split is None or in_split(span.split, split)]
@@ -456,7 +456,7 @@ def _web_sample(
     )
 
 
-def _npy_size(record: Record, wants: Mapping[str, Want], part: float) -> int:
+def _npy_size(record: Record, wants: Mapping[str, FeatureRequest], part: float) -> int:
     spec = wants[record.feature].spec
     row = spec.dim * np.dtype(spec.dtype).itemsize + 16
     return round(record.num_rows * min(1.0, part) * row) + 2048 if record.num_rows else 0
@@ -492,7 +492,7 @@ def _members(project: Project, sample: _WebSample) -> Iterator[tuple[str, bytes]
         yield f"{record.feature}.{number}.npy", npy_bytes(project.store.read(record.fingerprint or "").values)
 
 
-_PLANNERS: Mapping[str, Callable[[Project, Mapping[str, Want], Header, list[Record], int], _Plan]] = {
+_PLANNERS: Mapping[str, Callable[[Project, Mapping[str, FeatureRequest], Header, list[Record], int], _Plan]] = {
     "npy": _plan_npy,
     "parquet": _plan_parquet,
     "webdataset": _plan_webdataset,

@@ -30,7 +30,7 @@ from ..._vocabulary import ConfigError, ExitCode, FeatureSpec, Modality, canonic
 from ...extract import Decoder
 from ...store import FeatureStore, code_version, feature_fingerprint, writer_lock
 from ..console import Console
-from ..project import PREFIX, Project, Want, imported_weights, readable_path
+from ..project import PREFIX, FeatureRequest, Project, imported_weights, readable_path
 from ..sync import fingerprint_of, survey, text_digest
 from .ingest import Imported, Rules, check_rate, import_features
 from .layouts import Choice, Offers, find_offers
@@ -211,7 +211,7 @@ def import_into(project: Project, request: ImportRequest, console: Console) -> I
 
 
 def _take(
-    project: Project, want: Want, matching: Matching, rules: Rules, request: ImportRequest, console: Console
+    project: Project, want: FeatureRequest, matching: Matching, rules: Rules, request: ImportRequest, console: Console
 ) -> Imported:
     return import_features(
         project.store,
@@ -225,7 +225,7 @@ def _take(
     )
 
 
-def _only_want(project: Project, feature: str) -> tuple[str, Want]:
+def _only_want(project: Project, feature: str) -> tuple[str, FeatureRequest]:
     found = chosen_wants(project, [feature])
     if len(found) > 1:
         raise ConfigError(f"--feature {feature}: it is both of {', '.join(found)}: name one of these")
@@ -246,7 +246,7 @@ def _rules(request: ImportRequest, spec: FeatureSpec) -> Rules:
     return Rules(seconds_per_row=seconds, transposed=request.transposed, cast=request.cast, source=source)
 
 
-def _check_claim(name: str, want: Want, found: Offers, *, vouch: bool) -> bool:
+def _check_claim(name: str, want: FeatureRequest, found: Offers, *, vouch: bool) -> bool:
     """Whether the user stands for the weights. Raises ConfigError where nobody does."""
     if imported_weights(want.weights_digest) is not None:
         return False
@@ -265,12 +265,12 @@ def _check_claim(name: str, want: Want, found: Offers, *, vouch: bool) -> bool:
     )
 
 
-def _num_stored(store: FeatureStore, want: Want, target: Target) -> int | None:
+def _num_stored(store: FeatureStore, want: FeatureRequest, target: Target) -> int | None:
     entry = store.entry(fingerprint_of(target.source_digest, want))
     return None if entry is None else entry.num_rows
 
 
-def _targets(project: Project, want: Want) -> tuple[list[Target], Mapping[str, Path], tuple[str, ...]]:
+def _targets(project: Project, want: FeatureRequest) -> tuple[list[Target], Mapping[str, Path], tuple[str, ...]]:
     """What can have a feature, with the files of videos, and the videos that cannot be read."""
     if want.modality is Modality.TEXT:
         return [Target(key=one, source_digest=text_digest(one)) for one in project.texts()], {}, ()
@@ -291,7 +291,7 @@ def _nothing_matches(request: ImportRequest, found: Offers, targets: Sequence[Ta
     )
 
 
-def _record(project: Project, name: str, want: Want, request: ImportRequest, *, claims: bool) -> None:
+def _record(project: Project, name: str, want: FeatureRequest, request: ImportRequest, *, claims: bool) -> None:
     """Keep beside the features what was imported or is the same as what was, and who stands for it."""
     facts = {
         "feature": name,

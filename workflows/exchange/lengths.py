@@ -28,7 +28,7 @@ from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, M
 from ...extract import Decoder, probe
 from ...store import Entry, FeatureStore, npz_names, read_npy, read_npz, sample_checksum
 from ..console import Console, readable_bytes
-from ..project import PREFIX, Want
+from ..project import PREFIX, FeatureRequest
 from ..sync import fingerprint_of
 from .ingest import NOTHING, Rules, checked_feature, step_seconds
 from .layouts import Offer, Offered
@@ -203,7 +203,7 @@ class Compared:
 
 
 def compare_with_stored(
-    store: FeatureStore, want: Want, matching: Matching, rules: Rules, console: Console
+    store: FeatureStore, want: FeatureRequest, matching: Matching, rules: Rules, console: Console
 ) -> Compared:
     """Read what is offered for features that are stored, and compare: a file that has changed is not passed over."""
     pairs = [(offer, store.entry(fingerprint_of(target.source_digest, want))) for target, offer in matching.pairs]
@@ -220,7 +220,7 @@ def compare_with_stored(
     return Compared(num_same=len(held) - len(others), others=tuple(others))
 
 
-def _check_same(feature: FeatureArray, entry: Entry, want: Want) -> None:
+def _check_same(feature: FeatureArray, entry: Entry, want: FeatureRequest) -> None:
     count = len(feature.values)
     if count != entry.num_rows or (count and sample_checksum(feature.values, feature.times) != entry.checksum):
         there = f"{entry.num_rows:,} rows" + (f", {entry.message}" if entry.message else "")

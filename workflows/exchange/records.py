@@ -20,7 +20,7 @@ from typing import Any
 from ..._registry import nearest
 from ..._vocabulary import ConfigError, InputError, Modality, Outcome, Status, canonical_json, digest_of
 from ...store import Entry, code_version, feature_fingerprint
-from ..project import Project, Video, Want, in_split
+from ..project import FeatureRequest, Project, Video, in_split
 from ..sync import survey, text_digest
 
 MANIFEST = "manifest.jsonl"
@@ -81,21 +81,21 @@ class Header:
     frameloom_export: int = FORMAT_VERSION
 
 
-def header_of(wants: Mapping[str, Want], *, format: str, unit: str, split: str | None) -> Header:
+def header_of(wants: Mapping[str, FeatureRequest], *, format: str, unit: str, split: str | None) -> Header:
     """The header of an export of these features."""
     identities = {name: want.identity() for name, want in wants.items()}
     return Header(format=format, features=identities, unit=unit, split=split, code_version=code_version())
 
 
-def chosen_wants(project: Project, names: Sequence[str] | None) -> dict[str, Want]:
+def chosen_wants(project: Project, names: Sequence[str] | None) -> dict[str, FeatureRequest]:
     """The features that the project asks for, by what it calls them: all, or those named by that or by their backbone.
 
     Raises UnknownNameError for a name that is neither.
     """
-    found = {str(name): want for name, want in project.all_wants().items()}
+    found = {str(name): want for name, want in project.features().named().items()}
     if not names:
         return found
-    chosen: dict[str, Want] = {}
+    chosen: dict[str, FeatureRequest] = {}
     for name in names:
         fitting = {key: want for key, want in found.items() if name in (key, want.spec.name)}
         if not fitting:
@@ -105,7 +105,7 @@ def chosen_wants(project: Project, names: Sequence[str] | None) -> dict[str, Wan
     return chosen
 
 
-def records_of(project: Project, wants: Mapping[str, Want], *, split: str | None) -> list[Record]:
+def records_of(project: Project, wants: Mapping[str, FeatureRequest], *, split: str | None) -> list[Record]:
     """A record for each video and each caption of a split (or of all) and each feature. Files are hashed, not opened.
 
     Raises ConfigError when the split has no video.
@@ -127,7 +127,7 @@ def is_in_split(video: Video, split: str) -> bool:
     return any(in_split(span.split, split) for span in video.spans) if video.spans else in_split(None, split)
 
 
-def _video_record(project: Project, file: Any, name: str, want: Want) -> Record:
+def _video_record(project: Project, file: Any, name: str, want: FeatureRequest) -> Record:
     record = Record(
         video=file.video.video,
         caption=None,
@@ -139,7 +139,7 @@ def _video_record(project: Project, file: Any, name: str, want: Want) -> Record:
     return record if file.digest is None else _stored(project, record, want)
 
 
-def _caption_record(project: Project, caption: str, name: str, want: Want) -> Record:
+def _caption_record(project: Project, caption: str, name: str, want: FeatureRequest) -> Record:
     digest = text_digest(caption)
     return _stored(
         project,
@@ -148,7 +148,7 @@ def _caption_record(project: Project, caption: str, name: str, want: Want) -> Re
     )
 
 
-def _stored(project: Project, record: Record, want: Want) -> Record:
+def _stored(project: Project, record: Record, want: FeatureRequest) -> Record:
     assert record.source_digest is not None
     fingerprint = feature_fingerprint(record.source_digest, want.spec, want.weights_digest)
     entry: Entry | None = project.store.entry(fingerprint)

@@ -91,10 +91,10 @@ class DemoResult:
         """JSON-ready."""
         return {
             "folder": str(self.folder),
-            "report": self.report.as_dict(),
+            "report": self.report.model_dump(mode="json"),
             "evaluation": self.evaluation.as_dict(),
             "answers": [
-                {"question": question, "results": [result.as_dict() for result in results]}
+                {"question": question, "results": [result.model_dump(mode="json") for result in results]}
                 for question, results in self.answers.items()
             ],
             "seconds": self.seconds,

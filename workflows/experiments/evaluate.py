@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
 from ..project import CheckpointRef, Project
-from ..search import serving_checkpoint, words_of
-from ..sync import in_batches, loaded_model
+from ..search import SearchSession
+from ..sync import in_batches
 
 QUERIES_PER_BATCH = 256
 
@@ -55,12 +55,12 @@ def evaluate(project: Project, *, split: str = "test") -> Evaluation:
     """
     from ...train.evaluate import retrieval_metrics
 
-    checkpoint = serving_checkpoint(project)
-    rows = _rows(project, split, checkpoint)
+    session = SearchSession(project)
+    rows = _rows(project, split, session.checkpoint)
     items = sorted({_item(row) for row in rows})
     if len(items) < 2:
         raise InputError(f"the split {split!r} has {len(items)} clips with captions: retrieval needs at least 2")
-    queries, targets = _queries(project, [caption for _, caption in items], checkpoint)
+    queries, targets = _queries(session, [caption for _, caption in items])
     metrics: dict[str, Mapping[str, float]] = {}
     for combination in media_combinations(project):
         chosen = [row for row in rows if row["modalities"] == combination]
@@ -92,9 +92,7 @@ def _item(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["video"], row["captions"][0]
 
 
-def _queries(
-    project: Project, captions: list[str], checkpoint: CheckpointRef
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _queries(session: SearchSession, captions: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Unit vectors (Q, D) of the captions that have a known word, and their positions. The others count as misses."""
     from ...train.data import ClipDataset, ClipSample, collate
     from ...train.evaluate import embed_batch
@@ -102,16 +100,15 @@ def _queries(
     samples, targets = [], []
     for position, caption in enumerate(captions):
         with suppress(InputError):
-            samples.append(ClipSample(video=None, audio=None, text=[words_of(project, caption)]))
+            samples.append(ClipSample(video=None, audio=None, text=[session.words(caption)]))
             targets.append(position)
     if not samples:
         raise InputError("none of the captions of this split has a known word: train with captions that share words")
-    dataset = ClipDataset(samples, **project.limits, training=False)
-    model = loaded_model(str(checkpoint.folder), checkpoint.digest, project.config.run.device)
+    dataset = ClipDataset(samples, **session.resolved.limits, training=False)
     batches = (
         collate([dataset[index] for index in indices]) for indices in in_batches(range(len(dataset)), QUERIES_PER_BATCH)
     )
-    vectors = np.concatenate([embed_batch(model, batch, ["text"])["text"] for batch in batches])
+    vectors = np.concatenate([embed_batch(session.model, batch, ["text"])["text"] for batch in batches])
     return vectors, np.array(targets)
 
 

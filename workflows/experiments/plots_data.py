@@ -18,14 +18,14 @@ from ..._vocabulary import ConfigError, FrameloomError, InputError
 from ...train import read_checkpoint
 from ...train.data import ClipSample, StoredExamples
 from ..project import CheckpointRef, Project, in_split
-from ..search import Query, embed_sample, search, words_of
+from ..search import Query, SearchSession
 from ..sync import (
     ClipState,
     EmbedJob,
-    clip_states,
+    State,
     embed_clips,
     loaded_model,
-    survey,
+    take_state,
 )
 
 CLASS_TOKEN = "cls"  # noqa: S105 - a name of a token
@@ -105,9 +105,9 @@ def _losses_of_epochs(folder: Path) -> Losses:
 
 def trained(project: Project) -> CheckpointRef:
     """The project's checkpoint. Raises FrameloomError where there is none."""
-    checkpoint = project.checkpoint()
+    checkpoint = project.resolve().checkpoint
     if checkpoint is None:
-        raise FrameloomError("no model stands for this configuration yet: run `frameloom sync` first")
+        raise FrameloomError("no trained checkpoint for this configuration: run `frameloom sync` first")
     return checkpoint
 
 
@@ -156,13 +156,14 @@ def project_attention(project: Project, *, num_clips: int, split: str | None, bl
     checkpoint = trained(project)
     model = loaded_model(str(checkpoint.folder), checkpoint.digest, project.config.run.device)
     _check_fuses(model, block)
-    states = [state for state in clip_states(project, survey(project)) if split is None or _in(state, split)]
-    having = [state for state in states if all(_has(state, name) for name in model.modalities)]
+    state = take_state(project)
+    clips = [clip for clip in state.clips if split is None or _in(clip, split)]
+    having = [clip for clip in clips if all(_has(clip, name) for name in model.modalities)]
     if not having:
         where = "" if split is None else f" of the split {split!r}"
         raise InputError(f"no clip{where} has all of {', '.join(model.modalities)}: attention needs at least one")
     chosen = sorted(having, key=lambda state: state.clip.clip_id)[:num_clips]
-    return mean_attention(model, _prepared(project, chosen), block=block)
+    return mean_attention(model, _prepared(state, chosen), block=block)
 
 
 def _in(state: ClipState, split: str) -> bool:
@@ -185,12 +186,12 @@ def _check_fuses(model: Any, block: int) -> None:
         raise InputError(f"block {block}: this model has blocks 1 to {len(fusion.blocks)}")
 
 
-def _prepared(project: Project, states: Sequence[ClipState]) -> Iterator[Mapping[str, Any]]:
+def _prepared(state: State, clips: Sequence[ClipState]) -> Iterator[Mapping[str, Any]]:
     """A batch of one clip each, so that no token is padding."""
     from ...train.data import ClipDataset, collate
 
-    examples = StoredExamples(project.store, [state.inputs for state in states])
-    dataset = ClipDataset(examples, **project.limits, training=False)
+    examples = StoredExamples(state.project.store, [clip.inputs for clip in clips])
+    dataset = ClipDataset(examples, **state.resolved.limits, training=False)
     for index in range(len(dataset)):
         yield collate([dataset[index]])
 
@@ -339,18 +340,18 @@ def question_timeline(
         FrameloomError: no model yet.
         InputError: no such video, one without features, a question without a known word, lengths that are not above 0.
     """
-    checkpoint = trained(project)
+    session = SearchSession(project)
     if not (0 < window_seconds < np.inf and 0 < step_seconds < np.inf):
         raise InputError(f"window {window_seconds:g} s and step {step_seconds:g} s must be above 0")
     if not question.strip():
         raise InputError("an empty question: give at least one word")
-    asked = embed_sample(project, ClipSample(text=[words_of(project, question)], video=None, audio=None), checkpoint)
-    name = _best_video(project, question) if video is None else video
+    asked = session.embed(ClipSample(text=[session.words(question)], video=None, audio=None))
+    name = _best_video(session, question) if video is None else video
     states = _states_of(project, name)
     widest = max(states, key=lambda state: len(_fullest(project, state)))
     windows = windows_of(max(state.clip.end_seconds for state in states), window=window_seconds, step=step_seconds)
     combination = "+".join(_fullest(project, widest))
-    vectors = _embedded(project, checkpoint, widest, windows, combination)
+    vectors = _embedded(session, widest, windows, combination)
     return Timeline(
         question=question,
         video=widest.clip.video,
@@ -375,8 +376,8 @@ def windows_of(seconds: float, *, window: float, step: float) -> NDArray[np.floa
     return np.stack([starts, np.minimum(starts + window, seconds)], axis=1)
 
 
-def _best_video(project: Project, question: str) -> str:
-    results = search(project, Query(text=question, top=1))
+def _best_video(session: SearchSession, question: str) -> str:
+    results = session.search(Query(text=question, top=1))
     if not results:
         raise InputError("no clip answers this question: name a video with --video")
     return results[0].video
@@ -384,8 +385,8 @@ def _best_video(project: Project, question: str) -> str:
 
 def _states_of(project: Project, name: str) -> list[ClipState]:
     """The clips of one video."""
-    found = survey(project)
-    known = [state.file.video for state in found.videos]
+    found = take_state(project)
+    known = [video.file.video for video in found.survey.videos]
     ways = (
         [video for video in known if video.video == name],
         [video for video in known if video.path.absolute() == Path(name).absolute()],
@@ -398,7 +399,7 @@ def _states_of(project: Project, name: str) -> list[ClipState]:
         )
     if len(chosen) > 1:
         raise InputError(f"{len(chosen)} videos are called {name!r}: give one as {chosen[0].video!r}")
-    states = [state for state in clip_states(project, found) if state.clip.video == chosen[0].video]
+    states = [state for state in found.clips if state.clip.video == chosen[0].video]
     if not states:
         raise InputError(f"the video {chosen[0].video!r} has no features: `frameloom status` says why")
     return states
@@ -414,7 +415,7 @@ def _fullest(project: Project, state: ClipState) -> list[str]:
 
 
 def _embedded(
-    project: Project, checkpoint: CheckpointRef, state: ClipState, windows: NDArray[np.float64], combination: str
+    session: SearchSession, state: ClipState, windows: NDArray[np.float64], combination: str
 ) -> NDArray[np.float32]:
     """(P, E) unit vectors of the windows, made by the same call as the rows of the table."""
     clips = tuple(
@@ -424,14 +425,14 @@ def _embedded(
     vectors = []
     for first in range(0, len(clips), 64):
         job = EmbedJob(
-            store=str(project.store.root),
-            checkpoint=str(checkpoint.folder),
-            checkpoint_digest=checkpoint.digest,
+            store=str(session.project.store.root),
+            checkpoint=str(session.checkpoint.folder),
+            checkpoint_digest=session.checkpoint.digest,
             clips=clips[first : first + 64],
             combinations=(combination,),
-            limits=project.limits,
-            device=project.config.run.device,
-            threads=project.config.run.threads,
+            limits=session.resolved.limits,
+            device=session.project.config.run.device,
+            threads=session.project.config.run.threads,
         )
         vectors.append(embed_clips(job).vectors[combination][1])
     return np.concatenate(vectors)

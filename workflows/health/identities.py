@@ -16,7 +16,7 @@ from typing import Any
 from ..._vocabulary import FrameloomError
 from ...store import Identity, Repaired
 from ..exchange import NOTHING
-from ..project import Project, Want, imported_weights
+from ..project import FeatureRequest, Project, imported_weights
 from ..sync import fingerprint_of, survey, text_digest
 
 # What is said of an imported feature whose own message is lost, with rows and without. The other one is what says of a
@@ -28,11 +28,11 @@ def identities_of(project: Project) -> dict[str, Identity]:
     """Every feature that the collection may have, by fingerprint: what proves a damaged sidecar right."""
     try:
         found = survey(project)
-        text, captions = project.text_want(), project.texts()
+        text, captions = project.features().text, project.texts()
     except FrameloomError:  # then sidecars are proven by what else is known
         return {}
     known = {
-        stream.fingerprint: _identity(state.file.video.video, state.file.digest, stream.want)
+        stream.fingerprint: _identity(state.name, state.file.digest, stream.request)
         for state in found.videos
         for stream in state.streams
         if state.file.digest is not None
@@ -44,7 +44,7 @@ def identities_of(project: Project) -> dict[str, Identity]:
     return known
 
 
-def _identity(key: str, digest: str, want: Want) -> Identity:
+def _identity(key: str, digest: str, want: FeatureRequest) -> Identity:
     is_imported = imported_weights(want.weights_digest) is not None
     return Identity(key, digest, _INSTEAD if is_imported else None)
 
@@ -68,7 +68,7 @@ def imports_of_lost(
         if commands:
             told = " or ".join(f"`{command}`" for command in commands)
             yield f"next: {told} brings back what was imported of {feature} ({count} lost): sync cannot make it"
-        elif any(want.spec.name == feature and imported_weights(want.weights_digest) for want in project.wants):
+        elif any(want.spec.name == feature and imported_weights(want.weights_digest) for want in project.media):
             yield f"next: `frameloom import` what was imported of {feature} again ({count} lost): sync cannot make it"
 
 

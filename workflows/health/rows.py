@@ -9,19 +9,8 @@ from typing import Any
 
 from ..._vocabulary import FrameloomError
 from ...store import Finding, Kind, Repaired
-from ..project import CheckpointRef, Project
-from ..sync import (
-    ClipState,
-    clip_states,
-    embedding_identity,
-    fullest_combination,
-    lacks_word_vectors,
-    row_digest,
-    row_id,
-    stale_ids,
-    survey,
-    unreadable,
-)
+from ..project import Project
+from ..sync import lacks_word_vectors, row_columns, take_state
 
 COMPARED_COLUMNS = (
     "clip",
@@ -44,27 +33,20 @@ def verify_rows(project: Project) -> Iterator[Finding]:
 
     Without the word vectors nobody can say which rows there must be.
     """
-    if lacks_word_vectors(project):
+    state = take_state(project)
+    if lacks_word_vectors(project, state.resolved):
         return
-    found = survey(project)
-    clips = clip_states(project, found)
     where = Path(project.table.uri) / f"{project.table.name}.lance"
-    for name in stale_ids(project, clips, unreadable(found)):
+    for name in state.stale_ids():
         yield _row(where, Kind.ORPHANED_ROW, name, "belongs to no feature of the store", "repair or sync deletes it")
     held = _stored_rows(project)
     known = project.table.rows().select(["id", "fingerprint", "row_digest"]).to_pylist()
     planned = {row.pop("id"): row for row in known}
     damaged = {name for name in planned.keys() | held.keys() if not _holds(held.get(name, {}), planned.get(name))}
-    checkpoint = project.checkpoint()
-    for state in clips:
-        if checkpoint is None:
-            break
-        wanted = _wanted_columns(project, state, checkpoint)
-        fingerprint = wanted["fingerprint"]
-        for combination in state.combinations(project.config.store.combinations):
-            name = row_id(state.clip.clip_id, combination)
-            row = held.get(name)
-            own = {"modalities": combination, "fullest": combination == fullest_combination(project, state)}
+    for clip in state.clips if state.checkpoint is not None else ():
+        for combination, name in clip.row_ids.items():
+            wanted = row_columns(state, clip, combination)
+            fingerprint, row = wanted["fingerprint"], held.get(name)
             if name in damaged:
                 continue
             if row is None:
@@ -72,7 +54,7 @@ def verify_rows(project: Project) -> Iterator[Finding]:
             elif row["fingerprint"] != fingerprint:
                 reason = "was made from other features, or by another model"
                 yield _row(where, Kind.OUTDATED_ROW, name, reason, "sync embeds it anew", row["fingerprint"])
-            elif row["row_digest"] == wanted["row_digest"] and not _holds(row, {**wanted, **own}):
+            elif row["row_digest"] == wanted["row_digest"] and not _holds({"id": name, **row}, wanted):
                 damaged.add(name)
     for name in sorted(damaged):
         yield _row(where, Kind.BAD_ROW, name, "is not what was written", "repair removes it, and sync embeds it anew")
@@ -87,22 +69,6 @@ def _stored_rows(project: Project) -> dict[str, dict[str, Any]]:
 
 def _holds(row: dict[str, Any], wanted: dict[str, Any] | None) -> bool:
     return wanted is not None and all(row.get(name) == value for name, value in wanted.items())
-
-
-def _wanted_columns(project: Project, state: ClipState, checkpoint: CheckpointRef) -> dict[str, Any]:
-    """What a clip's rows hold, whatever the combination, but for vectors and metadata."""
-    return {
-        "clip": state.clip.clip_id,
-        "video": state.clip.video,
-        "path": state.path,
-        "start_seconds": state.clip.start_seconds,
-        "end_seconds": state.clip.end_seconds,
-        "split": state.clip.split,
-        "captions": list(state.clip.captions),
-        "fingerprint": embedding_identity(project, state, checkpoint),
-        "row_digest": row_digest(project, state),
-        "model": checkpoint.digest,
-    }
 
 
 def _row(where: Path, kind: Kind, name: str, reason: str, remedy: str, fingerprint: str = "") -> Finding:

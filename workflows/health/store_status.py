@@ -80,12 +80,12 @@ def _coverage(project: Project, found: Survey) -> dict[str, tuple[int, int]]:
     """Of each wanted feature: how many videos or captions have it, and how many there are."""
     covered = {
         want.name: (
-            sum(one.want is want and one.entry is not None for state in found.videos for one in state.streams),
+            sum(one.request is want and one.entry is not None for state in found.videos for one in state.streams),
             len(found.videos),
         )
-        for want in project.wants
+        for want in project.media
     }
-    text = project.text_want()
+    text = project.features().text
     if text is not None:
         captions = project.texts()
         names = [fingerprint_of(text_digest(caption), text) for caption in captions]

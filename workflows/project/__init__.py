@@ -1,20 +1,23 @@
-"""TODO door of workflows/project."""
+"""Projects: the configuration, the collection that it names, and the features that it asks for."""
 
 from .collection import Video, clips_of, dropped_spans, in_split, readable_path, text_of
 from .config import combination_fault
-from .imported import PREFIX, imported_weights, refuse_imported
-from .project import CONFIG_NAME, VECTORS_POINTER, CheckpointRef, Project, Want, read_json
-from .requests import BackboneRequest
+from .imported import PREFIX, imported_weights
+from .project import CHECKPOINT_POINTER, CONFIG_NAME, VECTORS_POINTER, Project, read_json
+from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Features, Resolved
 
 __all__ = [
+    "CHECKPOINT_POINTER",
     "CONFIG_NAME",
     "PREFIX",
     "VECTORS_POINTER",
     "BackboneRequest",
     "CheckpointRef",
+    "FeatureRequest",
+    "Features",
     "Project",
+    "Resolved",
     "Video",
-    "Want",
     "clips_of",
     "combination_fault",
     "dropped_spans",
@@ -22,6 +25,5 @@ __all__ = [
     "in_split",
     "read_json",
     "readable_path",
-    "refuse_imported",
     "text_of",
 ]

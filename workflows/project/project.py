@@ -1,11 +1,10 @@
-"""A project at work: its configuration, its collection, its store, its models. Every stage gets one of these."""
+"""A project: a configuration and what it names. Every stage gets one of these, and what `resolve` read of it."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,48 +19,19 @@ from .collection import Collection, discover, readable_path
 from .config import Config, FeatureConfig, load_config
 from .imported import imported_weights
 from .manifest import is_address
-from .requests import BackboneRequest
+from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Features, Resolved, model_widths
 
 CONFIG_NAME = "frameloom.yaml"
 VECTORS_POINTER = "word_vectors.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Want:
-    """One feature that the configuration asks for, with what identifies its numbers."""
-
-    modality: Modality
-    spec: FeatureSpec
-    weights_digest: str
-    request: BackboneRequest
-
-    @property
-    def name(self) -> str:
-        """The feature's name: that of its backbone, and of its folder in the store."""
-        return self.spec.name
-
-    @property
-    def is_imported(self) -> bool:
-        """Whether it was made elsewhere, so that it cannot be extracted here."""
-        return imported_weights(self.request.weights) is not None
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the numbers of this feature, whatever the file."""
-        return {"spec": self.spec.identity(), "weights": self.weights_digest}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointRef:
-    """A finished checkpoint: where it lies, what identifies it, and what it was trained on."""
-
-    folder: Path
-    digest: str
-    examples_digest: str | None = None
-    num_examples: int | None = None
+CHECKPOINT_POINTER = "current.json"
+LIMITS = ("max_video_tokens", "max_audio_frames", "max_words")
 
 
 class Project:
-    """A configuration and everything that it names. Opening one reads, and writes nothing."""
+    """A configuration and everything that it names. Opening one reads, and writes nothing.
+
+    What a training changes (word vectors, the checkpoint) is not kept here: `resolve` reads it, once for each run.
+    """
 
     def __init__(self, config: Config, base: Path, *, read_only: bool = False) -> None:
         self.config = config
@@ -69,14 +39,14 @@ class Project:
         self.base = base
         self.root = self._absolute(config.store.path)
         _check_folder("store.path", self.root)
-        check_device(config.run.device)
-        self._new_vectors: Path | None = None
+        _check_device(config.run.device)
         self.recipe = get_recipe(config.training.recipe, **config.training.overrides)
-        self.store = FeatureStore(self._features_root())
+        given = config.store.features
+        self.store = FeatureStore(self.root if given is None else given if is_address(given) else self._absolute(given))
         _check_folder("store.features", self.store.root)
-        self.wants = tuple(self._want(modality, feature) for modality, feature in config.features.media())
+        self.media = tuple(self._request(modality, feature) for modality, feature in config.features.media())
         text = config.features.text
-        self._text_spec = None if text is None else self._check_modality(Modality.TEXT, text)  # refused before any work
+        self._text_spec = None if text is None else self._spec(Modality.TEXT, text)  # refused before any work
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Project:
@@ -86,7 +56,7 @@ class Project:
 
     @cached_property
     def collection(self) -> Collection:
-        """The videos of the collection as they are on disk now. Raises ConfigError."""
+        """The videos of the collection as they were on disk when this was first asked for. Raises ConfigError."""
         section = self.config.collection
         found = discover(section.videos, captions=section.captions, base=self.base)
         check_metadata_schema(found.metadata_types)
@@ -127,54 +97,118 @@ class Project:
         return {**own, **self.config.model.config}
 
     @property
-    def limits(self) -> dict[str, int]:
-        """How much of a clip a model reads: by the configuration, the given checkpoint, or the recipe."""
-        names = ("max_video_tokens", "max_audio_frames", "max_words")
-        own = {name: getattr(self.recipe, name) for name in names}
-        if self.config.model.checkpoint is not None:
-            own |= read_checkpoint(self._absolute(self.config.model.checkpoint)).provenance.get("limits", {})
-        given = {name: getattr(self.config.model, name) for name in names}
-        return own | {name: value for name, value in given.items() if value is not None}
+    def trains_word_vectors(self) -> bool:
+        """Whether the text feature reads vectors that this project makes from its own captions."""
+        feature = self.config.features.text
+        return feature is not None and feature.weights is None and needs_weights(feature.backbone)
 
-    def check_model(self) -> None:
+    def kept_path(self, path: Path) -> str:
+        """A path as the table keeps it: relative where the file lies in the project's folder, which may be moved."""
+        return readable_path(path.relative_to(self.base) if path.is_relative_to(self.base) else path)
+
+    # --- what a run works with ----------------------------------------------------------------------------------------
+
+    def resolve(self, *, word_vectors: Path | None = None) -> Resolved:
+        """Read what a run works with: features, limits, checkpoint.
+
+        Args:
+            word_vectors: read words with these, in place of those that the project trained last.
+
+        Raises:
+            ConfigError: a configured checkpoint that was trained on other features.
+            IntegrityError: a pointer of ours, or the word vectors, are damaged.
+        """
+        features = self.features(word_vectors=word_vectors)
+        limits = {name: getattr(self.recipe, name) for name in LIMITS}
+        given = self.config.model.checkpoint
+        meta = None if given is None else read_checkpoint(self._absolute(given))
+        if meta is not None:
+            limits |= meta.provenance.get("limits", {})
+        own = {name: getattr(self.config.model, name) for name in LIMITS}
+        limits |= {name: value for name, value in own.items() if value is not None}
+        key = digest_of(
+            {
+                "model": self.model_name,
+                "config": self.model_options,
+                "limits": limits,
+                "recipe": self.recipe.as_dict(),
+                "features": features.identities(),
+            }
+        )
+        folder = self.root / "models" / f"{self.model_name}-{key[:12]}"
+        if given is None or meta is None:
+            checkpoint = _current_checkpoint(folder)
+        else:
+            self._check_given(self._absolute(given), meta, features)
+            checkpoint = CheckpointRef(folder=self._absolute(given), digest=meta.digest)
+        return Resolved(
+            features=features,
+            limits=limits,
+            model_key=key,
+            model_folder=folder,
+            checkpoint=checkpoint,
+            given=meta,
+        )
+
+    def features(self, *, word_vectors: Path | None = None) -> Features:
+        """The features of the project; see `resolve`. Raises IntegrityError for word vectors that are damaged."""
+        extra = tuple(self.config.features.extra_text)
+        feature = self.config.features.text
+        if feature is None:
+            return Features(media=self.media, extra_text=extra)
+        if not self.trains_word_vectors:
+            return Features(media=self.media, text=self._request(Modality.TEXT, feature), extra_text=extra)
+        pointer = read_json(self.root / "models" / VECTORS_POINTER, needs=("file",)) or {}
+        if word_vectors is None and pointer:
+            word_vectors = self.root / "models" / pointer["file"]
+        if word_vectors is None or not word_vectors.is_file():
+            return Features(media=self.media, extra_text=extra)
+        text = self._request(Modality.TEXT, feature.model_copy(update={"weights": str(word_vectors)}))
+        if pointer.get("file") == word_vectors.name and text.weights_digest != pointer.get(
+            "sha256", text.weights_digest
+        ):
+            raise IntegrityError(
+                f"the word vectors {word_vectors} are damaged: run `frameloom repair`, then `frameloom sync`"
+            )
+        return Features(media=self.media, text=text, extra_text=extra, word_vectors=word_vectors)
+
+    def keep_word_vectors(self, features: Features) -> None:
+        """Make the word vectors of these features those that the project reads words with from now on."""
+        path, text = features.word_vectors, features.text
+        if path is not None and text is not None:
+            pointer = canonical_json({"file": path.name, "sha256": text.weights_digest})
+            publish_text(self.root / "models" / VECTORS_POINTER, pointer)
+
+    def check_model(self, resolved: Resolved) -> None:
         """Raises UnknownNameError or ConfigError for a model, or settings of it, that cannot be built or fed.
 
-        Of a given checkpoint, whose features are compared when it is opened, only the combinations are checked.
+        Of a configured checkpoint, whose features `resolve` compares, only the combinations are checked.
         """
         from ...fuse import model_config, model_description
 
-        if self.config.model.checkpoint is not None:
-            meta = read_checkpoint(self._absolute(self.config.model.checkpoint))
+        if resolved.given is not None:
+            meta = resolved.given
             self._check_combinations(meta.model, model_config(meta.model, **meta.config).all_modalities())
             return
-        widths = self._checked_widths()
-        if "extra_dims" not in model_description(self.model_name)["config"]:
-            widths.pop("extra_dims", None)  # `_check_features` says it in the words of the configuration
-        taken = model_config(self.model_name, **{**widths, **self.model_options}).all_modalities()
-        self._check_features(taken)
-        self._check_combinations(self.model_name, taken)
-
-    def _checked_widths(self) -> dict[str, Any]:
-        """The widths of the features. Raises ConfigError where a setting of the model says otherwise."""
-        specs = [want.spec for want in self.wants] + ([] if self._text_spec is None else [self._text_spec])
-        widths = self._model_widths(specs)
+        specs = [one.spec for one in self.media] + ([] if self._text_spec is None else [self._text_spec])
+        widths = model_widths(specs, tuple(self.config.features.extra_text))
         for option, width in widths.items():
             if self.model_options.get(option, width) != width:
-                found = " beside ".join(f"{one.name} ({one.dim})" for one in specs if f"{one.modality}_dim" == option)
+                found = " and ".join(f"{one.name} ({one.dim})" for one in specs if f"{one.modality}_dim" == option)
                 raise ConfigError(
                     f"model.config.{option}: {self.model_options[option]!r}, and the rows of {found} are {width} wide:"
                     " leave the key out, and the model is made for its features"
                 )
-        return widths
-
-    def _check_features(self, taken: Sequence[str]) -> None:
-        """Raises ConfigError for a feature that the model to be trained does not read."""
+        if "extra_dims" not in model_description(self.model_name)["config"]:
+            widths.pop("extra_dims", None)  # refused below, by the key of the configuration
+        taken = model_config(self.model_name, **{**widths, **self.model_options}).all_modalities()
         for name, key in self._feature_keys().items():
             if name not in taken:
                 raise ConfigError(
                     f"{key}: the model {self.model_name} takes {', '.join(taken)}: leave the key out (what is extracted"
                     " stays in the store), or choose another model as model.name"
                 )
+        self._check_combinations(self.model_name, taken)
 
     def _check_combinations(self, model: str, taken: Sequence[str]) -> None:
         """Raises ConfigError for rows of the table that the model cannot make. Defaults that no clip has are let be."""
@@ -194,164 +228,48 @@ class Project:
         own = {name: f"features.{name}" for name in ("video", "audio", "text") if getattr(features, name)}
         return own | {name: f"features.extra_text.{name}" for name in features.extra_text}
 
-    @property
-    def trains_word_vectors(self) -> bool:
-        """Whether the text feature reads vectors that this project makes from its own captions."""
-        feature = self.config.features.text
-        return feature is not None and feature.weights is None and needs_weights(feature.backbone)
-
-    def text_want(self) -> Want | None:
-        """The text feature, once it has vectors: those of the configuration, or those made from the captions."""
-        feature = self.config.features.text
-        if feature is None:
-            return None
-        if self.trains_word_vectors:
-            made = self.word_vectors()
-            if made is None:
-                return None
-            feature = feature.model_copy(update={"weights": str(made)})
-            want = self._want(Modality.TEXT, feature)
-            self._check_vectors(made, want.weights_digest)
-            return want
-        return self._want(Modality.TEXT, feature)
-
-    def _check_vectors(self, made: Path, digest: str) -> None:
-        """Raises IntegrityError for vectors that are not those that were trained."""
-        pointer = read_json(self.root / "models" / VECTORS_POINTER, needs=("file",)) or {}
-        if pointer.get("file") == made.name and digest != pointer.get("sha256", digest):
-            raise IntegrityError(f"the word vectors {made} are damaged: run `frameloom repair`, then `frameloom sync`")
-
-    def word_vectors(self) -> Path | None:
-        """The word vectors that this project made from its own captions, if it has."""
-        if self._new_vectors is not None:
-            return self._new_vectors
-        pointer = read_json(self.root / "models" / VECTORS_POINTER, needs=("file",))
-        path = None if pointer is None else self.root / "models" / pointer["file"]
-        return path if path is not None and path.is_file() else None
-
-    def use_word_vectors(self, path: Path) -> None:
-        """Take these vectors, for as long as this object lives."""
-        self._new_vectors = path
-
-    def keep_word_vectors(self) -> None:
-        """Make the vectors taken last those of the project."""
-        if self._new_vectors is not None:
-            want = self.text_want()
-            pointer = {"file": self._new_vectors.name, **({} if want is None else {"sha256": want.weights_digest})}
-            publish_text(self.root / "models" / VECTORS_POINTER, canonical_json(pointer))
-
-    def streams(self) -> dict[Modality, tuple[Want, ...]]:
-        """The features that the model reads, by modality; those of one modality are joined, in this order.
-
-        The text feature is among them once it has vectors.
-        """
-        text = self.text_want()
-        found: dict[Modality, tuple[Want, ...]] = {}
-        for want in (*self.wants, *([] if text is None else [text])):
-            found[want.modality] = (*found.get(want.modality, ()), want)
-        return found
-
-    def all_wants(self) -> dict[str, Want]:
-        """Every feature of `streams` by what people call it: ``video``, or of several of them ``video-resnet152``."""
-        return {
-            str(modality) if len(wants) == 1 else f"{modality}-{want.name}": want
-            for modality, wants in self.streams().items()
-            for want in wants
-        }
-
-    def feature_identities(self) -> dict[str, Any]:
-        """What decides the numbers of each modality's rows: the identity of its feature, or a list of several."""
-        identities = {str(name): [want.identity() for want in wants] for name, wants in self.streams().items()}
-        text = self.text_want()
-        identities |= {} if text is None else {name: [text.identity()] for name in self.config.features.extra_text}
-        return {name: found[0] if len(found) == 1 else found for name, found in identities.items()}
-
-    def model_widths(self) -> dict[str, Any]:
-        """The model's settings that its features decide: how wide its video rows (all streams joined) and words are."""
-        return self._model_widths([want.spec for want in self.all_wants().values()])
-
-    def _model_widths(self, specs: Sequence[FeatureSpec]) -> dict[str, Any]:
-        widths: dict[str, Any] = _model_widths(specs)
-        if self.config.features.extra_text:
-            widths["extra_dims"] = dict.fromkeys(self.config.features.extra_text, widths.get("text_dim"))
-        return widths
-
-    def model_key(self) -> str:
-        """What identifies the training that the configuration asks for, apart from the clips trained on."""
-        return digest_of(
-            {
-                "model": self.model_name,
-                "config": self.model_options,
-                "limits": self.limits,
-                "recipe": self.recipe.as_dict(),
-                "features": self.feature_identities(),
-            }
-        )
-
-    def model_folder(self) -> Path:
-        """Where checkpoints of this model, these features and this recipe are kept."""
-        return self.root / "models" / f"{self.model_name}-{self.model_key()[:12]}"
-
-    def checkpoint(self) -> CheckpointRef | None:
-        """The checkpoint to embed with: the configured one, or the one that was trained here; None before training."""
-        given = self.config.model.checkpoint
-        if given is not None:
-            return self._given_checkpoint(self._absolute(given))
-        names = ("folder", "digest", "examples_digest", "num_examples")
-        pointer = read_json(self.model_folder() / "current.json", needs=names)
-        if pointer is None or not (self.model_folder() / pointer["folder"] / "model.json").is_file():
-            return None
-        return CheckpointRef(
-            folder=self.model_folder() / pointer["folder"],
-            digest=pointer["digest"],
-            examples_digest=pointer["examples_digest"],
-            num_examples=pointer["num_examples"],
-        )
-
-    def kept_path(self, path: Path) -> str:
-        """A path as the table keeps it: relative where the file lies in the project's folder, which may be moved."""
-        return readable_path(path.relative_to(self.base) if path.is_relative_to(self.base) else path)
-
-    def _given_checkpoint(self, folder: Path) -> CheckpointRef:
+    def _check_given(self, folder: Path, meta: Any, features: Features) -> None:
         """Raises ConfigError for a checkpoint that was trained on other features than this project extracts."""
-        meta = read_checkpoint(folder)
         trained_on: Mapping[str, Any] = meta.provenance.get("features", {})
         if self.trains_word_vectors and "text" in trained_on:
             raise ConfigError(
                 f"model.checkpoint: {folder} was trained on the word vectors {trained_on['text']['weights']}:"
                 " give their file as features.text.weights"
             )
-        for modality, own in self.feature_identities().items():
+        for modality, own in features.identities().items():
             known = trained_on.get(modality)
             if known is not None and digest_of(known) != digest_of(own):
                 raise ConfigError(
-                    f"model.checkpoint: {folder} was trained on {modality} features of {_named(known)}, and"
-                    f" features.{modality} gives {_named(own)}: use the same backbones in the same order, with the same"
+                    f"model.checkpoint: {folder} was trained on {modality} features of {_names(known)}, and"
+                    f" features.{modality} gives {_names(own)}: use the same backbones in the same order, with the same"
                     " options and weights"
                 )
-        for option, width in self.model_widths().items():
+        for option, width in features.widths().items():
             if meta.config.get(option, width) != width:
                 raise ConfigError(
                     f"model.checkpoint: {folder} has {option} {meta.config[option]}, and the rows of"
                     f" features.{option.removesuffix('_dim')} are {width} wide: use the features that it was made for"
                 )
-        return CheckpointRef(folder=folder, digest=meta.digest)
 
-    def _want(self, modality: Modality, feature: FeatureConfig) -> Want:
-        options = self._options(feature)
-        spec = self._check_modality(modality, feature)
-        weights = self._weights(feature)
+    # --- the configuration's keys -------------------------------------------------------------------------------------
+
+    def _request(self, modality: Modality, feature: FeatureConfig) -> FeatureRequest:
+        spec = self._spec(modality, feature)
+        weights = feature.weights
+        # A tag or the name of an import as it is, a path as seen from the configuration's folder.
+        if weights is not None and not imported_weights(weights) and not find_source(spec.weights, weights):
+            weights = str(self._absolute(weights))
         request = BackboneRequest(
             name=feature.backbone,
             weights=weights,
             seed=feature.seed,
-            options=tuple(sorted(options.items())),
+            options=tuple(sorted(self._options(feature).items())),
             device=self.config.run.device,
         )
         digest = imported_weights(weights) or weights_digest(feature.backbone, weights, seed=feature.seed)
-        return Want(modality=modality, spec=spec, weights_digest=digest, request=request)
+        return FeatureRequest(modality=modality, spec=spec, weights_digest=digest, request=request)
 
-    def _check_modality(self, modality: Modality, feature: FeatureConfig) -> FeatureSpec:
+    def _spec(self, modality: Modality, feature: FeatureConfig) -> FeatureSpec:
         spec = backbone_spec(feature.backbone, **self._options(feature))
         if spec.modality is not modality:
             raise ConfigError(
@@ -368,22 +286,27 @@ class Project:
             for name, value in feature.options.items()
         }
 
-    def _weights(self, feature: FeatureConfig) -> str | None:
-        """A tag or the name of an import as it is, a path as seen from the configuration's folder."""
-        if feature.weights is None or imported_weights(feature.weights):
-            return feature.weights
-        if find_source(backbone_spec(feature.backbone).weights, feature.weights):
-            return feature.weights
-        return str(self._absolute(feature.weights))
-
-    def _features_root(self) -> Path | str:
-        given = self.config.store.features
-        if given is None:
-            return self.root
-        return given if is_address(given) else self._absolute(given)
-
     def _absolute(self, path: str) -> Path:
         return self.base / Path(path).expanduser()
+
+
+def _current_checkpoint(folder: Path) -> CheckpointRef | None:
+    """The checkpoint that the pointer in a model's folder names, if it is there."""
+    pointer = read_json(folder / CHECKPOINT_POINTER, needs=("folder", "digest", "examples_digest", "num_examples"))
+    if pointer is None or not (folder / pointer["folder"] / "model.json").is_file():
+        return None
+    return CheckpointRef(
+        folder=folder / pointer["folder"],
+        digest=pointer["digest"],
+        examples_digest=pointer["examples_digest"],
+        num_examples=pointer["num_examples"],
+    )
+
+
+def _names(identity: Any) -> str:
+    """The features of `Features.identities`, for a message."""
+    several = identity if isinstance(identity, list) else [identity]
+    return " and ".join(f"{one['spec']['name']} ({one['weights']})" for one in several)
 
 
 def _check_folder(name: str, path: Path | str) -> None:
@@ -391,23 +314,7 @@ def _check_folder(name: str, path: Path | str) -> None:
         raise ConfigError(f"{name}: {path} is not a folder: name a folder, which need not exist yet")
 
 
-def _model_widths(specs: Sequence[FeatureSpec]) -> dict[str, int]:
-    """The width of each modality's rows, all features side by side, by the model's name for it."""
-    read = [spec for spec in specs if spec.modality is not Modality.AUDIO]
-    return {
-        f"{modality}_dim": sum(spec.dim for spec in read if spec.modality is modality)
-        for modality in dict.fromkeys(spec.modality for spec in read)
-    }
-
-
-def _named(identity: Any) -> str:
-    """The features of `Project.feature_identities`, for a person."""
-    several = identity if isinstance(identity, list) else [identity]
-    return " beside ".join(f"{one['spec']['name']} ({one['weights']})" for one in several)
-
-
-def check_device(name: str) -> None:
-    """Raises ConfigError for a device that there is not."""
+def _check_device(name: str) -> None:
     if name == "cpu":
         return
     if not re.fullmatch(r"cuda(:\d+)?", name):

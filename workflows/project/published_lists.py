@@ -21,9 +21,10 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
 
 from ..._files import publish_text
 from ..._registry import nearest
@@ -44,8 +45,7 @@ _SUBSETS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManifestReport:
+class ManifestReport(BaseModel):
     """What a conversion wrote.
 
     Attributes:
@@ -56,31 +56,22 @@ class ManifestReport:
         left_out: sentences without a word or of no length.
     """
 
+    model_config = ConfigDict(frozen=True)
+
     path: str
     rows: int
     videos: int
     without_file: tuple[str, ...]
     left_out: int
 
-    exit_code = ExitCode.OK
+    exit_code: ClassVar[int] = ExitCode.OK
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
         yield f"{self.path}: {self.rows} rows of {self.videos} videos"
         if self.without_file:
             yield f"  {len(self.without_file)} videos are not in the folder, such as {self.without_file[0]!r}"
         if self.left_out:
             yield f"  {self.left_out} sentences have no word or no length and were left out"
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "path": self.path,
-            "rows": self.rows,
-            "videos": self.videos,
-            "without_file": list(self.without_file),
-            "left_out": self.left_out,
-        }
 
 
 def write_published_manifest(

@@ -1,12 +1,18 @@
-"""What a project asks of its backbones."""
+"""What a project asks for: its features with their identities, and what a run works with once they are resolved."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .imported import refuse_imported
+from ..._vocabulary import FeatureSpec, Modality
+from .imported import imported_weights, refuse_imported
+
+if TYPE_CHECKING:
+    from ...train import CheckpointMeta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,3 +38,113 @@ def _backbone(request: BackboneRequest) -> Any:
     return create_backbone(
         request.name, weights=request.weights, seed=request.seed, device=request.device, **dict(request.options)
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureRequest:
+    """One feature that the configuration asks for, with what identifies its numbers."""
+
+    modality: Modality
+    spec: FeatureSpec
+    weights_digest: str
+    request: BackboneRequest
+
+    @property
+    def name(self) -> str:
+        """The name of its backbone, and of its folder in the store."""
+        return self.spec.name
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether another program makes it, so that it cannot be extracted here."""
+        return imported_weights(self.request.weights) is not None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers of this feature, whatever the file."""
+        return {"spec": self.spec.identity(), "weights": self.weights_digest}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """The features of a project.
+
+    Attributes:
+        media: those that are read from files: video, then audio.
+        text: the one that reads captions and questions; None without one, and before its word vectors are trained.
+        extra_text: names of the further modalities that `text` reads.
+        word_vectors: the file that the project trained for `text`, if it does.
+    """
+
+    media: tuple[FeatureRequest, ...]
+    text: FeatureRequest | None = None
+    extra_text: tuple[str, ...] = ()
+    word_vectors: Path | None = None
+
+    def streams(self) -> dict[Modality, tuple[FeatureRequest, ...]]:
+        """The features that the model reads, by modality; those of one modality are joined, in this order."""
+        found: dict[Modality, tuple[FeatureRequest, ...]] = {}
+        for request in (*self.media, *([] if self.text is None else [self.text])):
+            found[request.modality] = (*found.get(request.modality, ()), request)
+        return found
+
+    def named(self) -> dict[str, FeatureRequest]:
+        """Every feature by the name that users know it by: ``video``, or one of several: ``video-resnet152``."""
+        return {
+            str(modality) if len(requests) == 1 else f"{modality}-{request.name}": request
+            for modality, requests in self.streams().items()
+            for request in requests
+        }
+
+    def identities(self) -> dict[str, Any]:
+        """What decides the numbers of each modality's rows: the identity of its feature, or a list of several."""
+        found = {str(name): [request.identity() for request in requests] for name, requests in self.streams().items()}
+        if self.text is not None:
+            found |= {name: [self.text.identity()] for name in self.extra_text}
+        return {name: several[0] if len(several) == 1 else several for name, several in found.items()}
+
+    def widths(self) -> dict[str, Any]:
+        """The model's settings that its features decide: how wide its video rows (all streams joined) and words are."""
+        specs = [request.spec for request in self.named().values()]
+        return model_widths(specs, self.extra_text)
+
+
+def model_widths(specs: list[FeatureSpec], extra_text: tuple[str, ...]) -> dict[str, Any]:
+    """The width of each modality's rows, all features side by side, by the model's name for it."""
+    widths: dict[str, Any] = {}
+    for spec in specs:
+        if spec.modality is not Modality.AUDIO:
+            widths[f"{spec.modality}_dim"] = widths.get(f"{spec.modality}_dim", 0) + spec.dim
+    if extra_text:
+        widths["extra_dims"] = dict.fromkeys(extra_text, widths.get("text_dim"))
+    return widths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRef:
+    """A finished checkpoint: where it lies, what identifies it, and what it was trained on."""
+
+    folder: Path
+    digest: str
+    examples_digest: str | None = None
+    num_examples: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What one run works with, read from the disk once. A run that changes one of these makes another.
+
+    Attributes:
+        features: what is extracted, and what reads words.
+        limits: how much of a clip the model reads.
+        model_key: what identifies the training that the configuration asks for, apart from the clips trained on.
+        model_folder: where checkpoints of this model, these features and this recipe are kept.
+        checkpoint: what embeds: the configured one, or the one that was trained here; None before training.
+        given: what a configured checkpoint says of itself.
+    """
+
+    features: Features
+    limits: Mapping[str, int]
+    model_key: str
+    model_folder: Path
+    checkpoint: CheckpointRef | None
+    given: CheckpointMeta | None = None

@@ -1,5 +1,5 @@
-"""TODO door of workflows/search."""
+"""Search: questions in any mixture of words, pictures and sound, answered from the table."""
 
-from .query import Query, Result, embed_sample, search, serving_checkpoint, words_of
+from .session import Query, Result, SearchSession
 
-__all__ = ["Query", "Result", "embed_sample", "search", "serving_checkpoint", "words_of"]
+__all__ = ["Query", "Result", "SearchSession"]

@@ -1,52 +1,38 @@
-"""TODO door of workflows/sync."""
+"""Sync: bring features, model and table up to date with the collection, doing only what changed."""
 
-from .executor import Crew, in_batches
-from .report import FileReport, Report, file_lines
-from .stages import lacks_word_vectors, training_set
-from .survey import (
-    ClipState,
-    Survey,
-    clip_states,
-    embedding_identity,
-    fingerprint_of,
-    fullest_combination,
-    row_digest,
-    row_id,
-    stale_ids,
-    survey,
-)
-from .sync import Plan, extract_only, make_plan, status_of, sync, unreadable, working
+from .executor import Executor, in_batches
+from .report import FileReport, Plan, Report, file_lines
+from .stages import lacks_word_vectors, row_columns, training_set
+from .state import ClipState, State, take_state
+from .survey import Survey, fingerprint_of, survey
+from .sync import extract_only, make_plan, status_of, sync, working
 from .tasks import EmbedJob, TrainJob, embed_clips, loaded_model, text_digest, train_model
 
 __all__ = [
     "ClipState",
-    "Crew",
     "EmbedJob",
+    "Executor",
     "FileReport",
     "Plan",
     "Report",
+    "State",
     "Survey",
     "TrainJob",
-    "clip_states",
     "embed_clips",
-    "embedding_identity",
     "extract_only",
     "file_lines",
     "fingerprint_of",
-    "fullest_combination",
     "in_batches",
     "lacks_word_vectors",
     "loaded_model",
     "make_plan",
-    "row_digest",
-    "row_id",
-    "stale_ids",
+    "row_columns",
     "status_of",
     "survey",
     "sync",
+    "take_state",
     "text_digest",
     "train_model",
     "training_set",
-    "unreadable",
     "working",
 ]

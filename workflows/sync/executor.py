@@ -1,4 +1,4 @@
-"""Who does the work: Dask workers, on this machine or behind a scheduler's address, or this process alone.
+"""Runs jobs on Dask workers, on this machine or behind a scheduler's address, or in this process alone.
 
 Progress lives in the store and the ledger, never in Dask: tasks are idempotent, a batch of videos each, kept in a small
 window of tasks under way, so that a lost worker costs its batch and a lost scheduler costs the batches under way.
@@ -60,11 +60,10 @@ class WorkerLostError(FrameloomError):
     """The process that worked on a batch died. The batch was not committed."""
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Runs functions on jobs."""
 
     num_workers: int
-    threads_per_task: int
 
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result | Exception]]:
         """Every job with its result, or with WorkerLostError, in the order in which they end."""
@@ -75,23 +74,18 @@ class Crew(Protocol):
         ...
 
 
-class InlineCrew:
+class LocalExecutor:
     """Works in this process, one job after the other."""
 
     num_workers = 1
 
-    def __init__(self, *, threads_per_task: int) -> None:
-        self.threads_per_task = threads_per_task
-
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result | Exception]]:
-        """See Crew."""
         for job in jobs:
             with _same_threads():
                 result = function(job)
             yield job, result
 
     def run(self, function: Callable[[Job], Result], job: Job, on_event: Callable[[Any], None]) -> Result:
-        """See Crew."""
         global _inline_handler  # noqa: PLW0603 - one run at a time in one process
         _inline_handler = on_event
         try:
@@ -114,17 +108,24 @@ def _same_threads() -> Iterator[None]:
             torch.set_num_threads(number)
 
 
-class DaskCrew:
-    """Works on the workers of a Dask client."""
+class DaskExecutor:
+    """Works on the workers of a Dask client. Raises ConfigError where none of them has the resources of a task."""
 
-    def __init__(self, client: Any, *, threads_per_task: int, resources: Mapping[str, float]) -> None:
+    def __init__(self, client: Any, *, resources: Mapping[str, float]) -> None:
         self.client = client
-        self.threads_per_task = threads_per_task
-        self.num_workers = max(1, _num_able(client, resources))
+        workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
+        able = [w for w in workers if all(w["resources"].get(name, 0) >= much for name, much in resources.items())]
+        if workers and not able:  # tasks would wait for ever
+            wanted = " ".join(f"{name}={much:g}" for name, much in resources.items())
+            raise ConfigError(
+                f"run.resources: none of the {len(workers)} workers has {wanted}: start them with"
+                f" `dask worker ADDRESS --resources {wanted}`, or leave run.resources out"
+            )
+        self.num_workers = max(1, len(able))
         self._resources = dict(resources) or None
 
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result | Exception]]:
-        """See Crew. A window of jobs is under way at a time, so that results never pile up."""
+        """See Executor. A window of jobs is under way at a time, so that results never pile up."""
         from distributed import as_completed
 
         waiting = iter(jobs)
@@ -149,7 +150,6 @@ class DaskCrew:
             yield job, outcome
 
     def run(self, function: Callable[[Job], Result], job: Job, on_event: Callable[[Any], None]) -> Result:
-        """See Crew."""
         self.client.subscribe_topic(_TOPIC, lambda event: on_event(event[1]))
         try:
             future = self.client.submit(function, job, pure=False, resources=self._resources)
@@ -178,24 +178,11 @@ class DaskCrew:
             ) from None
 
 
-def _num_able(client: Any, resources: Mapping[str, float]) -> int:
-    """How many workers have the resources. Raises ConfigError where none of them has: tasks would wait for ever."""
-    workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
-    able = [w for w in workers if all(w["resources"].get(name, 0) >= much for name, much in resources.items())]
-    if workers and not able:
-        wanted = " ".join(f"{name}={much:g}" for name, much in resources.items())
-        raise ConfigError(
-            f"run.resources: none of the {len(workers)} workers has {wanted}: start them with"
-            f" `dask worker ADDRESS --resources {wanted}`, or leave run.resources out"
-        )
-    return len(able)
-
-
 _inline_handler: Callable[[Any], None] | None = None
 
 
 def emit(event: Any) -> None:
-    """Report progress from inside a job to whoever called `Crew.run`; nobody listens to a job of `Crew.map`."""
+    """Report progress from inside a job to whoever called `Executor.run`; nobody listens to a job of `Executor.map`."""
     if _inline_handler is not None:
         _inline_handler(event)
     elif "distributed" in sys.modules:
@@ -203,7 +190,7 @@ def emit(event: Any) -> None:
 
         try:
             worker = get_worker()
-        except ValueError:  # a job of `Crew.map` in this process
+        except ValueError:  # a job of `Executor.map` in this process
             return
         worker.log_event(_TOPIC, event)
 
@@ -221,22 +208,21 @@ def num_cores() -> int:
 
 
 @contextmanager
-def assemble(
+def open_executor(
     *,
     workers: int | None,
     scheduler: str | None,
-    threads: int = 1,
     resources: Mapping[str, float] = MappingProxyType({}),
-) -> Iterator[Crew]:
-    """A crew for the length of a block. Raises ConfigError when the scheduler cannot be reached."""
+) -> Iterator[Executor]:
+    """An executor for the length of a block. Raises ConfigError when the scheduler cannot be reached."""
     if scheduler is None and workers == 0:
-        yield InlineCrew(threads_per_task=threads)
+        yield LocalExecutor()
     elif scheduler is not None:
         with _client(scheduler) as client:
-            yield DaskCrew(client, threads_per_task=threads, resources=resources)
+            yield DaskExecutor(client, resources=resources)
     else:
         with _local_cluster(workers or num_cores(), resources) as cluster, _client(cluster) as client:
-            yield DaskCrew(client, threads_per_task=threads, resources=resources)
+            yield DaskExecutor(client, resources=resources)
 
 
 @contextmanager

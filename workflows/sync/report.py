@@ -1,32 +1,87 @@
-"""What a run ends with: counts that add up, failures by name, an exit code that tells the truth."""
+"""What a run promises before and reports after: the plan, counts that add up, failures by name, the exit code."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from ..._vocabulary import ExitCode, Outcome, Status
+from pydantic import BaseModel, ConfigDict, model_serializer
+
+from ..._vocabulary import ExitCode, Outcome
 from ...extract import file_status
-from .survey import Stream, Survey
+from ..console import count_of, readable_seconds
+from .state import State
+from .survey import Stream
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileReport:
+class Frozen(BaseModel):
+    """A report: it does not change, and `model_dump` gives what `--json` prints."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Plan(Frozen):
+    """What `sync` would do, and what it would cost.
+
+    Attributes:
+        num_videos: videos in the collection.
+        extract: videos that would be decoded.
+        make_word_vectors: whether word vectors would be trained from the captions.
+        train: why a model would be trained; None where there is a checkpoint.
+        embed: clips that would be embedded: those known now.
+        embed_later: videos whose clips are known only once they are decoded.
+        delete: rows that would be deleted.
+        estimated_seconds: from the rates of earlier runs here; None without one.
+        notes: what else a user should know.
+    """
+
+    num_videos: int
+    extract: tuple[str, ...]
+    make_word_vectors: bool
+    train: str | None
+    embed: int
+    embed_later: int
+    delete: int
+    estimated_seconds: float | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.extract or self.make_word_vectors or self.train or self.embed or self.delete)
+
+    def lines(self) -> Iterator[str]:
+        if self.is_empty:
+            yield f"nothing to do: {count_of(self.num_videos, 'video')}, everything is up to date"
+        else:
+            yield f"plan for {count_of(self.num_videos, 'video')}:"
+            yield f"  decode and extract: {count_of(len(self.extract), 'video')}"
+            yield f"  word vectors:       {'train from the captions' if self.make_word_vectors else 'nothing'}"
+            yield f"  train:              {self.train or 'nothing'}"
+            later = f", and those of {count_of(self.embed_later, 'new video')}" if self.embed_later else ""
+            yield f"  embed:              {count_of(self.embed, 'clip')}{later}"
+            yield f"  delete:             {count_of(self.delete, 'row')}"
+            known = self.estimated_seconds is not None
+            time = readable_seconds(self.estimated_seconds or 0.0) if known else "unknown before a first run"
+            yield f"  estimated time:     {time}"
+        yield from self.notes
+
+    @model_serializer(mode="wrap")
+    def _as_json(self, fields: Any) -> dict[str, Any]:
+        found: dict[str, Any] = fields(self)
+        return {"videos": found.pop("num_videos"), **found, "nothing_to_do": self.is_empty}
+
+
+class FileReport(Frozen):
     """One video that is not simply ok."""
 
     path: str
     status: str
     message: str
 
-    def as_dict(self) -> dict[str, str]:
-        """JSON-ready."""
-        return {"path": self.path, "status": self.status, "message": self.message}
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Frozen):
     """The end of a run.
 
     Attributes:
@@ -34,14 +89,14 @@ class Report:
         modalities: for each modality, how many videos have each status.
         files: every video that is not `ok`, with status and message.
         done: what this run did, as counts: ``extracted``, ``embedded``, ``written``, ``deleted``, ``trained``.
-        notes: sentences for a person.
+        notes: what else a user should know.
         max_failures: more failed videos than this make the exit code 3.
     """
 
     outcomes: Mapping[Outcome, int]
-    modalities: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    modalities: Mapping[str, Mapping[str, int]] = {}
     files: tuple[FileReport, ...] = ()
-    done: Mapping[str, int] = field(default_factory=dict)
+    done: Mapping[str, int] = {}
     notes: tuple[str, ...] = ()
     max_failures: int = 0
 
@@ -62,7 +117,7 @@ class Report:
 
     @property
     def did_nothing(self) -> bool:
-        """Whether everything stood already."""
+        """Whether everything was up to date before."""
         return not any(self.done.values())
 
     @property
@@ -76,28 +131,22 @@ class Report:
         return f"{self.discovered} discovered = {parts}"
 
     def lines(self) -> Iterator[str]:
-        """The report for a person."""
-        yield from file_lines([file.as_dict() for file in self.files])
+        yield from file_lines([file.model_dump() for file in self.files])
         yield self.identity()
         for modality, statuses in self.modalities.items():
             yield f"  {modality}: " + ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
         yield from self.notes
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "discovered": self.discovered,
-            **{box.value: self.outcomes.get(box, 0) for box in Outcome},
-            "modalities": {name: dict(statuses) for name, statuses in self.modalities.items()},
-            "files": [file.as_dict() for file in self.files],
-            "done": dict(self.done),
-            "notes": list(self.notes),
-            "exit_code": self.exit_code,
-        }
+    @model_serializer(mode="wrap")
+    def _as_json(self, fields: Any) -> dict[str, Any]:
+        found: dict[str, Any] = fields(self)
+        boxes = {box.value: self.outcomes.get(box, 0) for box in Outcome}
+        rest = {name: found[name] for name in ("modalities", "files", "done", "notes")}
+        return {"discovered": self.discovered, **boxes, **rest, "exit_code": int(self.exit_code)}
 
 
 def file_lines(files: list[dict[str, str]]) -> Iterator[str]:
-    """Files that are not ok, for a person: all that failed, and how many are pending for what reason."""
+    """Files that are not ok: all that failed, and how many are pending for what reason."""
     pending = Counter(file["message"] for file in files if file["status"] == "pending")
     for file in files:
         if file["status"] != "pending":
@@ -108,46 +157,36 @@ def file_lines(files: list[dict[str, str]]) -> Iterator[str]:
 
 def joined_status(streams: Sequence[Stream]) -> str:
     """The status of features that are joined: that of the worst, `pending` while one is not extracted."""
-    entries = {one.want.name: one.entry for one in streams if one.entry is not None}
+    entries = {one.request.name: one.entry for one in streams if one.entry is not None}
     return file_status(entries)[0].value if len(entries) == len(streams) else "pending"
 
 
 def report_of(
-    found: Survey,
-    *,
-    max_failures: int,
-    done: Mapping[str, int],
-    notes: tuple[str, ...] = (),
-    unindexed: frozenset[str] = frozenset(),
-    rowless: Mapping[str, tuple[Status, str]] | None = None,
+    state: State, done: Mapping[str, int], *, notes: Sequence[str] = (), unindexed: frozenset[str] = frozenset()
 ) -> Report:
-    """The report of a survey.
-
-    Videos in `unindexed` were extracted, and their rows are not in the table yet. Those in `rowless` can have no row,
-    for the reason given there.
-    """
+    """The report of a state. Videos in `unindexed` were extracted, and their rows are not in the table yet."""
     outcomes: Counter[Outcome] = Counter()
     modalities: dict[str, Counter[str]] = {}
     files = []
-    for state in found.videos:
-        name = state.file.video.video
-        outcome, (status, message) = state.outcome, state.status
-        if rowless and name in rowless and outcome in (Outcome.INDEXED, Outcome.PARTIAL):
-            outcome, (status, message) = Outcome.REJECTED, rowless[name]
-        if name in unindexed and outcome in (Outcome.INDEXED, Outcome.PARTIAL):
+    rowless = state.rowless()
+    for video in state.survey.videos:
+        outcome, (status, message) = video.outcome, video.status
+        if video.name in rowless and outcome in (Outcome.INDEXED, Outcome.PARTIAL):
+            outcome, (status, message) = Outcome.REJECTED, rowless[video.name]
+        if video.name in unindexed and outcome in (Outcome.INDEXED, Outcome.PARTIAL):
             outcome = Outcome.PENDING
         outcomes[outcome] += 1
-        for modality, streams in state.modalities().items():
+        for modality, streams in video.modalities().items():
             modalities.setdefault(str(modality), Counter())[joined_status(streams)] += 1
         if outcome is Outcome.PENDING:
-            files.append(FileReport(path=name, status="pending", message=state.why_pending))
+            files.append(FileReport(path=video.name, status="pending", message=video.why_pending))
         elif outcome is not Outcome.INDEXED:
-            files.append(FileReport(path=name, status=status.value, message=message))
+            files.append(FileReport(path=video.name, status=status.value, message=message))
     return Report(
         outcomes=outcomes,
         modalities=modalities,
         files=tuple(files),
         done=done,
-        notes=notes,
-        max_failures=max_failures,
+        notes=tuple(notes),
+        max_failures=state.project.config.run.max_failures,
     )

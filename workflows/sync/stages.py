@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from ..._files import publish_text
@@ -16,24 +15,14 @@ from ..._vocabulary import InputError, Status, digest_of
 from ...train import Recipe
 from ...train.data import ClipFeatures, NarratedVideo, TrainingSet
 from ..console import Console, count_of, readable_seconds
-from ..project import CheckpointRef, Project, Want, in_split
-from .executor import Crew, WorkerLostError, in_batches, num_cores
-from .survey import (
-    ClipState,
-    Survey,
-    TablePlan,
-    VideoState,
-    embedding_identity,
-    extract_item,
-    fingerprint_of,
-    fullest_combination,
-    row_digest,
-    row_id,
-    survey,
-)
+from ..project import CHECKPOINT_POINTER, CheckpointRef, FeatureRequest, Project, Resolved, in_split
+from .executor import Executor, WorkerLostError, in_batches, num_cores
+from .state import ClipState, State, TablePlan
+from .survey import Survey, VideoState, fingerprint_of
 from .tasks import (
     EmbedJob,
     EmbedResult,
+    ExtractItem,
     ExtractJob,
     ExtractResult,
     TextJob,
@@ -45,22 +34,20 @@ from .tasks import (
     text_digest,
     train_model,
 )
-from .weights import fetch_wanted
+from .weights import fetch_requested
 
 CAPTIONS_PER_TASK = 2000
 CLIPS_PER_TASK = 64
 ROWS_PER_COMMIT = 3000
 DEATHS_BEFORE_QUARANTINE = 2
 
-GetCrew = Callable[[], Crew]
-
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What every stage works with. `crew` starts the workers when it is first called, so that idle runs start none."""
+    """What every stage works with. `executor` starts the workers when it is first called: idle runs start none."""
 
     project: Project
-    crew: GetCrew
+    executor: Callable[[], Executor]
     console: Console
 
 
@@ -70,60 +57,62 @@ def extract(stage: Stage, found: Survey) -> Survey:
     if not waiting:
         return found
     lacking = {name for state in waiting for name in state.to_extract}
-    _fetch_weights(stage, [want for want in stage.project.wants if want.name in lacking])
+    fetch_requested([one.request for one in stage.project.media if one.name in lacking], stage.console)
     begun = time.monotonic()
-    jobs = list(_extract_jobs(stage, waiting))
     with stage.console.progress("extract", len(waiting), "videos") as advance:
-        _run_extract_jobs(stage, jobs, advance)
+        _run_extract_jobs(stage, list(extract_jobs(stage.project, waiting)), advance)
     stage.project.ledger.record_rate("extract", len(waiting), time.monotonic() - begun)
-    return survey(stage.project)
+    return found.updated(stage.project)
 
 
-def _fetch_weights(stage: Stage, wants: list[Want]) -> None:
-    """Fetch published weights here, with progress, rather than in each worker without."""
-    fetch_wanted([(want.request.name, want.request.weights) for want in wants], stage.console)
-
-
-def _extract_jobs(stage: Stage, waiting: list[VideoState]) -> Iterator[ExtractJob]:
+def extract_jobs(project: Project, waiting: list[VideoState]) -> Iterator[ExtractJob]:
     """Batches of videos that lack the same features, in the collection's order.
 
     A batch is committed whole, so what an interrupted run leaves are whole batches: cut again, they are the same ones,
     and their shards get the same bytes.
     """
-    ordered = sorted(waiting, key=lambda state: (state.to_extract, state.file.video.video))
+    run = project.config.run
+    ordered = sorted(waiting, key=lambda state: (state.to_extract, state.name))
     for missing, states in groupby(ordered, key=lambda state: state.to_extract):
-        for batch in in_batches(states, stage.project.config.run.batch_videos):
-            yield _extract_job(stage, missing, batch)
+        for batch in in_batches(states, run.batch_videos):
+            yield ExtractJob(
+                store=str(project.store.root),
+                items=tuple(_extract_item(state) for state in batch),
+                backbones=tuple(one.request for one in project.media if one.name in missing),
+                decode_seconds=run.decode_seconds,
+                decode_memory_bytes=int(run.decode_memory_gb * 1e9),
+                threads=run.threads,
+                token=uuid.uuid4().hex[:12],
+                format=project.config.store.format,
+            )
 
 
-def _extract_job(stage: Stage, missing: tuple[str, ...], states: Iterable[VideoState]) -> ExtractJob:
-    run = stage.project.config.run
-    return ExtractJob(
-        store=str(stage.project.store.root),
-        items=tuple(extract_item(state) for state in states),
-        backbones=tuple(want.request for want in stage.project.wants if want.name in missing),
-        decode_seconds=run.decode_seconds,
-        decode_memory_bytes=int(run.decode_memory_gb * 1e9),
-        threads=stage.crew().threads_per_task,
-        token=uuid.uuid4().hex[:12],
-        format=stage.project.config.store.format,
+def _extract_item(state: VideoState) -> ExtractItem:
+    assert state.file.digest is not None
+    return ExtractItem(
+        video=state.name,
+        path=str(state.file.video.path),
+        digest=state.file.digest,
+        fingerprints={
+            one.request.name: one.fingerprint for one in state.streams if one.request.name in state.to_extract
+        },
     )
 
 
 def _run_extract_jobs(stage: Stage, jobs: list[ExtractJob], advance: Callable[[int], None]) -> None:
     """Run batches. One whose worker died is tried again file by file, and a file that kills workers is quarantined."""
-    ledger = stage.project.ledger
+    ledger, executor = stage.project.ledger, stage.executor()
     killers = [job for job in jobs if any(ledger.attempts(item.digest) for item in job.items)]
     alone = [one for job in killers for one in _one_by_one(job)]
-    for job, outcome in stage.crew().map(extract_batch, [job for job in jobs if job not in killers]):
+    for job, outcome in executor.map(extract_batch, [job for job in jobs if job not in killers]):
         if isinstance(outcome, ExtractResult):
             advance(len(job.items))
-            _tell(stage.console, outcome)
+            _say_failures(stage.console, outcome)
         else:
             alone += _one_by_one(job)
     while alone:
         again: list[ExtractJob] = []
-        for job, outcome in stage.crew().map(extract_batch, alone):
+        for job, outcome in executor.map(extract_batch, alone):
             (item,) = job.items
             if isinstance(outcome, WorkerLostError):
                 ledger.finish_attempt(item.digest, died=True)
@@ -135,7 +124,7 @@ def _run_extract_jobs(stage: Stage, jobs: list[ExtractJob], advance: Callable[[i
                 stage.console.say(f"  {item.video}: {Status.DECODER_CRASH.value}: {message}")
             elif isinstance(outcome, ExtractResult):
                 ledger.finish_attempt(item.digest)
-                _tell(stage.console, outcome)
+                _say_failures(stage.console, outcome)
             advance(1)
         alone = again
 
@@ -144,7 +133,7 @@ def _one_by_one(job: ExtractJob) -> list[ExtractJob]:
     return [replace(job, items=(item,), token=uuid.uuid4().hex[:12]) for item in job.items]
 
 
-def _tell(console: Console, result: ExtractResult) -> None:
+def _say_failures(console: Console, result: ExtractResult) -> None:
     """Name every file of a batch that is not simply ok."""
     for video, statuses in result.statuses.items():
         bad = {status: message for status, message in statuses.values() if status is not Status.OK}
@@ -155,27 +144,29 @@ def _tell(console: Console, result: ExtractResult) -> None:
         console.say(f"  {video}: changed while it was read; the next run tries it again")
 
 
-def read_captions(stage: Stage, *, renew_vectors: bool = False) -> None:
-    """Make the features of every caption, and before that word vectors where none are given."""
+def read_captions(stage: Stage, resolved: Resolved, *, renew_vectors: bool = False) -> Resolved:
+    """Make the features of every caption, and before that word vectors where none are given.
+
+    Returns what is resolved afterwards: words are read with the vectors that were trained here, if any were.
+    """
     project = stage.project
-    text = project.config.features.text
     captions = project.texts()
-    if text is None or not captions:
-        return
-    if lacks_word_vectors(project) or (renew_vectors and project.trains_word_vectors):
-        _make_word_vectors(stage)
-    want = project.text_want()
-    if want is None:
-        return
-    names = {caption: fingerprint_of(text_digest(caption), want) for caption in captions}
+    if project.config.features.text is None or not captions:
+        return resolved
+    if lacks_word_vectors(project, resolved) or (renew_vectors and project.trains_word_vectors):
+        resolved = _train_word_vectors(stage, resolved)
+    text = resolved.features.text
+    if text is None:
+        return resolved
+    names = {caption: fingerprint_of(text_digest(caption), text) for caption in captions}
     missing = [(caption, name) for caption, name in names.items() if name not in project.store]
     if not missing:
-        return
-    _fetch_weights(stage, [want])
-    jobs = [_text_job(project, want, batch) for batch in in_batches(missing, CAPTIONS_PER_TASK)]
+        return resolved
+    fetch_requested([text.request], stage.console)
+    jobs = [_text_job(project, text, batch) for batch in in_batches(missing, CAPTIONS_PER_TASK)]
     unknown = 0
     with stage.console.progress("captions", len(missing), "captions") as advance:
-        for job, outcome in stage.crew().map(encode_captions, jobs):
+        for job, outcome in stage.executor().map(encode_captions, jobs):
             if isinstance(outcome, Exception):
                 raise outcome
             unknown += outcome
@@ -183,29 +174,27 @@ def read_captions(stage: Stage, *, renew_vectors: bool = False) -> None:
     if unknown:
         stage.console.say(f"  {count_of(unknown, 'caption')} without a single known word: not trained on")
     project.store.refresh()
+    return resolved
 
 
-def lacks_word_vectors(project: Project) -> bool:
+def lacks_word_vectors(project: Project, resolved: Resolved) -> bool:
     """Whether word vectors must be trained: captions are there to be read, and no vectors to read them with."""
-    if not project.trains_word_vectors or project.word_vectors() is not None:
-        return False
-    return bool(project.texts(split="train"))
+    return project.trains_word_vectors and resolved.features.text is None and bool(project.texts(split="train"))
 
 
-def _text_job(project: Project, want: Want, batch: tuple[tuple[str, str], ...]) -> TextJob:
+def _text_job(project: Project, text: FeatureRequest, batch: tuple[tuple[str, str], ...]) -> TextJob:
     captions, fingerprints = zip(*batch, strict=True)
-    token = uuid.uuid4().hex[:12]
     return TextJob(
         store=str(project.store.root),
         captions=captions,
         fingerprints=fingerprints,
-        backbone=want.request,
-        token=token,
+        backbone=text.request,
+        token=uuid.uuid4().hex[:12],
         format=project.config.store.format,
     )
 
 
-def _make_word_vectors(stage: Stage) -> None:
+def _train_word_vectors(stage: Stage, resolved: Resolved) -> Resolved:
     """Train word vectors from the captions that may be learned from, and say so."""
     from ...extract import train_word_vectors
 
@@ -214,23 +203,22 @@ def _make_word_vectors(stage: Stage) -> None:
     assert feature is not None
     captions = project.texts(split="train")
     if not captions:
-        return
+        return resolved
     dim = int(feature.options.get("dim", 300))
     identity = digest_of({"captions": captions, "dim": dim, "seed": feature.seed})
-    folder = project.root / "models"
-    path = folder / f"word_vectors-{identity[:12]}.bin"
+    path = project.root / "models" / f"word_vectors-{identity[:12]}.bin"
     if not path.exists():
         stage.console.say(
             f"word vectors: none given, so they are trained from the collection's own"
             f" {count_of(len(captions), 'caption')} (give yours with features.text.weights)"
         )
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         train_word_vectors(captions, path, dim=dim, seed=feature.seed)
-    # Vectors that replace others are in force once a model stands that was trained on them.
-    is_first = project.word_vectors() is None
-    project.use_word_vectors(path)
-    if is_first:
-        project.keep_word_vectors()
+    renewed = project.resolve(word_vectors=path)
+    # Vectors that replace others are those of the project once a model was trained on them.
+    if resolved.features.word_vectors is None:
+        project.keep_word_vectors(renewed.features)
+    return renewed
 
 
 def training_set(recipe: Recipe, clips: Iterable[ClipState]) -> TrainingSet:
@@ -267,18 +255,18 @@ def _narrated(video: str, states: list[ClipState]) -> NarratedVideo:
     )
 
 
-def train(stage: Stage, clips: list[ClipState], *, anew: bool = False) -> CheckpointRef:
-    """Train on the clips as they are now, or go on with an interrupted training, and make it the current one.
+def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
+    """Train on the clips of a state, or go on with an interrupted training, and make it the current checkpoint.
 
-    With `anew`, what an earlier training of the same clips left is forgotten.
+    With `anew`, what an earlier training of the same clips left is discarded.
     """
-    project = stage.project
-    examples = training_set(project.recipe, clips)
+    project, resolved = stage.project, state.resolved
+    examples = training_set(project.recipe, state.clips)
     if len(examples) < 2:
         raise InputError(
             f"training needs at least 2 {examples.unit}s of the training split with two of video, audio and captions;"
-            f" found {len(examples)} among {count_of(len(clips), 'clip')}: give captions with collection.captions, or a"
-            " trained model with model.checkpoint"
+            f" found {len(examples)} among {count_of(len(state.clips), 'clip')}: give captions with"
+            " collection.captions, or a trained model with model.checkpoint"
         )
     if project.config.features.text is not None and examples.is_silent:
         raise InputError(
@@ -286,12 +274,30 @@ def train(stage: Stage, clips: list[ClipState], *, anew: bool = False) -> Checkp
             " captions of spans with collection.captions, or leave features.text out to learn without words"
         )
     digest = examples.digest
-    folder = project.model_folder() / digest[:12]
+    folder = resolved.model_folder / digest[:12]
     folder.mkdir(parents=True, exist_ok=True)
     examples.write(folder / "examples.parquet")
     publish_text(folder / "frameloom.json", json.dumps(project.config.resolved(), indent=1))
+    job = TrainJob(
+        store=str(project.store.root),
+        examples=str(folder / "examples.parquet"),
+        model=project.model_name,
+        model_config={**resolved.features.widths(), **project.model_options},
+        recipe=project.recipe,
+        limits=resolved.limits,
+        folder=str(folder),
+        provenance={
+            "features": resolved.features.identities(),
+            "examples": digest,
+            "limits": resolved.limits,
+        },
+        device=project.config.run.device,
+        threads=num_cores(),
+        resume=not anew,
+    )
     begun = time.monotonic()
-    result = _train_with_progress(stage, _train_job(stage, folder, digest, resume=not anew))
+    with stage.console.training() as on_event:
+        result = stage.executor().run(train_model, job, on_event)
     stage.console.say(
         f"trained {project.model_name} on {count_of(len(examples), examples.unit)} in"
         f" {readable_seconds(time.monotonic() - begun)}: loss {result['loss']:.3f} after {result['steps']} steps"
@@ -303,37 +309,12 @@ def train(stage: Stage, clips: list[ClipState], *, anew: bool = False) -> Checkp
         "examples_digest": digest,
         "num_examples": len(examples),
     }
-    publish_text(project.model_folder() / "current.json", json.dumps(pointer, indent=1))
-    project.keep_word_vectors()
-    checkpoint = project.checkpoint()
-    assert checkpoint is not None
-    return checkpoint
-
-
-def _train_job(stage: Stage, folder: Path, digest: str, *, resume: bool) -> TrainJob:
-    project = stage.project
-    return TrainJob(
-        store=str(project.store.root),
-        examples=str(folder / "examples.parquet"),
-        model=project.model_name,
-        model_config={**project.model_widths(), **project.model_options},
-        recipe=project.recipe,
-        limits=project.limits,
-        folder=str(folder),
-        provenance={
-            "features": project.feature_identities(),
-            "examples": digest,
-            "limits": project.limits,
-        },
-        device=project.config.run.device,
-        threads=num_cores(),
-        resume=resume,
+    publish_text(resolved.model_folder / CHECKPOINT_POINTER, json.dumps(pointer, indent=1))
+    project.keep_word_vectors(resolved.features)
+    checkpoint = CheckpointRef(
+        folder=folder, digest=result["digest"], examples_digest=digest, num_examples=len(examples)
     )
-
-
-def _train_with_progress(stage: Stage, job: TrainJob) -> Any:
-    with stage.console.training() as on_event:
-        return stage.crew().run(train_model, job, on_event)
+    return replace(resolved, checkpoint=checkpoint)
 
 
 def delete(stage: Stage, ids: tuple[str, ...]) -> int:
@@ -341,19 +322,20 @@ def delete(stage: Stage, ids: tuple[str, ...]) -> int:
     return _commit(stage.project, [], list(ids))[1]
 
 
-def embed(stage: Stage, checkpoint: CheckpointRef, plan: TablePlan) -> tuple[int, int]:
+def embed(stage: Stage, state: State, plan: TablePlan) -> tuple[int, int]:
     """Embed the clips of the plan, commit their rows, and delete the rows that must go. Returns (written, deleted)."""
-    project = stage.project
+    project, checkpoint = stage.project, state.checkpoint
+    assert checkpoint is not None or not plan.to_embed
     begun = time.monotonic()
     written = 0
     pending: list[dict[str, Any]] = []
-    jobs = [_embed_job(stage, checkpoint, batch) for batch in in_batches(plan.to_embed, CLIPS_PER_TASK)]
-    states = {state.inputs.clip: state for state in plan.to_embed}
+    jobs = [_embed_job(state, batch) for batch in in_batches(plan.to_embed, CLIPS_PER_TASK)]
+    clips = {clip.clip.clip_id: clip for clip in plan.to_embed}
     with stage.console.progress("embed", len(plan.to_embed), "clips") as advance:
-        for job, outcome in stage.crew().map(embed_clips, jobs) if jobs else ():
+        for job, outcome in stage.executor().map(embed_clips, jobs) if jobs else ():
             if isinstance(outcome, Exception):
                 raise outcome
-            pending += _rows(project, checkpoint, states, job, outcome)
+            pending += _rows(state, clips, job, outcome)
             advance(len(job.clips))
             if len(pending) >= ROWS_PER_COMMIT:
                 written += _commit(project, pending, [])[0]
@@ -364,45 +346,50 @@ def embed(stage: Stage, checkpoint: CheckpointRef, plan: TablePlan) -> tuple[int
     return written + last, deleted
 
 
-def _embed_job(stage: Stage, checkpoint: CheckpointRef, batch: tuple[ClipState, ...]) -> EmbedJob:
-    project = stage.project
+def _embed_job(state: State, batch: tuple[ClipState, ...]) -> EmbedJob:
+    assert state.checkpoint is not None
+    config = state.project.config
     return EmbedJob(
-        store=str(project.store.root),
-        checkpoint=str(checkpoint.folder),
-        checkpoint_digest=checkpoint.digest,
-        clips=tuple(state.inputs for state in batch),
-        combinations=project.config.store.combinations,
-        limits=project.limits,
-        device=project.config.run.device,
-        threads=stage.crew().threads_per_task,
+        store=str(state.project.store.root),
+        checkpoint=str(state.checkpoint.folder),
+        checkpoint_digest=state.checkpoint.digest,
+        clips=tuple(clip.inputs for clip in batch),
+        combinations=config.store.combinations,
+        limits=state.resolved.limits,
+        device=config.run.device,
+        threads=config.run.threads,
     )
 
 
-def _rows(
-    project: Project, checkpoint: CheckpointRef, states: dict[str, ClipState], job: EmbedJob, result: EmbedResult
-) -> Iterator[dict[str, Any]]:
+def _rows(state: State, clips: dict[str, ClipState], job: EmbedJob, result: EmbedResult) -> Iterator[dict[str, Any]]:
     """One table row for each clip and combination."""
-    types = project.collection.metadata_types
+    types = state.project.collection.metadata_types
     for combination, (positions, vectors) in result.vectors.items():
         for position, vector in zip(positions, vectors, strict=True):
-            state = states[job.clips[position].clip]
-            yield {
-                "id": row_id(state.clip.clip_id, combination),
-                "clip": state.clip.clip_id,
-                "video": state.clip.video,
-                "path": state.path,
-                "modalities": combination,
-                "fullest": combination == fullest_combination(project, state),
-                "start_seconds": state.clip.start_seconds,
-                "end_seconds": state.clip.end_seconds,
-                "split": state.clip.split,
-                "captions": list(state.clip.captions),
-                "metadata": {key: _typed(value, types[key]) for key, value in state.clip.metadata.items()},
-                "fingerprint": embedding_identity(project, state, checkpoint),
-                "row_digest": row_digest(project, state),
-                "model": checkpoint.digest,
-                "vector": vector,
-            }
+            found = clips[job.clips[position].clip]
+            metadata = {key: _typed(value, types[key]) for key, value in found.clip.metadata.items()}
+            yield {**row_columns(state, found, combination), "metadata": metadata, "vector": vector}
+
+
+def row_columns(state: State, found: ClipState, combination: str) -> dict[str, Any]:
+    """A row of the table, but for its vector and metadata."""
+    assert state.checkpoint is not None
+    clip = found.clip
+    return {
+        "id": found.row_ids[combination],
+        "clip": clip.clip_id,
+        "video": clip.video,
+        "path": found.path,
+        "modalities": combination,
+        "fullest": combination == found.primary,
+        "start_seconds": clip.start_seconds,
+        "end_seconds": clip.end_seconds,
+        "split": clip.split,
+        "captions": list(clip.captions),
+        "fingerprint": state.embedding_identity(found),
+        "row_digest": found.row_digest,
+        "model": state.checkpoint.digest,
+    }
 
 
 def _typed(value: Any, kind: str) -> Any:

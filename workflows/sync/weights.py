@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+
+from pydantic import BaseModel, ConfigDict
 
 from ..._registry import nearest
 from ..._vocabulary import ConfigError, UnknownNameError, WeightsSource
 from ...extract import backbone_spec, list_backbones
 from ...extract.weights import cached_weights, fetch_weights, find_source, known_sha256
 from ..console import LINE_EVERY_SECONDS, Console, readable_bytes, readable_seconds
+from ..project import BackboneRequest
 
 OnProgress = Callable[[int, "int | None"], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedWeights:
+class PublishedWeights(BaseModel):
     """One published set of weights of one backbone.
 
     Attributes:
@@ -27,6 +28,8 @@ class PublishedWeights:
         path: the file on this machine, None where it was not fetched.
     """
 
+    model_config = ConfigDict(frozen=True)
+
     backbone: str
     tag: str
     url: str
@@ -35,10 +38,6 @@ class PublishedWeights:
     file_sha256: str | None
     size_bytes: int | None
     path: str | None
-
-    def as_dict(self) -> dict[str, object]:
-        """The fields, as JSON-ready data."""
-        return asdict(self)
 
 
 def list_weights(pattern: str = "*") -> list[PublishedWeights]:
@@ -86,13 +85,14 @@ def fetch(backbone: str, tag: str | None, console: Console) -> PublishedWeights:
     return _described(backbone, source)
 
 
-def fetch_wanted(wants: Iterable[tuple[str, str | None]], console: Console) -> None:
-    """Fetch the published weights that (backbone, weights) pairs name and that are not on this machine, before work."""
-    for backbone, weights in wants:
-        source = None if weights is None else find_source(backbone_spec(backbone).weights, weights)
+def fetch_requested(requests: Iterable[BackboneRequest], console: Console) -> None:
+    """Fetch the published weights that are not on this machine here, with progress, rather than in each worker."""
+    for request in requests:
+        weights = request.weights
+        source = None if weights is None else find_source(backbone_spec(request.name).weights, weights)
         if source is not None and cached_weights(source) is None:
-            console.say(f"fetching the weights {source.tag} of {backbone}: {source.url}")
-            fetch(backbone, source.tag, console)
+            console.say(f"fetching the weights {source.tag} of {request.name}: {source.url}")
+            fetch(request.name, source.tag, console)
 
 
 def _chosen(backbone: str, tag: str | None) -> WeightsSource:

@@ -56,7 +56,7 @@ def project(filled: Path) -> Project:
 
 
 def expected(project: Project, name: str) -> dict[str, Any]:
-    return {str(want.modality): feature_of(name, want.spec) for want in project.wants}
+    return {str(want.modality): feature_of(name, want.spec) for want in project.media}
 
 
 @pytest.mark.parametrize("format", EVERY)

@@ -72,7 +72,7 @@ def stored(project: Project, modality: str = "video") -> dict[str, Any]:
 
 def lacking(project: Project, modality: Modality = Modality.VIDEO) -> list[str]:
     """Videos of which the survey, and so `sync`, says that this feature must be extracted."""
-    wanted = {want.name for want in project.wants if want.modality is modality}
+    wanted = {want.name for want in project.media if want.modality is modality}
     return [state.file.video.video for state in survey(project).videos if wanted & set(state.missing)]
 
 
@@ -463,7 +463,7 @@ def test_nothing_is_extracted_under_imported_weights(project: Project, given: Pa
     assert "frameloom import` of logmel_avlnet (" in waiting[f"videos/{IDS[0]}.mp4"]
     assert "frameloom import` of logmel_avlnet, test_resnet (" in waiting[f"videos/{IDS[1]}.mp4"]
     with pytest.raises(ConfigError, match="cannot make any"):
-        project.wants[0].request.build()
+        project.media[0].request.build()
 
 
 def test_names_of_imports_are_plain(tmp_path: Path) -> None:

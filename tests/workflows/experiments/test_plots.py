@@ -61,7 +61,7 @@ def clip_batch(model: Any, *, words: int = 5, rows: int = 3, frames: int = 40) -
 
 class TestLosses:
     def test_they_are_those_that_the_training_kept(self, synced_once: Path) -> None:
-        checkpoint = Project.open(synced_once, read_only=True).checkpoint()
+        checkpoint = Project.open(synced_once, read_only=True).resolve().checkpoint
         assert checkpoint is not None
         found, kept = training_losses(checkpoint.folder), read_losses(checkpoint.folder)
         assert found.steps == tuple((one.step, one.loss) for one in kept)

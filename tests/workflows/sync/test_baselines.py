@@ -11,7 +11,7 @@ import pytest
 from frameloom import ConfigError
 from frameloom.workflows.experiments.evaluate import evaluate
 from frameloom.workflows.project.project import Project
-from frameloom.workflows.search.query import Query, search
+from frameloom.workflows.search import Query, SearchSession
 from frameloom.workflows.sync.sync import make_plan
 from helpers.projects import make_clip, run_sync, write_config
 
@@ -34,7 +34,7 @@ def test_howto100m_without_sound(tmp_path: Path) -> None:
     rows = project.table.get(columns=["modalities", "vector"])
     assert [row["modalities"] for row in rows] == ["video"] * 4
     np.testing.assert_allclose([np.linalg.norm(row["vector"]) for row in rows], 1.0, rtol=1e-5)
-    assert len(search(project, Query(text="a red picture", top=3))) == 3
+    assert len(SearchSession(project).search(Query(text="a red picture", top=3))) == 3
     assert evaluate(project).metrics.keys() == {"video"}
     assert run_sync(tmp_path).did_nothing
 
@@ -67,12 +67,13 @@ def test_a_further_modality_is_refused_by_its_key(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"features.extra_text.speech: the model test_avlnet takes text, video, audio:"
     ):
-        project.check_model()
+        project.check_model(project.resolve())
 
 
 @pytest.mark.parametrize("name", ["test_avlnet", "test_mcn"])
 def test_models_of_three_modalities_take_all(tmp_path: Path, name: str) -> None:
-    project_of(tmp_path, model={"name": name}).check_model()
+    project = project_of(tmp_path, model={"name": name})
+    project.check_model(project.resolve())
 
 
 def test_a_given_checkpoint_answers_for_the_table(tmp_path: Path) -> None:
@@ -81,6 +82,6 @@ def test_a_given_checkpoint_answers_for_the_table(tmp_path: Path) -> None:
     from frameloom.train import save_checkpoint
 
     project = project_of(tmp_path, model={"checkpoint": "given"})
-    save_checkpoint(create_model("test_howto100m"), tmp_path / "given")
+    save_checkpoint(create_model("test_howto100m", video_dim=96, text_dim=16), tmp_path / "given")
     with pytest.raises(ConfigError, match=r"combinations: the model test_howto100m takes text, video, and not audio"):
-        project.check_model()
+        project.check_model(project.resolve())

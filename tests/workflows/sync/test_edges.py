@@ -111,16 +111,16 @@ def test_interrupted_retraining_leaves_the_index_as_it_was(synced: Path, monkeyp
     path = synced / "captions.jsonl"
     path.write_text(path.read_text().replace("a red picture", "a crimson picture"))
     run_sync(synced)
-    before = Project.open(synced).checkpoint()
+    before = Project.open(synced).resolve().checkpoint
 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_stages, "_train_with_progress", stop)
+        patch.setattr(_stages, "train_model", stop)
         with pytest.raises(KeyboardInterrupt):
             train_only(Project.open(synced), QUIET)
-    assert Project.open(synced).checkpoint() == before
+    assert Project.open(synced).resolve().checkpoint == before
     assert Index(synced).search("a green picture")
     after, is_new = train_only(Project.open(synced), QUIET)
     assert is_new
@@ -154,7 +154,7 @@ def test_video_without_any_wanted_combination_is_not_called_indexed(synced: Path
 
 
 def test_force_trains_anew(synced: Path) -> None:
-    checkpoint = Project.open(synced).checkpoint()
+    checkpoint = Project.open(synced).resolve().checkpoint
     assert checkpoint is not None
     before = (checkpoint.folder / "model.json").stat().st_mtime_ns
     _, is_new = train_only(Project.open(synced), QUIET, force=True)
@@ -252,7 +252,7 @@ def test_a_backbone_s_file_is_looked_for_beside_the_configuration(
     text = {"backbone": "test_s3d_text", "options": {"vocabulary": "words.txt"}}
     write_config(project, features={"text": text})
     monkeypatch.chdir(tmp_path)
-    want = Project.open(project).text_want()
+    want = Project.open(project).features().text
     assert want is not None
     assert len(want.request.build().encode("a low red thing").values) == 1
     assert want.weights_digest == "seeded:0"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from distributed import Client, Scheduler, SpecCluster, Worker, get_worker
 from frameloom import ConfigError
-from frameloom.workflows.sync.executor import DaskCrew, assemble
+from frameloom.workflows.sync.executor import DaskExecutor, open_executor
 
 
 def where(job: int) -> tuple[int, str]:
@@ -30,30 +30,30 @@ def client() -> Iterator[Any]:
 
 
 def test_tasks_go_to_the_workers_that_have_what_they_take(client: Any) -> None:
-    crew = DaskCrew(client, threads_per_task=1, resources={"GPU": 1})
-    assert crew.num_workers == 1
-    found = [outcome for _, outcome in crew.map(where, range(6))]
+    executor = DaskExecutor(client, resources={"GPU": 1})
+    assert executor.num_workers == 1
+    found = [outcome for _, outcome in executor.map(where, range(6))]
     assert sorted(job for job, _ in found) == list(range(6))
     assert {worker for _, worker in found} == {"gpu"}
 
 
 def test_a_resource_that_no_worker_has_is_refused_and_not_waited_for(client: Any) -> None:
     with pytest.raises(ConfigError, match="none of the 2 workers has TPU=1"):
-        DaskCrew(client, threads_per_task=1, resources={"TPU": 1})
+        DaskExecutor(client, resources={"TPU": 1})
 
 
 def test_workers_of_this_machine_are_given_what_tasks_take() -> None:
-    with assemble(workers=1, scheduler=None, resources={"GPU": 1}) as crew:
-        assert [outcome[0] for _, outcome in crew.map(where, [7])] == [7]
+    with open_executor(workers=1, scheduler=None, resources={"GPU": 1}) as executor:
+        assert [outcome[0] for _, outcome in executor.map(where, [7])] == [7]
 
 
 def test_work_in_this_process_leaves_it_with_its_threads() -> None:
     before = torch.get_num_threads()
-    with assemble(workers=0, scheduler=None) as crew:
+    with open_executor(workers=0, scheduler=None) as executor:
         torch.set_num_threads(before + 1)
-        assert [found for _, found in crew.map(one_thread, [0])] == [1]
+        assert [found for _, found in executor.map(one_thread, [0])] == [1]
         assert torch.get_num_threads() == before + 1
-        assert crew.run(one_thread, 0, lambda _: None) == 1
+        assert executor.run(one_thread, 0, lambda _: None) == 1
         assert torch.get_num_threads() == before + 1
     torch.set_num_threads(before)
 

@@ -12,8 +12,8 @@ from frameloom import ConfigError
 from frameloom.train import read_checkpoint
 from frameloom.workflows.experiments.evaluate import evaluate
 from frameloom.workflows.project.project import Project
-from frameloom.workflows.search.query import Query, search
-from frameloom.workflows.sync.survey import clip_states, survey
+from frameloom.workflows.search import Query, SearchSession
+from frameloom.workflows.sync import take_state
 from helpers.projects import make_collection, run_sync, write_config
 
 COMBINATIONS = ["video", "video+audio", "speech", "video+audio+speech"]
@@ -71,7 +71,7 @@ def test_clips_have_rows_of_what_they_have(spoken: Path) -> None:
 
 def test_the_model_was_made_for_it_and_trained_on_it(spoken: Path) -> None:
     project = Project.open(spoken)
-    checkpoint = project.checkpoint()
+    checkpoint = project.resolve().checkpoint
     assert checkpoint is not None
     meta = read_checkpoint(checkpoint.folder)
     assert meta.config["extra_dims"] == {"speech": 12}
@@ -80,10 +80,10 @@ def test_the_model_was_made_for_it_and_trained_on_it(spoken: Path) -> None:
 
 def test_it_is_searched_and_judged(spoken: Path) -> None:
     project = Project.open(spoken)
-    (best,) = search(project, Query(text="a green picture", modalities="speech", top=1))
+    (best,) = SearchSession(project).search(Query(text="a green picture", modalities="speech", top=1))
     assert "red" in best.video or "green" in best.video or "grey" in best.video
     # A clip is found through its fullest row; the silent one has none of all three.
-    found = search(project, Query(text="a red picture", where="views = 0"))
+    found = SearchSession(project).search(Query(text="a red picture", where="views = 0"))
     assert {one.video: one.modalities for one in found} == {
         "videos/red & low.v1.mp4": "video+audio+speech",
         "videos/red & None.v1.mp4": "video",
@@ -97,7 +97,7 @@ def test_only_a_clip_of_which_something_else_is_said_is_embedded_anew(spoken: Pa
     report = run_sync(spoken)
     assert report.exit_code == 0
     after = {row["id"]: row["fingerprint"] for row in Project.open(spoken).table.get(columns=["id", "fingerprint"])}
-    states = clip_states(Project.open(spoken), survey(Project.open(spoken)))
+    states = take_state(Project.open(spoken)).clips
     green = {state.clip.clip_id for state in states if "green" in state.clip.video}
     assert {name.split("-")[0] for name in after if before.get(name) != after[name]} == green
     assert run_sync(spoken).did_nothing

@@ -10,8 +10,8 @@ from frameloom import InputError
 from frameloom.train import read_checkpoint
 from frameloom.train.data import NarratedDataset, training_data
 from frameloom.workflows.project.project import Project
+from frameloom.workflows.sync import take_state
 from frameloom.workflows.sync.stages import training_set
-from frameloom.workflows.sync.survey import clip_states, survey
 from helpers.projects import make_clip, run_sync, write_config
 
 
@@ -44,18 +44,18 @@ def test_a_project_trains_on_clips_drawn_of_its_videos(tmp_path: Path) -> None:
     report = run_sync(tmp_path)
     assert report.exit_code == 0, list(report.lines())
     project = Project.open(tmp_path)
-    checkpoint = project.checkpoint()
+    checkpoint = project.resolve().checkpoint
     assert checkpoint is not None
     assert checkpoint.num_examples == 6
     assert read_checkpoint(checkpoint.folder).provenance["training"]["step"] == 2 * 2
 
-    found = training_set(project.recipe, clip_states(project, survey(project)))
+    found = training_set(project.recipe, take_state(project).clips)
     assert found.digest == checkpoint.examples_digest
     assert [len(one.sentences) for one in found.videos] == [3, 2, 3, 2, 3, 0]
     data = training_data(
         checkpoint.folder / "examples.parquet",
         str(project.store.root),
-        limits=project.limits,
+        limits=project.resolve().limits,
         seed=project.recipe.seed,
         narration=project.recipe.narration,
     )
@@ -71,12 +71,12 @@ def test_another_sentence_is_another_training_set(tmp_path: Path) -> None:
     make_narrated(tmp_path)
     write_project(tmp_path)
     run_sync(tmp_path)
-    before = Project.open(tmp_path).checkpoint()
+    before = Project.open(tmp_path).resolve().checkpoint
     path = tmp_path / "captions.jsonl"
     path.write_text(path.read_text().replace("now a blue one at 2", "a blue one now"))
     run_sync(tmp_path)
     project = Project.open(tmp_path)
-    now = training_set(project.recipe, clip_states(project, survey(project)))
+    now = training_set(project.recipe, take_state(project).clips)
     assert before is not None
     assert now.digest != before.examples_digest
     assert "a blue one now" in now.videos[2].sentences

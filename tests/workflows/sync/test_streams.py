@@ -21,7 +21,7 @@ from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.index import Index
 from frameloom.workflows.project.project import Project
-from frameloom.workflows.sync.survey import clip_states, survey
+from frameloom.workflows.sync import take_state
 from frameloom.workflows.sync.sync import extract_only, make_plan, status_of
 from helpers.projects import make_clip, make_collection, run_sync, write_config
 from typer.testing import CliRunner
@@ -75,7 +75,7 @@ class TestJoined:
         assert "    test_resnet3d (seeded:0): 8 ok" in shown
 
     def test_the_model_reads_rows_as_wide_as_both(self, joined: Path) -> None:
-        checkpoint = Project.open(joined).checkpoint()
+        checkpoint = Project.open(joined).resolve().checkpoint
         assert checkpoint is not None
         meta = read_checkpoint(checkpoint.folder)
         assert meta.config["video_dim"] == WIDTH
@@ -83,7 +83,7 @@ class TestJoined:
 
     def test_a_clip_s_rows_are_those_of_both_at_the_same_place(self, joined: Path) -> None:
         project = Project.open(joined)
-        checkpoint = project.checkpoint()
+        checkpoint = project.resolve().checkpoint
         assert checkpoint is not None
         path = checkpoint.folder / "examples.parquet"
         examples = StoredExamples.load(project.root, path)
@@ -225,7 +225,7 @@ class TestWidths:
     def test_a_model_of_another_width_is_refused_before_any_work(self, tmp_path: Path, option: str) -> None:
         make_collection(tmp_path)
         write_joined(tmp_path, model={"config": {option: 96}})
-        widths = {"video_dim": rf"test_resnet \(96\) beside test_resnet3d \(512\) are {WIDTH}", "text_dim": "16 wide"}
+        widths = {"video_dim": rf"test_resnet \(96\) and test_resnet3d \(512\) are {WIDTH}", "text_dim": "16 wide"}
         for act in (run_sync, lambda folder: make_plan(Project.open(folder, read_only=True))):
             with pytest.raises(ConfigError, match=rf"model\.config\.{option}: 96.*{widths[option]}"):
                 act(tmp_path)
@@ -234,21 +234,20 @@ class TestWidths:
     def test_the_right_width_may_be_said(self, tmp_path: Path) -> None:
         make_collection(tmp_path)
         write_joined(tmp_path, model={"config": {"video_dim": WIDTH}})
-        Project.open(tmp_path).check_model()
+        project = Project.open(tmp_path)
+        project.check_model(project.resolve())
 
     def test_a_checkpoint_of_other_streams_is_refused(self, joined: Path) -> None:
         project = Project.open(joined)
-        checkpoint = project.checkpoint()
+        checkpoint = project.resolve().checkpoint
         assert checkpoint is not None
-        text = {"backbone": "word2vec", "options": {"dim": 16}, "weights": str(project.word_vectors())}
+        text = {"backbone": "word2vec", "options": {"dim": 16}, "weights": str(project.features().word_vectors)}
         model = {"checkpoint": str(checkpoint.folder)}
         write_config(joined, model=model, features={"text": text, "video": [FLAT, DEEP]})
         assert run_sync(joined).did_nothing
         for video in ([DEEP, FLAT], FLAT):
             write_config(joined, model=model, features={"text": text, "video": video})
-            with pytest.raises(
-                ConfigError, match=r"was trained on video features of test_resnet .* beside test_resnet3d"
-            ):
+            with pytest.raises(ConfigError, match=r"was trained on video features of test_resnet .* and test_resnet3d"):
                 run_sync(joined)
 
     def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_must_be_as_wide(self, joined: Path) -> None:
@@ -257,10 +256,10 @@ class TestWidths:
 
         save_checkpoint(create_model("test_everything_at_once", video_dim=WIDTH, text_dim=16), joined / "model")
         write_joined(joined, model={"checkpoint": "model"})
-        assert Project.open(joined).checkpoint() is not None
+        assert Project.open(joined).resolve().checkpoint is not None
         write_joined(joined, FLAT, model={"checkpoint": "model"})
         with pytest.raises(ConfigError, match=rf"video_dim {WIDTH}, and the rows of features\.video are 96 wide"):
-            Project.open(joined).checkpoint()
+            Project.open(joined).resolve().checkpoint
 
 
 class TestIdentity:
@@ -272,7 +271,7 @@ class TestIdentity:
     def test_a_project_of_one_video_backbone_is_named_as_ever(self, synced: Path) -> None:
         """Checkpoints and rows that were made before there were lists stand."""
         project = Project.open(synced)
-        (video, audio), text = project.wants, project.text_want()
+        (video, audio), text = project.media, project.features().text
         assert text is not None
         wants = {"video": video, "audio": audio, "text": text}
         features = {
@@ -281,23 +280,23 @@ class TestIdentity:
         facts = {
             "model": "test_everything_at_once",
             "config": {},
-            "limits": project.limits,
+            "limits": project.resolve().limits,
             "recipe": project.recipe.as_dict(),
             "features": features,
         }
-        assert project.model_key() == digest_of(facts)
-        checkpoint = project.checkpoint()
+        assert project.resolve().model_key == digest_of(facts)
+        checkpoint = project.resolve().checkpoint
         assert checkpoint is not None
-        state = next(one for one in clip_states(project, survey(project)) if one.inputs.has("audio"))
+        state = next(one for one in take_state(project).clips if one.inputs.has("audio"))
         names = state.inputs.identities()
         assert set(names) == {"video", "audio", "text"}
-        how = {"span": [0.0, state.clip.end_seconds], "limits": project.limits}
+        how = {"span": [0.0, state.clip.end_seconds], "limits": project.resolve().limits}
         expected = digest_of(["embedding", names, checkpoint.digest, how])
         assert fingerprints_of(synced)[f"{state.clip.clip_id}-video"] == expected
 
 
 def test_features_have_names_that_tell_streams_apart(joined_once: Path, synced_once: Path) -> None:
-    assert list(Project.open(synced_once).all_wants()) == ["video", "audio", "text"]
+    assert list(Project.open(synced_once).features().named()) == ["video", "audio", "text"]
     names = ["video-test_resnet", "video-test_resnet3d", "audio", "text"]
-    assert list(Project.open(joined_once).all_wants()) == names
-    assert {want.modality for want in Project.open(joined_once).wants} == {Modality.VIDEO, Modality.AUDIO}
+    assert list(Project.open(joined_once).features().named()) == names
+    assert {want.modality for want in Project.open(joined_once).media} == {Modality.VIDEO, Modality.AUDIO}

@@ -196,7 +196,7 @@ def test_growing_collection_is_told_and_trained_on_demand(synced: Path) -> None:
     report = run_sync(synced)
     assert report.done["trained"] == 0
     assert any("frameloom train" in note for note in report.notes)
-    old = Project.open(synced).checkpoint()
+    old = Project.open(synced).resolve().checkpoint
     new, is_new = train_only(Project.open(synced), QUIET)
     assert is_new
     assert old is not None
@@ -221,9 +221,9 @@ def test_another_model_makes_other_vectors_and_no_decoding(synced: Path, decodes
 
 
 def test_checkpoint_of_other_features_is_refused(synced: Path) -> None:
-    checkpoint = Project.open(synced).checkpoint()
+    checkpoint = Project.open(synced).resolve().checkpoint
     assert checkpoint is not None
-    vectors = Project.open(synced).word_vectors()
+    vectors = Project.open(synced).features().word_vectors
     text = {"backbone": "word2vec", "options": {"dim": 16}, "weights": str(vectors)}
     write_config(synced, model={"checkpoint": str(checkpoint.folder)}, features={"text": text})
     assert run_sync(synced).did_nothing

@@ -194,7 +194,7 @@ class TestProjects:
         (project / "net.pth").write_bytes(b"abc")
         for weights, expected in (("one", "one"), ("net.pth", str(project / "net.pth"))):
             path = write_config(project, features={"video": {"backbone": "test_resnet", "weights": weights}})
-            (want,) = (one for one in Project.open(path).wants if one.modality == "video")
+            (want,) = (one for one in Project.open(path).media if one.modality == "video")
             assert want.request.weights == expected
             assert want.weights_digest.startswith("sha256:")
         assert asked == []

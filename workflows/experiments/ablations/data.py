@@ -14,7 +14,7 @@ from ....train.data import TrainingSet
 from ...console import Console
 from ...laboratory import MANIFEST_NAME, VIDEOS_NAME, World, make_collection
 from ...project import CONFIG_NAME, Project, in_split
-from ...sync import ClipState, clip_states, extract_only, survey, training_set
+from ...sync import ClipState, extract_only, take_state, training_set
 from .studies import Gallery
 from .world import LONG_NAME, LongClip, LongWorld, make_long_clips
 
@@ -88,7 +88,7 @@ def prepare(folder: Path, worlds: Worlds, recipe: Recipe, console: Console) -> C
     if report.exit_code:
         raise FrameloomError(f"not every clip of {folder} was extracted: {'; '.join(report.lines())}")
     project = Project.open(folder)
-    clips = clip_states(project, survey(project))
+    clips = take_state(project).clips
     asked = [state for state in clips if in_split(state.clip.split, "test")]
     return Clips(
         project=project,

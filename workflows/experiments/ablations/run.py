@@ -16,7 +16,7 @@ from ...._vocabulary import IntegrityError, digest_of
 from ....train import Recipe, get_recipe, read_checkpoint
 from ....train.data import StoredExamples, TrainingSet
 from ...console import Console, readable_seconds
-from ...sync import Crew, TrainJob, train_model
+from ...sync import Executor, TrainJob, train_model
 from .data import Clips
 from .studies import Gallery, Row, Strategy, Study, Table
 
@@ -142,14 +142,15 @@ def _train_job(
     overrides: Mapping[str, Any],
 ) -> TrainJob:
     project = clips.project
+    features = project.features()
     recipe = get_recipe(study.recipe, **{**study.overrides, **overrides})
     config = {
-        **project.model_widths(),
+        **features.widths(),
         **study.options,
         **study.objectives[objective],
         **study.trainings[training].options,
     }
-    provenance = {"features": project.feature_identities(), "examples": digest}
+    provenance = {"features": features.identities(), "examples": digest}
     identity = digest_of([study.model, config, recipe.as_dict(), provenance])
     return TrainJob(
         store=str(project.store.root),
@@ -171,13 +172,13 @@ def limits_of(recipe: Recipe) -> dict[str, int]:
     return {name: getattr(recipe, name) for name in ("max_video_tokens", "max_audio_frames", "max_words")}
 
 
-def run_jobs(jobs: Sequence[AblationJob], crew: Callable[[], Crew], console: Console) -> None:
+def run_jobs(jobs: Sequence[AblationJob], executor: Callable[[], Executor], console: Console) -> None:
     """Do what is not done. What ends is told at once, and what was begun is gone on with by the next call."""
     waiting = [job for job in jobs if job.found() is None]
     if not waiting:
         return
     with console.progress("ablate", len(waiting), "models") as advance:
-        for job, outcome in crew().map(run_job, waiting):
+        for job, outcome in executor().map(run_job, waiting):
             if isinstance(outcome, Exception):
                 raise outcome
             console.say(f"  {job.training}, seed {job.seed}: {readable_seconds(outcome)}")

@@ -133,7 +133,7 @@ def run_study(
         clips, study, root, tables=chosen, objective=objective, seeds=seeds, overrides=dict(overrides or {})
     )
     with working(clips.project, console) as stage:
-        run_jobs(jobs, stage.crew, console)
+        run_jobs(jobs, stage.executor, console)
     result = StudyResult(
         name=name,
         study=study,

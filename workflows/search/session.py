@@ -1,0 +1,274 @@
+"""A search session: a project opened for questions in any mixture of words, pictures and sound.
+
+Opening one reads the configuration's pointers, the model and the table once; questions then share them, and one decoder.
+`is_current` is a few calls of stat: whoever keeps a session asks it before each question, and opens another one when a
+training or a sync has changed what answers.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality
+from ...store import metadata_of, quoted, reader_lock
+from ...train.data import ClipSample
+from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project, combination_fault
+from ..sync import loaded_model
+
+_COLUMNS = ("clip", "video", "path", "modalities", "start_seconds", "end_seconds", "split", "captions", "metadata")
+_MAX_CHECKED = 1000
+
+
+class Result(BaseModel):
+    """One answer. Fields can be read as attributes or by name, `result["video"]`.
+
+    Attributes:
+        video: the video's identity in the collection.
+        path: where the file lay when it was indexed.
+        start_seconds: first instant of the clip.
+        end_seconds: first instant after it.
+        score: cosine similarity with the question, from -1 to 1.
+        clip: the clip's id, good for `like=`.
+        modalities: what of the clip was compared, such as ``video+audio``.
+        split: the clip's split, if the collection has splits.
+        captions: what the collection says of the clip.
+        metadata: the manifest's other columns.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    video: str
+    path: str
+    start_seconds: float
+    end_seconds: float
+    score: float
+    clip: str
+    modalities: str
+    split: str | None = None
+    captions: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in type(self).model_fields:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def keys(self) -> Iterator[str]:
+        """The field names, so that `dict(result)` and `{**result}` work."""
+        return iter(type(self).model_fields)
+
+
+class Query(BaseModel):
+    """A question: at least one of `text`, `video`, `audio` and `like`. `ask` makes one and raises InputError."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    text: str | None = None
+    video: Path | None = None
+    audio: Path | None = None
+    like: str | None = None
+    where: str | None = None
+    modalities: str | None = None
+    top: int = 10
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Query:
+        given = [self.text, self.video, self.audio, self.like]
+        if all(one is None for one in given):
+            raise ValueError("an empty question: give words, --video FILE, --audio FILE or --like ID")
+        if self.like is not None and any(one is not None for one in given[:3]):
+            raise ValueError("--like asks for clips like one of the table: give it without words and files")
+        if self.text is not None and not self.text.strip():
+            raise ValueError("an empty question: give at least one word")
+        return self
+
+    @classmethod
+    def ask(cls, **options: Any) -> Query:
+        """A checked question. Raises InputError for an empty one, or for values of other types."""
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            message = str(fault["msg"]).removeprefix("Value error, ")
+            where = ".".join(map(str, fault["loc"]))
+            raise InputError(f"{where} is {fault['input']!r:.60}: {message}" if where else message) from None
+
+
+class SearchSession:
+    """A project, its model, its table and one decoder, kept open for questions.
+
+    Raises FrameloomError when nothing is indexed, or no checkpoint is there to embed questions with.
+    """
+
+    def __init__(self, project: Project, *, watched: tuple[Path, ...] = ()) -> None:
+        self.project = project
+        self.table = project.table
+        self.resolved = project.resolve()
+        self._watched = (
+            *watched,
+            project.root / "models" / VECTORS_POINTER,
+            self.resolved.model_folder / CHECKPOINT_POINTER,
+            *([] if self.resolved.checkpoint is None else [self.resolved.checkpoint.folder / "model.json"]),
+        )
+        self._stamp = self._now()
+        self._checked: set[str] = set()
+        self._closed: weakref.finalize[Any, Any] | None = None
+        if self.resolved.checkpoint is None:
+            raise FrameloomError(
+                "no trained checkpoint for this configuration: run `frameloom sync`"
+                if self.table.exists()
+                else "nothing is indexed yet: run `frameloom sync` first"
+            )
+        self.checkpoint: CheckpointRef = self.resolved.checkpoint
+
+    def is_current(self) -> bool:
+        """Whether configuration, checkpoint, word vectors and table are those that this session was opened with."""
+        return self._stamp == self._now()
+
+    def close(self) -> None:
+        """End the decoder, if a question started it."""
+        if self._closed is not None:
+            self._closed()
+
+    def _now(self) -> tuple[Any, ...]:
+        stamps: list[Any] = [self.table.version()]
+        for path in self._watched:
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                stamps.append((str(path), found.st_mtime_ns, found.st_size, found.st_ino))
+        return tuple(stamps)
+
+    def search(self, query: Query) -> list[Result]:
+        """The clips nearest to a question, best first.
+
+        A clip is compared through its primary row (video and audio where it has both), or through the rows of
+        `modalities`. Raises InputError for a question without a known word, a `where` that does not parse, a `top` out
+        of range; FrameloomError when nothing is indexed yet; MediaError for a file that cannot be read.
+        """
+        with reader_lock(self.project.root):
+            if self._stamp[0] is None:
+                raise FrameloomError("nothing is indexed yet: run `frameloom sync` first")
+            vector, left_out = self._vector(query)
+            of_model = f"model = '{self.checkpoint.digest}'"
+            rows = (
+                f"modalities = {quoted(self._combination(query.modalities))}" if query.modalities else "fullest = true"
+            )
+            conditions = [of_model, rows]
+            if left_out is not None:
+                conditions.append(f"clip != {quoted(left_out)}")
+            if query.where is not None:
+                conditions.append(f"({self._condition(query.where)})")
+            where = " AND ".join(conditions)
+            found = self.table.search(vector, where=where, top=query.top, columns=list(_COLUMNS))
+            if not found and not self.table.count(of_model):
+                raise FrameloomError(
+                    "the table was made by another model than the configuration's: run `frameloom sync`"
+                )
+            return [self._result(row) for row in found]
+
+    def embed(self, sample: ClipSample) -> NDArray[np.float32]:
+        """The unit vector (D,) of one sample of `text`, `video` and `audio`, of whatever it has."""
+        from ...train.data import ClipDataset, collate
+        from ...train.evaluate import embed_batch
+
+        batch = collate([ClipDataset([sample], **self.resolved.limits, training=False)[0]])
+        (vectors,) = embed_batch(self.model, batch, ["+".join(batch)]).values()
+        vector: NDArray[np.float32] = vectors[0]
+        return vector
+
+    def words(self, text: str) -> NDArray[np.float32]:
+        """The known words of a question, (W, D)."""
+        request = self.resolved.features.text
+        if request is None:
+            if self.project.config.features.text is None:
+                raise FrameloomError("the configuration has no features.text: add it, or ask with --video or --audio")
+            raise FrameloomError(
+                "this index knows no words: it was made without captions; ask with --video, --audio or --like"
+            )
+        feature: FeatureArray = request.request.build().encode(text)
+        if len(feature.values) == 0:
+            raise InputError(f"no word of {text!r} is in the vocabulary of {request.name}: try other words")
+        return feature.values.astype(np.float32)
+
+    @cached_property
+    def model(self) -> Any:
+        """The checkpoint's model, in evaluation mode."""
+        return loaded_model(str(self.checkpoint.folder), self.checkpoint.digest, self.project.config.run.device)
+
+    @cached_property
+    def _decoder(self) -> Any:
+        from ...extract import Decoder, Limits
+
+        run = self.project.config.run
+        decoder = Decoder(limits=Limits(seconds=run.decode_seconds, memory_bytes=int(run.decode_memory_gb * 1e9)))
+        self._closed = weakref.finalize(self, decoder.close)
+        return decoder
+
+    def _vector(self, query: Query) -> tuple[NDArray[np.float32], str | None]:
+        """The question as a unit vector, and the clip that must not answer itself."""
+        if query.like is not None:
+            for condition in (f"clip = {quoted(query.like)} AND fullest = true", f"id = {quoted(query.like)}"):
+                rows = self.table.get(where=condition, columns=["clip", "vector"])
+                if rows:
+                    return np.asarray(rows[0]["vector"], np.float32), rows[0]["clip"]
+            raise InputError(
+                f"no clip has the id {query.like!r}: ids are in the `clip` field of `frameloom query --json`"
+            )
+        sample = ClipSample(
+            text=[] if query.text is None else [self.words(query.text)],
+            video=None if query.video is None else self._media(Modality.VIDEO, query.video),
+            audio=None if query.audio is None else self._media(Modality.AUDIO, query.audio)[0],
+        )
+        return self.embed(sample), None
+
+    def _media(self, modality: Modality, path: Path) -> list[NDArray[np.float32]]:
+        """One modality of a file: each of its streams, (T, D). Raises MediaError where the file does not give one."""
+        from ...extract import extract_file
+
+        requests = self.resolved.features.streams().get(modality, ())
+        if not requests:
+            raise ConfigError(f"this index has no {modality} feature: add features.{modality} to the configuration")
+        features = extract_file(path, [one.request.build() for one in requests], decoder=self._decoder)
+        for name, feature in features.items():
+            if len(feature.values) == 0:
+                blamed = f"{name}: {feature.message}" if len(requests) > 1 else feature.message
+                raise MediaError(feature.status, f"{path}: {feature.status.value}: {blamed}")
+        return [features[one.name].values.astype(np.float32) for one in requests]
+
+    def _combination(self, name: str) -> str:
+        fault = combination_fault(name, self.project.config.features.modalities())
+        if fault is not None:
+            raise InputError(f"modalities: {fault}")
+        return name
+
+    def _condition(self, where: str) -> str:
+        """A condition that parses by itself: it cannot leave its brackets, and a mistake is named in its own words."""
+        if where not in self._checked:
+            self.table.count(where)
+            if len(self._checked) >= _MAX_CHECKED:
+                self._checked.clear()
+            self._checked.add(where)
+        return where
+
+    def _result(self, row: Mapping[str, Any]) -> Result:
+        return Result(
+            video=row["video"],
+            path=str(self.project.base / row["path"]),
+            start_seconds=row["start_seconds"],
+            end_seconds=row["end_seconds"],
+            score=float(row["score"]),
+            clip=row["clip"],
+            modalities=row["modalities"],
+            split=row["split"],
+            captions=tuple(row["captions"] or ()),
+            metadata=metadata_of(row),
+        )

@@ -1,0 +1,213 @@
+"""One moment of a project: its videos, their clips and the checkpoint, made once for a run and passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from ..._vocabulary import Clip, Status, digest_of
+from ...store import embedding_fingerprint
+from ...train.data import ClipFeatures
+from ..project import CheckpointRef, FeatureRequest, Project, Resolved, clips_of, text_of
+from .survey import Stream, Survey, fingerprint_of, survey
+from .tasks import text_digest
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipState:
+    """One clip that can be embedded.
+
+    Attributes:
+        clip: what it is.
+        path: where its file lies, as the table keeps it.
+        inputs: what is stored of it.
+        combinations: those of `store.combinations` that it has.
+        row_digest: what decides its rows apart from vectors: captions, split, metadata, and the combinations asked for.
+    """
+
+    clip: Clip
+    path: str
+    inputs: ClipFeatures
+    combinations: tuple[str, ...]
+    row_digest: str
+
+    @property
+    def row_ids(self) -> dict[str, str]:
+        """The primary keys of its rows, by combination."""
+        return {one: f"{self.clip.clip_id}-{one}" for one in self.combinations}
+
+    @property
+    def primary(self) -> str | None:
+        """The combination through which it is searched: of those that it has, the one with the most of its media."""
+        media = [one for one in self.combinations if "text" not in one.split("+")]
+        return max(media, key=lambda one: (one.count("+"), one == "video"), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A project at one moment. A stage that changes it is followed by another one."""
+
+    project: Project
+    resolved: Resolved
+    survey: Survey
+    clips: tuple[ClipState, ...]
+
+    @property
+    def checkpoint(self) -> CheckpointRef | None:
+        """What embeds."""
+        return self.resolved.checkpoint
+
+    def with_resolved(self, resolved: Resolved) -> State:
+        """The same clips with another checkpoint."""
+        return replace(self, resolved=resolved)
+
+    def passing(self) -> set[str]:
+        """Videos whose rows stay: they are there, and cannot be read or finished just now."""
+        return {state.name for state in self.survey.videos if state.is_passing}
+
+    def rowless(self) -> dict[str, tuple[Status, str]]:
+        """Videos that were extracted and can have no row, with the reason."""
+        with_rows = {state.clip.video for state in self.clips if state.combinations}
+        with_clips = {state.clip.video for state in self.clips}
+        reasons: dict[str, tuple[Status, str]] = {}
+        for state in self.survey.videos:
+            if state.missing or state.duration_seconds <= 0 or state.name in with_rows:
+                continue
+            if state.name in with_clips:
+                wanted = ", ".join(self.project.config.store.combinations)
+                reasons[state.name] = (
+                    Status.NO_AUDIO,
+                    f"it has none of the combinations of store.combinations ({wanted})",
+                )
+            else:
+                reasons[state.name] = (
+                    Status.TOO_SHORT,
+                    f"no span of the manifest reaches into its {state.duration_seconds:.2f} s",
+                )
+        return reasons
+
+    def embedding_identity(self, state: ClipState) -> str:
+        """What decides the vectors of a clip: its features, its span, the checkpoint, and how much of it is read."""
+        assert self.checkpoint is not None
+        inputs = state.inputs
+        span = [inputs.start_seconds, inputs.end_seconds]
+        return embedding_fingerprint(inputs.identities(), self.checkpoint.digest, span=span, limits=self.resolved.limits)
+
+    def stale_ids(self, held: Mapping[str, tuple[str, str, str]] | None = None) -> tuple[str, ...]:
+        """Rows of clips that are no more, whatever checkpoint there is. Rows of videos in `passing` are left alone."""
+        expected = {one for state in self.clips for one in state.row_ids.values()}
+        keep = self.passing()
+        held = held_rows(self.project) if held is None else held
+        return tuple(one for one, (_, _, video) in held.items() if one not in expected and video not in keep)
+
+
+def take_state(project: Project) -> State:
+    """The project as it is now."""
+    return state_of(project, project.resolve(), survey(project))
+
+
+def state_of(project: Project, resolved: Resolved, found: Survey) -> State:
+    """The state that a survey and what was resolved give together."""
+    clips = tuple(clip_states(project, found, resolved.features.text))
+    return State(project=project, resolved=resolved, survey=found, clips=clips)
+
+
+def clip_states(project: Project, found: Survey, text: FeatureRequest | None) -> Iterator[ClipState]:
+    """Every clip of every usable video, sorted by video and time."""
+    config = project.config
+    for state in found.videos:
+        if state.file.digest is None or state.duration_seconds <= 0:
+            continue
+        path = project.kept_path(state.file.video.path)
+        for clip in clips_of(state.file.video, state.duration_seconds, clip_seconds=config.collection.clip_seconds):
+            media = {
+                modality.value: tuple(one.fingerprint for one in streams)
+                for modality, streams in state.modalities().items()
+                if all(_reaches(project, one, clip) for one in streams)
+            }
+            if not media:
+                continue
+            texts = _known_texts(project, dict(enumerate(clip.captions)), text)
+            columns = config.features.extra_text
+            further = {name: text_of(clip.metadata, column) for name, column in columns.items()}
+            extra = _known_texts(project, {name: one for name, one in further.items() if one}, text)
+            inputs = ClipFeatures(
+                clip=clip.clip_id,
+                start_seconds=clip.start_seconds,
+                end_seconds=clip.end_seconds,
+                features=media | {name: (one,) for name, one in extra.items()},
+                captions=tuple(texts.values()),
+            )
+            wanted = config.store.combinations
+            facts = [clip.video, path, list(clip.captions), clip.split, dict(clip.metadata), sorted(wanted)]
+            yield ClipState(
+                clip=clip,
+                path=path,
+                inputs=inputs,
+                combinations=tuple(one for one in wanted if all(map(inputs.has, one.split("+")))),
+                row_digest=digest_of(facts),
+            )
+
+
+def _reaches(project: Project, stream: Stream, clip: Clip) -> bool:
+    """Whether a feature has something to say of a clip: it has rows, and its stream overlaps the clip.
+
+    A damaged or truncated stream has holes, so there the rows themselves are asked: one must lie in the clip, or
+    nearer to it than the distance between two rows.
+    """
+    entry, spec = stream.entry, stream.request.spec
+    if entry is None or not entry.num_rows:
+        return False
+    if entry.status is Status.OK:
+        return bool(entry.start_seconds < clip.end_seconds and clip.start_seconds < entry.end_seconds)
+    apart = spec.sampling.get("rows_per_window", 1) / (spec.rate_hz or 1.0)
+    found = project.store.read_span(entry.fingerprint, clip.start_seconds - apart, clip.end_seconds + apart)
+    return len(found.values) > 0
+
+
+def _known_texts(project: Project, texts: Mapping[Key, str], text: FeatureRequest | None) -> dict[Key, str]:
+    """The features of the texts that have at least one known word."""
+    if text is None:
+        return {}
+    names = {key: fingerprint_of(text_digest(one), text) for key, one in texts.items()}
+    entries = {key: project.store.entry(name) for key, name in names.items()}
+    return {key: names[key] for key, entry in entries.items() if entry is not None and entry.num_rows}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TablePlan:
+    """What must change in the table.
+
+    Attributes:
+        to_embed: clips whose rows are missing or were made from something else.
+        delete_ids: rows of clips that are no more.
+    """
+
+    to_embed: tuple[ClipState, ...]
+    delete_ids: tuple[str, ...]
+
+
+def plan_table(state: State) -> TablePlan:
+    """Compare the table with the clips. Without a checkpoint every clip must be embedded."""
+    held = held_rows(state.project)
+    to_embed = state.clips
+    if state.checkpoint is not None:
+        to_embed = tuple(clip for clip in state.clips if not _is_held(held, clip, state.embedding_identity(clip)))
+    return TablePlan(to_embed=to_embed, delete_ids=state.stale_ids(held))
+
+
+def _is_held(held: Mapping[str, tuple[str, str, str]], clip: ClipState, fingerprint: str) -> bool:
+    wanted = (fingerprint, clip.row_digest)
+    return all(held.get(one, ("", "", ""))[:2] == wanted for one in clip.row_ids.values())
+
+
+def held_rows(project: Project) -> dict[str, tuple[str, str, str]]:
+    """Row id to (fingerprint, row digest, video)."""
+    if not project.table.exists():
+        return {}
+    columns = project.table.rows().to_pydict()
+    triples = zip(columns["fingerprint"], columns["row_digest"], columns["video"], strict=True)
+    return dict(zip(columns["id"], triples, strict=True))
