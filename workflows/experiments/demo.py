@@ -16,7 +16,7 @@ from ..._files import publish_text
 from ..console import Console, readable_seconds
 from ..laboratory import World, make_collection
 from ..project import CONFIG_NAME, Project
-from ..search import Query, Result, search
+from ..search import Query, Result, SearchSession
 from ..sync import Report, sync
 from .evaluate import Evaluation, evaluate
 
@@ -112,8 +112,9 @@ def run_demo(folder: Path, *, seed: int, num_train: int, num_test: int, console:
     project = Project.open(folder)
     report = sync(project, console)
     evaluation = evaluate(project, split="test")
+    session = SearchSession(project)
     answers = {
-        question: tuple(search(project, Query(text=question, where="split = 'test'", top=2)))
+        question: tuple(session.search(Query(text=question, where="split = 'test'", top=2)))
         for question in _questions(project)
     }
     return DemoResult(

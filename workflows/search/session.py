@@ -1,6 +1,6 @@
 """A search session: a project opened for questions in any mixture of words, pictures and sound.
 
-Opening one reads the configuration's pointers, the model and the table once; questions then share them, and one decoder.
+Opening one reads the configuration's pointers once; questions then share the model, the table and one decoder.
 `is_current` is a few calls of stat: whoever keeps a session asks it before each question, and opens another one when a
 training or a sync has changed what answers.
 """

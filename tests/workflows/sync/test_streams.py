@@ -259,7 +259,7 @@ class TestWidths:
         assert Project.open(joined).resolve().checkpoint is not None
         write_joined(joined, FLAT, model={"checkpoint": "model"})
         with pytest.raises(ConfigError, match=rf"video_dim {WIDTH}, and the rows of features\.video are 96 wide"):
-            Project.open(joined).resolve().checkpoint
+            Project.open(joined).resolve()
 
 
 class TestIdentity:
