@@ -9,7 +9,9 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 from ..._vocabulary import Clip, ConfigError
 from .manifest import MANIFEST_SUFFIXES, ONLY_LOCAL, Scalar, Span, is_address, milliseconds, read_manifest
@@ -30,7 +32,6 @@ VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
     | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
-_ANYWHERE = ("**", "*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,7 @@ def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Col
         )
     unmatched: tuple[str, ...] = ()
     if captions is not None:
-        _refuse_address(captions, "collection.captions")
+        _check_local(captions, "collection.captions")
         found, unmatched = _join_captions(found, _absolute(captions, base))
     videos = tuple(_settled(found[name]) for name in sorted(found))
     return Collection(videos=videos, unmatched=unmatched, metadata_types=_metadata_types(videos))
@@ -118,10 +119,21 @@ def clips_of(video: Video, duration_seconds: float, *, clip_seconds: float | Non
     A span is cut at the end of the video; one that begins after it gives no clip (see `dropped_spans`). Spans that are
     one to the millisecond are one clip. Raises ConfigError when that clip would be in two splits.
     """
+    spans: list[tuple[float, float, Sequence[Span]]]
     if any(span.start_seconds is not None for span in video.spans):
-        spans = _merge_spans(video, duration_seconds)
+        merged: dict[tuple[int, int], list[Span]] = {}
+        for span in video.spans:
+            start_ms, end_ms = _cut(span, duration_seconds)
+            if start_ms < end_ms:
+                merged.setdefault((start_ms, end_ms), []).append(span)
+        spans = [
+            (start / 1000, min(end / 1000, duration_seconds), rows) for (start, end), rows in sorted(merged.items())
+        ]
     else:
-        spans = [(start, end, video.spans) for start, end in _windows(duration_seconds, clip_seconds)]
+        whole = clip_seconds is None or duration_seconds <= clip_seconds
+        count = 1 if whole else max(1, math.floor(duration_seconds / (clip_seconds or 1.0) + 0.5))
+        starts = [index * (clip_seconds or 0.0) for index in range(count)]
+        spans = [(*ends, video.spans) for ends in pairwise([*starts, duration_seconds])]
     return [
         Clip(
             video=video.video,
@@ -140,26 +152,6 @@ def dropped_spans(video: Video, duration_seconds: float) -> int:
     parts = {_span_key(span): span for span in video.spans if span.start_seconds is not None}
     cuts = (_cut(span, duration_seconds) for span in parts.values())
     return sum(start >= end for start, end in cuts)
-
-
-def _windows(duration_seconds: float, clip_seconds: float | None) -> list[tuple[float, float]]:
-    if clip_seconds is None or duration_seconds <= clip_seconds:
-        return [(0.0, duration_seconds)]
-    count = max(1, math.floor(duration_seconds / clip_seconds + 0.5))
-    starts = [index * clip_seconds for index in range(count)]
-    return list(zip(starts, [*starts[1:], duration_seconds], strict=True))
-
-
-def _merge_spans(video: Video, duration_seconds: float) -> list[tuple[float, float, tuple[Span, ...]]]:
-    """Rows of the same span, to the millisecond, become one clip."""
-    merged: dict[tuple[int, int], list[Span]] = {}
-    for span in video.spans:
-        start, end = _cut(span, duration_seconds)
-        if start < end:
-            merged.setdefault((start, end), []).append(span)
-    return [
-        (start / 1000, min(end / 1000, duration_seconds), tuple(rows)) for (start, end), rows in sorted(merged.items())
-    ]
 
 
 def _cut(span: Span, duration_seconds: float) -> tuple[int, int]:
@@ -237,16 +229,11 @@ def _is_absolute(path: str) -> bool:
     return Path(os.path.expanduser(path)).is_absolute()  # noqa: PTH111 - ~nobody is a name, not an error
 
 
-def _refuse_address(source: str, key: str) -> None:
-    if is_address(source):
-        raise ConfigError(f"{key}: {source!r:.80} is an address: {ONLY_LOCAL}")
-
-
 def _from_sources(sources: Sequence[str], base: Path) -> Iterator[Video]:
     roots: list[Path] = []
     seen: set[tuple[int, int]] = set()
     for source in sources:
-        _refuse_address(source, "collection.videos")
+        _check_local(source, "collection.videos")
         path = _absolute(source, base)
         mode = _mode(path)
         if mode is None and glob.has_magic(source):
@@ -258,10 +245,15 @@ def _from_sources(sources: Sequence[str], base: Path) -> Iterator[Video]:
         elif path.suffix.lower() in MANIFEST_SUFFIXES:
             yield from _from_manifest(path)
         elif mode is not None and stat.S_ISREG(mode):
-            yield Video(video=_identity(path, path.parent.parent), path=path)
+            yield Video(video=readable_path(path.relative_to(path.parent.parent)), path=path)
         else:
             fault = "does not exist" if mode is None else "is neither a folder nor a file"
             raise ConfigError(f"collection.videos: {path} {fault}: give a folder, a glob pattern or a manifest")
+
+
+def _check_local(source: str, key: str) -> None:
+    if is_address(source):
+        raise ConfigError(f"{key}: {source!r:.80} is an address: {ONLY_LOCAL}")
 
 
 def _mode(path: Path) -> int | None:
@@ -292,43 +284,55 @@ def _check_root(path: Path, roots: Sequence[Path]) -> None:
 def _from_folder(path: Path, seen: set[tuple[int, int]]) -> Iterator[Video]:
     if _folder_key(path) in seen:
         raise ConfigError(f"collection.videos: {path} overlaps a folder named before it through a link: name one")
-    for file in _walk(path, _ANYWHERE, seen):
+    for file in _walk(path, ("**", "*"), seen):
         if file.suffix.lower() in VIDEO_SUFFIXES:
-            yield Video(video=_identity(file, path.parent), path=file)
+            yield Video(video=readable_path(file.relative_to(path.parent)), path=file)
 
 
 def _from_glob(pattern: Path) -> Iterator[Video]:
     first_magic = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
     root = Path(*pattern.parts[:first_magic])
     for file in _walk(root, pattern.parts[first_magic:], set()):
-        yield Video(video=_identity(file, root.parent), path=file)
+        yield Video(video=readable_path(file.relative_to(root.parent)), path=file)
 
 
 def _walk(root: Path, pattern: tuple[str, ...], seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """The files below a folder that match a pattern, always in the same order.
+    """The files below a folder that match a pattern.
 
     Links to folders are followed, after the folders themselves, and no folder is entered twice: links may go round in
-    circles, and a video that can be reached in two ways keeps its own name. Raises ConfigError for what cannot be read.
+    circles, and a video that can be reached in two ways keeps its own name. Raises ConfigError for what cannot be read,
+    and for a link that leads nowhere, unless it has a video's name and is reported as that.
     """
-    folders: list[tuple[str, ...]] = [()]
-    links: list[tuple[str, ...]] = []
-    while folders or links:
-        names = folders.pop() if folders else links.pop(0)
-        folder = root.joinpath(*names)
-        key = _folder_key(folder)
-        if key in seen:
-            continue
-        seen.add(key)
-        for entry in _entries(folder):
-            below = (*names, entry.name)
-            leads_on, matches = (_matches(below, pattern, leading=leading) for leading in (True, False))
-            if not (leads_on or matches):
+
+    def refuse(error: OSError) -> NoReturn:
+        raise _unreadable(Path(error.filename), error) from None
+
+    starts = [root]
+    while starts:
+        for place, folders, files in os.walk(starts.pop(0), onerror=refuse):
+            folder = Path(place)
+            names = folder.relative_to(root).parts
+            inside = [name for name in folders if _matches((*names, name), pattern, leading=True)]
+            linked = [name for name in inside if (folder / name).is_symlink()]
+            folders[:] = [name for name in inside if name not in linked]  # which `os.walk` enters next
+            key = _folder_key(folder)
+            if key in seen:
+                folders.clear()
                 continue
-            if _is_folder(entry):
-                if leads_on:
-                    (links if entry.is_symlink() else folders).append(below)
-            elif matches:
-                yield Path(entry.path)
+            seen.add(key)
+            starts += [folder / name for name in sorted(linked)]
+            for name in files:
+                file, below = folder / name, (*names, name)
+                matches = _matches(below, pattern, leading=False)
+                is_asked_for = matches or _matches(below, pattern, leading=True)
+                is_broken = is_asked_for and file.is_symlink() and not file.exists()
+                if is_broken and file.suffix.lower() not in VIDEO_SUFFIXES:
+                    raise ConfigError(
+                        f"collection.videos: the link {file} leads nowhere: mount what it points to, or remove the link"
+                        " (videos behind it would count as removed)"
+                    )
+                if matches:
+                    yield file
 
 
 def _folder_key(folder: Path) -> tuple[int, int]:
@@ -337,30 +341,6 @@ def _folder_key(folder: Path) -> tuple[int, int]:
     except OSError as error:
         raise _unreadable(folder, error) from None
     return found.st_dev, found.st_ino
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Raises ConfigError for a link that leads nowhere, unless it has a video's name and is reported as that."""
-    try:
-        if entry.is_dir():
-            return True
-        broken = entry.is_symlink() and not Path(entry.path).exists()
-    except OSError:
-        broken = True
-    if broken and Path(entry.name).suffix.lower() not in VIDEO_SUFFIXES:
-        raise ConfigError(
-            f"collection.videos: the link {entry.path} leads nowhere: mount what it points to, or remove the link"
-            " (videos behind it would count as removed)"
-        )
-    return False
 
 
 def _matches(names: tuple[str, ...], pattern: tuple[str, ...], *, leading: bool) -> bool:
@@ -391,13 +371,20 @@ def _from_manifest(path: Path) -> Iterator[Video]:
 
 
 def _join_captions(found: dict[str, Video], manifest: Path) -> tuple[dict[str, Video], tuple[str, ...]]:
-    names = _Names(found)
+    by_path = {video.path: name for name, video in found.items()}
+    by_target: dict[str, str] = {}  # what paths lead to through links; made for the first one that is not known
     spans: dict[str, list[Span]] = {}
     unmatched: dict[str, None] = {}
     num_rows = 0
     for name, span in read_manifest(manifest, needs_captions=True):
         num_rows += 1
-        identity = names.find(_absolute(name, manifest.parent))
+        path = _absolute(name, manifest.parent)
+        identity = by_path.get(path)
+        if identity is None:
+            by_target = by_target or {
+                os.path.realpath(known): by_path[known] for known in sorted(by_path, reverse=True)
+            }
+            identity = by_target.get(os.path.realpath(path))
         if identity is None:
             unmatched[name] = None
         else:
@@ -405,33 +392,10 @@ def _join_captions(found: dict[str, Video], manifest: Path) -> tuple[dict[str, V
     if not spans:
         raise ConfigError(
             f"{manifest}: none of its {num_rows} rows names a video of the collection:"
-            f" `video` must be relative to the manifest, such as {os.path.relpath(names.example, manifest.parent)}"
+            f" `video` must be relative to the manifest, such as {os.path.relpath(min(by_path), manifest.parent)}"
         )
     joined = {name: replace(found[name], spans=(*found[name].spans, *rows)) for name, rows in spans.items()}
     return {**found, **joined}, tuple(unmatched)
-
-
-class _Names:
-    """The identity of the video at a path; where the path is unknown, of the one that it leads to through links."""
-
-    def __init__(self, found: Mapping[str, Video]) -> None:
-        self._by_path = {video.path: name for name, video in found.items()}
-        self._by_target: dict[str, str] | None = None
-        self.example = min(self._by_path)
-
-    def find(self, path: Path) -> str | None:
-        return self._by_path.get(path) or self._behind_links(path)
-
-    def _behind_links(self, path: Path) -> str | None:
-        if self._by_target is None:
-            self._by_target = {}
-            for known in sorted(self._by_path):
-                self._by_target.setdefault(os.path.realpath(known), self._by_path[known])
-        return self._by_target.get(os.path.realpath(path))
-
-
-def _identity(file: Path, root: Path) -> str:
-    return readable_path(file.relative_to(root))
 
 
 def _metadata_types(videos: Iterable[Video]) -> dict[str, str]:
@@ -443,10 +407,5 @@ def _metadata_types(videos: Iterable[Video]) -> dict[str, str]:
             for key, value in span.metadata.items():
                 if value is not None:
                     seen.setdefault(key, set()).add(names[type(value)])
-    return {key: _common_type(types) for key, types in sorted(seen.items())}
-
-
-def _common_type(types: set[str]) -> str:
-    if types == {"int64", "double"}:
-        return "double"
-    return types.pop() if len(types) == 1 else "string"
+    common = {key: "double" if types == {"int64", "double"} else "string" for key, types in seen.items()}
+    return {key: next(iter(types)) if len(types) == 1 else common[key] for key, types in sorted(seen.items())}

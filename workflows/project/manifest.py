@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ ONLY_LOCAL = "only local files can be read for now: download them and give their
 LONGEST_SECONDS = 1e9
 _OWN_COLUMNS = frozenset({"video", "captions", "caption", "start_seconds", "end_seconds", "split"})
 _INT64 = range(-(2**63), 2**63)
-# Numbers as a program writes them. A zero in front (007) marks a name, which a number would lose.
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
-_DOUBLE = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.I)
-_LONG_INTEGER = re.compile(r"[+-]?[0-9]{19,}")
-_BOOL = {"true": True, "false": False}
+# Numbers as a program writes them: a zero in front (007) marks a name, which a number would lose.
+_KINDS: tuple[tuple[re.Pattern[str], Callable[[str], str | int | float | bool]], ...] = (
+    (re.compile(r"-?(0|[1-9][0-9]*)"), int),
+    (
+        re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE),
+        float,
+    ),
+    (re.compile(r"true|false", re.IGNORECASE), lambda text: text.casefold() == "true"),
+)
 
 Scalar = str | int | float | bool | None
 Row = dict[str, Any]
@@ -196,61 +200,46 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
-    """Rows whose metadata have the types that all values of their columns agree on. The file is read twice."""
-    kinds = _csv_kinds(path)
-    for number, row in _csv_rows(path):
-        yield number, {key: value if key in _OWN_COLUMNS else _typed(value, kinds[key]) for key, value in row.items()}
+    """Rows whose metadata have the types that all values of their columns agree on."""
+    columns, rows = read_csv(path)
+    texts = zip(columns, zip(*rows, strict=True), strict=False)
+    typed = [values if name in _OWN_COLUMNS else _typed(values) for name, values in texts]
+    for number, row in enumerate(zip(*typed, strict=True), 1):
+        yield number, dict(zip(columns, row, strict=True))
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The columns and the rows of a CSV file, as texts. Raises ConfigError for duplicate columns and uneven rows.
+
+    Not by pyarrow.csv, which takes types from what it reads first and NULL for a missing value.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        _check_distinct(reader.fieldnames or (), path)
-        for number, row in enumerate(reader, 1):
-            if None in row or None in row.values():
-                raise ConfigError(f"{path}, row {number}: not as many values as the header has columns")
-            yield number, row
+        columns, *rows = [row for row in csv.reader(file) if row] or [[]]
+    _check_distinct(columns, path)
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(columns):
+            raise ConfigError(f"{path}, row {number}: {len(row)} values, and the header has {len(columns)} columns")
+    return columns, rows
 
 
 def _check_distinct(columns: Sequence[str], path: Path) -> None:
-    twice = [name for name, count in Counter(columns).items() if count > 1]
-    if twice:
-        raise ConfigError(f"{path}: the column {twice[0]!r} stands twice in the header: rename or remove one")
+    for name, count in Counter(columns).items():
+        if count > 1:
+            raise ConfigError(f"{path}: duplicate column {name!r} in the header: rename or remove one")
 
 
-def _csv_kinds(path: Path) -> dict[str, str]:
-    """The type of every column: int64, double or bool where all its values are such, otherwise string."""
-    possible: dict[str, frozenset[str]] = {}
-    everything = frozenset({"int64", "double", "bool"})
-    for _, row in _csv_rows(path):
-        for key, value in row.items():
-            left = possible.setdefault(key, everything)
-            if left and value.strip():
-                possible[key] = left & _kinds_of(value.strip())
-    order = ("int64", "double", "bool")
-    return {key: next((kind for kind in order if kind in left), "string") for key, left in possible.items()}
-
-
-def _kinds_of(text: str) -> frozenset[str]:
-    if text.casefold() in _BOOL:
-        return frozenset({"bool"})
-    if _INTEGER.fullmatch(text) and int(text) in _INT64:
-        return frozenset({"int64", "double"})
+def _typed(texts: Sequence[str]) -> list[Scalar]:
+    """A column as int64, double or bool where all its values are such, otherwise as text; empty values are None."""
+    bare = [text.strip() for text in texts]
+    filled = {text for text in bare if text}
     # An integer that 64 bits cannot hold is a name as well: a double would round it.
-    if _LONG_INTEGER.fullmatch(text) or not _DOUBLE.fullmatch(text):
-        return frozenset()
-    return frozenset({"double"})
-
-
-def _typed(text: str, kind: str) -> Scalar:
-    bare = text.strip()
-    if not bare:
-        return None
-    if kind == "int64":
-        return int(bare)
-    if kind == "double":
-        return float(bare)
-    return _BOOL[bare.casefold()] if kind == "bool" else text
+    integers = filter(_KINDS[0][0].fullmatch, filled)
+    has_names = any(len(one) > 20 or int(one) not in _INT64 for one in integers)
+    for pattern, read in () if has_names else _KINDS:
+        if all(map(pattern.fullmatch, filled)):
+            values: dict[str, Scalar] = {text: read(text) for text in filled}
+            return [values.get(text) for text in bare]
+    return [text if text.strip() else None for text in texts]
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:

@@ -19,7 +19,6 @@ import csv
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +30,7 @@ from ..._registry import nearest
 from ..._vocabulary import ConfigError, ExitCode
 from ...store import read_pickle
 from .collection import VIDEO_SUFFIXES
-from .manifest import SPLITS, Row, milliseconds
+from .manifest import SPLITS, Row, milliseconds, read_csv
 from .plain import text_fault
 
 _SUBSETS = {
@@ -252,20 +251,17 @@ def _json(path: Path) -> Any:
 
 def _csv_rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or ()
-            twice = [name for name, count in Counter(columns).items() if count > 1]
-            missing = [name for name in needed if name not in columns]
-            if missing or twice:
-                what = f"no column `{missing[0]}`" if missing else f"the column `{twice[0]}` twice"
-                raise ConfigError(f"{path}: {what}: found {', '.join(columns) or 'nothing'}")
-            for number, row in enumerate(reader, 1):
-                if not all(row[name] for name in needed if name != "text"):
-                    raise ConfigError(f"{path}, row {number}: {', '.join(needed)} must be given")
-                yield number, row
+        columns, rows = read_csv(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} cannot be read as csv in UTF-8: {error}") from None
+    for name in needed:
+        if name not in columns:
+            raise ConfigError(f"{path}: no column `{name}`: found {', '.join(columns) or 'nothing'}")
+    for number, values in enumerate(rows, 1):
+        row = dict(zip(columns, values, strict=True))
+        if not all(row[name] for name in needed if name != "text"):
+            raise ConfigError(f"{path}, row {number}: {', '.join(needed)} must be given")
+        yield number, row
 
 
 def _object(where: Any, value: Any, needed: tuple[str, ...]) -> Mapping[str, Any]:

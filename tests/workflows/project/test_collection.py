@@ -351,7 +351,7 @@ def test_csv_columns_have_types(tmp_path: Path, texts: list[str], kind: str | No
     assert found.captions() == ["2024"]
 
 
-def test_columns_that_stand_twice_are_refused(tmp_path: Path) -> None:
+def test_duplicate_columns_are_refused(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -360,7 +360,7 @@ def test_columns_that_stand_twice_are_refused(tmp_path: Path) -> None:
         pa.table([["a.mp4"], ["train"], ["test"]], names=["video", "split", "split"]), tmp_path / "m.parquet"
     )
     for name in ("m.csv", "m.parquet"):
-        with pytest.raises(ConfigError, match=rf"{name}.*'split' stands twice"):
+        with pytest.raises(ConfigError, match=rf"{name}.*duplicate column 'split'"):
             discover([name], captions=None, base=tmp_path)
 
 

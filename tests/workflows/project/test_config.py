@@ -222,7 +222,7 @@ def test_mistakes_are_named(change: dict[str, Any], words: list[str]) -> None:
     ("text", "words"),
     [
         ("collection: [", ["line 1", "not valid YAML"]),
-        ("a: 1\na: 2\n", ["line 2", "stands twice"]),
+        ("a: 1\na: 2\n", ["line 2", "duplicate key 'a'"]),
         ("a: &x 1\nb: *x\n", ["aliases"]),
         ("a: !!python/object/apply:os.system ['true']\n", ["not valid YAML"]),
         ("a:\n\t- 1\n", ["line 2", "not valid YAML"]),

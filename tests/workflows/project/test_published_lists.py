@@ -127,7 +127,7 @@ def test_sentences_without_words_or_length_are_left_out_and_counted(tmp_path: Pa
     [
         ("msvd", "a.csv", MSRVTT_CSV, "'msvd': did you mean msrvtt"),
         ("msrvtt", "a.csv", YOUCOOK_CSV, "no column `sentence`"),
-        ("msrvtt", "a.csv", "video_id,sentence,video_id\n", "the column `video_id` twice"),
+        ("msrvtt", "a.csv", "video_id,sentence,video_id\n", "duplicate column 'video_id'"),
         ("msrvtt", "a.csv", "video_id,sentence\nvideo0,\n", "row 1: video_id, sentence must be given"),
         ("msrvtt", "a.csv", "video_id,sentence\n", "holds no caption"),
         ("msrvtt", "a.json", "{", "cannot be read as JSON"),
