@@ -93,8 +93,8 @@ class State:
         """What decides the vectors of a clip: its features, its span, the checkpoint, and how much of it is read."""
         assert self.checkpoint is not None
         inputs = state.inputs
-        span = [inputs.start_seconds, inputs.end_seconds]
-        return embedding_fingerprint(inputs.identities(), self.checkpoint.digest, span=span, limits=self.resolved.limits)
+        span, limits = [inputs.start_seconds, inputs.end_seconds], self.resolved.limits
+        return embedding_fingerprint(inputs.identities(), self.checkpoint.digest, span=span, limits=limits)
 
     def stale_ids(self, held: Mapping[str, tuple[str, str, str]] | None = None) -> tuple[str, ...]:
         """Rows of clips that are no more, whatever checkpoint there is. Rows of videos in `passing` are left alone."""
