@@ -1,11 +1,11 @@
-"""The command that reproduces the ablations of papers. What it does is in `_ablate.py`."""
+"""The command that reproduces the ablations of papers. What it does is in `experiments/ablations`."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +43,7 @@ def ablate(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Reproduce the ablations of a paper on a small made world: train every variant, print the paper's tables.
+    """Reproduce the ablations of a paper on a small synthetic data set: train every variant, print the paper's tables.
 
     Clips are rendered and their features extracted once; every variant is trained on the same ones by the same recipe,
     with the same order and captions for one seed. The tables are Markdown, with means and deviations over seeds, and
@@ -52,16 +52,18 @@ def ablate(
 
     Example: frameloom ablate everything_at_once --tables 4,5 > tables.md
     """
-    from ..experiments.ablations.data import Worlds
-    from ..experiments.ablations.study import run_study
+    from ..experiments.ablations import Worlds, run_study
 
     if study is None:
         _list_studies(as_json)
         return
+    numbers = re.split(r"[,\s]+", tables.strip(" ,")) if tables is not None else []
+    if not all(number.isdecimal() for number in numbers):
+        raise InputError(f"--tables {tables!r}: give numbers of tables, such as 4,5,6")
     found = run_study(
         study,
         folder,
-        tables=_numbers(tables),
+        tables=[int(number) for number in numbers],
         seeds=seeds,
         objective=objective,
         worlds=Worlds(num_train=num_train, num_test=num_test, num_long=num_long, seed=world),
@@ -71,19 +73,10 @@ def ablate(
     answer(found, as_json=as_json)
 
 
-def _numbers(tables: str | None) -> list[int]:
-    if tables is None:
-        return []
-    parts = [part for part in re.split(r"[,\s]+", tables.strip()) if part]
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise InputError(f"--tables {tables!r}: give numbers of tables, such as 4,5,6")
-    return [int(part) for part in parts]
-
-
 def _list_studies(as_json: bool) -> None:
-    from ..experiments.ablations.studies import STUDIES
+    from ..experiments.ablations import STUDIES
 
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "study": name,
             "paper": STUDIES[name].paper,
@@ -95,7 +88,7 @@ def _list_studies(as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    for name in STUDIES:
-        print(f"{name}: {STUDIES[name].paper}")
-        for table in STUDIES[name].tables:
-            print(f"  table {table.number}: {table.title}")
+    for one in found:
+        print(f"{one['study']}: {one['paper']}")
+        for number, title in one["tables"].items():
+            print(f"  table {number}: {title}")

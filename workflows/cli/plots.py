@@ -1,4 +1,4 @@
-"""The commands that draw. What they measure is in `_plots_data.py`, how it looks in `_plots.py`."""
+"""The commands that draw."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def losses(
     Example: frameloom plot losses losses.png
     """
     from ..experiments.plots import check_target, draw_losses
-    from ..experiments.plots_data import trained, training_losses
+    from ..experiments.plots_data import training_losses
+    from ..search import trained
 
     check_target(out)
     found = training_losses(checkpoint if checkpoint is not None else trained(_project(config)).folder)
@@ -56,8 +57,8 @@ def attention(
     """Draw how much text, video and audio attend to each other in the model, head by head.
 
     A cell is the share of its attention that a token of one modality gives to all tokens of another, averaged over
-    tokens and clips (figure 3 of Everything at Once). A head that told no tokens apart would give each modality a share
-    as large as its share of the tokens, whose numbers are in the title.
+    tokens and clips (figure 3 of Everything at Once). A head that treated all tokens alike would give each modality a
+    share as large as its share of the tokens, whose numbers are in the title.
 
     Example: frameloom plot attention attention.png --split test
     """
@@ -88,7 +89,7 @@ def timeline(
     Example: frameloom plot timeline "a dog does a trick" trick.png --video videos/dogs.mp4
     """
     from ..experiments.plots import check_target, draw_timeline
-    from ..experiments.plots_data import question_timeline
+    from ..search import question_timeline
 
     check_target(out)
     found = question_timeline(_project(config), question, video=video, window_seconds=window, step_seconds=step)

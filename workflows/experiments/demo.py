@@ -1,4 +1,4 @@
-"""`frameloom demo`: make a small world of clips, run every stage on it, and show that searching sight and sound works.
+"""`frameloom demo`: make a small data set, run every stage on it, and show that searching sight and sound works.
 
 The collection is made by the laboratory, rendered to real H.264/AAC files, and from then on it is a folder of videos
 like any other. A configuration that is there is used as it is: give it pretrained `weights:` and the demo uses them.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
-    """What the demo shows: the account of its sync, the retrieval table, questions with their answers."""
+    """The report of the sync, the retrieval table, and questions with their answers."""
 
     folder: Path
     report: Report
@@ -63,11 +64,9 @@ class DemoResult:
 
     @property
     def exit_code(self) -> int:
-        """That of the sync."""
         return self.report.exit_code
 
     def lines(self) -> Iterator[str]:
-        """The result for a person."""
         yield from self.report.lines()
         yield ""
         yield "Retrieval on clips that the model was not trained on:"
@@ -88,7 +87,6 @@ class DemoResult:
         yield "For your own videos: `frameloom init DIR --captions FILE` in an empty folder, then `frameloom sync`."
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
         return {
             "folder": str(self.folder),
             "report": self.report.model_dump(mode="json"),
@@ -112,10 +110,12 @@ def run_demo(folder: Path, *, seed: int, num_train: int, num_test: int, console:
     project = Project.open(folder)
     report = sync(project, console)
     evaluation = evaluate(project, split="test")
+    # The first captions of the first held-out clips.
+    held_out = (span for video in project.collection.videos for span in video.spans if span.split == "test")
+    questions = islice((span.captions[0] for span in held_out if span.captions), NUM_QUESTIONS)
     session = SearchSession(project)
     answers = {
-        question: tuple(session.search(Query(text=question, where="split = 'test'", top=2)))
-        for question in _questions(project)
+        question: tuple(session.search(Query(text=question, where="split = 'test'", top=2))) for question in questions
     }
     return DemoResult(
         folder=folder,
@@ -129,10 +129,3 @@ def run_demo(folder: Path, *, seed: int, num_train: int, num_test: int, console:
 def write_demo_config(folder: Path, *, seed: int) -> None:
     """Write the configuration of a project over a collection that the laboratory made."""
     publish_text(folder / CONFIG_NAME, _CONFIG.format(seed=seed))
-
-
-def _questions(project: Project) -> list[str]:
-    """The first captions of the first held-out clips."""
-    held_out = (span for video in project.collection.videos for span in video.spans if span.split == "test")
-    captions = (span.captions[0] for span in held_out if span.captions)
-    return [caption for caption, _ in zip(captions, range(NUM_QUESTIONS), strict=False)]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
-from ..project import CheckpointRef, Project
+from ..project import Project
 from ..search import SearchSession
 from ..sync import in_batches
 
@@ -35,11 +35,10 @@ class Evaluation:
     metrics: Mapping[str, Mapping[str, float]]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
         return asdict(self)
 
     def lines(self) -> Iterator[str]:
-        """The table for a person."""
+        """A line for each combination."""
         yield f"{self.num_queries} questions, {self.num_items} clips of the split {self.split!r}"
         yield f"{'text -> ':22}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'MedR':>7}"
         for name, values in self.metrics.items():
@@ -55,19 +54,32 @@ def evaluate(project: Project, *, split: str = "test") -> Evaluation:
     """
     from ...train.evaluate import retrieval_metrics
 
+    if split not in ("train", "val", "test"):
+        raise InputError(f"split {split!r}: allowed are train, val, test")
     session = SearchSession(project)
-    rows = _rows(project, split, session.checkpoint)
-    items = sorted({_item(row) for row in rows})
+    condition = f"split = '{split}'" if split != "train" else "(split = 'train' OR split IS NULL)"
+    rows = project.table.get(
+        where=f"{condition} AND model = '{session.checkpoint.digest}'",
+        columns=["video", "captions", "modalities", "vector"],
+    )
+    # What a row is a window of: its video, and the caption that asks for it.
+    items_of_rows = [((row["video"], row["captions"][0]), row) for row in rows if row["captions"]]
+    items = sorted({item for item, _ in items_of_rows})
     if len(items) < 2:
         raise InputError(f"the split {split!r} has {len(items)} clips with captions: retrieval needs at least 2")
+    position = {item: index for index, item in enumerate(items)}
     queries, targets = _queries(session, [caption for _, caption in items])
     metrics: dict[str, Mapping[str, float]] = {}
     for combination in media_combinations(project):
-        chosen = [row for row in rows if row["modalities"] == combination]
-        if chosen:
-            similarity = _similarity(queries, chosen, items)
-            found = retrieval_metrics(similarity, targets=targets, num_queries=len(items))
-            metrics[combination] = {name: float(getattr(found, name)) for name in ("r1", "r5", "r10", "medr", "meanr")}
+        chosen = [(position[item], row["vector"]) for item, row in items_of_rows if row["modalities"] == combination]
+        if not chosen:
+            continue
+        # (Q, items): the best window of each item; an item without this combination is never found.
+        best = np.full((len(queries), len(items)), -2.0, np.float32)
+        for column, vector in chosen:
+            best[:, column] = np.maximum(best[:, column], queries @ np.asarray(vector, np.float32))
+        found = retrieval_metrics(best, targets=targets, num_queries=len(items))
+        metrics[combination] = {name: float(getattr(found, name)) for name in ("r1", "r5", "r10", "medr", "meanr")}
     return Evaluation(split=split, num_queries=len(items), num_items=len(items), metrics=metrics)
 
 
@@ -75,21 +87,6 @@ def media_combinations(project: Project) -> list[str]:
     """The combinations of the table that hold no caption, those of fewer modalities first."""
     media = [one for one in project.config.store.combinations if "text" not in one.split("+")]
     return sorted(media, key=lambda one: one.count("+"))
-
-
-def _rows(project: Project, split: str, checkpoint: CheckpointRef) -> list[dict[str, Any]]:
-    if split not in ("train", "val", "test"):
-        raise InputError(f"split {split!r}: allowed are train, val, test")
-    condition = f"split = '{split}'" if split != "train" else "(split = 'train' OR split IS NULL)"
-    rows: list[dict[str, Any]] = project.table.get(
-        where=f"{condition} AND model = '{checkpoint.digest}'", columns=["video", "captions", "modalities", "vector"]
-    )
-    return [row for row in rows if row["captions"]]
-
-
-def _item(row: Mapping[str, Any]) -> tuple[str, str]:
-    """What a row is a window of: its video, and the caption that asks for it."""
-    return row["video"], row["captions"][0]
 
 
 def _queries(session: SearchSession, captions: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -110,16 +107,3 @@ def _queries(session: SearchSession, captions: list[str]) -> tuple[NDArray[np.fl
     )
     vectors = np.concatenate([embed_batch(session.model, batch, ["text"])["text"] for batch in batches])
     return vectors, np.array(targets)
-
-
-def _similarity(
-    queries: NDArray[np.float32], rows: list[dict[str, Any]], items: list[tuple[str, str]]
-) -> NDArray[np.float32]:
-    """(Q, items): the best window of each item; an item without this combination is never found."""
-    position = {item: index for index, item in enumerate(items)}
-    best = np.full((len(queries), len(items)), -2.0, np.float32)
-    for row in rows:
-        column = position[_item(row)]
-        scores = queries @ np.asarray(row["vector"], np.float32)
-        best[:, column] = np.maximum(best[:, column], scores)
-    return best

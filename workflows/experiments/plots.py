@@ -1,4 +1,4 @@
-"""Pictures of what `_plots_data.py` measured: PNG files of 1000 pixels width, drawn without a display."""
+"""Plots as PNG files of 1000 pixels width, drawn without a display."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from ..._files import publish
 from ..._vocabulary import InputError
-from .plots_data import Losses, ModalityAttention, Timeline
+from ..search import Timeline
+from .plots_data import Losses, ModalityAttention
 
 DPI = 100
 WIDTH_INCHES = 10.0
 _SHOWN_HEADS = 4
-# With more modalities than this, labels stand upright and numbers are small.
+# With more modalities than this, labels are upright and numbers are small.
 _ROOMY = 3
 _INK, _ACCENT, _FAINT = "#1f3b57", "#c8553d", "#9fb3c8"
 _LETTERS = {"text": "t", "video": "v", "audio": "a", "cls": "[cls]"}
@@ -52,42 +52,31 @@ def draw_losses(losses: Losses) -> Figure:
     many = len(losses.terms) > 1
     figure = Figure(figsize=(WIDTH_INCHES, 7.0 if many else 5.0), layout="constrained")
     axes = figure.subplots(2 if many else 1, 1, sharex=True, squeeze=False)[:, 0]
-    _draw_whole(axes[0], losses)
+    if losses.steps:
+        axes[0].plot(*zip(*losses.steps, strict=True), color=_FAINT, linewidth=1, label="each step")
+    middles = losses.steps_per_epoch * (0.5 + np.arange(len(losses.epochs))) + 0.5
+    if len(middles):
+        style = {"color": _ACCENT, "linewidth": 2, "marker": "o", "markersize": 3}
+        axes[0].plot(middles, losses.epochs, label="mean of an epoch", **style)
+    axes[0].set_ylabel("loss (nats)")
+    axes[0].legend(loc="upper right", frameon=False)
     if many:
-        _draw_terms(axes[1], losses)
+        # Each term as a mean over an epoch's worth of steps, so that six of them can be told apart.
+        width = max(1, round(losses.steps_per_epoch))
+        for number, (name, points) in enumerate(losses.terms.items()):
+            curve = np.array(points)
+            means = [part.mean(axis=0) for part in np.array_split(curve, max(1, len(curve) // width))]
+            x, _, y = name.partition("|")
+            label = f"{_short(x)} against {_short(y)}" if y else name
+            axes[1].plot(*zip(*means, strict=True), linewidth=1.5, color=f"C{number}", label=label)
+        axes[1].set_ylabel("terms (nats), unweighted")
+        axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    for each in axes:
+        _plain(each)
     axes[-1].set_xlabel("step")
     steps = losses.steps[-1][0] if losses.steps else round(len(losses.epochs) * losses.steps_per_epoch)
     figure.suptitle(f"Training loss, {steps} steps in {len(losses.epochs)} whole epochs", color=_INK)
     return figure
-
-
-def _draw_whole(axes: Any, losses: Losses) -> None:
-    if losses.steps:
-        axes.plot(*zip(*losses.steps, strict=True), color=_FAINT, linewidth=1, label="each step")
-    middles = losses.steps_per_epoch * (0.5 + np.arange(len(losses.epochs))) + 0.5
-    if len(middles):
-        axes.plot(
-            middles, losses.epochs, color=_ACCENT, linewidth=2, marker="o", markersize=3, label="mean of an epoch"
-        )
-    axes.set_ylabel("loss (nats)")
-    axes.legend(loc="upper right", frameon=False)
-    _plain(axes)
-
-
-def _draw_terms(axes: Any, losses: Losses) -> None:
-    """Each term as a mean over an epoch's worth of steps, so that six of them can be told apart."""
-    width = max(1, round(losses.steps_per_epoch))
-    for number, (name, points) in enumerate(losses.terms.items()):
-        steps, values = (np.array(each) for each in zip(*points, strict=True))
-        whole = max(1, len(values) // width)
-        means = [part.mean() for part in np.array_split(values, whole)]
-        middles = [part.mean() for part in np.array_split(steps, whole)]
-        x, _, y = name.partition("|")
-        label = f"{_short(x)} against {_short(y)}" if y else name
-        axes.plot(middles, means, linewidth=1.5, color=f"C{number}", label=label)
-    axes.set_ylabel("terms (nats), unweighted")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    _plain(axes)
 
 
 def draw_attention(attention: ModalityAttention) -> Figure:
@@ -97,7 +86,17 @@ def draw_attention(attention: ModalityAttention) -> Figure:
     crowded = len(attention.modalities) > _ROOMY
     figure = Figure(figsize=(WIDTH_INCHES, 8.0 if crowded else 6.0), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(0.8 if crowded else 1.15, 1.0))[0]
-    image = _draw_heads(left.subplots(), attention)
+    axes, letters = left.subplots(), [_short(name) for name in attention.modalities]
+    rows = attention.weights.reshape(heads, -1)
+    image = axes.imshow(rows, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
+    pairs = [f"{query}→{key}" for query in letters for key in letters]
+    axes.set_xticks(range(len(pairs)), pairs, rotation=90 if crowded else 0)
+    ticks = np.unique(np.linspace(0, heads - 1, min(heads, 16)).round().astype(int))
+    axes.set_yticks(ticks, [str(head + 1) for head in ticks])
+    axes.set_xlabel("modality of the query → of the keys")
+    axes.set_ylabel("head")
+    for place in range(len(letters), len(pairs), len(letters)):
+        axes.axvline(place - 0.5, color="white", linewidth=2)
     panels = right.subplots(2, 2).ravel()
     matrices = [("mean of all heads", attention.weights.mean(axis=0))]
     matrices += [(f"head {head + 1}", attention.weights[head]) for head in shown]
@@ -115,22 +114,6 @@ def draw_attention(attention: ModalityAttention) -> Figure:
         color=_INK,
     )
     return figure
-
-
-def _draw_heads(axes: Any, attention: ModalityAttention) -> Any:
-    heads, letters = len(attention.weights), [_short(name) for name in attention.modalities]
-    image = axes.imshow(
-        attention.weights.reshape(heads, -1), vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest"
-    )
-    pairs = [f"{query}→{key}" for query in letters for key in letters]
-    axes.set_xticks(range(len(pairs)), pairs, rotation=90 if len(letters) > _ROOMY else 0)
-    ticks = np.unique(np.linspace(0, heads - 1, min(heads, 16)).round().astype(int))
-    axes.set_yticks(ticks, [str(head + 1) for head in ticks])
-    axes.set_xlabel("modality of the query → of the keys")
-    axes.set_ylabel("head")
-    for place in range(len(letters), len(pairs), len(letters)):
-        axes.axvline(place - 0.5, color="white", linewidth=2)
-    return image
 
 
 def _draw_matrix(axes: Any, title: str, matrix: Any, modalities: Sequence[str]) -> None:
@@ -160,7 +143,11 @@ def draw_timeline(timeline: Timeline) -> Figure:
     axes.set_xlim(0, float(timeline.windows.max()))
     axes.set_xlabel("time in the video (s)")
     axes.set_ylabel("cosine similarity with the question")
-    axes.set_ylim(*_limits(timeline.similarities))
+    # No less than 0.1 is shown, so that noise does not look like mountains; above, there is room for the legend.
+    low, high = float(timeline.similarities.min()), float(timeline.similarities.max())
+    spare = max(0.1 - (high - low), 0.0) / 2
+    height = high - low + 2 * spare
+    axes.set_ylim(low - spare - 0.1 * height, high + spare + 0.25 * height)
     axes.legend(loc="upper right", frameon=False, ncols=2)
     _plain(axes)
     question = textwrap.shorten(timeline.question, 150, placeholder=" ...")
@@ -168,14 +155,6 @@ def draw_timeline(timeline: Timeline) -> Figure:
     video = timeline.video if len(timeline.video) <= 80 else f"...{timeline.video[-77:]}"
     figure.suptitle(f"{title}\n{video} ({timeline.modalities})", color=_INK, fontsize=11, parse_math=False)
     return figure
-
-
-def _limits(similarities: NDArray[np.float32]) -> tuple[float, float]:
-    """No less than 0.1 is shown, so that noise does not look like mountains; above, there is room for the legend."""
-    low, high = float(similarities.min()), float(similarities.max())
-    spare = max(0.1 - (high - low), 0.0) / 2
-    height = high - low + 2 * spare
-    return low - spare - 0.1 * height, high + spare + 0.25 * height
 
 
 def _plain(axes: Any) -> None:

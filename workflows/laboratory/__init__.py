@@ -1,21 +1,21 @@
-"""TODO door of workflows/laboratory."""
+"""Synthetic data sets of captioned clips: real H.264/AAC files whose right answers are known."""
 
-from .attributes import ATTRIBUTES, STATIC_ATTRIBUTES
-from .files import SAMPLE_RATE_HZ, encode_clip, write_aside
-from .pictures import render_frames
-from .sounds import render_sound
-from .world import MANIFEST_NAME, VIDEOS_NAME, World, make_collection
+from .files import SAMPLE_RATE_HZ
+from .long_clips import LONG_NAME, LongClip, LongWorld, make_long_clips, plan_long_clips
+from .world import MANIFEST_NAME, VIDEOS_NAME, ClipAnswer, Collection, World, make_collection, plan_clips
 
 __all__ = [
-    "ATTRIBUTES",
+    "LONG_NAME",
     "MANIFEST_NAME",
     "SAMPLE_RATE_HZ",
-    "STATIC_ATTRIBUTES",
     "VIDEOS_NAME",
+    "ClipAnswer",
+    "Collection",
+    "LongClip",
+    "LongWorld",
     "World",
-    "encode_clip",
     "make_collection",
-    "render_frames",
-    "render_sound",
-    "write_aside",
+    "make_long_clips",
+    "plan_clips",
+    "plan_long_clips",
 ]

@@ -31,39 +31,27 @@ _SENTENCES = (
 
 
 def write_caption(traits: Mapping[str, str], named: Collection[str], rng: np.random.Generator) -> str:
-    """One sentence that tells the named attributes of a clip and no others.
+    """One sentence about the named attributes of a clip and no others.
 
     Args:
         traits: the clip's value of every attribute.
-        named: the attributes to tell.
+        named: the attributes to mention.
         rng: which wording.
     """
     words = {name: _pick(ATTRIBUTES[name].words[traits[name]], rng) for name in named}
-    seen, heard = _seen_phrase(words, rng), _heard_phrase(words, rng)
-    if not heard:
-        return seen
-    if not any(ATTRIBUTES[name].sense == "seen" for name in named):
-        return heard
-    return _pick(_SENTENCES, rng).format(seen=seen, heard=heard)
-
-
-def _seen_phrase(words: Mapping[str, str], rng: np.random.Generator) -> str:
-    """Such as "nine small red shapes rising over a striped wall"."""
     things = words.get("shape") or _pick(_THINGS, rng)
     before = [words[name] for name in ("number", "size", "colour") if name in words]
     after = [words[name] for name in ("direction", "order") if name in words]
-    return " ".join([*before, things, *after, *_ground_phrase(words, rng)])
-
-
-def _ground_phrase(words: Mapping[str, str], rng: np.random.Generator) -> list[str]:
-    adjectives = _shuffled([words[name] for name in ("background", "texture") if name in words], rng)
-    return [_pick(_PLACES, rng), _with_article([*adjectives, _pick(_GROUNDS, rng)])] if adjectives else []
-
-
-def _heard_phrase(words: Mapping[str, str], rng: np.random.Generator) -> str:
-    """Such as "a slow buzzing note"; empty when nothing heard is named."""
+    ground = _shuffled([words[name] for name in ("background", "texture") if name in words], rng)
+    place = [_pick(_PLACES, rng), _with_article([*ground, _pick(_GROUNDS, rng)])] if ground else []
+    seen = " ".join([*before, things, *after, *place])
     adjectives = _shuffled([words[name] for name in ("pitch", "timbre", "rhythm") if name in words], rng)
-    return _with_article([*adjectives, _pick(_SOUNDS, rng)]) if adjectives else ""
+    if not adjectives:
+        return seen
+    heard = _with_article([*adjectives, _pick(_SOUNDS, rng)])
+    if not any(ATTRIBUTES[name].sense == "seen" for name in named):
+        return heard
+    return _pick(_SENTENCES, rng).format(seen=seen, heard=heard)
 
 
 def _with_article(words: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Which clips a world holds: attributes drawn evenly and independently, questions that have one answer.
+"""Which clips a data set holds: attributes drawn evenly and independently, questions that have one answer.
 
 Val and test are galleries: a caption of theirs fits exactly one clip of its own split, while several clips share what
 it says of the seen, and several what it says of the heard. Their full combinations of attributes never occur in
@@ -44,15 +44,12 @@ class Naming:
 
     def choices(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Every choice: the positions of the seen attributes named, and of the heard ones."""
-        seen, heard = self._positions("seen"), self._positions("heard")
-        parts = (
-            combinations(seen, min(self.num_seen, len(seen))),
-            combinations(heard, min(self.num_heard, len(heard))),
-        )
-        return list(product(*parts))
-
-    def _positions(self, sense: str) -> list[int]:
-        return [place for place, attribute in enumerate(self.attributes) if attribute.sense == sense]
+        parts = []
+        for sense, number in (("seen", self.num_seen), ("heard", self.num_heard)):
+            places = [place for place, attribute in enumerate(self.attributes) if attribute.sense == sense]
+            parts.append(combinations(places, min(number, len(places))))
+        seen, heard = parts
+        return list(product(seen, heard))
 
 
 def draw_clips(sizes: dict[str, int], naming: Naming, *, num_captions: int, rng: np.random.Generator) -> list[Drawn]:
@@ -65,37 +62,43 @@ def draw_clips(sizes: dict[str, int], naming: Naming, *, num_captions: int, rng:
         rng: random numbers.
 
     Raises:
-        ConfigError: the world is too small for so many different clips, or questions with one answer.
+        ConfigError: too few combinations for so many different clips, or questions with one answer.
     """
-    _check_room(sizes, naming)
+    num_combinations = int(np.prod([len(attribute.values) for attribute in naming.attributes]))
+    # A gallery is drawn by chance, which needs most combinations to be free.
+    if sum(sizes.values()) > sizes.get("train", 0) and num_combinations < 2 * sum(sizes.values()):
+        raise ConfigError(
+            f"{sum(sizes.values())} clips are too many for {num_combinations} combinations of the attributes "
+            f"{', '.join(attribute.name for attribute in naming.attributes)}: take fewer clips or more attributes"
+        )
+    choices = naming.choices()
     taken: set[Traits] = set()
     clips: list[Drawn] = []
     for split, num_clips in sizes.items():
         codes = _draw_evenly(naming, num_clips, rng)
         if split == "train":
-            named = [_some_choices(naming.choices(), num_captions, rng) for _ in range(num_clips)]
+            named = [_repeated(choices, rng.permutation(len(choices)), num_captions) for _ in range(num_clips)]
         else:
             codes, named = _draw_gallery(naming, codes, taken, num_captions=num_captions, rng=rng)
-        taken |= _as_set(codes)
-        clips += [_drawn(split, naming, row, choices) for row, choices in zip(codes, named, strict=True)]
+        taken |= {tuple(row) for row in codes.tolist()}
+        for row, chosen in zip(codes, named, strict=True):
+            traits = {name: attribute.resting for name, attribute in ATTRIBUTES.items()}
+            for attribute, code in zip(naming.attributes, row, strict=True):
+                traits[attribute.name] = attribute.values[int(code)]
+            names = tuple(tuple(naming.attributes[place].name for place in seen + heard) for seen, heard in chosen)
+            clips.append(Drawn(split, traits, names))
     return clips
+
+
+def _repeated(choices: list[Any], order: Sequence[int] | Codes, num_captions: int) -> list[Any]:
+    """The choices in an order, from the beginning again if there are too few."""
+    return [choices[order[caption % len(order)]] for caption in range(num_captions)]
 
 
 def matches(codes: Codes, places: Sequence[int]) -> NDArray[np.int64]:
     """For each clip, how many clips (itself among them) have its values of the attributes at these places, (N,)."""
     _, group, counts = np.unique(codes[:, list(places)], axis=0, return_inverse=True, return_counts=True)
     return np.asarray(counts[group.reshape(-1)], np.int64)
-
-
-def _check_room(sizes: dict[str, int], naming: Naming) -> None:
-    num_combinations = int(np.prod([len(attribute.values) for attribute in naming.attributes]))
-    num_held_out = sum(size for split, size in sizes.items() if split != "train")
-    # A gallery is drawn by chance, which needs most combinations to be free.
-    if num_held_out and num_combinations < 2 * sum(sizes.values()):
-        raise ConfigError(
-            f"{sum(sizes.values())} clips are too many for {num_combinations} combinations of the attributes "
-            f"{', '.join(attribute.name for attribute in naming.attributes)}: take fewer clips or more attributes"
-        )
 
 
 def _draw_evenly(naming: Naming, num_clips: int, rng: np.random.Generator) -> Codes:
@@ -110,55 +113,27 @@ def _draw_evenly(naming: Naming, num_clips: int, rng: np.random.Generator) -> Co
 def _draw_gallery(
     naming: Naming, codes: Codes, taken: Collection[Traits], *, num_captions: int, rng: np.random.Generator
 ) -> tuple[Codes, list[list[Any]]]:
-    """Redraw clips that are taken or about which nothing unambiguous can be said, until there are none."""
+    """Redraw clips that are taken or that no choice describes alone, until there are none.
+
+    Of the choices that describe a clip alone come first those whose halves (what is seen, what is heard) are shared by
+    enough other clips.
+    """
+    choices = naming.choices()
     for _ in range(_MAX_ROUNDS):
-        answerable, sharing = _judge(naming, codes)
-        bad = [place for place, row in enumerate(codes) if tuple(row) in taken or not answerable[place].any()]
+        alone = np.stack([matches(codes, seen + heard) == 1 for seen, heard in choices], axis=1)
+        bad = [place for place, row in enumerate(codes) if tuple(row) in taken or not alone[place].any()]
         if not bad:
-            best = [_best_choices(naming, *each, num_captions, rng) for each in zip(answerable, sharing, strict=True)]
-            return codes, best
+            break
         codes[bad] = _draw_evenly(naming, len(bad), rng)
-    raise ConfigError(
-        f"no {len(codes)} clips were found whose captions, naming {naming.num_seen} seen and {naming.num_heard} heard "
-        "attributes, each fit one clip only: make val or test smaller, or raise named_seen or named_heard"
-    )
-
-
-def _judge(naming: Naming, codes: Codes) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """For each clip and each choice of named attributes: does it fit this clip alone; how many share either half."""
-    choices = naming.choices()
-    alone = np.stack([matches(codes, seen + heard) == 1 for seen, heard in choices], axis=1)
-    halves = [np.minimum(matches(codes, seen), matches(codes, heard)) for seen, heard in choices]
-    return alone, np.stack(halves, axis=1)
-
-
-def _best_choices(
-    naming: Naming,
-    answerable: NDArray[np.bool_],
-    sharing: NDArray[np.int64],
-    num_captions: int,
-    rng: np.random.Generator,
-) -> list[Any]:
-    """The answerable choices whose halves are shared by enough other clips, in random order, repeated if too few."""
-    choices = naming.choices()
-    order = sorted(
-        rng.permutation(np.flatnonzero(answerable)), key=lambda place: -min(int(sharing[place]), _ENOUGH_SHARING)
-    )
-    return [choices[order[caption % len(order)]] for caption in range(num_captions)]
-
-
-def _some_choices(choices: list[Any], num_captions: int, rng: np.random.Generator) -> list[Any]:
-    order = rng.permutation(len(choices))
-    return [choices[order[caption % len(order)]] for caption in range(num_captions)]
-
-
-def _as_set(codes: Codes) -> set[Traits]:
-    return {tuple(row) for row in codes.tolist()}
-
-
-def _drawn(split: str, naming: Naming, row: Codes, choices: list[Any]) -> Drawn:
-    traits = {name: attribute.resting for name, attribute in ATTRIBUTES.items()}
-    for attribute, code in zip(naming.attributes, row, strict=True):
-        traits[attribute.name] = attribute.values[int(code)]
-    named = tuple(tuple(naming.attributes[place].name for place in seen + heard) for seen, heard in choices)
-    return Drawn(split, traits, named)
+    else:
+        raise ConfigError(
+            f"no {len(codes)} clips were found whose captions, naming {naming.num_seen} seen and {naming.num_heard} "
+            "heard attributes, each fit one clip only: make val or test smaller, or raise named_seen or named_heard"
+        )
+    shared = np.stack([np.minimum(matches(codes, seen), matches(codes, heard)) for seen, heard in choices], axis=1)
+    shared = np.minimum(shared, _ENOUGH_SHARING)
+    named = []
+    for fits, num_sharing in zip(alone, shared, strict=True):
+        order = sorted(rng.permutation(np.flatnonzero(fits)), key=lambda place: -int(num_sharing[place]))
+        named.append(_repeated(choices, order, num_captions))
+    return codes, named

@@ -7,13 +7,19 @@ version text in the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..._files import sync_path
+from ..._vocabulary import ConfigError
+
+Clip = TypeVar("Clip")
 
 SAMPLE_RATE_HZ = 16_000
 _AUDIO_BIT_RATE = 64_000
@@ -61,28 +67,16 @@ def encode_clip(
         if sound is not None:
             audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono", options=dict(_AAC))
             audio.bit_rate = _AUDIO_BIT_RATE
-        _encode_pictures(container, video, frames, fps)
-        if sound is not None:
-            _encode_sound(container, audio, sound)
-
-
-def _encode_pictures(container: Any, stream: Any, frames: Iterator[NDArray[np.uint8]], fps: int) -> None:
-    import av
-
-    for index, pixels in enumerate(frames):
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame.pts, frame.time_base = index, Fraction(1, fps)
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
-
-
-def _encode_sound(container: Any, stream: Any, sound: NDArray[np.float32]) -> None:
-    import av
-
-    frame = av.AudioFrame.from_ndarray(sound[None, :], format="fltp", layout="mono")
-    frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE_HZ, 0, Fraction(1, SAMPLE_RATE_HZ)
-    container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
+        for index, pixels in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            picture.pts, picture.time_base = index, Fraction(1, fps)
+            container.mux(video.encode(picture))
+        container.mux(video.encode(None))
+        if audio is not None and sound is not None:
+            samples = av.AudioFrame.from_ndarray(sound[None, :], format="fltp", layout="mono")
+            samples.sample_rate, samples.pts, samples.time_base = SAMPLE_RATE_HZ, 0, Fraction(1, SAMPLE_RATE_HZ)
+            container.mux(audio.encode(samples))
+            container.mux(audio.encode(None))
 
 
 def truncate_file(path: Path) -> None:
@@ -100,16 +94,45 @@ def damage_file(path: Path, rng: np.random.Generator) -> None:
 
 
 def write_aside(path: Path, write: Callable[[Path], None]) -> None:
-    """Make a file under a hidden name beside its own, then rename it: whatever has the name is complete."""
+    """Make a file under a hidden name in its folder, then rename it: whatever has the name is complete."""
     aside = path.with_name(f".{path.name}.tmp")
     write(aside)
-    with aside.open("rb") as file:
-        _sync(file)
+    sync_path(aside)
     aside.replace(path)
 
 
-def _sync(file: BinaryIO) -> None:
-    os.fsync(file.fileno())
+def missing_clips(folder: Path, videos: Sequence[str]) -> set[str]:
+    """Which of these videos (named from the parent folder on) are not in a folder, which is made if it is not there.
+
+    Raises:
+        ConfigError: the folder holds other videos, or is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder: choose another place for the clips")
+    folder.mkdir(parents=True, exist_ok=True)
+    present = {f"{folder.name}/{path.name}" for path in folder.glob("*.mp4")}
+    if strangers := sorted(present - {*videos}):
+        raise ConfigError(
+            f"{folder} holds {len(strangers)} videos not of this data set (such as {Path(strangers[0]).name}): "
+            "choose an empty folder, or the numbers and the seed that they were made with"
+        )
+    return {*videos} - present
+
+
+def render_all(
+    render: Callable[[Clip], None],
+    clips: Sequence[Clip],
+    *,
+    num_present: int,
+    on_progress: Callable[[int], None] | None,
+    num_workers: int | None,
+) -> None:
+    """Render clips. Threads suffice: the encoders and most of the drawing run outside Python's lock."""
+    report = on_progress or (lambda _num_clips: None)
+    report(num_present)
+    with ThreadPoolExecutor(num_workers or len(os.sched_getaffinity(0))) as pool:
+        for _ in pool.map(render, clips):
+            report(1)
 
 
 def corruption_of(fractions: Mapping[str, float], num_clips: int, rng: np.random.Generator) -> list[str]:

@@ -30,6 +30,8 @@ _TEXTURE_STEP = 1 / 16
 _TEXTURE_CONTRAST = 44.0
 _CROSSING_SECONDS = 3.0
 _EVENT_SECONDS = (0.2, 0.5, 0.8)  # Fractions of the clip: the first event, the middle between them, the second's end.
+# What an event does to the objects: a factor on their size, and whitening.
+_EVENTS = {"flash": (1.0, 0.8), "shrink": (0.5, 0.0), "hide": (0.0, 0.0)}
 
 
 def render_frames(
@@ -49,7 +51,10 @@ def render_frames(
     things = _Things(traits, rng)
     noise = rng.normal(0, 1.5, (size, size, 1)).astype(np.float32)
     for index in range(num_frames):
-        scale, whitening = _event(traits["order"], (index + 0.5) / num_frames)
+        progress, (first, middle, last) = (index + 0.5) / num_frames, _EVENT_SECONDS
+        scale, whitening = 1.0, 0.0
+        if traits["order"] != "none" and first <= progress < last:
+            scale, whitening = _EVENTS[traits["order"].split("-")[0 if progress < middle else 1]]
         cover = _cover(traits["shape"], things.places((index + 0.5) / fps), things.radius * scale, size)[..., None]
         frame = ground + cover * (colour + (255 - colour) * np.float32(whitening) - ground)
         frame += np.roll(noise, (7 * index, 11 * index), axis=(0, 1))
@@ -75,15 +80,6 @@ class _Things:
         wander = 0.02 * np.sin(self._phase + 2 * np.pi * self._drift_hz * seconds)
         step = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}[self._direction]
         return np.asarray((self._centres + wander + np.array(step) * seconds / _CROSSING_SECONDS) % 1.0)
-
-
-def _event(order: str, progress: float) -> tuple[float, float]:
-    """What two successive events do to the objects at ``progress`` (0 to 1): a factor on their size, and whitening."""
-    first, middle, last = _EVENT_SECONDS
-    if order == "none" or not first <= progress < last:
-        return 1.0, 0.0
-    event = order.split("-")[0 if progress < middle else 1]
-    return {"flash": (1.0, 0.8), "shrink": (0.5, 0.0), "hide": (0.0, 0.0)}[event]
 
 
 def _cover(shape: str, places: NDArray[np.float64], radius: float, size: int) -> Image:
@@ -135,12 +131,9 @@ def _ground(traits: Mapping[str, str], size: int, rng: np.random.Generator) -> I
     base = np.array(_GROUNDS[traits["background"]]) + rng.uniform(-4, 4)
     periods = np.arange(size) / (size * _TEXTURE_STEP)
     shift = rng.uniform(0, 1, 2)
-    texture = _texture(traits["texture"], periods[None, :] + shift[0], periods[:, None] + shift[1])
+    rows, columns = np.broadcast_arrays(
+        (periods[:, None] + shift[1]) % 1 < 0.5, (periods[None, :] + shift[0]) % 1 < 0.5
+    )
+    halves = {"striped": rows, "barred": columns, "checked": rows ^ columns}.get(traits["texture"])
+    texture = np.zeros(rows.shape) if halves is None else halves - 0.5
     return (base + _TEXTURE_CONTRAST * texture[..., None]).astype(np.float32)
-
-
-def _texture(kind: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Half above, half below the ground's brightness, (rows, columns) in [-1/2, 1/2]; ``x``, ``y`` count periods."""
-    rows, columns = np.broadcast_arrays(y % 1 < 0.5, x % 1 < 0.5)
-    halves = {"striped": rows, "barred": columns, "checked": rows ^ columns}
-    return halves[kind] - 0.5 if kind in halves else np.zeros(rows.shape)

@@ -33,7 +33,13 @@ def render_sound(
     times = np.arange(round(seconds * sample_rate_hz)) / sample_rate_hz
     pitch_hz = _PITCHES_HZ[traits["pitch"]] * float(rng.uniform(0.94, 1.06))
     voice = _voice(traits["timbre"], pitch_hz, times, sample_rate_hz, rng)
-    wave = voice / np.abs(voice).max() * _envelope(traits["rhythm"], times, rng)
+    wave = voice / np.abs(voice).max()
+    if traits["rhythm"] != "held":  # struck again and again with a quick decay
+        beats_hz = _BEATS_HZ[traits["rhythm"]] * float(rng.uniform(0.92, 1.08))
+        since_beat = (times * beats_hz + rng.uniform()) % 1 / beats_hz
+        # Half of each beat sounds whatever its length, so that loudness on average does not tell the rhythms apart.
+        ends = 0.5 / beats_hz
+        wave *= np.minimum(since_beat / _ATTACK_SECONDS, 1) * (since_beat < ends) * np.exp(-0.7 * since_beat / ends)
     gain = 10 ** (float(rng.uniform(-9, -3)) / 20)
     sound: Wave = gain * wave + _NOISE_FLOOR * rng.normal(0, 1, times.shape)
     return sound.clip(-1, 1).astype(np.float32)
@@ -41,33 +47,16 @@ def render_sound(
 
 def _voice(timbre: str, pitch_hz: float, times: Wave, sample_rate_hz: int, rng: np.random.Generator) -> Wave:
     """A steady tone of the given timbre."""
-    nyquist_hz = sample_rate_hz / 2
-    if timbre == "hissing":
-        return _band_of_noise(pitch_hz, len(times), sample_rate_hz, rng)
+    if timbre == "hissing":  # noise around the pitch, two thirds of an octave to each side
+        spectrum = np.fft.rfft(rng.normal(0, 1, len(times)))
+        octaves = np.log2(np.maximum(np.fft.rfftfreq(len(times), 1 / sample_rate_hz), 1.0) / pitch_hz)
+        return np.fft.irfft(spectrum * np.exp(-0.5 * (octaves / 0.4) ** 2), len(times))
     if timbre == "buzzing":
         partials: tuple[tuple[float, float], ...] = tuple((k, 1 / k**0.5) for k in range(1, _BUZZ_HARMONICS + 1))
     else:
         partials = _PURE if timbre == "pure" else _METALLIC
     wave = np.zeros_like(times)
     for multiple, strength in partials:
-        if multiple * pitch_hz < 0.95 * nyquist_hz:
+        if multiple * pitch_hz < 0.95 * sample_rate_hz / 2:
             wave += strength * np.sin(2 * np.pi * (multiple * pitch_hz * times + rng.uniform()))
     return wave
-
-
-def _band_of_noise(pitch_hz: float, num_samples: int, sample_rate_hz: int, rng: np.random.Generator) -> Wave:
-    """Noise around the pitch, two thirds of an octave to each side."""
-    spectrum = np.fft.rfft(rng.normal(0, 1, num_samples))
-    octaves = np.log2(np.maximum(np.fft.rfftfreq(num_samples, 1 / sample_rate_hz), 1.0) / pitch_hz)
-    return np.fft.irfft(spectrum * np.exp(-0.5 * (octaves / 0.4) ** 2), num_samples)
-
-
-def _envelope(rhythm: str, times: Wave, rng: np.random.Generator) -> Wave:
-    """How loud the voice is at each instant: held, or struck again and again with a quick decay."""
-    if rhythm == "held":
-        return np.ones_like(times)
-    beats_hz = _BEATS_HZ[rhythm] * float(rng.uniform(0.92, 1.08))
-    since_beat = (times * beats_hz + rng.uniform()) % 1 / beats_hz
-    # Half of each beat sounds whatever its length, so that loudness on average does not tell the rhythms apart.
-    ends = 0.5 / beats_hz
-    return np.minimum(since_beat / _ATTACK_SECONDS, 1) * (since_beat < ends) * np.exp(-0.7 * since_beat / ends)

@@ -1,5 +1,6 @@
-"""Search: questions in any mixture of words, pictures and sound, answered from the table."""
+"""Search: questions in any mixture of words, pictures and sound, and a question over the time of one video."""
 
 from .session import Query, Result, SearchSession
+from .timeline import Timeline, question_timeline, trained
 
-__all__ = ["Query", "Result", "SearchSession"]
+__all__ = ["Query", "Result", "SearchSession", "Timeline", "question_timeline", "trained"]

@@ -27,14 +27,8 @@ from frameloom.workflows.experiments.ablations.report import TableResult
 from frameloom.workflows.experiments.ablations.run import Asked, judge, plan_jobs
 from frameloom.workflows.experiments.ablations.studies import STUDIES, Order, Row, Study, Table
 from frameloom.workflows.experiments.ablations.study import StudyResult, run_study
-from frameloom.workflows.experiments.ablations.world import (
-    LongClip,
-    LongWorld,
-    _frames,
-    _sound,
-    make_long_clips,
-    plan_long_clips,
-)
+from frameloom.workflows.laboratory import LongClip, LongWorld, make_long_clips, plan_long_clips
+from frameloom.workflows.laboratory.long_clips import long_frames, long_sound
 from frameloom.workflows.laboratory.sounds import _PITCHES_HZ
 from typer.testing import CliRunner
 
@@ -106,20 +100,20 @@ class TestLongClips:
 
     def test_the_same_world_is_the_same_plan_and_another_seed_another(self) -> None:
         assert plan_long_clips(self.world) == plan_long_clips(self.world)
-        assert plan_long_clips(self.world) != plan_long_clips(replace(self.world, seed=4))
+        assert plan_long_clips(self.world) != plan_long_clips(self.world.replaced(seed=4))
 
     def test_what_is_seen_and_heard_changes_when_the_plan_says(self) -> None:
         (clip, *_) = plan_long_clips(LongWorld(num_clips=4, seconds=9.0, size=32))
         clip = replace(clip, traits={**clip.traits, "timbre": "pure", "rhythm": "held"})
         world = LongWorld(num_clips=4, seconds=9.0, size=32)
-        frames = np.stack(list(_frames(world, clip, [1])))
+        frames = np.stack(list(long_frames(world, clip, [1])))
         assert len(frames) == 72
         redness = frames[..., 0].astype(float).mean(axis=(1, 2)) - frames[..., 2].mean(axis=(1, 2))
         ends = [round(end * world.fps) for _, end in clip.changes["colour"]]
         steps = np.abs(np.diff(redness))
         within = np.delete(steps, [end - 1 for end in ends[:-1]])
         assert steps[[end - 1 for end in ends[:-1]]].max() > 5 * within.max()
-        sound, begin = _sound(clip, [1]), 0.0
+        sound, begin = long_sound(clip, [1]), 0.0
         for pitch, end in clip.changes["pitch"]:
             part = sound[int(begin * 16000) : int(end * 16000)]
             peak_hz = np.abs(np.fft.rfft(part)).argmax() * 16000 / len(part)
@@ -128,9 +122,9 @@ class TestLongClips:
 
     def test_impossible_worlds_and_strangers_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="do not fit into 3"):
-            plan_long_clips(replace(self.world, seconds=3.0))
+            plan_long_clips(self.world.replaced(seconds=3.0))
         with pytest.raises(ConfigError, match="too large"):
-            plan_long_clips(replace(self.world, family=100))
+            plan_long_clips(self.world.replaced(family=100))
         with pytest.raises(ConfigError, match="fit one clip each"):
             plan_long_clips(LongWorld(num_clips=100, num_colours=1, num_pitches=1, family=1, named_constants=0))
         (tmp_path / "long").mkdir()
@@ -311,7 +305,7 @@ class TestRun:
         (job,) = jobs
         assert not job.train.model_config["fused_pairs"]
         _ablate_run.run_job(job)
-        model = _ablate_run._model(job)
+        model = _ablate_run.model_of(job)
         assert model.config.fused_pairs
         gallery = StoredExamples.load(job.train.store, Path(job.asked[0].gallery))
         dataset = ClipDataset(gallery, **job.train.limits)

@@ -18,20 +18,19 @@ from frameloom.workflows.experiments.plots import draw_attention, draw_losses, d
 from frameloom.workflows.experiments.plots_data import (
     Losses,
     ModalityAttention,
-    Timeline,
-    _check_fuses,
-    _losses_of_epochs,
     _through,
     attention_weights,
+    check_fuses,
     clip_tokens,
+    epoch_losses,
     mean_attention,
     project_attention,
-    question_timeline,
     training_losses,
-    windows_of,
 )
 from frameloom.workflows.index import Index
 from frameloom.workflows.project.project import Project
+from frameloom.workflows.search import Timeline, question_timeline
+from frameloom.workflows.search.timeline import windows_of
 from helpers.projects import write_config
 from typer.testing import CliRunner
 
@@ -68,7 +67,7 @@ class TestLosses:
         assert found.terms["text|video"][-1] == (kept[-1].step, kept[-1].terms["text|video"])
         run_of = read_checkpoint(checkpoint.folder).provenance["training"]
         np.testing.assert_allclose(found.epochs, run_of["epoch_losses"], rtol=1e-6)
-        assert _losses_of_epochs(checkpoint.folder).epochs == tuple(run_of["epoch_losses"])
+        assert epoch_losses(checkpoint.folder).epochs == tuple(run_of["epoch_losses"])
 
     def test_an_epoch_under_way_has_no_mean_yet(self, tmp_path: Path) -> None:
         lines = [
@@ -160,7 +159,7 @@ class TestAttention:
     @pytest.mark.parametrize("options", [{"depth": 0}, {"transformer": "per_modality", "fused_pairs": False}])
     def test_a_model_that_does_not_fuse_is_refused(self, options: dict[str, Any]) -> None:
         with pytest.raises(InputError, match="no transformer that fuses modalities"):
-            _check_fuses(create_model("test_everything_at_once", **options), 1)
+            check_fuses(create_model("test_everything_at_once", **options), 1)
 
     def test_many_heads_fit(self, tmp_path: Path) -> None:
         weights = np.random.default_rng(0).dirichlet(np.ones(3), (64, 3))

@@ -453,7 +453,7 @@ def test_too_many_clips_for_unambiguous_questions_is_told() -> None:
 def test_videos_of_another_world_are_not_mixed_in(tiny: Collection, tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "holiday.mp4").write_bytes(b"mine")
-    with pytest.raises(ConfigError, match=r"not of this world \(such as holiday\.mp4\)"):
+    with pytest.raises(ConfigError, match=r"not of this data set \(such as holiday\.mp4\)"):
         make_collection(tmp_path, TINY)
     assert [path.name for path in (tmp_path / "videos").iterdir()] == ["holiday.mp4"]
 

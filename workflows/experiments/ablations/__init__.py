@@ -1,3 +1,7 @@
-"""TODO door of workflows/experiments/ablations."""
+"""The ablations of papers, run on the laboratory: studies as data, trainings that go on, tables with verdicts."""
 
-__all__ = []
+from .data import Worlds
+from .studies import STUDIES
+from .study import StudyResult, run_study
+
+__all__ = ["STUDIES", "StudyResult", "Worlds", "run_study"]

@@ -1,22 +1,21 @@
-"""The project that ablations run on: two galleries and a training set, rendered, extracted once, and kept."""
+"""The project that ablations run on: a training set and two galleries, rendered and extracted once, and kept."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...._files import publish_text
 from ...._vocabulary import FrameloomError
 from ....train import Recipe
-from ....train.data import TrainingSet
+from ....train.data import ClipFeatures, TrainingSet
 from ...console import Console
-from ...laboratory import MANIFEST_NAME, VIDEOS_NAME, World, make_collection
+from ...laboratory import LONG_NAME, MANIFEST_NAME, VIDEOS_NAME, LongWorld, World, make_collection, make_long_clips
 from ...project import CONFIG_NAME, Project, in_split
-from ...sync import ClipState, extract_only, take_state, training_set
+from ...sync import extract_only, take_state, training_set
 from .studies import Gallery
-from .world import LONG_NAME, LongClip, LongWorld, make_long_clips
 
 _BOTH_NAME = "all_captions.jsonl"
 
@@ -56,14 +55,6 @@ class Worlds:
     num_long: int = 200
     seed: int = 0
 
-    def short(self) -> World:
-        """The clips to train on, and those of their length to ask for."""
-        return World(num_train=self.num_train, num_val=0, num_test=self.num_test, seed=self.seed)
-
-    def long(self) -> LongWorld:
-        """The clips that are longer than those of training."""
-        return LongWorld(num_clips=self.num_long, seed=self.seed)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clips:
@@ -78,10 +69,10 @@ def prepare(folder: Path, worlds: Worlds, recipe: Recipe, console: Console) -> C
     """Render and extract what is missing, and list what the recipe trains on.
 
     Raises:
-        ConfigError: the folder holds clips of another world.
+        ConfigError: the folder holds clips of another data set.
         FrameloomError: some clip could not be extracted.
     """
-    render(folder, worlds, console)
+    _render(folder, worlds, console)
     if not (folder / CONFIG_NAME).exists():
         publish_text(folder / CONFIG_NAME, _CONFIG)
     report = extract_only(Project.open(folder), console)
@@ -89,34 +80,27 @@ def prepare(folder: Path, worlds: Worlds, recipe: Recipe, console: Console) -> C
         raise FrameloomError(f"not every clip of {folder} was extracted: {'; '.join(report.lines())}")
     project = Project.open(folder)
     clips = take_state(project).clips
-    asked = [state for state in clips if in_split(state.clip.split, "test")]
+    galleries: dict[Gallery, list[ClipFeatures]] = {"short": [], "long": []}
+    for state in clips:
+        if in_split(state.clip.split, "test"):
+            is_long = state.clip.video.split("/")[0] == LONG_NAME
+            galleries["long" if is_long else "short"].append(state.inputs)
     return Clips(
         project=project,
         training=training_set(recipe, clips),
-        galleries={
-            "short": TrainingSet(clips=tuple(state.inputs for state in asked if not _is_long(state))),
-            "long": TrainingSet(clips=tuple(state.inputs for state in asked if _is_long(state))),
-        },
+        galleries={name: TrainingSet(clips=tuple(listed)) for name, listed in galleries.items()},
     )
 
 
-def render(folder: Path, worlds: Worlds, console: Console) -> None:
+def _render(folder: Path, worlds: Worlds, console: Console) -> None:
     """Make the videos that are not there yet, and the list of all captions."""
-    short, long = worlds.short(), worlds.long()
+    short = World(num_train=worlds.num_train, num_val=0, num_test=worlds.num_test, seed=worlds.seed)
     with console.progress("render", short.num_clips, "clips") as advance:
         make_collection(folder, short, on_progress=advance)
-    with console.progress("render", long.num_clips, "long clips") as advance:
-        made = make_long_clips(folder, long, on_progress=advance)
-    text = (folder / MANIFEST_NAME).read_text(encoding="utf-8") + _manifest(made)
+    with console.progress("render", worlds.num_long, "long clips") as advance:
+        clips = make_long_clips(folder, LongWorld(num_clips=worlds.num_long, seed=worlds.seed), on_progress=advance)
+    rows = [{"video": clip.video, "captions": list(clip.captions), "split": "test"} for clip in clips]
+    text = (folder / MANIFEST_NAME).read_text(encoding="utf-8") + "".join(json.dumps(row) + "\n" for row in rows)
     both = folder / _BOTH_NAME
     if not both.exists() or both.read_text(encoding="utf-8") != text:
         publish_text(both, text)
-
-
-def _manifest(clips: Sequence[LongClip]) -> str:
-    rows = [{"video": clip.video, "captions": list(clip.captions), "split": "test"} for clip in clips]
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def _is_long(state: ClipState) -> bool:
-    return state.clip.video.split("/")[0] == LONG_NAME

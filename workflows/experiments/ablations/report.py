@@ -6,13 +6,14 @@ differences averaged. Orders are judged by the mean of R@1, R@5 and R@10 of text
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, Literal
 
 from .run import Metrics
-from .studies import Order, Row, Table
+from .studies import Order, Table
 
 RECALLS = ("r1", "r5", "r10")
 JUDGED = "text->media"
@@ -30,12 +31,10 @@ class Spread:
 
     @property
     def mean(self) -> float:
-        """The mean over seeds."""
         return mean(self.values)
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation over seeds; None for a single one."""
         return stdev(self.values) if len(self.values) > 1 else None
 
     def shown(self, *, signed: bool = False) -> str:
@@ -45,7 +44,6 @@ class Spread:
         return f"{self.mean:{sign}.1f}{spread}"
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
         return {"mean": self.mean, "deviation": self.deviation, "seeds": list(self.values)}
 
 
@@ -80,7 +78,6 @@ class Comparison:
         return sum(value > 0 for value in self.difference.values)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
         return {
             "better": self.order.better,
             "worse": self.order.worse,
@@ -110,59 +107,56 @@ class TableResult:
 
     def comparisons(self) -> list[Comparison]:
         """Every order of the table."""
-        return [self._compare(order) for order in self.table.orders]
-
-    def _compare(self, order: Order) -> Comparison:
-        pairs = list(zip(self.found[order.better], self.found[order.worse], strict=True))
-        recalls = {name: Spread(values=tuple(a[JUDGED][name] - b[JUDGED][name] for a, b in pairs)) for name in RECALLS}
-        by_seed = zip(*(recalls[name].values for name in RECALLS), strict=True)
-        return Comparison(
-            order=order,
-            published=_published(self.table.row(order.better), self.table.row(order.worse)),
-            difference=Spread(values=tuple(mean(differences) for differences in by_seed)),
-            recalls=recalls,
-        )
+        found = []
+        for order in self.table.orders:
+            pairs = list(zip(self.found[order.better], self.found[order.worse], strict=True))
+            by_name = {name: [a[JUDGED][name] - b[JUDGED][name] for a, b in pairs] for name in RECALLS}
+            better, worse = (self.table.row(key).published for key in (order.better, order.worse))
+            found.append(
+                Comparison(
+                    order=order,
+                    published={name: mean(better[name]) - mean(worse[name]) for name in better if name in worse},
+                    difference=Spread(values=tuple(mean(each) for each in zip(*by_name.values(), strict=True))),
+                    recalls={name: Spread(values=tuple(values)) for name, values in by_name.items()},
+                )
+            )
+        return found
 
     def lines(self) -> Iterator[str]:
-        """Markdown."""
+        """Markdown: the rows, the orders, and how many orders come out as published."""
+        data_sets = list(dict.fromkeys(name for row in self.table.rows for name in row.published))
+        columns = [f"{sign} {name}" for sign in _DIRECTIONS.values() for name in _SHOWN.values()]
         yield f"## Table {self.table.number}: {self.table.title}"
         yield ""
-        yield from self._rows()
-        yield ""
-        yield from self._orders()
-        yield ""
-        yield from self._summary()
-
-    def _rows(self) -> Iterator[str]:
-        data_sets = _data_sets(self.table)
-        columns = [f"{sign} {name}" for sign in _DIRECTIONS.values() for name in _SHOWN.values()]
         yield _cells("configuration", *columns, *(f"{name}: R@5, R@10" for name in data_sets))
         yield _cells("---", *["---:"] * (len(columns) + len(data_sets)))
         for row in self.table.rows:
             here = [self.spread(row.key, sign, name).shown() for sign in _DIRECTIONS for name in _SHOWN]
-            there = [_pair(row.published.get(name)) for name in data_sets]
-            yield _cells(row.label, *here, *there)
-
-    def _orders(self) -> Iterator[str]:
-        data_sets = _data_sets(self.table)
+            pairs = [row.published.get(name) for name in data_sets]
+            yield _cells(row.label, *here, *("" if pair is None else "{:.1f}, {:.1f}".format(*pair) for pair in pairs))
+        yield ""
         yield _cells("order", *(f"{name} (R@5, R@10)" for name in data_sets), "here (mean recall)", "seeds", "verdict")
         yield _cells("---", *["---:"] * (len(data_sets) + 2), "---")
-        for one in self.comparisons():
+        comparisons = self.comparisons()
+        for one in comparisons:
             claim = f"{self.table.row(one.order.better).label} **over** {self.table.row(one.order.worse).label}"
             there = [f"{one.published[name]:+.1f}" if name in one.published else "" for name in data_sets]
             seeds = f"{one.in_favour} of {len(one.difference.values)}"
-            yield _cells(claim, *there, one.difference.shown(signed=True), seeds, _told(one))
-
-    def _summary(self) -> Iterator[str]:
-        comparisons = [one for one in self.comparisons() if one.published]
-        counts = {name: sum(one.verdict == name for one in comparisons) for name in ("as published", "opposite")}
+            # An order of our own is not "as published".
+            words = {
+                "as published": "as published" if one.published else "holds",
+                "opposite": "**the other way round**",
+            }
+            verdict = words.get(one.verdict, one.verdict)
+            yield _cells(claim, *there, one.difference.shown(signed=True), seeds, verdict)
+        yield ""
+        verdicts = Counter(one.verdict for one in comparisons if one.published)
         yield (
-            f"Of {len(comparisons)} orders of the paper {counts['as published']} come out as published,"
-            f" {counts['opposite']} the other way round, {len(comparisons) - sum(counts.values())} are not settled."
+            f"Of {verdicts.total()} orders of the paper {verdicts['as published']} come out as published,"
+            f" {verdicts['opposite']} the other way round, {verdicts['not settled']} are not settled."
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
         return {
             "table": self.table.number,
             "title": self.table.title,
@@ -180,28 +174,6 @@ class TableResult:
             ],
             "orders": [one.as_dict() for one in self.comparisons()],
         }
-
-
-def _published(better: Row, worse: Row) -> dict[str, float]:
-    return {
-        name: mean(better.published[name]) - mean(worse.published[name])
-        for name in better.published
-        if name in worse.published
-    }
-
-
-def _told(one: Comparison) -> str:
-    """The verdict in the words of a table: an order of our own is no order that was published."""
-    words = {"as published": "as published" if one.published else "holds", "opposite": "**the other way round**"}
-    return words.get(one.verdict, "not settled")
-
-
-def _data_sets(table: Table) -> list[str]:
-    return list(dict.fromkeys(name for row in table.rows for name in row.published))
-
-
-def _pair(numbers: tuple[float, float] | None) -> str:
-    return "" if numbers is None else f"{numbers[0]:.1f}, {numbers[1]:.1f}"
 
 
 def _cells(*cells: str) -> str:

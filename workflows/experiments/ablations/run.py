@@ -1,4 +1,4 @@
-"""Training and judging the models of a study on the crew's workers: resumable, a folder for each model and seed."""
+"""Training and judging the models of a study on the executor's workers: resumable, a folder for each model and seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ....train.data import StoredExamples, TrainingSet
 from ...console import Console, readable_seconds
 from ...sync import Executor, TrainJob, train_model
 from .data import Clips
-from .studies import Gallery, Row, Strategy, Study, Table
+from .studies import Strategy, Study, Table
 
 META_NAME = "model.json"
 # Raised whenever the same checkpoint would be judged differently.
@@ -68,22 +68,26 @@ class AblationJob:
         return self.folder / f"result-{digest_of([_REVISION, *decides])[:16]}.json"
 
     def found(self) -> dict[str, Metrics] | None:
-        """The metrics of every row; None where something is still to be done."""
+        """The metrics of every row; None where something is still to be done.
+
+        Raises:
+            IntegrityError: a file of results is damaged.
+        """
         if not (self.folder / META_NAME).is_file():
             return None
         digest = read_checkpoint(self.folder).digest
-        paths = {asked.row: self.result_path(asked, digest) for asked in self.asked}
-        if not all(path.is_file() for path in paths.values()):
-            return None
-        return {row: _read_result(path) for row, path in paths.items()}
-
-
-def _read_result(path: Path) -> Metrics:
-    try:
-        found: Metrics = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise IntegrityError(f"{path} is damaged ({problem}): delete it, and the next run makes it again") from None
-    return found
+        rows: dict[str, Metrics] = {}
+        for asked in self.asked:
+            path = self.result_path(asked, digest)
+            if not path.is_file():
+                return None
+            try:
+                rows[asked.row] = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise IntegrityError(
+                    f"{path} is damaged ({error}): delete it, and the next run makes it again"
+                ) from None
+        return rows
 
 
 def plan_jobs(
@@ -98,73 +102,55 @@ def plan_jobs(
 ) -> list[AblationJob]:
     """A job for each model that the tables ask and each seed, seed by seed. Writes the lists of their clips."""
     folder.mkdir(parents=True, exist_ok=True)
-    digest = _written(folder, "training", clips.training)[1]
-    galleries = {name: _written(folder, name, examples) for name, examples in clips.galleries.items()}
+    examples = _written(folder, "training", clips.training)
+    galleries = {name: _written(folder, name, listed) for name, listed in clips.galleries.items()}
+    features = clips.project.features()
     rows = {f"{table.number}/{row.key}": row for table in tables for row in table.rows}
-    names = [name for name in study.trainings if any(row.training == name for row in rows.values())]
-    return [
-        AblationJob(
-            training=name,
-            seed=seed,
-            train=_train_job(
-                clips, study, folder, digest, training=name, objective=objective, overrides={**overrides, "seed": seed}
-            ),
-            reading=study.trainings[name].reading,
-            asked=tuple(_asked(key, row, galleries) for key, row in rows.items() if row.training == name),
-        )
-        for seed in range(seeds)
-        for name in names
-    ]
+    provenance = {"features": features.identities(), "examples": clips.training.digest}
+    jobs = []
+    for seed in range(seeds):
+        recipe = get_recipe(study.recipe, **{**study.overrides, **overrides, "seed": seed})
+        for name, training in study.trainings.items():
+            asked = tuple(
+                Asked(
+                    row=key,
+                    media=row.media,
+                    strategy=row.strategy,
+                    gallery=str(galleries[row.gallery]),
+                    gallery_digest=clips.galleries[row.gallery].digest,
+                )
+                for key, row in rows.items()
+                if row.training == name
+            )
+            if not asked:
+                continue
+            config = {
+                **features.widths(), **study.options, **study.objectives[objective], **training.options
+            }  # fmt: skip
+            identity = digest_of([study.model, config, recipe.as_dict(), provenance])
+            train = TrainJob(
+                store=str(clips.project.store.root),
+                examples=str(examples),
+                model=study.model,
+                model_config=config,
+                recipe=recipe,
+                limits=limits_of(recipe),
+                folder=str(folder / objective / f"{name}-seed{seed}-{identity[:12]}"),
+                provenance=provenance,
+                device=clips.project.config.run.device,
+                threads=1,
+                resume=True,
+            )
+            jobs.append(AblationJob(training=name, seed=seed, train=train, reading=training.reading, asked=asked))
+    return jobs
 
 
-def _written(folder: Path, name: str, examples: TrainingSet) -> tuple[Path, str]:
-    """A list of clips as a file of its own, and the digest that names it."""
-    digest = examples.digest
-    path = folder / f"{name}-{digest[:12]}.parquet"
+def _written(folder: Path, name: str, examples: TrainingSet) -> Path:
+    """A list of clips as a file that is named by its digest."""
+    path = folder / f"{name}-{examples.digest[:12]}.parquet"
     if not path.exists():
         examples.write(path)
-    return path, digest
-
-
-def _asked(key: str, row: Row, galleries: Mapping[Gallery, tuple[Path, str]]) -> Asked:
-    path, digest = galleries[row.gallery]
-    return Asked(row=key, media=row.media, strategy=row.strategy, gallery=str(path), gallery_digest=digest)
-
-
-def _train_job(
-    clips: Clips,
-    study: Study,
-    folder: Path,
-    digest: str,
-    *,
-    training: str,
-    objective: str,
-    overrides: Mapping[str, Any],
-) -> TrainJob:
-    project = clips.project
-    features = project.features()
-    recipe = get_recipe(study.recipe, **{**study.overrides, **overrides})
-    config = {
-        **features.widths(),
-        **study.options,
-        **study.objectives[objective],
-        **study.trainings[training].options,
-    }
-    provenance = {"features": features.identities(), "examples": digest}
-    identity = digest_of([study.model, config, recipe.as_dict(), provenance])
-    return TrainJob(
-        store=str(project.store.root),
-        examples=str(folder / f"training-{digest[:12]}.parquet"),
-        model=study.model,
-        model_config=config,
-        recipe=recipe,
-        limits=limits_of(recipe),
-        folder=str(folder / objective / f"{training}-seed{recipe.seed}-{identity[:12]}"),
-        provenance=provenance,
-        device=project.config.run.device,
-        threads=1,
-        resume=True,
-    )
+    return path
 
 
 def limits_of(recipe: Recipe) -> dict[str, int]:
@@ -173,7 +159,7 @@ def limits_of(recipe: Recipe) -> dict[str, int]:
 
 
 def run_jobs(jobs: Sequence[AblationJob], executor: Callable[[], Executor], console: Console) -> None:
-    """Do what is not done. What ends is told at once, and what was begun is gone on with by the next call."""
+    """Train and judge what is not done yet. Each result is kept at once, so that the next call goes on from there."""
     waiting = [job for job in jobs if job.found() is None]
     if not waiting:
         return
@@ -199,13 +185,23 @@ def run_job(job: AblationJob) -> float:
 
 def judge(job: AblationJob, asked: Asked) -> Metrics:
     """Retrieval in both directions between the first captions of a gallery and its clips."""
-    from ....train.evaluate import embed_test_clips, retrieval_metrics
+    from ....train.evaluate import LongVideos, embed_test_clips, retrieval_metrics
 
     samples = _gallery(job.train.store, asked.gallery)
+    limits = job.train.limits
+    longest = max(example.end_seconds - example.start_seconds for example in samples.examples)
+    # How a gallery's clips are read by a model that was trained on clips of the recipe's length.
+    plan = LongVideos(
+        strategy="at_once" if asked.strategy == "beginning" else asked.strategy,
+        num_clips=1 if asked.strategy == "beginning" else max(1, round(longest / (limits["max_audio_frames"] / 100))),
+        clip_video_tokens=limits["max_video_tokens"],
+        clip_audio_frames=limits["max_audio_frames"],
+        max_words=limits["max_words"],
+    )
     vectors = embed_test_clips(
-        _model(job),
+        model_of(job),
         (samples[index] for index in range(len(samples))),
-        plan=_plan(job, asked, samples),
+        plan=plan,
         combinations=["text", asked.media],
     ).vectors
     similarity = vectors["text"] @ vectors[asked.media].T
@@ -218,23 +214,7 @@ def _gallery(store: str, gallery: str) -> StoredExamples:
     return StoredExamples.load(store, Path(gallery))
 
 
-def _plan(job: AblationJob, asked: Asked, samples: StoredExamples) -> Any:
-    """How a gallery's clips are read by a model that was trained on clips of the recipe's length."""
-    from ....train.evaluate import LongVideos
-
-    limits = job.train.limits
-    longest = max(example.end_seconds - example.start_seconds for example in samples.examples)
-    clip_seconds = limits["max_audio_frames"] / 100
-    return LongVideos(
-        strategy="at_once" if asked.strategy == "beginning" else asked.strategy,
-        num_clips=1 if asked.strategy == "beginning" else max(1, round(longest / clip_seconds)),
-        clip_video_tokens=limits["max_video_tokens"],
-        clip_audio_frames=limits["max_audio_frames"],
-        max_words=limits["max_words"],
-    )
-
-
-def _model(job: AblationJob) -> Any:
+def model_of(job: AblationJob) -> Any:
     """The trained model, as it is read for evaluation."""
     from ....fuse import create_model
     from ....train import load_checkpoint

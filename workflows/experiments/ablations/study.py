@@ -18,7 +18,7 @@ from ...console import Console, count_of
 from ...sync import working
 from .data import Worlds, prepare
 from .report import TableResult
-from .run import AblationJob, plan_jobs, run_jobs
+from .run import AblationJob, Metrics, plan_jobs, run_jobs
 from .studies import STUDIES, Study, Table
 
 FOLDER_NAME = "ablations"
@@ -55,16 +55,10 @@ class StudyResult:
 
     def lines(self) -> Iterator[str]:
         """The tables as Markdown."""
-        yield f"# Ablations: {self.name}, on the laboratory"
-        yield ""
-        yield from self._setting()
-        for table in self.tables:
-            yield ""
-            yield from table.lines()
-
-    def _setting(self) -> Iterator[str]:
         weights = ", ".join(f"{name} {value:g}" for name, value in self.study.objectives[self.objective].items())
         recipe, counts = self.recipe, self.num_clips
+        yield f"# Ablations: {self.name}, on the laboratory"
+        yield ""
         yield f"Paper: {self.study.paper}."
         yield (
             f"Model `{self.study.model}`, {count_of(counts['training'], 'training clip')},"
@@ -80,9 +74,11 @@ class StudyResult:
             "Orders are those of the paper's text, tried on the mean of R@1, R@5, R@10 of text -> media in each seed."
             " One is settled when every seed agrees and the mean difference is above its deviation."
         )
+        for table in self.tables:
+            yield ""
+            yield from table.lines()
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
         return {
             "study": self.name,
             "paper": self.study.paper,
@@ -124,8 +120,15 @@ def run_study(
         ConfigError: no such table or objective, or a folder that holds something else.
     """
     study = STUDIES[name]
-    chosen = _chosen_tables(study, tables)
-    objective = _chosen_objective(study, objective)
+    known = {table.number: table for table in study.tables}
+    for number in tables:
+        if number not in known:
+            raise ConfigError(f"no table {number} in this study: it has {', '.join(map(str, known))}")
+    chosen = tuple(known[number] for number in dict.fromkeys(tables)) or study.tables
+    if objective is None:
+        objective = next(iter(study.objectives))
+    elif objective not in study.objectives:
+        raise ConfigError(f"no objective {objective!r} in this study: {nearest(objective, list(study.objectives))}")
     recipe = get_recipe(study.recipe, **{**study.overrides, **(overrides or {})})
     clips = prepare(folder, worlds or Worlds(), recipe, console)
     root = clips.project.root / FOLDER_NAME / name
@@ -134,6 +137,8 @@ def run_study(
     )
     with working(clips.project, console) as stage:
         run_jobs(jobs, stage.executor, console)
+    # Some tables of a study do not take the place of all of them.
+    some = [f"table{table.number}" for table in chosen] if len(chosen) < len(study.tables) else []
     result = StudyResult(
         name=name,
         study=study,
@@ -141,39 +146,21 @@ def run_study(
         recipe=recipe,
         seeds=seeds,
         num_clips={"training": len(clips.training), **{key: len(each) for key, each in clips.galleries.items()}},
-        tables=tuple(_table_result(table, jobs) for table in chosen),
-        document=folder / _document_name(name, objective, chosen if len(chosen) < len(study.tables) else ()),
+        tables=_table_results(chosen, jobs),
+        document=folder / ("-".join([name, objective, *some]) + ".md"),
     )
     publish_text(result.document, "\n".join(result.lines()) + "\n")
     console.say(f"the tables are in {result.document}")
     return result
 
 
-def _document_name(name: str, objective: str, tables: Sequence[Table]) -> str:
-    """Some tables of a study do not take the place of all of them."""
-    return "-".join([name, objective, *(f"table{table.number}" for table in tables)]) + ".md"
-
-
-def _chosen_tables(study: Study, numbers: Sequence[int]) -> tuple[Table, ...]:
-    known = {table.number: table for table in study.tables}
-    for number in numbers:
-        if number not in known:
-            raise ConfigError(f"no table {number} in this study: it has {', '.join(map(str, known))}")
-    return tuple(known[number] for number in dict.fromkeys(numbers)) or study.tables
-
-
-def _chosen_objective(study: Study, name: str | None) -> str:
-    if name is not None and name not in study.objectives:
-        raise ConfigError(f"no objective {name!r} in this study: {nearest(name, list(study.objectives))}")
-    return name or next(iter(study.objectives))
-
-
-def _table_result(table: Table, jobs: Sequence[AblationJob]) -> TableResult:
-    found: dict[str, list[Any]] = {row.key: [] for row in table.rows}
+def _table_results(tables: Sequence[Table], jobs: Sequence[AblationJob]) -> tuple[TableResult, ...]:
+    """The metrics of all jobs, which are done, by table and row; each job's file is read once."""
+    found: dict[str, list[Metrics]] = {}
     for job in jobs:
-        metrics = job.found()
-        assert metrics is not None  # run_jobs did them all
-        for row in table.rows:
-            if row.training == job.training:
-                found[row.key].append(metrics[f"{table.number}/{row.key}"])
-    return TableResult(table=table, found=found)
+        for key, metrics in (job.found() or {}).items():
+            found.setdefault(key, []).append(metrics)
+    return tuple(
+        TableResult(table=table, found={row.key: found[f"{table.number}/{row.key}"] for row in table.rows})
+        for table in tables
+    )

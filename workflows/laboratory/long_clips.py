@@ -1,75 +1,66 @@
 """Long clips that change while they last: what models that were trained on short clips are tried on.
 
 The shapes of a long clip take one colour after another and its sound one pitch after another, at instants of their
-own; its captions tell all of them, in their order. Long clips come in families that share everything else, the first
+own; its captions name all of them, in their order. Long clips come in families that share everything else, the first
 colour and the first pitch among it, so that the opening of a clip never says which one of its family is meant.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from ...._vocabulary import ConfigError, digest_of
-from ...laboratory import (
-    ATTRIBUTES,
-    SAMPLE_RATE_HZ,
-    STATIC_ATTRIBUTES,
-    encode_clip,
-    render_frames,
-    render_sound,
-    write_aside,
-)
+from ..._settings import Settings
+from ..._vocabulary import ConfigError, digest_of
+from .attributes import ATTRIBUTES, STATIC_ATTRIBUTES
+from .files import SAMPLE_RATE_HZ, encode_clip, missing_clips, render_all, write_aside
+from .pictures import render_frames
+from .sounds import render_sound
 
 LONG_NAME = "long"
-# Raised whenever the same world would be drawn or rendered differently.
+# Raised whenever the same `LongWorld` would be drawn or rendered differently.
 _REVISION = 1
 _CHANGING = ("colour", "pitch")
 _MAX_ROUNDS = 50
 
 
-@dataclass(frozen=True, kw_only=True)
-class LongWorld:
-    """The long clips to make. The same world gives the same files.
+class LongWorld(Settings):
+    """The long clips to make. The same values give the same files."""
 
-    Attributes:
-        num_clips: how many.
-        seed: of everything random.
-        seconds: length of each clip.
-        family: clips that share all but their later colours and pitches.
-        num_colours: colours that a clip takes in turn.
-        num_pitches: pitches that its sound takes in turn.
-        shortest_seconds: how long each colour and each pitch lasts at least.
-        named_constants: how many of the seen things that do not change a caption names.
-        num_captions: captions of each clip.
-        size: side of the square picture in pixels.
-        fps: frames a second.
-    """
-
-    num_clips: int = 200
-    seed: int = 0
-    seconds: float = 16.0
-    family: int = 4
-    num_colours: int = 3
-    num_pitches: int = 2
-    shortest_seconds: float = 2.0
-    named_constants: int = 2
-    num_captions: int = 2
-    size: int = 96
-    fps: int = 8
+    num_clips: int = Field(default=200, ge=0)
+    """How many."""
+    seed: int = Field(default=0, ge=0)
+    """Of everything random."""
+    seconds: float = Field(default=16.0, gt=0)
+    """Length of each clip."""
+    family: int = Field(default=4, ge=1)
+    """Clips that share all but their later colours and pitches."""
+    num_colours: int = Field(default=3, ge=1)
+    """Colours that a clip takes in turn."""
+    num_pitches: int = Field(default=2, ge=1)
+    """Pitches that its sound takes in turn."""
+    shortest_seconds: float = Field(default=2.0, gt=0)
+    """How long each colour and each pitch lasts at least."""
+    named_constants: int = Field(default=2, ge=0)
+    """How many of the seen things that do not change a caption names."""
+    num_captions: int = Field(default=2, ge=1)
+    """Captions of each clip."""
+    size: int = Field(default=96, ge=32)
+    """Side of the square picture in pixels."""
+    fps: int = Field(default=8, ge=1)
+    """Frames a second."""
 
     @property
     def digest(self) -> str:
-        """A name for exactly this world."""
-        return digest_of([_REVISION, asdict(self)])
+        """A name for exactly these values."""
+        return digest_of([_REVISION, self.model_dump()])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,40 +94,44 @@ def plan_long_clips(world: LongWorld) -> tuple[LongClip, ...]:
         ConfigError: the families cannot be that large, or no captions were found that fit one clip each.
     """
     rng = np.random.default_rng([world.seed, _REVISION])
-    names = [digest_of([world.digest, place])[:16] for place in range(world.num_clips)]
     for _ in range(_MAX_ROUNDS):
-        drawn = _draw(world, rng)
+        drawn: list[_Drawn] = []
+        while len(drawn) < world.num_clips:
+            drawn += _family(world, rng)
+        drawn = drawn[: world.num_clips]
         named = _unambiguous(world, drawn, rng)
         if named is not None:
             break
     else:
         raise ConfigError(f"no {world.num_clips} long clips were found whose captions fit one clip each: take fewer")
-    clips = [
-        LongClip(
-            video=f"{LONG_NAME}/{name}.mp4",
-            traits=traits,
-            changes={
-                name: _timed(values, world, rng) for name, values in zip(_CHANGING, (colours, pitches), strict=True)
-            },
-            captions=tuple(_caption(traits, colours, pitches, choice, rng) for choice in choices),
+    clips = []
+    for place, ((traits, colours, pitches), choices) in enumerate(zip(drawn, named, strict=True)):
+        changes = {}
+        for name, values in zip(_CHANGING, (colours, pitches), strict=True):
+            spare = world.seconds - world.shortest_seconds * len(values)
+            if spare < 0:
+                raise ConfigError(
+                    f"{len(values)} scenes of {world.shortest_seconds} s do not fit into {world.seconds} s"
+                )
+            ends = np.cumsum(world.shortest_seconds + spare * rng.dirichlet(np.ones(len(values))))
+            on_grid_of_frames = (np.rint(ends * world.fps) / world.fps).tolist()
+            changes[name] = tuple(zip(values, [*on_grid_of_frames[:-1], world.seconds], strict=True))
+        clips.append(
+            LongClip(
+                video=f"{LONG_NAME}/{digest_of([world.digest, place])[:16]}.mp4",
+                traits=traits,
+                changes=changes,
+                captions=tuple(_caption(traits, colours, pitches, choice, rng) for choice in choices),
+            )
         )
-        for name, (traits, colours, pitches), choices in zip(names, drawn, named, strict=True)
-    ]
     return tuple(sorted(clips, key=lambda clip: clip.video))
 
 
 _Drawn = tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]
 
 
-def _draw(world: LongWorld, rng: np.random.Generator) -> list[_Drawn]:
-    """What does not change, the colours and the pitches of every clip, family by family."""
-    clips: list[_Drawn] = []
-    while len(clips) < world.num_clips:
-        clips += _family(world, rng)
-    return clips[: world.num_clips]
-
-
 def _family(world: LongWorld, rng: np.random.Generator) -> list[_Drawn]:
+    """What does not change, the colours and the pitches of every clip of one family."""
     traits = {name: attribute.resting for name, attribute in ATTRIBUTES.items()}
     for name in STATIC_ATTRIBUTES:
         traits[name] = str(rng.choice(ATTRIBUTES[name].values))
@@ -149,15 +144,11 @@ def _family(world: LongWorld, rng: np.random.Generator) -> list[_Drawn]:
         raise ConfigError(
             f"a family of {world.family} long clips is too large: there are {len(members)} different ones"
         )
-    chosen = rng.choice(len(members), world.family, replace=False)
-    return [
-        (
-            traits,
-            (traits["colour"], *rng.permutation(members[place][0]).tolist()),
-            (traits["pitch"], *rng.permutation(members[place][1]).tolist()),
-        )
-        for place in chosen
-    ]
+    family: list[_Drawn] = []
+    for place in rng.choice(len(members), world.family, replace=False):
+        colours, pitches = (rng.permutation(values).tolist() for values in members[place])
+        family.append((traits, (traits["colour"], *colours), (traits["pitch"], *pitches)))
+    return family
 
 
 def _unambiguous(
@@ -185,16 +176,6 @@ def _unambiguous(
         order = rng.permutation(len(fitting))
         named.append([fitting[order[caption % len(order)]] for caption in range(world.num_captions)])
     return named
-
-
-def _timed(values: Sequence[str], world: LongWorld, rng: np.random.Generator) -> tuple[tuple[str, float], ...]:
-    """Each value with the instant at which it ends, on the grid of frames."""
-    spare = world.seconds - world.shortest_seconds * len(values)
-    if spare < 0:
-        raise ConfigError(f"{len(values)} scenes of {world.shortest_seconds} s do not fit into {world.seconds} s")
-    ends = np.cumsum(world.shortest_seconds + spare * rng.dirichlet(np.ones(len(values))))
-    grid = (np.rint(ends * world.fps) / world.fps).tolist()
-    return tuple(zip(values, [*grid[:-1], world.seconds], strict=True))
 
 
 def _caption(
@@ -229,29 +210,28 @@ def make_long_clips(
     """Render the long clips into `long/` of a folder. Those that are there already are kept.
 
     Raises:
-        ConfigError: the world cannot be, or the folder holds clips that are not of it.
+        ConfigError: such clips cannot be made, or the folder holds others.
     """
     clips = plan_long_clips(world)
-    (folder / LONG_NAME).mkdir(parents=True, exist_ok=True)
-    strangers = sorted({path.name for path in (folder / LONG_NAME).glob("*.mp4")} - {Path(c.video).name for c in clips})
-    if strangers:
-        raise ConfigError(f"{folder / LONG_NAME} holds clips of another world (such as {strangers[0]}): empty it")
-    report = on_progress or (lambda _num_clips: None)
-    missing = [clip for clip in clips if not (folder / clip.video).exists()]
-    report(len(clips) - len(missing))
-    with ThreadPoolExecutor(num_workers or len(os.sched_getaffinity(0))) as pool:
-        for _ in pool.map(lambda clip: _render(folder / clip.video, world, clip), missing):
-            report(1)
+    missing = missing_clips(folder / LONG_NAME, [clip.video for clip in clips])
+
+    def render(clip: LongClip) -> None:
+        path = folder / clip.video
+        seed = [world.seed, int(path.stem, 16)]
+        frames, sound = long_frames(world, clip, seed), long_sound(clip, seed)
+        write_aside(path, lambda aside: encode_clip(aside, frames, sound, size=world.size, fps=world.fps))
+
+    render_all(
+        render,
+        [clip for clip in clips if clip.video in missing],
+        num_present=len(clips) - len(missing),
+        on_progress=on_progress,
+        num_workers=num_workers,
+    )
     return clips
 
 
-def _render(path: Path, world: LongWorld, clip: LongClip) -> None:
-    seed = [world.seed, int(path.stem, 16)]
-    frames, sound = _frames(world, clip, seed), _sound(clip, seed)
-    write_aside(path, lambda aside: encode_clip(aside, frames, sound, size=world.size, fps=world.fps))
-
-
-def _frames(world: LongWorld, clip: LongClip, seed: list[int]) -> Iterator[NDArray[np.uint8]]:
+def long_frames(world: LongWorld, clip: LongClip, seed: list[int]) -> Iterator[NDArray[np.uint8]]:
     """Scene after scene. Each is drawn from the same random numbers, so that only its colour is another."""
     begin = 0
     for colour, end_seconds in clip.changes["colour"]:
@@ -262,7 +242,8 @@ def _frames(world: LongWorld, clip: LongClip, seed: list[int]) -> Iterator[NDArr
         begin = end
 
 
-def _sound(clip: LongClip, seed: list[int]) -> NDArray[np.float32]:
+def long_sound(clip: LongClip, seed: list[int]) -> NDArray[np.float32]:
+    """Scene after scene, each with another pitch."""
     scenes, begin = [], 0.0
     for pitch, end in clip.changes["pitch"]:
         traits = {**clip.traits, "pitch": pitch}
