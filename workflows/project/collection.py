@@ -16,18 +16,6 @@ from typing import NoReturn
 from ..._vocabulary import Clip, ConfigError
 from .manifest import MANIFEST_SUFFIXES, ONLY_LOCAL, Scalar, Span, is_address, milliseconds, read_manifest
 
-__all__ = [
-    "VIDEO_SUFFIXES",
-    "Collection",
-    "Span",
-    "Video",
-    "clips_of",
-    "discover",
-    "dropped_spans",
-    "in_split",
-    "readable_path",
-]
-
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
     | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
@@ -99,7 +87,18 @@ def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Col
     Raises ConfigError when a folder does not exist or cannot be read, nothing is found, a manifest cannot be read,
     lacks a column or holds a value that is not allowed, when two sources give one video, or a video is in two splits.
     """
-    found = _by_identity(_from_sources(sources, base))
+    found: dict[str, Video] = {}
+    names: dict[Path, str] = {}
+    for video in _from_sources(sources, base):
+        if video.path in names:
+            other = names[video.path]
+            raise ConfigError(f"collection.videos gives {video.path} twice ({other!r}, {video.video!r}): name it once")
+        if video.video in found:
+            raise ConfigError(
+                f"collection.videos: {found[video.video].path} and {video.path} have one name, {video.video!r}:"
+                " name a folder above both"
+            )
+        found[video.video], names[video.path] = video, video.video
     if not found:
         raise ConfigError(
             f"no videos found in {', '.join(sources)}: looked for files ending in {' '.join(sorted(VIDEO_SUFFIXES))}"
@@ -109,7 +108,18 @@ def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Col
         _check_local(captions, "collection.captions")
         found, unmatched = _join_captions(found, _absolute(captions, base))
     videos = tuple(_settled(found[name]) for name in sorted(found))
-    return Collection(videos=videos, unmatched=unmatched, metadata_types=_metadata_types(videos))
+    types: dict[str, set[str]] = {}
+    kinds = {bool: "bool", int: "int64", float: "double", str: "string"}
+    for span in (span for video in videos for span in video.spans):
+        for key, value in span.metadata.items():
+            if value is not None:
+                types.setdefault(key, set()).add(kinds[type(value)])
+    common = {key: "double" if several == {"int64", "double"} else "string" for key, several in types.items()}
+    return Collection(
+        videos=videos,
+        unmatched=unmatched,
+        metadata_types={key: min(one) if len(one) == 1 else common[key] for key, one in sorted(types.items())},
+    )
 
 
 def clips_of(video: Video, duration_seconds: float, *, clip_seconds: float | None) -> list[Clip]:
@@ -186,47 +196,23 @@ def _settled(video: Video) -> Video:
     whole = [span for span in video.spans if span.start_seconds is None]
     parts = [span for span in video.spans if span.start_seconds is not None]
     split = _one_split(whole, f"{video.video!r}")
-    told = [span for span in whole if span.captions or not parts]
-    if told or split is not None:
+    kept = [span for span in whole if span.captions or not parts]
+    if kept or split is not None:
         split = _one_split([*whole, *parts], f"{video.video!r}, which has rows without a span,")
     of_span: dict[tuple[int, int | None], list[Span]] = {}
     for span in parts:
         of_span.setdefault(_span_key(span), []).append(span)
     common = _filled(whole)
-    settled = [replace(span, split=split) for span in told]
+    settled = [replace(span, split=split) for span in kept]
     for rows in of_span.values():
-        own = _one_split(rows, f"{video.video!r}, {_spelled(rows[0])}") or split
+        end = "its end" if rows[0].end_seconds is None else f"{rows[0].end_seconds:g} s"
+        own = _one_split(rows, f"{video.video!r}, from {rows[0].start_seconds:g} s to {end},") or split
         settled += [replace(row, split=own, metadata={**common, **_filled([row])}) for row in rows]
     return replace(video, spans=tuple(settled))
 
 
-def _spelled(span: Span) -> str:
-    end = "its end" if span.end_seconds is None else f"{span.end_seconds:g} s"
-    return f"from {span.start_seconds:g} s to {end},"
-
-
-def _by_identity(videos: Iterable[Video]) -> dict[str, Video]:
-    found: dict[str, Video] = {}
-    names: dict[Path, str] = {}
-    for video in videos:
-        if video.path in names:
-            other = names[video.path]
-            raise ConfigError(f"collection.videos gives {video.path} twice ({other!r}, {video.video!r}): name it once")
-        if video.video in found:
-            raise ConfigError(
-                f"collection.videos: {found[video.video].path} and {video.path} have one name, {video.video!r}:"
-                " name a folder above both"
-            )
-        found[video.video], names[video.path] = video, video.video
-    return found
-
-
 def _absolute(path: str, base: Path) -> Path:
     return Path(os.path.abspath(base / os.path.expanduser(path)))  # noqa: PTH100, PTH111 - follows no links
-
-
-def _is_absolute(path: str) -> bool:
-    return Path(os.path.expanduser(path)).is_absolute()  # noqa: PTH111 - ~nobody is a name, not an error
 
 
 def _from_sources(sources: Sequence[str], base: Path) -> Iterator[Video]:
@@ -235,19 +221,29 @@ def _from_sources(sources: Sequence[str], base: Path) -> Iterator[Video]:
     for source in sources:
         _check_local(source, "collection.videos")
         path = _absolute(source, base)
-        mode = _mode(path)
-        if mode is None and glob.has_magic(source):
-            yield from _from_glob(path)
-        elif mode is not None and stat.S_ISDIR(mode):
-            _check_root(path, roots)
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            mode = 0
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        if not mode and glob.has_magic(source):
+            first_magic = next(index for index, part in enumerate(path.parts) if glob.has_magic(part))
+            root = Path(*path.parts[:first_magic])
+            for file in _walk(root, path.parts[first_magic:], set()):
+                yield Video(video=readable_path(file.relative_to(root.parent)), path=file)
+        elif stat.S_ISDIR(mode):
+            _check_apart(path, roots, seen)
             roots.append(path)
-            yield from _from_folder(path, seen)
+            for file in _walk(path, ("**", "*"), seen):
+                if file.suffix.lower() in VIDEO_SUFFIXES:
+                    yield Video(video=readable_path(file.relative_to(path.parent)), path=file)
         elif path.suffix.lower() in MANIFEST_SUFFIXES:
             yield from _from_manifest(path)
-        elif mode is not None and stat.S_ISREG(mode):
+        elif stat.S_ISREG(mode):
             yield Video(video=readable_path(path.relative_to(path.parent.parent)), path=path)
         else:
-            fault = "does not exist" if mode is None else "is neither a folder nor a file"
+            fault = "is neither a folder nor a file" if mode else "does not exist"
             raise ConfigError(f"collection.videos: {path} {fault}: give a folder, a glob pattern or a manifest")
 
 
@@ -256,14 +252,14 @@ def _check_local(source: str, key: str) -> None:
         raise ConfigError(f"{key}: {source!r:.80} is an address: {ONLY_LOCAL}")
 
 
-def _mode(path: Path) -> int | None:
-    """The mode bits of what a path leads to; None where there is nothing."""
-    try:
-        return path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise _unreadable(path, error) from None
+def _check_apart(path: Path, roots: Sequence[Path], seen: set[tuple[int, int]]) -> None:
+    for other in roots:
+        if path == other or other in path.parents or path in other.parents:
+            raise ConfigError(f"collection.videos: {path} and {other} overlap: name the outer folder alone")
+        if path.name == other.name:
+            raise ConfigError(f"collection.videos: {path} and {other} have one name: name a folder above both")
+    if _folder_key(path) in seen:
+        raise ConfigError(f"collection.videos: {path} overlaps a folder named before it through a link: name one")
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigError:
@@ -271,29 +267,6 @@ def _unreadable(path: Path, error: OSError) -> ConfigError:
         f"collection.videos: {path} cannot be read: {error.strerror}: allow reading it, or move it out of the"
         " collection (its videos would count as removed)"
     )
-
-
-def _check_root(path: Path, roots: Sequence[Path]) -> None:
-    for other in roots:
-        if path == other or other in path.parents or path in other.parents:
-            raise ConfigError(f"collection.videos: {path} and {other} overlap: name the outer folder alone")
-        if path.name == other.name:
-            raise ConfigError(f"collection.videos: {path} and {other} have one name: name a folder above both")
-
-
-def _from_folder(path: Path, seen: set[tuple[int, int]]) -> Iterator[Video]:
-    if _folder_key(path) in seen:
-        raise ConfigError(f"collection.videos: {path} overlaps a folder named before it through a link: name one")
-    for file in _walk(path, ("**", "*"), seen):
-        if file.suffix.lower() in VIDEO_SUFFIXES:
-            yield Video(video=readable_path(file.relative_to(path.parent)), path=file)
-
-
-def _from_glob(pattern: Path) -> Iterator[Video]:
-    first_magic = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
-    root = Path(*pattern.parts[:first_magic])
-    for file in _walk(root, pattern.parts[first_magic:], set()):
-        yield Video(video=readable_path(file.relative_to(root.parent)), path=file)
 
 
 def _walk(root: Path, pattern: tuple[str, ...], seen: set[tuple[int, int]]) -> Iterator[Path]:
@@ -363,7 +336,8 @@ def _from_manifest(path: Path) -> Iterator[Video]:
     for name, span in read_manifest(path, needs_captions=False):
         file = _absolute(name, path.parent)
         spans.setdefault(file, []).append(span)
-        if file.is_relative_to(path.parent) or not _is_absolute(name):
+        # ~nobody is a name, not an error.
+        if file.is_relative_to(path.parent) or not Path(os.path.expanduser(name)).is_absolute():  # noqa: PTH111
             near.add(file)
     for file, rows in spans.items():
         identity = os.path.relpath(file, path.parent) if file in near else file
@@ -396,16 +370,3 @@ def _join_captions(found: dict[str, Video], manifest: Path) -> tuple[dict[str, V
         )
     joined = {name: replace(found[name], spans=(*found[name].spans, *rows)) for name, rows in spans.items()}
     return {**found, **joined}, tuple(unmatched)
-
-
-def _metadata_types(videos: Iterable[Video]) -> dict[str, str]:
-    """Name and type of every metadata column; values of several types make it a string column."""
-    seen: dict[str, set[str]] = {}
-    names = {bool: "bool", int: "int64", float: "double", str: "string"}
-    for video in videos:
-        for span in video.spans:
-            for key, value in span.metadata.items():
-                if value is not None:
-                    seen.setdefault(key, set()).add(names[type(value)])
-    common = {key: "double" if types == {"int64", "double"} else "string" for key, types in seen.items()}
-    return {key: next(iter(types)) if len(types) == 1 else common[key] for key, types in sorted(seen.items())}

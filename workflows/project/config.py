@@ -13,10 +13,20 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from string import Template
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..._vocabulary import ConfigError, Modality, canonical_json
 from .manifest import ONLY_LOCAL, is_address
@@ -32,33 +42,33 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _check_local(value: str) -> str:
+    if is_address(value):
+        raise ValueError(ONLY_LOCAL)
+    return value
+
+
+LocalPath = Annotated[str, AfterValidator(_check_local)]
+_ONE_OR_MANY = BeforeValidator(
+    lambda value: () if value is None else value if isinstance(value, list | tuple) else (value,)
+)
+
+
 class CollectionConfig(Section):
     """Which videos, what is said of them, and how they are cut into clips."""
 
-    videos: tuple[str, ...]
+    videos: Annotated[tuple[LocalPath, ...], _ONE_OR_MANY]
     """Folders (with their subfolders), glob patterns, or manifests (.csv, .jsonl, .parquet) with a column `video`."""
-    captions: str | None = None
+    captions: LocalPath | None = None
     """A manifest with the columns `video` and `captions` (or `caption`) for videos that the line above finds."""
     clip_seconds: float | None = Field(default=8.0, ge=0.1)
     """Videos without spans of their own are cut into windows of this length; null keeps each video whole."""
-
-    @field_validator("videos", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     @field_validator("videos")
     @classmethod
     def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or not all(value):
             raise ValueError("needs a folder, a glob pattern or a manifest")
-        return value
-
-    @field_validator("videos", "captions")
-    @classmethod
-    def _local(cls, value: Any) -> Any:
-        if any(is_address(one) for one in ([value] if isinstance(value, str) else value or ())):
-            raise ValueError(ONLY_LOCAL)
         return value
 
 
@@ -79,7 +89,7 @@ class FeatureConfig(Section):
 class FeaturesConfig(Section):
     """The backbones: one or several for video, at most one each for audio and text."""
 
-    video: tuple[FeatureConfig, ...] = ()
+    video: Annotated[tuple[FeatureConfig, ...], _ONE_OR_MANY] = ()
     """One backbone, or a list of different ones whose rows are joined in time into one stream for the model, as wide as
     all of them together: each row of the last, with the rows of the others that stand at the same place of the clip
     (repeated where those are fewer). So name the one with the most rows a second last: `resnet152`, `resnext101_3d`.
@@ -92,11 +102,6 @@ class FeaturesConfig(Section):
     extra_text: dict[str, str] = Field(default_factory=dict)
     """Further modalities of a clip, read by the backbone of `text`: a name for each, and the manifest's column that
     holds its text. `speech: transcript` is what is said in a clip, `ocr: signs` what is written in it."""
-
-    @field_validator("video", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return () if value is None else value if isinstance(value, list | tuple) else (value,)
 
     @field_validator("video")
     @classmethod
@@ -310,10 +315,20 @@ def parse_config(data: Any, origin: str = "configuration") -> Config:
 
 
 def _explain(problem: Any, data: Any) -> str:
-    location = _as_written(problem["loc"], data)
+    """A fault in the words of the file: where it is, what is allowed, what was found."""
+    location: list[str] = []
+    for part in problem["loc"]:  # which also numbers what is no list in the file
+        if isinstance(part, str) or isinstance(data, list | tuple):
+            location.append(str(part))
+            data = data.get(part) if isinstance(data, dict) else data[part] if isinstance(part, int) else None
     where = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        section: Any = Config
+        for key in (one for one in location[:-1] if not one.isdigit()):
+            annotation = section.model_fields[key].annotation
+            candidates = [annotation, *getattr(annotation, "__args__", ())]
+            section = next(one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel))
+        known = list(section.model_fields)
         close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.4)
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"unknown key {where!r}: {hint}known here: {', '.join(known)}"
@@ -325,73 +340,7 @@ def _explain(problem: Any, data: Any) -> str:
     return f"{where}: {message} (found {problem['input']!r:.60})"
 
 
-def _as_written(location: tuple[int | str, ...], data: Any) -> list[str]:
-    """A place of the schema in the words of the file: without the number of what is no list there."""
-    parts = []
-    for part in location:
-        if isinstance(part, str) or isinstance(data, list | tuple):
-            parts.append(str(part))
-            data = data.get(part) if isinstance(data, dict) else data[part] if isinstance(part, int) else None
-    return parts
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    """The keys allowed at a place of the schema."""
-    section: Any = Config
-    for key in (one for one in location if not one.isdigit()):
-        annotation = section.model_fields[key].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        section = next(one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel))
-    return list(section.model_fields)
-
-
-TEMPLATE = """\
-# What frameloom does with one collection of videos. Run `frameloom sync` beside this file.
-# Relative paths are relative to this file. Every key has a default except `collection.videos` and `features`.
-
-collection:
-  # A folder (searched with its subfolders), a glob such as /data/**/*.mp4, a manifest
-  # (.csv, .jsonl or .parquet with a column `video`), or a list of these.
-  videos: {videos}
-  # A manifest with the columns `video` (relative to the manifest) and `captions` (a list) or `caption` (a sentence);
-  # optional: `start_seconds`, `end_seconds`, `split` (train, val, test). All others become columns to filter by.
-  captions: {captions}
-  # Videos without spans of their own are cut into windows of this many seconds; null keeps each video whole.
-  clip_seconds: 8
-
-features:            # `frameloom backbones` lists what there is
-  video:             # or a list of backbones (- backbone: ...), whose rows are joined; the one with most rows last
-    backbone: resnet152
-    weights: null    # a tag that `frameloom weights` lists, or a path; null: seeded random weights, only for trying out
-  audio:
-    backbone: logmel_avlnet
-  text:
-    backbone: word2vec
-    weights: null    # word2vec vectors (.bin or .txt); null trains them from the captions above
-
-training:            # `frameloom recipes` lists what there is
-  # A model small enough for two cores. At the paper's size, for a GPU: everything_at_once.
-  recipe: everything_at_once_tiny
-  overrides: {{}}      # such as {{epochs: 40, seed: 1}}
-
-model:               # `frameloom models` lists what there is
-  name: null         # null takes the recipe's
-  config: {{}}         # such as {{width: 512}}
-  checkpoint: null   # the folder of a trained model; with it nothing is trained
-
-store:
-  path: .frameloom   # features, checkpoints and the LanceDB table; delete it and everything can be made again
-  features: null     # where features lie instead, such as s3://bucket/prefix or another folder
-  format: hdf5       # hdf5, or webdataset: tar files for programs that stream them
-  table: clips
-
-run:
-  workers: null      # worker processes; null takes one for each core
-  batch_videos: 8    # videos in one task and in one shard
-  device: cpu
-  max_failures: 0    # a run with more failed videos than this ends with exit code 3
-"""
-
+TEMPLATE = Path(__file__).with_name("template.yaml")
 
 # What JSON leaves as it is and YAML does not allow, or reads as the end of a line.
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
@@ -405,30 +354,25 @@ def write_template(path: Path, *, videos: list[str], captions: str | None) -> No
                 f"{name!a}: the name is not UTF-8, and a configuration is: rename it, or name a folder"
                 " above it or a glob pattern that fits it"
             )
-    text = TEMPLATE.format(videos=_quoted(videos if len(videos) > 1 else videos[0]), captions=_quoted(captions))
+    names = {"videos": _quoted(videos if len(videos) > 1 else videos[0]), "captions": _quoted(captions)}
+    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(names)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _write_new(path, text.encode())
+        with aside.open("wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        _rename_new(aside, path)
     except FileExistsError:
         raise ConfigError(f"{path} exists: edit it, or remove it and run `frameloom init` again") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}: nothing was left behind") from None
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _quoted(value: Any) -> str:
     return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", canonical_json(value))
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """Make a file that is there whole or not at all. Raises FileExistsError, or OSError and leaves nothing behind."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _rename_new(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _rename_new(aside: Path, path: Path) -> None:

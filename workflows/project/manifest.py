@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._vocabulary import ConfigError
+from .plain import text_fault
 
 MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
 SPLITS = ("train", "val", "test")
@@ -57,97 +58,84 @@ def milliseconds(seconds: float) -> int:
 
 def read_manifest(path: Path, *, needs_captions: bool) -> Iterator[tuple[str, Span]]:
     """The rows of a manifest as (video, span). Raises ConfigError that names the file and the row."""
-    for number, row in _read_rows(path):
-        where = f"{path}, row {number}"
-        try:
-            _check_columns(row, where, needs_captions=needs_captions)
-            name, span = _video(row["video"], where), _span(row, where)
-        except RecursionError:
-            raise ConfigError(f"{where}: lists are nested too deeply to be read: flatten them") from None
-        yield name, span
+    reader = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}.get(path.suffix.lower())
+    if reader is None:
+        raise ConfigError(f"{path}: a manifest ends in .csv, .jsonl or .parquet")
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist: give a .csv, .jsonl or .parquet file with a column `video`")
+    try:
+        for number, row in enumerate(reader(path), 1):
+            try:
+                found = None if row is None else _read_row(row, needs_captions=needs_captions)
+            except RecursionError:
+                raise ConfigError(
+                    f"{path}, row {number}: lists are nested too deeply to be read: flatten them"
+                ) from None
+            except ValueError as fault:
+                raise ConfigError(f"{path}, row {number}: {fault}") from None
+            if found is not None:
+                yield found
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} cannot be read as {path.suffix[1:]} in UTF-8: {error}") from None
 
 
-def _check_columns(row: Row, where: str, *, needs_captions: bool) -> None:
+def _read_row(row: Row | str, *, needs_captions: bool) -> tuple[str, Span]:
+    """A row's video and span. Raises ValueError for what a row cannot hold."""
+    if isinstance(row, str):  # a line of JSON
+        row = _object(row)
     found = ", ".join(map(str, row)) or "nothing"
     if "video" not in row:
-        raise ConfigError(f"{where}: no column `video`: found {found}")
+        raise ValueError(f"no column `video`: found {found}")
     if needs_captions and "captions" not in row and "caption" not in row:
-        raise ConfigError(f"{where}: no column `captions` (a list) or `caption`: found {found}")
-    for key, value in row.items():
-        texts = value if isinstance(value, list | tuple) else (value,)
-        for text in (key, *texts):
-            if isinstance(text, str) and not _is_unicode(text):
-                raise ConfigError(
-                    f"{where}: {key!a:.40} has {text!a:.60}, which holds half a character (a lone surrogate) and"
-                    " cannot be stored: write it anew as UTF-8, and rename files whose names are not UTF-8"
+        raise ValueError(f"no column `captions` (a list) or `caption`: found {found}")
+    captions = _captions(row)
+    for key, value in {**row, "captions": captions}.items():
+        for text in (key, *(value if isinstance(value, list | tuple) else (value,))):
+            if isinstance(text, str) and "surrogate" in (text_fault(text) or ""):
+                raise ValueError(
+                    f"{key!a:.40} has {text!a:.60}, which holds half a character (a lone surrogate) and cannot be"
+                    " stored: write it anew as UTF-8, and rename files whose names are not UTF-8"
                 )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _video(name: Any, where: str) -> str:
+    name = row["video"]
     if not isinstance(name, str) or not name or "\0" in name:
-        raise ConfigError(f"{where}: `video` must be a path, found {name!r:.60}")
+        raise ValueError(f"`video` must be a path, found {name!r:.60}")
     if is_address(name):
-        raise ConfigError(f"{where}: `video` is the address {name!r:.80}: {ONLY_LOCAL}")
-    return name
-
-
-def _span(row: Row, where: str) -> Span:
-    start, end = (_seconds(row, key, where) for key in ("start_seconds", "end_seconds"))
-    if end is not None and end <= (start or 0.0):
-        raise ConfigError(f"{where}: end_seconds {end} is not after start_seconds {start or 0.0}")
-    if end is not None and milliseconds(end) == milliseconds(start or 0.0):
-        raise ConfigError(f"{where}: the span {start or 0.0} to {end} s is shorter than a millisecond: lengthen it")
+        raise ValueError(f"`video` is the address {name!r:.80}: {ONLY_LOCAL}")
+    start, end = _seconds(row, "start_seconds"), _seconds(row, "end_seconds")
+    begin = start or 0.0
+    if end is not None and end <= begin:
+        raise ValueError(f"end_seconds {end} is not after start_seconds {begin}")
+    if end is not None and milliseconds(end) == milliseconds(begin):
+        raise ValueError(f"the span {begin} to {end} s is shorter than a millisecond: lengthen it")
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
-        raise ConfigError(f"{where}: split {split!r} is not one of {', '.join(SPLITS)}")
-    return Span(
-        captions=_captions(row, where),
-        start_seconds=0.0 if start is None and end is not None else start,
+        raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+    return name, Span(
+        captions=tuple(" ".join(one.split()) for one in captions if one.strip()),
+        start_seconds=begin if end is not None else start,
         end_seconds=end,
         split=split,
         metadata={key: _scalar(value) for key, value in row.items() if key not in _OWN_COLUMNS},
     )
 
 
-def _captions(row: Row, where: str) -> tuple[str, ...]:
-    """The sentences of a row: `captions`, or `caption` where that is empty."""
-    given = (row.get(key) for key in ("captions", "caption"))
-    value = next((one for one in given if not _is_empty(one)), ())
+def _captions(row: Row) -> Sequence[str]:
+    """The sentences of a row: `captions`, or `caption` where that is empty; a text may be a JSON list of them."""
+    given = (row.get("captions"), row.get("caption"))
+    value: Any = next((one for one in given if one not in (None, "") and one == one), ())  # noqa: PLR0124  # not NaN
     if isinstance(value, str):
-        value = _listed(value, where)
+        try:
+            value = json.loads(value) if value.lstrip().startswith("[") else [value]
+        except json.JSONDecodeError:
+            value = [value]
+        except ValueError as error:
+            raise ValueError(f"captions must be a list of sentences: {error}") from None
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
-        raise ConfigError(f"{where}: captions must be a sentence or a list of sentences, found {value!r:.60}")
-    for one in value:
-        if not _is_unicode(one):
-            raise ConfigError(f"{where}: the caption {one!a:.60} holds a lone surrogate: write it anew as UTF-8")
-    return tuple(" ".join(one.split()) for one in value if one.strip())
+        raise ValueError(f"captions must be a sentence or a list of sentences, found {value!r:.60}")
+    return value
 
 
-def _is_empty(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
-def _listed(text: str, where: str) -> Any:
-    """A text that is a JSON list (the only way for CSV to hold one), or else the text itself as the only sentence."""
-    if not text.lstrip().startswith("["):
-        return [text]
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return [text]
-    except ValueError as error:
-        raise ConfigError(f"{where}: captions must be a list of sentences: {error}") from None
-
-
-def _seconds(row: Row, key: str, where: str) -> float | None:
+def _seconds(row: Row, key: str) -> float | None:
     value = row.get(key)
     if value is None or value == "":
         return None
@@ -156,12 +144,12 @@ def _seconds(row: Row, key: str, where: str) -> float | None:
     except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not 0 <= seconds <= LONGEST_SECONDS:
-        raise ConfigError(f"{where}: {key} must be seconds from 0 to {LONGEST_SECONDS:g}, found {str(value)!r:.60}")
+        raise ValueError(f"{key} must be seconds from 0 to {LONGEST_SECONDS:g}, found {str(value)!r:.60}")
     return seconds
 
 
 def _scalar(value: Any) -> Scalar:
-    """A value as a column can hold it: integers beyond 64 bits as text, numbers that are none (NaN, inf) as empty."""
+    """A value as a column can hold it: integers beyond 64 bits as text, NaN and infinity as empty."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, int) and value not in _INT64:
@@ -171,41 +159,30 @@ def _scalar(value: Any) -> Scalar:
     return json.dumps(value, default=str) if isinstance(value, list | dict) else str(value)
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise ConfigError(f"{path}: a manifest ends in .csv, .jsonl or .parquet")
-    try:
-        if not path.is_file():
-            raise ConfigError(f"{path} does not exist: give a .csv, .jsonl or .parquet file with a column `video`")
-        yield from reader(path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read as {path.suffix[1:]} in UTF-8: {error}") from None
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+def _jsonl_rows(path: Path) -> Iterator[str | None]:
+    """Lines, so that a fault is that of a line; pyarrow.json refuses columns whose values have several types."""
     with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            # ValueError also for integers of more digits than Python reads.
-            except (ValueError, RecursionError) as error:
-                raise ConfigError(f"{path}, row {number}: not valid JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ConfigError(f"{path}, row {number}: expected an object, found {line.strip()[:40]!r}")
-            yield number, row
+        for line in file:
+            yield line.strip() or None
 
 
-def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
+def _object(line: str) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:  # also for integers of more digits than Python reads
+        raise ValueError(f"not valid JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"expected an object, found {line[:40]!r}")
+    return row
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
     """Rows whose metadata have the types that all values of their columns agree on."""
     columns, rows = read_csv(path)
     texts = zip(columns, zip(*rows, strict=True), strict=False)
     typed = [values if name in _OWN_COLUMNS else _typed(values) for name, values in texts]
-    for number, row in enumerate(zip(*typed, strict=True), 1):
-        yield number, dict(zip(columns, row, strict=True))
+    for row in zip(*typed, strict=True):
+        yield dict(zip(columns, row, strict=True))
 
 
 def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -242,13 +219,13 @@ def _typed(texts: Sequence[str]) -> list[Scalar]:
     return [text if text.strip() else None for text in texts]
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
+def _parquet_rows(path: Path) -> list[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         _check_distinct(pq.read_schema(path).names, path)
-        rows = pq.read_table(path).to_pylist()
+        rows: list[Row] = pq.read_table(path).to_pylist()
     except (pa.ArrowException, OverflowError, ValueError) as error:
         raise ConfigError(f"{path} is not a Parquet file that can be read: {error}") from None
-    yield from enumerate(rows, 1)
+    return rows

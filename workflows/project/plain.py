@@ -40,7 +40,7 @@ PlainLoader.add_implicit_resolver(
 
 
 def not_plain(value: Any, place: tuple[str, ...]) -> Iterator[str]:
-    """What JSON cannot hold, and fingerprints and files cannot either: dates, sets, bytes, numbers that are none."""
+    """What neither JSON nor fingerprints hold: dates, sets, bytes, NaN and infinity."""
     where = ".".join(place)
     if len(place) > _DEEPEST:
         yield f"{'.'.join(place[:4])}: nested more than {_DEEPEST} deep: flatten it"
@@ -53,18 +53,13 @@ def not_plain(value: Any, place: tuple[str, ...]) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for number, one in enumerate(value):
             yield from not_plain(one, (*place, str(number)))
-    elif (fault := _fault(value)) is not None:
+    elif isinstance(value, str) and (fault := text_fault(value)):
         yield f"{where}: {fault} (found {value!a:.60})"
-
-
-def _fault(value: Any) -> str | None:
-    if isinstance(value, str):
-        return text_fault(value)
-    if isinstance(value, float):
-        return None if math.isfinite(value) else "is not a finite number: give one"
-    if value is None or isinstance(value, int):
-        return None
-    return f"is a {type(value).__name__}: a value is a number, true, false, null, a list, a mapping or a text in quotes"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{where}: is not a finite number: give one (found {value!a:.60})"
+    elif not isinstance(value, str | int | float | None):
+        kinds = "a value is a number, true, false, null, a list, a mapping or a text in quotes"
+        yield f"{where}: is a {type(value).__name__}: {kinds} (found {value!a:.60})"
 
 
 def text_fault(text: str) -> str | None:

@@ -97,20 +97,26 @@ def write_published_manifest(
         raise ConfigError(f"{out}: a manifest of captions is written as .jsonl")
     if split is not None and split not in SPLITS:
         raise ConfigError(f"split {split!r} is not one of {', '.join(SPLITS)}")
-    place = _beside(suffix) if videos is None else _placed(videos, out.parent)
+    files = None if videos is None else _files_by_id(videos, out.parent)
     written: list[str] = []
     named: dict[str, None] = {}
     without: dict[str, None] = {}
     left_out = 0
     for row in _READERS[kind](path):
-        name, file = row["video"], place(row["video"])
-        if not _is_said(row):
+        name, start, end = row["video"], row.get("start_seconds"), row.get("end_seconds")
+        file = f"{name}{suffix}" if files is None else files.get(name)
+        lasts = end is None or milliseconds(end) > milliseconds(start or 0.0)
+        if not lasts or not any(caption.strip() for caption in row["captions"]):
             left_out += 1
         elif file is None:
             without[name] = None
         else:
             named[name] = None
-            written.append(_line(path, {**row, "video": file} | ({"split": split} if split else {})))
+            for text in (file, *row["captions"]):
+                if text_fault(text) is not None:
+                    raise ConfigError(f"{path}, {file!a}: {text!a:.60} holds an invalid character: remove it")
+            found = {**row, "video": file, "split": split or row["split"]}
+            written.append(json.dumps(found, ensure_ascii=False) + "\n")
     if not written:
         raise ConfigError(f"{path}: none of its videos is in {videos}" if without else f"{path} holds no caption")
     publish_text(out, "".join(written))
@@ -119,25 +125,8 @@ def write_published_manifest(
     )
 
 
-def _line(path: Path, row: Row) -> str:
-    for text in (row["video"], *row["captions"]):
-        if text_fault(text) is not None:
-            raise ConfigError(f"{path}, {row['video']!a}: {text!a:.60} holds a character that is none: remove it")
-    return json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False) + "\n"
-
-
-def _is_said(row: Row) -> bool:
-    start, end = row.get("start_seconds"), row.get("end_seconds")
-    lasts = end is None or milliseconds(end) > milliseconds(start or 0.0)
-    return lasts and any(caption.strip() for caption in row["captions"])
-
-
-def _beside(suffix: str) -> Callable[[str], str | None]:
-    return lambda name: f"{name}{suffix}"
-
-
-def _placed(videos: Path, near: Path) -> Callable[[str], str | None]:
-    """Finds the file of a video by its id, as a path relative to the manifest."""
+def _files_by_id(videos: Path, near: Path) -> dict[str, str]:
+    """The file of each video of a folder by its id, as a path relative to the manifest."""
     if not videos.is_dir():
         raise ConfigError(f"{videos} is not a folder: name the one that holds the videos")
     found: dict[str, str] = {}
@@ -151,7 +140,7 @@ def _placed(videos: Path, near: Path) -> Callable[[str], str | None]:
                         f"{videos}: {found[file.stem]} and {path} are both {file.stem!r}: keep one of them"
                     )
                 found[file.stem] = path
-    return found.get
+    return found
 
 
 # --- MSR-VTT ----------------------------------------------------------------------------------------------------------
@@ -213,12 +202,9 @@ def _howto100m(path: Path) -> Iterator[Row]:
             raise ConfigError(f"{where}: start, end and text have {[len(column) for column in columns]} values")
         spans = [(_span(start, end, where), text) for start, end, text in zip(*columns, strict=True)]
         for span, text in sorted(spans, key=lambda one: one[0]["start_seconds"]):
-            yield {"video": name, **span, "captions": [_narrated(text)], "split": "train"}
-
-
-def _narrated(text: Any) -> str:
-    """What is said; the published narration has NaN, pandas' mark of a missing text, where nothing is."""
-    return "" if text is None or (isinstance(text, float) and math.isnan(text)) else str(text)
+            # NaN, pandas' mark of a missing text, where nothing is said.
+            is_missing = text is None or (isinstance(text, float) and math.isnan(text))
+            yield {"video": name, **span, "captions": ["" if is_missing else str(text)], "split": "train"}
 
 
 def _column(where: str, about: Any, key: str) -> Iterable[Any]:

@@ -152,13 +152,13 @@ def test_sentences_without_words_or_length_are_left_out_and_counted(tmp_path: Pa
             "howto100m",
             "a.json",
             {"abc": {"start": [1], "end": [2], "text": ["x\ud800"]}},
-            r"'abc.mp4': 'x.+ud800' holds a character",
+            r"'abc.mp4': 'x.+ud800' holds an invalid character",
         ),
         (
             "msrvtt",
             "a.csv",
             "video_id,sentence\nvideo0,a\0b\n",
-            "'video0.mp4': 'a.x00b' holds a character that is none",
+            "'video0.mp4': 'a.x00b' holds an invalid character",
         ),
     ],
 )
