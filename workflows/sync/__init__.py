@@ -5,7 +5,7 @@ from .report import FileReport, Plan, Report, file_lines
 from .stages import lacks_word_vectors, row_columns, training_set
 from .state import ClipState, State, take_state
 from .survey import Survey, fingerprint_of, survey
-from .sync import extract_only, make_plan, status_of, sync, working
+from .sync import embed_only, extract_only, make_plan, status_of, sync, train_only, working
 from .tasks import EmbedJob, TrainJob, embed_clips, loaded_model, text_digest, train_model
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Survey",
     "TrainJob",
     "embed_clips",
+    "embed_only",
     "extract_only",
     "file_lines",
     "fingerprint_of",
@@ -33,6 +34,7 @@ __all__ = [
     "take_state",
     "text_digest",
     "train_model",
+    "train_only",
     "training_set",
     "working",
 ]

@@ -1,0 +1,118 @@
+"""A search session: questions share a project, a model, a table and a decoder, and see what changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from frameloom import FrameloomError, InputError
+from frameloom.extract import Decoder
+from frameloom.workflows.console import Console
+from frameloom.workflows.index import Index
+from frameloom.workflows.project import Project
+from frameloom.workflows.search import Query, Result, SearchSession
+from frameloom.workflows.sync import train_only
+from helpers.projects import make_clip, run_sync, write_config
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often projects are opened and resolved, and decoders started."""
+    counted: dict[str, int] = {}
+
+    def count(owner: Any, name: str) -> None:
+        original: Callable[..., Any] = getattr(owner, name)
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            counted[name] = counted.get(name, 0) + 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(Project, "__init__")
+    count(Project, "resolve")
+    count(Decoder, "__init__")
+    return counted
+
+
+def test_a_hundred_searches_open_the_project_once(synced: Path, calls: dict[str, int]) -> None:
+    index = Index(synced)
+    before = calls["__init__"]
+    answers = [index.search(text, top=3) for text in ["a red picture", "blue with a low tone"] * 50]
+    assert (calls["__init__"] - before, calls["resolve"]) == (1, 1)
+    assert answers[0] == answers[98]
+    assert answers[1] == answers[99] != answers[0]
+
+
+def test_files_of_questions_share_a_decoder(synced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Decoder] = []
+    original = Decoder.__init__
+
+    def watched(self: Decoder, *args: Any, **kwargs: Any) -> None:
+        started.append(self)
+        original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Decoder, "__init__", watched)
+    index = Index(synced)
+    clips = sorted((synced / "videos").glob("*low*"))
+    best = [index.search(video=path, modalities="video", top=1)[0] for path in clips[:3]]
+    assert [one.score for one in best] == pytest.approx([1, 1, 1], abs=1e-4)
+    index.search("a red picture")
+    assert len(started) == 1
+    index.close()
+    assert index.search(video=clips[0], top=1)
+    assert len(started) == 2
+    index.close()
+
+
+def test_a_changed_table_is_seen(synced: Path, calls: dict[str, int]) -> None:
+    index = Index(synced)
+    assert len(index.search("a red picture", top=100)) == 8
+    make_clip(synced / "videos" / "new.mp4", colour="grey", pitch="high", seconds=1.0)
+    run_sync(synced)
+    assert len(index.search("a red picture", top=100)) == 9
+
+
+def test_a_changed_configuration_and_checkpoint_are_seen(synced: Path) -> None:
+    index = Index(synced)
+    first = index.search("a red picture")
+    write_config(synced, training={"overrides": {"epochs": 1, "min_steps": 0, "batch_size": 4}})
+    os.utime(synced / "frameloom.yaml", ns=(1, 1))
+    with pytest.raises(FrameloomError, match="no trained checkpoint"):
+        index.search("a red picture")
+    train_only(Project.open(synced), Console(quiet=True))
+    with pytest.raises(FrameloomError, match="made by another model"):
+        index.search("a red picture")
+    write_config(synced)
+    assert index.search("a red picture") == first
+
+
+def test_a_session_of_a_project_without_an_index_says_so(synced: Path) -> None:
+    write_config(synced, store={"path": "elsewhere"})
+    with pytest.raises(FrameloomError, match="nothing is indexed yet"):
+        Index(synced).search("red")
+
+
+def test_a_condition_is_counted_once(synced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = SearchSession(Project.open(synced))
+    asked: list[str | None] = []
+    original = session.table.count
+    monkeypatch.setattr(session.table, "count", lambda where=None: asked.append(where) or original(where))
+    query = Query.ask(text="a red picture", where="split = 'test'", top=3)
+    assert session.search(query) == session.search(query)
+    assert asked == ["split = 'test'"]
+    with pytest.raises(InputError, match="colour"):
+        session.search(Query.ask(text="a red picture", where="colour = 'red'"))
+
+
+def test_a_result_is_read_by_attribute_and_by_name(synced: Path) -> None:
+    result = Index(synced).search("a red picture", top=1)[0]
+    assert isinstance(result, Result)
+    assert result["video"] == result.video
+    assert dict(result) == {**result}
+    assert set(dict(result)) == set(result.model_dump(mode="json"))
+    with pytest.raises(KeyError):
+        result["colour"]
