@@ -18,9 +18,8 @@ from .._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Me
 from .buffers import RowTable
 from .decode import DecodeEnd, Decoder, FramesChunk, SamplesChunk, reading_ahead
 from .networks import checked_rows
-from .registry import Backbone
 from .spool import SampleSpool
-from .types import DEFAULT_LIMITS, AudioWanted, DecodedAudio, FramesWanted, Limits, MediaInfo
+from .types import DEFAULT_LIMITS, AudioWanted, Backbone, DecodedAudio, FramesWanted, Limits, MediaInfo
 from .windows import Batcher, Stopwatch, VisualBackbone, Window, WindowCutter, Windows
 
 # Worst last. A status that is not here left nothing to use, which is worse than both.

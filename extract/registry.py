@@ -7,32 +7,17 @@ weights.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, get_args
 
 from .._registry import Registry, nearest
-from .._vocabulary import ConfigError, FeatureArray, FeatureSpec
-from .types import DecodedAudio, DecodedFrames
+from .._vocabulary import ConfigError, FeatureSpec
+from .options import Dtype, Precision, check_choice
+from .types import Backbone
 from .weights import folder_sha256, local_weights, weights_sha256
-
-
-@runtime_checkable
-class Backbone(Protocol):
-    """A frozen feature extractor.
-
-    Attributes:
-        spec: what it computes.
-        weights_digest: which weights it computes it with.
-    """
-
-    spec: FeatureSpec
-    weights_digest: str
-
-    def encode(self, item: DecodedFrames | DecodedAudio | str) -> FeatureArray:
-        """The feature of consecutive frames, of a whole sound track, or of one text, as the modality says."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +25,13 @@ class BackboneEntry:
     """How one backbone is described and built.
 
     Attributes:
-        describe: options to specification. Its keyword parameters are the options that the backbone has.
+        describe: options to specification. Its keyword parameters are the options that the backbone has, besides those
+            of ``number_types``.
         build: ``build(spec, weights=, weights_digest=, seed=, device=)`` to the backbone.
         weights: ``optional`` (None gives seeded random ones), ``required`` or ``none`` (there is nothing to load).
         takes_folder: whether weights may be a folder, which then holds the vocabulary too.
         path_options: options whose value is the path of a file; empty where there is none.
+        number_types: which of the options ``precision`` and ``dtype``, common to networks, the backbone has.
     """
 
     describe: Callable[..., FeatureSpec]
@@ -52,9 +39,19 @@ class BackboneEntry:
     weights: str = "optional"
     takes_folder: bool = False
     path_options: tuple[str, ...] = ()
+    number_types: tuple[str, ...] = ("precision", "dtype")
 
 
 BACKBONES: Registry[BackboneEntry] = Registry("backbone")
+_NUMBER_TYPES = {"precision": get_args(Precision), "dtype": get_args(Dtype)}
+
+
+def register(
+    variants: Mapping[str, Any], describe: Callable[..., FeatureSpec], build: Callable[..., Backbone], **facts: Any
+) -> None:
+    """Add the members of a family: ``describe(name, variant, **options)`` of each. ``facts`` go to `BackboneEntry`."""
+    for name, variant in variants.items():
+        BACKBONES.add(name, BackboneEntry(partial(describe, name, variant), build, **facts))
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
@@ -69,12 +66,15 @@ def backbone_spec(name: str, **options: Any) -> FeatureSpec:
         UnknownNameError: no backbone has this name.
         ConfigError: the backbone does not have such an option, or not such a value.
     """
-    describe = BACKBONES[name].describe
-    known = list(inspect.signature(describe).parameters)
+    entry = BACKBONES[name]
+    known = [*inspect.signature(entry.describe).parameters, *entry.number_types]
     for option in options:
         if option not in known:
             raise ConfigError(f"the backbone {name!r} has no option {option!r}: {nearest(option, known)}")
-    return describe(**options)
+    number_types = {option: options.pop(option) for option in entry.number_types if option in options}
+    for option, value in number_types.items():
+        check_choice(name, option, value, _NUMBER_TYPES[option])
+    return replace(entry.describe(**options), **number_types)
 
 
 def path_options(name: str) -> tuple[str, ...]:
@@ -154,14 +154,3 @@ def _check_takes_weights(name: str, weights: str | Path) -> None:
 
 def _is_folder(name: str, weights: str | Path) -> bool:
     return BACKBONES[name].takes_folder and Path(weights).is_dir()
-
-
-def checked_number(name: str, option: str, value: Any, *, lowest: float, highest: float, whole: bool = False) -> float:
-    """A backbone's option as a number, or ConfigError with what is allowed."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not lowest <= value <= highest or (whole and value != int(value)):
-        what = "a whole number" if whole else "a number"
-        raise ConfigError(
-            f"the option {option} of the backbone {name!r} must be {what} from {lowest:g} to {highest:g}, not {value!r}"
-        )
-    return float(value)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._vocabulary import Status
+from .._vocabulary import FeatureArray, FeatureSpec, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +110,23 @@ class DecodedAudio:
     samples: Samples
     sample_rate_hz: int
     start_seconds: float = 0.0
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A frozen feature extractor.
+
+    Attributes:
+        spec: what it computes.
+        weights_digest: which weights it computes it with.
+    """
+
+    spec: FeatureSpec
+    weights_digest: str
+
+    def encode(self, item: DecodedFrames | DecodedAudio | str) -> FeatureArray:
+        """The feature of consecutive frames, of a whole sound track, or of one text, as the modality says."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

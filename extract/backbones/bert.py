@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..._vocabulary import FeatureSpec
-from ..networks import Dtype, Precision, TextNetwork, read_tokenizer, seeded_network, text_spec
-from ..registry import BACKBONES, Backbone, BackboneEntry, checked_number
-from ..weights import check_configuration, read_state_dict, weights_file
+from ..networks import TextNetwork, read_tokenizer, text_spec
+from ..options import checked_whole
+from ..registry import register
+from ..weights import check_configuration
 
 if TYPE_CHECKING:
     import torch
@@ -108,77 +109,64 @@ class Bert(TextNetwork):
         rows = states[is_of_text]
         return rows.mean(dim=0, keepdim=True) if pooling == "mean" else rows
 
+    @classmethod
+    def read_tokenizer(cls, spec: FeatureSpec, weights: Path | None) -> Any:
+        """The weights' tokenizer; without weights BERT's with the 256 bytes as its symbols."""
+        from tokenizers.models import BPE
+        from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Sequence
+        from transformers import BertTokenizer
 
-def _byte_tokenizer() -> Any:
-    """BERT's tokenizer with the 256 bytes as its symbols."""
-    from tokenizers.models import BPE
-    from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Sequence
-    from transformers import BertTokenizer
+        num_embeddings = _VARIANTS[spec.name].num_embeddings
+        if weights is not None:
+            return read_tokenizer(BertTokenizer, weights, needs=_VOCABULARY_FILES, num_embeddings=num_embeddings)
+        symbols = sorted(ByteLevel.alphabet())
+        words = [*_SPECIAL_TOKENS, *symbols, *(f"##{symbol}" for symbol in symbols)]
+        vocabulary = {word: number for number, word in enumerate(words)}
+        tokenizer = BertTokenizer(vocab=vocabulary)
+        inside = tokenizer.backend_tokenizer
+        inside.model = BPE(vocab=vocabulary, merges=[], continuing_subword_prefix="##")
+        inside.pre_tokenizer = Sequence([BertPreTokenizer(), ByteLevel(add_prefix_space=False, use_regex=False)])
+        return tokenizer
 
-    symbols = sorted(ByteLevel.alphabet())
-    words = [*_SPECIAL_TOKENS, *symbols, *(f"##{symbol}" for symbol in symbols)]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = BertTokenizer(vocab=vocabulary)
-    inside = tokenizer.backend_tokenizer
-    inside.model = BPE(vocab=vocabulary, merges=[], continuing_subword_prefix="##")
-    inside.pre_tokenizer = Sequence([BertPreTokenizer(), ByteLevel(add_prefix_space=False, use_regex=False)])
-    return tokenizer
+    @classmethod
+    def random_network(cls, spec: FeatureSpec, tokenizer: Any = None) -> torch.nn.Module:
+        """Transformers' network without its heads."""
+        from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
-
-def _network(variant: _Variant, tokenizer: Any) -> Any:
-    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
-
-    shared = {
-        "vocab_size": variant.num_embeddings,
-        "max_position_embeddings": _MAX_TOKENS,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    if variant.is_distilled:
-        return DistilBertModel(DistilBertConfig(**shared, **variant.as_config))
-    return BertModel(BertConfig(**shared, **variant.as_config), add_pooling_layer=False)
-
-
-def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
-    from transformers import BertTokenizer
-
-    variant = _VARIANTS[spec.name]
-    if weights is None:
-        tokenizer = _byte_tokenizer()
-    else:
-        check_configuration(weights, variant.as_config)
-        tokenizer = read_tokenizer(
-            BertTokenizer, weights, needs=_VOCABULARY_FILES, num_embeddings=variant.num_embeddings
+        variant = _VARIANTS[spec.name]
+        config = {
+            "vocab_size": variant.num_embeddings,
+            "max_position_embeddings": _MAX_TOKENS,
+            "pad_token_id": tokenizer.pad_token_id,
+            **variant.as_config,
+        }
+        network: torch.nn.Module = (
+            DistilBertModel(DistilBertConfig(**config))
+            if variant.is_distilled
+            else BertModel(BertConfig(**config), add_pooling_layer=False)
         )
-    network = seeded_network(lambda: _network(variant, tokenizer), seed=seed)
-    backbone = Bert(spec, network, tokenizer=tokenizer, device=device, weights_digest=weights_digest)
-    return backbone if weights is None else backbone.from_official(read_state_dict(weights_file(weights)))
+        return network
+
+    @classmethod
+    def check_weights(cls, spec: FeatureSpec, weights: Path) -> None:
+        check_configuration(weights, _VARIANTS[spec.name].as_config)
 
 
-def _register(name: str, variant: _Variant) -> None:
-    def describe(
-        *,
-        pooling: Pooling = "tokens",
-        max_tokens: int = _MAX_TOKENS,
-        precision: Precision = "float32",
-        dtype: Dtype = "float16",
-    ) -> FeatureSpec:
-        limit = checked_number(name, "max_tokens", max_tokens, lowest=_FEWEST_TOKENS, highest=_MAX_TOKENS, whole=True)
-        return text_spec(
-            name,
-            dim=variant.width,
-            max_tokens=int(limit),
-            tokens="WordPiece, as the weights' vocabulary says",
-            seeded_tokens="the 256 bytes, at the beginning of a word and inside it, lower case",
-            pooling=pooling,
-            poolings=get_args(Pooling),
-            network={"layer": "last", "special_tokens": "read, not given as rows"},
-            precision=precision,
-            dtype=dtype,
-            paper=_DISTILBERT_PAPER if variant.is_distilled else _BERT_PAPER,
-        )
-
-    BACKBONES.add(name, BackboneEntry(describe, _build, takes_folder=True))
+def describe(
+    name: str, variant: _Variant, *, pooling: Pooling = "tokens", max_tokens: int = _MAX_TOKENS
+) -> FeatureSpec:
+    """The options of a BERT or DistilBERT."""
+    return text_spec(
+        name,
+        dim=variant.width,
+        max_tokens=checked_whole(name, "max_tokens", max_tokens, lowest=_FEWEST_TOKENS, highest=_MAX_TOKENS),
+        tokens="WordPiece, as the weights' vocabulary says",
+        seeded_tokens="the 256 bytes, at the beginning of a word and inside it, lower case",
+        pooling=pooling,
+        poolings=get_args(Pooling),
+        network={"layer": "last", "special_tokens": "read, not given as rows"},
+        paper=_DISTILBERT_PAPER if variant.is_distilled else _BERT_PAPER,
+    )
 
 
-for _name, _variant in _VARIANTS.items():
-    _register(_name, _variant)
+register(_VARIANTS, describe, Bert.build, takes_folder=True)

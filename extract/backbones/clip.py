@@ -29,18 +29,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..._vocabulary import FeatureSpec
-from ..networks import (
-    Dtype,
-    Precision,
-    StillNetwork,
-    TextNetwork,
-    read_tokenizer,
-    seeded_network,
-    still_spec,
-    text_spec,
-)
-from ..registry import BACKBONES, Backbone, BackboneEntry
-from ..weights import check_configuration, read_state_dict, weights_file
+from ..networks import StillNetwork, TextNetwork, read_tokenizer, still_spec, text_spec
+from ..registry import register
+from ..weights import check_configuration
 
 if TYPE_CHECKING:
     import torch
@@ -51,8 +42,6 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 _PAPER = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021"
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _VOCABULARY_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-_HIDDEN_FACTS = ("hidden_act", "num_attention_heads", "layer_norm_eps")
-"""What decides a tower's numbers and does not show in the shapes of its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +53,7 @@ class _Tower:
     num_heads: int
 
     def as_config(self, dim: int) -> dict[str, Any]:
+        """The tower in the words of its configuration, with the common width."""
         return {
             "hidden_size": self.width,
             "intermediate_size": 4 * self.width,
@@ -73,6 +63,10 @@ class _Tower:
             "layer_norm_eps": 1e-5,
             "projection_dim": dim,
         }
+
+    def hidden_facts(self) -> dict[str, Any]:
+        """What decides the tower's numbers and does not show in the shapes of its weights."""
+        return {name: self.as_config(0)[name] for name in ("hidden_act", "num_attention_heads", "layer_norm_eps")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +116,16 @@ def transformers_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         if key in _OPENAI_PROJECTIONS:
             renamed[_OPENAI_PROJECTIONS[key]] = value.T
         elif key not in (*_OPENAI_SETTINGS, "logit_scale"):
-            renamed |= _openai_tensor(key, value)
+            name = ("vision_model." if key.startswith("visual.") else "text_model.") + key.removeprefix("visual.")
+            for theirs, ours in _OPENAI_WORDS.items():
+                name = name.replace(theirs, ours)
+            layer, found, kind = name.partition("attn.in_proj_")
+            if not found:
+                renamed[name] = value
+                continue
+            for part, third in zip(("q_proj", "k_proj", "v_proj"), value.chunk(3), strict=True):
+                renamed[f"{layer}self_attn.{part}.{kind}"] = third
     return renamed
-
-
-def _openai_tensor(key: str, value: Any) -> dict[str, Any]:
-    tower = "vision_model." if key.startswith("visual.") else "text_model."
-    name = key.removeprefix("visual.")
-    for theirs, ours in _OPENAI_WORDS.items():
-        name = name.replace(theirs, ours)
-    layer, found, kind = name.partition("attn.in_proj_")
-    if not found:
-        return {tower + name: value}
-    thirds = zip(("q_proj", "k_proj", "v_proj"), value.chunk(3), strict=True)
-    return {f"{tower}{layer}self_attn.{part}.{kind}": third for part, third in thirds}
 
 
 class ClipPictures(StillNetwork):
@@ -146,6 +136,22 @@ class ClipPictures(StillNetwork):
     def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         """The key names of transformers or of the authors, as transformers has them."""
         return transformers_names(state_dict)
+
+    @classmethod
+    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+        """Transformers' image tower."""
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        variant = _VARIANTS[spec.name]
+        config = CLIPVisionConfig(
+            image_size=variant.size, patch_size=variant.patch, **variant.vision.as_config(variant.dim)
+        )
+        network: torch.nn.Module = CLIPVisionModelWithProjection(config)
+        return network
+
+    @classmethod
+    def check_weights(cls, spec: FeatureSpec, weights: Path) -> None:
+        check_configuration(weights, _VARIANTS[spec.name].vision.hidden_facts(), section="vision_config")
 
     def embed(self, inputs: torch.Tensor) -> torch.Tensor:
         """Normalised pictures (B, 3, H, W) to projected vectors (B, D)."""
@@ -170,33 +176,31 @@ class ClipTexts(TextNetwork):
             rows = self.network.get_submodule("text_projection")(output.last_hidden_state[0, is_of_text])
         return rows
 
+    @classmethod
+    def read_tokenizer(cls, spec: FeatureSpec, weights: Path | None) -> Any:
+        """The weights' tokenizer; without weights CLIP's without its merges.
 
-def _byte_tokenizer(num_embeddings: int) -> Any:
-    """CLIP's tokenizer without its merges: every byte is a symbol, with the number that CLIP gives it."""
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
+        There every byte is a symbol, with the number that CLIP gives it.
+        """
+        from tokenizers.pre_tokenizers import ByteLevel
+        from transformers import CLIPTokenizer
 
-    symbols = sorted(ByteLevel.alphabet())  # by code point, which is the order of CLIP's own vocabulary
-    words = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    vocabulary |= {_START: num_embeddings - 2, _END: num_embeddings - 1}
-    return CLIPTokenizer(vocab=vocabulary, merges=[])
+        num_embeddings = text_variant(spec).num_embeddings
+        if weights is not None:
+            return read_tokenizer(CLIPTokenizer, weights, needs=_VOCABULARY_FILES, num_embeddings=num_embeddings)
+        symbols = sorted(ByteLevel.alphabet())  # by code point, which is the order of CLIP's own vocabulary
+        words = [*symbols, *(f"{symbol}</w>" for symbol in symbols)]
+        vocabulary = {word: number for number, word in enumerate(words)}
+        vocabulary |= {_START: num_embeddings - 2, _END: num_embeddings - 1}
+        return CLIPTokenizer(vocab=vocabulary, merges=[])
 
+    @classmethod
+    def random_network(cls, spec: FeatureSpec, tokenizer: Any = None) -> torch.nn.Module:
+        """Transformers' text tower."""
+        from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-def _vision_network(spec: FeatureSpec) -> Any:
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    variant = _VARIANTS[spec.name]
-    return CLIPVisionModelWithProjection(
-        CLIPVisionConfig(image_size=variant.size, patch_size=variant.patch, **variant.vision.as_config(variant.dim))
-    )
-
-
-def _text_network(variant: _Variant, tokenizer: Any) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
+        variant = text_variant(spec)
+        config = CLIPTextConfig(
             vocab_size=variant.num_embeddings,
             max_position_embeddings=variant.max_tokens,
             bos_token_id=tokenizer.bos_token_id,
@@ -204,80 +208,50 @@ def _text_network(variant: _Variant, tokenizer: Any) -> Any:
             pad_token_id=tokenizer.pad_token_id,
             **variant.text.as_config(variant.dim),
         )
+        network: torch.nn.Module = CLIPTextModelWithProjection(config)
+        return network
+
+    @classmethod
+    def check_weights(cls, spec: FeatureSpec, weights: Path) -> None:
+        check_configuration(weights, text_variant(spec).text.hidden_facts(), section="text_config")
+
+
+def text_variant(spec: FeatureSpec) -> _Variant:
+    """The CLIP whose text tower a specification is of."""
+    return _VARIANTS[spec.name.removesuffix("_text")]
+
+
+def describe_pictures(name: str, variant: _Variant, *, rate_hz: float = 1.0) -> FeatureSpec:
+    """The options of an image tower."""
+    return still_spec(
+        name,
+        dim=variant.dim,
+        rate_hz=rate_hz,
+        short_side=variant.size,
+        crop=variant.size,
+        mean=_MEAN,
+        std=_STD,
+        facts={"pooling": "class token, projected", "activation": "quick_gelu"},
+        paper=_PAPER,
     )
 
 
-def _check(weights: Path, tower: _Tower, *, section: str) -> None:
-    config = tower.as_config(0)
-    check_configuration(weights, {name: config[name] for name in _HIDDEN_FACTS}, section=section)
+def describe_texts(name: str, variant: _Variant, *, pooling: Pooling = "sentence") -> FeatureSpec:
+    """The options of a text tower."""
+    return text_spec(
+        name,
+        dim=variant.dim,
+        max_tokens=variant.max_tokens,
+        tokens="byte-level BPE, lower case",
+        seeded_tokens="byte-level BPE of the 256 bytes without merges",
+        pooling=pooling,
+        poolings=get_args(Pooling),
+        network={"activation": "quick_gelu", "projected": True},
+        paper=_PAPER,
+    )
 
 
-def _build_pictures(
-    spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str
-) -> Backbone:
-    network = seeded_network(lambda: _vision_network(spec), seed=seed)
-    backbone = ClipPictures(spec, network, device=device, weights_digest=weights_digest)
-    if weights is None:
-        return backbone
-    _check(weights, _VARIANTS[spec.name].vision, section="vision_config")
-    return backbone.from_official(read_state_dict(weights_file(weights)))
-
-
-def _build_texts(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
-    from transformers import CLIPTokenizer
-
-    variant = _VARIANTS[spec.name.removesuffix("_text")]
-    num_embeddings = variant.num_embeddings
-    if weights is None:
-        tokenizer = _byte_tokenizer(num_embeddings)
-    else:
-        _check(weights, variant.text, section="text_config")
-        tokenizer = read_tokenizer(CLIPTokenizer, weights, needs=_VOCABULARY_FILES, num_embeddings=num_embeddings)
-    network = seeded_network(lambda: _text_network(variant, tokenizer), seed=seed)
-    backbone = ClipTexts(spec, network, tokenizer=tokenizer, device=device, weights_digest=weights_digest)
-    return backbone if weights is None else backbone.from_official(read_state_dict(weights_file(weights)))
-
-
-def _register_pictures(name: str, variant: _Variant) -> None:
-    def describe(*, rate_hz: float = 1.0, precision: Precision = "float32", dtype: Dtype = "float16") -> FeatureSpec:
-        return still_spec(
-            name,
-            dim=variant.dim,
-            rate_hz=rate_hz,
-            short_side=variant.size,
-            crop=variant.size,
-            mean=_MEAN,
-            std=_STD,
-            facts={"pooling": "class token, projected", "activation": "quick_gelu"},
-            precision=precision,
-            dtype=dtype,
-            paper=_PAPER,
-        )
-
-    BACKBONES.add(name, BackboneEntry(describe, _build_pictures, takes_folder=True))
-
-
-def _register_texts(name: str, variant: _Variant) -> None:
-    def describe(
-        *, pooling: Pooling = "sentence", precision: Precision = "float32", dtype: Dtype = "float16"
-    ) -> FeatureSpec:
-        return text_spec(
-            name,
-            dim=variant.dim,
-            max_tokens=variant.max_tokens,
-            tokens="byte-level BPE, lower case",
-            seeded_tokens="byte-level BPE of the 256 bytes without merges",
-            pooling=pooling,
-            poolings=get_args(Pooling),
-            network={"activation": "quick_gelu", "projected": True},
-            precision=precision,
-            dtype=dtype,
-            paper=_PAPER,
-        )
-
-    BACKBONES.add(name, BackboneEntry(describe, _build_texts, takes_folder=True))
-
-
-for _name, _variant in _VARIANTS.items():
-    _register_pictures(_name, _variant)
-    _register_texts(f"{_name}_text", _variant)
+register(_VARIANTS, describe_pictures, ClipPictures.build, takes_folder=True)
+register(
+    {f"{name}_text": variant for name, variant in _VARIANTS.items()}, describe_texts, ClipTexts.build, takes_folder=True
+)

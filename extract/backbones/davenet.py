@@ -24,18 +24,16 @@ Legend: T spectrogram frames, F mel bands, S stride, N = ceil(T / S) rows, D cha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..._audio_cnns import AUDIO_CNNS, AudioCNNSpec
-from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status
-from ..networks import Dtype, Precision, check_choice, checked_rows, seeded_network
-from ..registry import BACKBONES, Backbone, BackboneEntry, backbone_spec
+from ..._vocabulary import FeatureArray, FeatureSpec, InputError, Modality, Status
+from ..networks import FrozenNetwork, checked_rows
+from ..registry import backbone_spec, register
 from ..types import DecodedAudio, DecodedFrames
-from ..weights import digest_of_weights, load_into, read_state_dict
 from .logmel import LogMel
 
 if TYPE_CHECKING:
@@ -57,45 +55,38 @@ _SHAPES = {
 }
 
 
-class FrozenDAVEnet:
+class FrozenDAVEnet(FrozenNetwork):
     """A sound track to (N, D) rows of the audio CNN's last map.
 
+    Official weights are those of the network alone, or of a whole AVLnet or Everything at Once.
+
     Attributes:
-        spec: what it computes.
-        weights_digest: which weights it computes it with.
-        network: the torch module, whose key names are the authors'.
         shape: its sizes.
         block_frames: frames whose rows one forward pass gives, a multiple of the stride. It does not change the rows.
     """
 
     def __init__(self, spec: FeatureSpec, network: torch.nn.Module, *, device: str, weights_digest: str) -> None:
-        import torch
-
-        self.spec = spec
-        self.weights_digest = weights_digest
+        super().__init__(spec, network, device=device, weights_digest=weights_digest)
         self.shape = _SHAPES[spec.name]
         self.block_frames = BLOCK_FRAMES
-        self._device = torch.device(device)
-        if spec.precision == "float16" and self._device.type == "cpu":
-            raise ConfigError(f"the backbone {spec.name!r} in float16 needs a GPU: use precision bfloat16 or float32")
-        self.network = network.to(self._device).eval().requires_grad_(False)
         self._spectrogram = LogMel(backbone_spec(_SPECTROGRAM), weights_digest="none")
 
-    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
-        """Take the authors' weights: those of the network alone, or a whole AVLnet or Everything at Once.
+    @classmethod
+    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+        """The network, with weights drawn as its authors draw them."""
+        from ..._davenet import DAVEnet
 
-        Args:
-            state_dict: the authors' tensors, by their key names.
-            config: the authors' constructor arguments, as models take them. Not read: a backbone's shape follows from
-                its options, and every shape is checked.
+        shape = _SHAPES[spec.name]
+        return DAVEnet(blocks=shape.blocks, widths=shape.widths, kernel=shape.kernel)
 
-        Raises:
-            InputError: keys, shapes or values do not fit.
-        """
-        del config
-        load_into(self.network, _own_part(state_dict))
-        self.weights_digest = digest_of_weights(state_dict)
-        return self
+    def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The audio CNN's part of a checkpoint, by its own key names; everything where there is no such part."""
+        named = {key.removeprefix("module."): value for key, value in state_dict.items()}
+        for prefix in _PREFIXES:
+            part = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
+            if part:
+                return part
+        return named
 
     def encode(self, item: DecodedFrames | DecodedAudio | str) -> FeatureArray:
         """One row for every S spectrogram frames of a whole track, with the seconds that those frames look at."""
@@ -127,33 +118,20 @@ class FrozenDAVEnet:
         """A spectrogram (T, F) to tokens (N, D), float32, in one pass."""
         import torch
 
-        precision = getattr(torch, self.spec.precision)
-        mixed = torch.autocast(self._device.type, dtype=precision, enabled=precision is not torch.float32)
         inputs = torch.from_numpy(mel.astype(np.float32)).to(self._device)
-        with torch.inference_mode(), mixed:
+        with self.computing():
             tokens: NDArray[np.float32] = self.network(inputs[None])[0].float().cpu().numpy()
         return tokens
 
 
-def _own_part(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The audio CNN's part of a checkpoint, by its own key names; everything where there is no such part."""
-    named = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    for prefix in _PREFIXES:
-        part = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
-        if part:
-            return part
-    return named
-
-
-def _spec(name: str, *, precision: Precision, dtype: Dtype) -> FeatureSpec:
-    check_choice(name, "precision", precision, get_args(Precision))
-    check_choice(name, "dtype", dtype, get_args(Dtype))
+def describe(name: str, shape: AudioCNNSpec) -> FeatureSpec:
+    """Its specification is that of its spectrogram, and its stride."""
     spectrogram = backbone_spec(_SPECTROGRAM)
-    hop_samples = int(spectrogram.sampling["hop_samples"]) * _SHAPES[name].stride
+    hop_samples = int(spectrogram.sampling["hop_samples"]) * shape.stride
     return FeatureSpec(
         name=name,
         modality=Modality.AUDIO,
-        dim=_SHAPES[name].widths[-1],
+        dim=shape.widths[-1],
         rate_hz=spectrogram.sampling["sample_rate_hz"] / hop_samples,
         sampling={**spectrogram.sampling, "hop_samples": hop_samples},
         preprocessing={
@@ -164,30 +142,8 @@ def _spec(name: str, *, precision: Precision, dtype: Dtype) -> FeatureSpec:
             "pooling": "none",
             "l2_normalised": False,
         },
-        precision=precision,
-        dtype=dtype,
         paper=_PAPERS[name],
     )
 
 
-def _random_network(shape: AudioCNNSpec) -> torch.nn.Module:
-    from ..._davenet import DAVEnet
-
-    return DAVEnet(blocks=shape.blocks, widths=shape.widths, kernel=shape.kernel)
-
-
-def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
-    network = seeded_network(lambda: _random_network(_SHAPES[spec.name]), seed=seed)
-    backbone = FrozenDAVEnet(spec, network, device=device, weights_digest=weights_digest)
-    return backbone if weights is None else backbone.from_official(read_state_dict(weights))
-
-
-def _register(name: str) -> None:
-    def describe(*, precision: Precision = "float32", dtype: Dtype = "float16") -> FeatureSpec:
-        return _spec(name, precision=precision, dtype=dtype)
-
-    BACKBONES.add(name, BackboneEntry(describe, _build))
-
-
-for _name in _SHAPES:
-    _register(_name)
+register(_SHAPES, describe, FrozenDAVEnet.build)

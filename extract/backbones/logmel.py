@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import FeatureArray, FeatureSpec, InputError, Modality, Status
 from ..buffers import lasting_array
-from ..registry import BACKBONES, Backbone, BackboneEntry
-from ..types import DecodedAudio, DecodedFrames, Samples
+from ..registry import BACKBONES, BackboneEntry
+from ..types import Backbone, DecodedAudio, DecodedFrames, Samples
 
 if TYPE_CHECKING:
     import torch
@@ -207,7 +207,8 @@ def _times(num_frames: int, audio: DecodedAudio) -> NDArray[np.float64]:
     return times
 
 
-def _describe() -> FeatureSpec:
+def describe() -> FeatureSpec:
+    """It has no options."""
     return FeatureSpec(
         name="logmel_avlnet",
         modality=Modality.AUDIO,
@@ -234,9 +235,10 @@ def _describe() -> FeatureSpec:
     )
 
 
-def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
+def build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
+    """There are no weights."""
     del weights, seed, device  # a fixed transform, computed where the samples are
     return LogMel(spec, weights_digest=weights_digest)
 
 
-BACKBONES.add("logmel_avlnet", BackboneEntry(_describe, _build, weights="none"))
+BACKBONES.add("logmel_avlnet", BackboneEntry(describe, build, weights="none", number_types=()))

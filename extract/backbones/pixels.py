@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status
 from ..networks import checked_rows
-from ..registry import BACKBONES, Backbone, BackboneEntry, checked_number
-from ..types import DecodedAudio, DecodedFrames
+from ..options import checked_number
+from ..registry import BACKBONES, BackboneEntry
+from ..types import Backbone, DecodedAudio, DecodedFrames
 from ..windows import Window, Windows, stacked
 
 _SMALLEST, _LARGEST = 32, 1024
@@ -117,8 +118,8 @@ def _register(pixels: str, tokens: str, *, default_size: int) -> None:
     def describe_tokens(*, rate_hz: float = 1.0, size: int = default_size, patch: int = 16) -> FeatureSpec:
         return _spec(tokens, rate_hz=rate_hz, size=size, patch=patch)
 
-    BACKBONES.add(pixels, BackboneEntry(describe, _build, weights="none"))
-    BACKBONES.add(tokens, BackboneEntry(describe_tokens, _build, weights="none"))
+    BACKBONES.add(pixels, BackboneEntry(describe, _build, weights="none", number_types=()))
+    BACKBONES.add(tokens, BackboneEntry(describe_tokens, _build, weights="none", number_types=()))
 
 
 _register("pixels", "pixel_tokens", default_size=224)

@@ -9,7 +9,7 @@ Deviations, each on purpose:
 - Values are stored as the network gives them; the official ones are divided by their length first. Readers do that,
   so that a reader can also not do it.
 - Pictures are upright and have square pixels. The official code scales stored pixels, which flattens anamorphic video.
-- The instant of a frame that starts exactly at a grid cell's middle: see `_video`.
+- The instant of a frame that starts exactly at a grid cell's middle: see `decode/video.py`.
 - Without published weights, batch normalisation at the end of each residual branch starts at 1 / sqrt(number of
   branches): random branches of weight 1 would double the variance at each of the 50 blocks of ResNet-152, past float16.
 
@@ -20,13 +20,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..._vocabulary import FeatureSpec, WeightsSource
-from ..networks import Dtype, Precision, StillNetwork, seeded_network, still_spec
-from ..registry import BACKBONES, Backbone, BackboneEntry, checked_number
-from ..weights import read_state_dict
+from ..networks import StillNetwork, still_spec
+from ..options import checked_whole
+from ..registry import register
+
+if TYPE_CHECKING:
+    import torch
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -36,17 +38,16 @@ _PAPER = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
 
 @dataclass(frozen=True, slots=True)
 class _Variant:
-    """One network of the family: its name in timm, the width of its feature, and the size it is used at."""
+    """One network of the family, by its name in timm: the width of its feature, and the size it is used at."""
 
-    network: str
     dim: int
     short_side: int
 
 
 _VARIANTS = {
-    "resnet152": _Variant("resnet152", 2048, 224),
-    "resnet18": _Variant("resnet18", 512, 224),
-    "test_resnet": _Variant("test_resnet", 96, 64),
+    "resnet152": _Variant(2048, 224),
+    "resnet18": _Variant(512, 224),
+    "test_resnet": _Variant(96, 64),
 }
 _LICENCE = "BSD-3-Clause; trained on ImageNet-1k, whose terms allow non-commercial research"
 # torchvision publishes the first eight digits of each hash, in the file's name. The whole ones here are of those files.
@@ -77,18 +78,18 @@ _WEIGHTS = {
 }
 
 
-def _spec(name: str, *, rate_hz: float, short_side: int, precision: Precision, dtype: Dtype) -> FeatureSpec:
+def describe(name: str, variant: _Variant, *, rate_hz: float = 1.0, short_side: int | None = None) -> FeatureSpec:
+    """The options of a 2D ResNet."""
+    short_side = variant.short_side if short_side is None else short_side
     return still_spec(
         name,
-        dim=_VARIANTS[name].dim,
+        dim=variant.dim,
         rate_hz=rate_hz,
-        short_side=int(checked_number(name, "short_side", short_side, lowest=32, highest=2048, whole=True)),
+        short_side=checked_whole(name, "short_side", short_side, lowest=32, highest=2048),
         crop=None,
         mean=_MEAN,
         std=_STD,
         facts={"std_epsilon": _STD_EPSILON, "pooling": "mean"},
-        precision=precision,
-        dtype=dtype,
         paper=_PAPER,
         weights=_WEIGHTS.get(name, ()),
     )
@@ -99,42 +100,18 @@ class ResNet(StillNetwork):
 
     ignored_keys = ("fc.",)
 
+    @classmethod
+    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+        """Timm's network, of which the last normalisation of each residual branch starts small."""
+        import timm
+        import torch
 
-def _random_network(name: str) -> Any:
-    import timm
-    import torch
-
-    network = timm.create_model(name, pretrained=False, num_classes=0, zero_init_last=False)
-    last_norms = _last_norms(network)
-    for norm in last_norms:
-        torch.nn.init.constant_(norm.weight, 1 / math.sqrt(len(last_norms)))
-    return network
-
-
-def _last_norms(network: Any) -> list[Any]:
-    """The batch normalisation at the end of each residual branch."""
-    blocks = [block for stage in (network.layer1, network.layer2, network.layer3, network.layer4) for block in stage]
-    return [getattr(block, "bn3", None) or block.bn2 for block in blocks]
+        network: Any = timm.create_model(spec.name, pretrained=False, num_classes=0, zero_init_last=False)
+        stages = (network.layer1, network.layer2, network.layer3, network.layer4)
+        last_norms = [getattr(block, "bn3", None) or block.bn2 for stage in stages for block in stage]
+        for norm in last_norms:
+            torch.nn.init.constant_(norm.weight, 1 / math.sqrt(len(last_norms)))
+        return network
 
 
-def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
-    network = seeded_network(lambda: _random_network(_VARIANTS[spec.name].network), seed=seed)
-    backbone = ResNet(spec, network, device=device, weights_digest=weights_digest)
-    return backbone if weights is None else backbone.from_official(read_state_dict(weights))
-
-
-def _register(name: str, variant: _Variant) -> None:
-    def describe(
-        *,
-        rate_hz: float = 1.0,
-        short_side: int = variant.short_side,
-        precision: Precision = "float32",
-        dtype: Dtype = "float16",
-    ) -> FeatureSpec:
-        return _spec(name, rate_hz=rate_hz, short_side=short_side, precision=precision, dtype=dtype)
-
-    BACKBONES.add(name, BackboneEntry(describe, _build))
-
-
-for _name, _variant in _VARIANTS.items():
-    _register(_name, _variant)
+register(_VARIANTS, describe, ResNet.build)

@@ -23,9 +23,9 @@ The classifier stays in `network.fc`.
 Deviations, each on purpose:
 - The constructor's `gating` argument has no effect in the official code, and does not exist here.
 - Without published weights convolutions start as He et al. propose, and what enters a gate is doubled: see
-  `_s3d_network.initialise`.
-- The instant of a frame that starts exactly at a grid cell's middle: see `_video`. The end of a video that does not
-  fill a window gives no row, unless it is the only one; the option `end` says otherwise.
+  `networks/s3d.py`.
+- The instant of a frame that starts exactly at a grid cell's middle: see `decode/video.py`. The end of a video that
+  does not fill a window gives no row, unless it is the only one; the option `end` says otherwise.
 
 Legend: B windows, T frames, H height, W width, D width of the feature.
 """
@@ -35,19 +35,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..._vocabulary import ConfigError, FeatureSpec, InputError, WeightsSource
-from ..networks import Dtype, FrozenNetwork, Precision, check_choice, normalised, seeded_network, visual_spec
-from ..registry import BACKBONES, Backbone, BackboneEntry, checked_number
-from ..weights import read_state_dict
+from ..networks import VisualNetwork, visual_spec
+from ..options import check_choice, checked_number, checked_whole
+from ..registry import register
 from ..windows import End, Windows
 
 if TYPE_CHECKING:
     import torch
-
-    from ..networks.s3d import Architecture
 
 Output = Literal["mixed_5c", "joint"]
 HowTo100MStem = Literal["space_to_depth", "whole"]
@@ -87,94 +84,65 @@ _KINETICS = {
 }
 
 
-class S3DHowTo100M(FrozenNetwork):
-    """The gated S3D. Official weights are those of S3D_HowTo100M, or of MIL-NCE_HowTo100M with the stem ``whole``."""
+class S3DBackbone(VisualNetwork):
+    """What both have in common: a last layer ``fc`` that is given the number of outputs of the weights."""
 
-    ignored_keys = ("text_module.",)
     batch_pixels = 2 * 32 * 224 * 224
 
-    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
-        """Take the authors' weights, by their key names. The text tower's are left to `s3d_howto100m_text`.
+    def before_load(self, weights: Mapping[str, Any]) -> None:
+        weight = weights.get("fc.weight", weights.get("module.fc.weight"))
+        if weight is not None:
+            network: Any = self.network
+            network.fit_head(len(weight))
 
-        Args:
-            state_dict: the authors' tensors, by their key names.
-            config: the authors' constructor arguments, as models take them. Not read: a backbone's shape follows from
-                its options, and every shape is checked.
+    def head(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (B, 1024) through the last layer: the joint embedding, or the scores of classes before softmax."""
+        outputs: torch.Tensor = self.network.get_submodule("fc")(features)
+        return outputs
 
-        Raises:
-            InputError: keys, shapes or values do not fit.
-        """
-        head = _fitted_head(self, state_dict, "fc.weight")
-        if self._is_joint and head not in (None, self.spec.dim):
+
+class S3DHowTo100M(S3DBackbone):
+    """The gated S3D. Official weights are those of S3D_HowTo100M, or of MIL-NCE_HowTo100M with the stem ``whole``.
+
+    The text tower's are left to `s3d_howto100m_text`.
+    """
+
+    ignored_keys = ("text_module.",)
+
+    @classmethod
+    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+        """The gated network, whose head is as wide as the specification's joint embedding."""
+        from ..networks.s3d import S3D, Architecture, initialise
+
+        variant = _HOWTO100M[spec.name]
+        architecture = Architecture(
+            stem=spec.preprocessing["stem"],
+            gated=True,
+            norm_epsilon=1e-5,
+            pool_padding="same",
+            temporal_mean="plain",
+            num_outputs=spec.dim if spec.preprocessing["output"] == "joint" else variant.num_outputs,
+            width=variant.width,
+        )
+        return initialise(S3D(architecture))
+
+    def before_load(self, weights: Mapping[str, Any]) -> None:
+        super().before_load(weights)
+        found = self.network.get_submodule("fc").out_features
+        if self._is_joint and found != self.spec.dim:
             raise InputError(
-                f"the joint embedding of these weights is {head} wide, not {self.spec.dim}; "
-                f"give the backbone {self.spec.name!r} the option joint_dim: {head}"
+                f"the joint embedding of these weights is {found} wide, not {self.spec.dim}; "
+                f"give the backbone {self.spec.name!r} the option joint_dim: {found}"
             )
-        return super().from_official(state_dict, config)
-
-    def prepare(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8 pictures (B, T, H, W, 3) to float32 in [0, 1], (B, 3, T, H, W)."""
-        return normalised(frames, scale=1 / 255, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
     def embed(self, inputs: torch.Tensor) -> torch.Tensor:
         """The mean of the last maps (B, 1024), or the joint embedding of it."""
         features: torch.Tensor = self.network(inputs)
-        return _headed(self, features) if self._is_joint else features
+        return self.head(features) if self._is_joint else features
 
     @property
     def _is_joint(self) -> bool:
         return bool(self.spec.preprocessing["output"] == "joint")
-
-
-class S3DKinetics(FrozenNetwork):
-    """The plain S3D. Official weights are kylemin/S3D's, whatever the number of classes."""
-
-    batch_pixels = 2 * 32 * 224 * 224
-
-    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
-        """Take the authors' weights, by their key names.
-
-        Args:
-            state_dict: the authors' tensors, by their key names.
-            config: the authors' constructor arguments, as models take them. Not read: a backbone's shape follows from
-                its options, and every shape is checked.
-
-        Raises:
-            InputError: keys, shapes or values do not fit.
-        """
-        _fitted_head(self, self.official_names(state_dict), "fc.weight")
-        return super().from_official(state_dict, config)
-
-    def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Places in a sequence turned into the names of the other S3D; the classifier's kernel of 1 into a matrix."""
-        named = {_kinetics_name(key.removeprefix("module.")): value for key, value in state_dict.items()}
-        if "fc.weight" in named:
-            named["fc.weight"] = named["fc.weight"].flatten(1)
-        return named
-
-    def prepare(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8 pictures (B, T, H, W, 3) to float32 in [-1, 1], (B, 3, T, H, W)."""
-        return normalised(frames, scale=2 / 255, mean=(1.0, 1.0, 1.0), std=(1.0, 1.0, 1.0))
-
-    def classify(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (B, D) to scores of the classes, before softmax."""
-        return _headed(self, features)
-
-
-def _headed(backbone: FrozenNetwork, features: torch.Tensor) -> torch.Tensor:
-    """Features (B, D) through the network's last layer."""
-    outputs: torch.Tensor = backbone.network.get_submodule("fc")(features)
-    return outputs
-
-
-def _fitted_head(backbone: FrozenNetwork, state_dict: Mapping[str, Any], key: str) -> int | None:
-    """Give the network's last layer the number of outputs that these weights have; None where they lack it."""
-    weight = state_dict.get(key, state_dict.get(f"module.{key}"))
-    if weight is None:
-        return None
-    network: Any = backbone.network
-    network.fit_head(len(weight))
-    return len(weight)
 
 
 _KINETICS_STAGES = {
@@ -193,7 +161,39 @@ _KINETICS_LAYERS = {"conv": "conv1", "bn": "bn1", "conv_s": "conv1", "bn_s": "bn
 _KINETICS_KEY = re.compile(r"base\.(\d+)\.(?:(branch\d\.\d)\.)?(\w+)\.(\w+)")
 
 
-def _kinetics_name(key: str) -> str:
+class S3DKinetics(S3DBackbone):
+    """The plain S3D. Official weights are kylemin/S3D's, whatever the number of classes."""
+
+    @classmethod
+    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+        """The plain network, with a classifier."""
+        from ..networks.s3d import S3D, Architecture, initialise
+
+        variant = _KINETICS[spec.name]
+        architecture = Architecture(
+            stem="separable",
+            gated=False,
+            norm_epsilon=1e-3,
+            pool_padding="symmetric",
+            temporal_mean="of_pairs",
+            num_outputs=variant.num_outputs,
+            width=variant.width,
+        )
+        return initialise(S3D(architecture))
+
+    def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Places in a sequence turned into the names of the other S3D; the classifier's kernel of 1 into a matrix."""
+        named = {kinetics_name(key.removeprefix("module.")): value for key, value in state_dict.items()}
+        if "fc.weight" in named:
+            named["fc.weight"] = named["fc.weight"].flatten(1)
+        return named
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (B, D) to scores of the classes, before softmax."""
+        return self.head(features)
+
+
+def kinetics_name(key: str) -> str:
     """A key of kylemin/S3D in the network's names; any other is left as it is, to be named in an error."""
     match = _KINETICS_KEY.fullmatch(key)
     if match is None:
@@ -210,142 +210,111 @@ def _kinetics_name(key: str) -> str:
     return ".".join([*parts, leaf])
 
 
-def _windows(name: str, frame_rate_hz: float, num_frames: int, stride_frames: int, end: End, *, fewest: int) -> Windows:
-    return Windows(
-        frame_rate_hz=checked_number(name, "frame_rate_hz", frame_rate_hz, lowest=0.1, highest=120),
-        num_frames=int(checked_number(name, "num_frames", num_frames, lowest=fewest, highest=512, whole=True)),
-        stride_frames=int(checked_number(name, "stride_frames", stride_frames, lowest=1, highest=4096, whole=True)),
-        end=end,
+def _spec(
+    name: str,
+    variant: _Variant,
+    *,
+    frame_rate_hz: float | None,
+    num_frames: int | None,
+    stride_frames: int | None,
+    size: int | None,
+    end: End,
+    fewest_frames: int,
+    pixels: tuple[float, float],
+    **facts: Any,
+) -> FeatureSpec:
+    """What both have in common. None is as the variant has it; pixels are ``x * scale - mean``."""
+    frame_rate_hz = variant.frame_rate_hz if frame_rate_hz is None else frame_rate_hz
+    num_frames = variant.num_frames if num_frames is None else num_frames
+    stride_frames = variant.stride_frames if stride_frames is None else stride_frames
+    size = checked_whole(name, "size", variant.size if size is None else size, lowest=32, highest=512)
+    scale, mean = pixels
+    return visual_spec(
+        name,
+        windows=Windows(
+            frame_rate_hz=checked_number(name, "frame_rate_hz", frame_rate_hz, lowest=0.1, highest=120),
+            num_frames=checked_whole(name, "num_frames", num_frames, lowest=fewest_frames, highest=512),
+            stride_frames=checked_whole(name, "stride_frames", stride_frames, lowest=1, highest=4096),
+            end=end,
+        ),
+        short_side=size,
+        crop=size,
+        scale=scale,
+        mean=[mean] * 3,
+        std=[1.0] * 3,
+        weights=variant.weights,
+        **facts,
     )
 
 
-def _size(name: str, size: int) -> int:
-    return int(checked_number(name, "size", size, lowest=32, highest=512, whole=True))
-
-
-def _check_even(name: str, **values: int) -> None:
-    for option, value in values.items():
+def describe_howto100m(
+    name: str,
+    variant: _Variant,
+    *,
+    output: Output = "mixed_5c",
+    stem: HowTo100MStem = "space_to_depth",
+    joint_dim: int | None = None,
+    frame_rate_hz: float | None = None,
+    num_frames: int | None = None,
+    stride_frames: int | None = None,
+    size: int | None = None,
+    end: End = "drop",
+) -> FeatureSpec:
+    """The options of the gated S3D."""
+    check_choice(name, "output", output, get_args(Output))
+    check_choice(name, "stem", stem, get_args(HowTo100MStem))
+    joint_dim = variant.num_outputs if joint_dim is None else joint_dim
+    joint_dim = checked_whole(name, "joint_dim", joint_dim, lowest=1, highest=65_536)
+    spec = _spec(
+        name,
+        variant,
+        frame_rate_hz=frame_rate_hz,
+        num_frames=num_frames,
+        stride_frames=stride_frames,
+        size=size,
+        end=end,
+        fewest_frames=2,
+        pixels=(1 / 255, 0.0),
+        dim=joint_dim if output == "joint" else variant.dim,
+        facts={"stem": stem, "output": output, "pooling": "mean"},
+        paper=_PAPER_HOWTO100M,
+    )
+    sizes = {"num_frames": spec.sampling["num_frames"], "size": spec.preprocessing["crop"]}
+    for option, value in sizes.items() if stem == "space_to_depth" else ():
         if value % 2:
             raise ConfigError(
                 f"the option {option} of the backbone {name!r} must be even, not {value}: the stem space_to_depth"
                 " takes blocks of 2 x 2 x 2 pixels"
             )
+    return spec
 
 
-def _pixels(scale: float, mean: float) -> dict[str, Any]:
-    return {"scale": scale, "mean": [mean] * 3, "std": [1.0] * 3, "l2_normalised": False}
-
-
-def _register_howto100m(name: str, variant: _Variant) -> None:
-    def describe(
-        *,
-        output: Output = "mixed_5c",
-        stem: HowTo100MStem = "space_to_depth",
-        joint_dim: int = variant.num_outputs,
-        frame_rate_hz: float = variant.frame_rate_hz,
-        num_frames: int = variant.num_frames,
-        stride_frames: int = variant.stride_frames,
-        size: int = variant.size,
-        end: End = "drop",
-        precision: Precision = "float32",
-        dtype: Dtype = "float16",
-    ) -> FeatureSpec:
-        check_choice(name, "output", output, get_args(Output))
-        check_choice(name, "stem", stem, get_args(HowTo100MStem))
-        joint_dim = int(checked_number(name, "joint_dim", joint_dim, lowest=1, highest=65_536, whole=True))
-        size = _size(name, size)
-        windows = _windows(name, frame_rate_hz, num_frames, stride_frames, end, fewest=2)
-        if stem == "space_to_depth":
-            _check_even(name, num_frames=windows.num_frames, size=size)
-        return visual_spec(
-            name,
-            dim=joint_dim if output == "joint" else variant.dim,
-            windows=windows,
-            short_side=size,
-            crop=size,
-            preprocessing={**_pixels(1 / 255, 0.0), "stem": stem, "output": output, "pooling": "mean"},
-            precision=precision,
-            dtype=dtype,
-            paper=_PAPER_HOWTO100M,
-            weights=variant.weights,
-        )
-
-    BACKBONES.add(name, BackboneEntry(describe, _build_howto100m))
-
-
-def _register_kinetics(name: str, variant: _Variant) -> None:
-    def describe(
-        *,
-        frame_rate_hz: float = variant.frame_rate_hz,
-        num_frames: int = variant.num_frames,
-        stride_frames: int = variant.stride_frames,
-        size: int = variant.size,
-        end: End = "drop",
-        precision: Precision = "float32",
-        dtype: Dtype = "float16",
-    ) -> FeatureSpec:
-        size = _size(name, size)
-        return visual_spec(
-            name,
-            dim=variant.dim,
-            windows=_windows(name, frame_rate_hz, num_frames, stride_frames, end, fewest=_FEWEST_KINETICS_FRAMES),
-            short_side=size,
-            crop=size,
-            preprocessing={**_pixels(2 / 255, 1.0), "pooling": "mean of pairs"},
-            precision=precision,
-            dtype=dtype,
-            paper=_PAPER_KINETICS,
-            weights=variant.weights,
-        )
-
-    BACKBONES.add(name, BackboneEntry(describe, _build_kinetics))
-
-
-def _build_howto100m(
-    spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str
-) -> Backbone:
-    from ..networks.s3d import Architecture
-
-    variant = _HOWTO100M[spec.name]
-    architecture = Architecture(
-        stem=spec.preprocessing["stem"],
-        gated=True,
-        norm_epsilon=1e-5,
-        pool_padding="same",
-        temporal_mean="plain",
-        num_outputs=spec.dim if spec.preprocessing["output"] == "joint" else variant.num_outputs,
-        width=variant.width,
+def describe_kinetics(
+    name: str,
+    variant: _Variant,
+    *,
+    frame_rate_hz: float | None = None,
+    num_frames: int | None = None,
+    stride_frames: int | None = None,
+    size: int | None = None,
+    end: End = "drop",
+) -> FeatureSpec:
+    """The options of the plain S3D."""
+    return _spec(
+        name,
+        variant,
+        frame_rate_hz=frame_rate_hz,
+        num_frames=num_frames,
+        stride_frames=stride_frames,
+        size=size,
+        end=end,
+        fewest_frames=_FEWEST_KINETICS_FRAMES,
+        pixels=(2 / 255, 1.0),
+        dim=variant.dim,
+        facts={"pooling": "mean of pairs"},
+        paper=_PAPER_KINETICS,
     )
-    backbone = S3DHowTo100M(spec, _random(architecture, seed), device=device, weights_digest=weights_digest)
-    return backbone if weights is None else backbone.from_official(read_state_dict(weights))
 
 
-def _build_kinetics(
-    spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str
-) -> Backbone:
-    from ..networks.s3d import Architecture
-
-    variant = _KINETICS[spec.name]
-    architecture = Architecture(
-        stem="separable",
-        gated=False,
-        norm_epsilon=1e-3,
-        pool_padding="symmetric",
-        temporal_mean="of_pairs",
-        num_outputs=variant.num_outputs,
-        width=variant.width,
-    )
-    backbone = S3DKinetics(spec, _random(architecture, seed), device=device, weights_digest=weights_digest)
-    return backbone if weights is None else backbone.from_official(read_state_dict(weights))
-
-
-def _random(architecture: Architecture, seed: int) -> Any:
-    from ..networks.s3d import S3D, initialise
-
-    return seeded_network(lambda: initialise(S3D(architecture)), seed=seed)
-
-
-for _name, _variant in _HOWTO100M.items():
-    _register_howto100m(_name, _variant)
-for _name, _variant in _KINETICS.items():
-    _register_kinetics(_name, _variant)
+register(_HOWTO100M, describe_howto100m, S3DHowTo100M.build)
+register(_KINETICS, describe_kinetics, S3DKinetics.build)

@@ -28,15 +28,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status, digest_of
-from ..networks import Dtype, check_choice, checked_rows, seeded_network, tokenize
-from ..registry import BACKBONES, Backbone, BackboneEntry, checked_number
-from ..types import DecodedAudio, DecodedFrames
-from ..weights import digest_of_weights, load_into, read_state_dict
+from ..networks import OfficialWeights, checked_rows, seeded_network, tokenize
+from ..options import checked_whole
+from ..registry import register
+from ..types import Backbone, DecodedAudio, DecodedFrames
+from ..weights import read_state_dict
 from .s3d import HOWTO100M_WEIGHTS
 
 if TYPE_CHECKING:
@@ -123,13 +124,10 @@ def _read_lines(path: Path) -> list[str]:
     return [line.strip() for line in text.rstrip("\n").split("\n")] if text.strip() else []
 
 
-class S3DText:
+class S3DText(OfficialWeights):
     """The text tower as a backbone: a text to one row (1, D); its times are NaN.
 
-    Attributes:
-        spec: what it computes.
-        weights_digest: which weights it computes it with.
-        network: the torch module; official weights have its keys behind ``text_module.``.
+    Official weights have its keys behind ``text_module.``; where no key is so, all are its own.
     """
 
     def __init__(
@@ -137,35 +135,31 @@ class S3DText:
     ) -> None:
         self.spec = spec
         self.weights_digest = weights_digest
+        self.network = network
         self._device = device
         self._vocabulary = vocabulary
-        self._take(network)
+        self.after_load()
 
     def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
-        """Take the authors' weights: those behind ``text_module.``, or, where no key is so, all.
+        given = {key.removeprefix("module."): value for key, value in state_dict.items()}
+        ours = {key.removeprefix(_PREFIX): value for key, value in given.items() if key.startswith(_PREFIX)}
+        return super().from_official(ours or given, config)
 
-        Args:
-            state_dict: the authors' tensors, by their key names.
-            config: the authors' constructor arguments, as models take them. Not read: a backbone's shape follows from
-                its options, and every shape is checked.
-
-        Raises:
-            InputError: keys, shapes or values do not fit, or the vocabulary has more words than the table rows.
-        """
-        del config
+    def before_load(self, weights: Mapping[str, Any]) -> None:
         from ..networks.s3d import SentenceTower
 
-        given = {key.removeprefix("module."): value for key, value in state_dict.items()}
-        ours = {key.removeprefix(_PREFIX): value for key, value in given.items() if key.startswith(_PREFIX)} or given
-        network = self.network
-        sizes = _sizes_of(ours)
-        if sizes is not None and sizes != _sizes_of(network.state_dict()):
-            self._check_dim(sizes.dim)
-            network = seeded_network(lambda: SentenceTower(**asdict(sizes)), seed=0)
-        load_into(network, ours)
-        self._take(network)
-        self.weights_digest = digest_of_weights(ours)
-        return self
+        sizes = sizes_of(weights)
+        if sizes is not None and sizes != sizes_of(self.network.state_dict()):
+            if sizes.dim != self.spec.dim:
+                raise InputError(
+                    f"the embedding of these weights is {sizes.dim} wide, not {self.spec.dim}; "
+                    f"give the backbone {self.spec.name!r} the option dim: {sizes.dim}"
+                )
+            self.network = seeded_network(lambda: SentenceTower(**asdict(sizes)), seed=0)
+
+    def after_load(self) -> None:
+        self.network = self.network.to(self._device).eval().requires_grad_(False)
+        self._number = numbering(self._vocabulary, self.network.get_submodule("word_embd").num_embeddings)
 
     def token_ids(self, texts: Sequence[str]) -> torch.Tensor:
         """The numbers of the texts' known words (B, N), 0 where there are no more."""
@@ -191,14 +185,13 @@ class S3DText:
         if not isinstance(item, str):
             raise InputError(f"the backbone {self.spec.name!r} reads text, not {type(item).__name__}")
         if not self._known(item):
-            return FeatureArray.empty(self.spec, Status.NO_TEXT, self._why_nothing(item))
+            words = self._words(item)
+            unknown = f"{', '.join(words[:5])}{', ...' if len(words) > 5 else ''}"
+            message = f"none of the words is in the vocabulary: {unknown}" if words else "the text holds no word"
+            return FeatureArray.empty(self.spec, Status.NO_TEXT, message)
         with np.errstate(over="ignore"):
             values = self.forward(self.token_ids([item])).cpu().numpy().astype(self.spec.dtype)
         return checked_rows(self.spec, values, np.full((1, 2), np.nan))
-
-    def _take(self, network: Any) -> None:
-        self.network = network.to(self._device).eval().requires_grad_(False)
-        self._number = _numbering(self._vocabulary, self.network.word_embd.num_embeddings)
 
     def _known(self, text: str) -> list[int]:
         numbers = map(self._number, self._words(text))
@@ -207,21 +200,8 @@ class S3DText:
     def _words(self, text: str) -> list[str]:
         return tokenize(text.lower() if self.spec.sampling["case"] == "lower" else text)
 
-    def _why_nothing(self, text: str) -> str:
-        words = self._words(text)
-        if not words:
-            return "the text holds no word"
-        return f"none of the words is in the vocabulary: {', '.join(words[:5])}{', ...' if len(words) > 5 else ''}"
 
-    def _check_dim(self, dim: int) -> None:
-        if dim != self.spec.dim:
-            raise InputError(
-                f"the embedding of these weights is {dim} wide, not {self.spec.dim}; "
-                f"give the backbone {self.spec.name!r} the option dim: {dim}"
-            )
-
-
-def _numbering(vocabulary: Sequence[str] | None, num_rows: int) -> WordNumber:
+def numbering(vocabulary: Sequence[str] | None, num_rows: int) -> WordNumber:
     """Words to their numbers, from 1 to the number of rows less one."""
     if vocabulary is None:
         return lambda word: 1 + zlib.crc32(word.encode()) % (num_rows - 1)
@@ -233,7 +213,7 @@ def _numbering(vocabulary: Sequence[str] | None, num_rows: int) -> WordNumber:
     return {word: position + 1 for position, word in enumerate(vocabulary)}.get
 
 
-def _sizes_of(weights: Mapping[str, Any]) -> _Sizes | None:
+def sizes_of(weights: Mapping[str, Any]) -> _Sizes | None:
     """The sizes of a tower by its weights; None where they are not a tower's, which loading them will say."""
     table, last = weights.get("word_embd.weight"), weights.get("fc2.weight")
     if table is None or last is None or table.ndim != 2 or last.ndim != 2:
@@ -241,49 +221,50 @@ def _sizes_of(weights: Mapping[str, Any]) -> _Sizes | None:
     return _Sizes(num_rows=len(table), word_dim=table.shape[1], hidden_dim=last.shape[1], dim=len(last))
 
 
-def _register(name: str, sizes: _Sizes) -> None:
-    def describe(
-        *,
-        vocabulary: str | Path = "",
-        max_words: int = 16,
-        lower_case: bool = True,
-        dim: int = sizes.dim,
-        dtype: Dtype = "float32",
-    ) -> FeatureSpec:
-        check_choice(name, "dtype", dtype, get_args(Dtype))
-        if not isinstance(lower_case, bool):
-            raise ConfigError(
-                f"the option lower_case of the backbone {name!r} must be true or false, not {lower_case!r}"
-            )
-        if not isinstance(vocabulary, str | Path):
-            raise ConfigError(f"the option vocabulary of the backbone {name!r} must be a path, not {vocabulary!r}")
-        path = Path(vocabulary) if str(vocabulary) else None
-        return SentenceSpec(
-            name=name,
-            modality=Modality.TEXT,
-            dim=int(checked_number(name, "dim", dim, lowest=1, highest=65_536, whole=True)),
-            rate_hz=None,
-            sampling={
-                "tokens": r"[\w']+",
-                "case": "lower" if lower_case else "kept",
-                "unknown": "dropped",
-                "max_words": int(checked_number(name, "max_words", max_words, lowest=1, highest=10_000, whole=True)),
-                "vocabulary": _HASHED if path is None else digest_of(read_vocabulary(path)),
-            },
-            preprocessing={"pooling": "maximum over all places", "l2_normalised": False},
-            dtype=dtype,
-            paper=_PAPER,
-            weights=(HOWTO100M_WEIGHTS,) if name == "s3d_howto100m_text" else (),
-            vocabulary_path=path,
-        )
-
-    BACKBONES.add(name, BackboneEntry(describe, _build, path_options=("vocabulary",)))
+def describe(
+    name: str,
+    sizes: _Sizes,
+    *,
+    vocabulary: str | Path = "",
+    max_words: int = 16,
+    lower_case: bool = True,
+    dim: int | None = None,
+) -> FeatureSpec:
+    """The options of the text tower. Its values are float32, if the option dtype does not say otherwise."""
+    if not isinstance(lower_case, bool):
+        raise ConfigError(f"the option lower_case of the backbone {name!r} must be true or false, not {lower_case!r}")
+    if not isinstance(vocabulary, str | Path):
+        raise ConfigError(f"the option vocabulary of the backbone {name!r} must be a path, not {vocabulary!r}")
+    path = Path(vocabulary) if str(vocabulary) else None
+    return SentenceSpec(
+        name=name,
+        modality=Modality.TEXT,
+        dim=checked_whole(name, "dim", sizes.dim if dim is None else dim, lowest=1, highest=65_536),
+        rate_hz=None,
+        sampling={
+            "tokens": r"[\w']+",
+            "case": "lower" if lower_case else "kept",
+            "unknown": "dropped",
+            "max_words": checked_whole(name, "max_words", max_words, lowest=1, highest=10_000),
+            "vocabulary": _HASHED if path is None else digest_of(read_vocabulary(path)),
+        },
+        preprocessing={"pooling": "maximum over all places", "l2_normalised": False},
+        dtype="float32",
+        paper=_PAPER,
+        weights=(HOWTO100M_WEIGHTS,) if name == "s3d_howto100m_text" else (),
+        vocabulary_path=path,
+    )
 
 
-def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
+def build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
+    """The tower of a specification, with the words of its vocabulary."""
     from ..networks.s3d import SentenceTower
 
-    vocabulary = _vocabulary_of(spec)
+    vocabulary = None
+    if isinstance(spec, SentenceSpec) and spec.vocabulary_path is not None:
+        vocabulary = read_vocabulary(spec.vocabulary_path)
+        if digest_of(vocabulary) != spec.sampling["vocabulary"]:
+            raise InputError(f"the vocabulary {spec.vocabulary_path} changed while it was used; start again")
     if weights is not None and vocabulary is None:
         raise ConfigError(
             f"the weights of the backbone {spec.name!r} need the vocabulary that they were trained with;"
@@ -295,14 +276,4 @@ def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed
     return backbone if weights is None else backbone.from_official(read_state_dict(weights))
 
 
-def _vocabulary_of(spec: FeatureSpec) -> list[str] | None:
-    if not isinstance(spec, SentenceSpec) or spec.vocabulary_path is None:
-        return None
-    words = read_vocabulary(spec.vocabulary_path)
-    if digest_of(words) != spec.sampling["vocabulary"]:
-        raise InputError(f"the vocabulary {spec.vocabulary_path} changed while it was used; start again")
-    return words
-
-
-for _name, _sizes in _VARIANTS.items():
-    _register(_name, _sizes)
+register(_VARIANTS, describe, build, path_options=("vocabulary",), number_types=("dtype",))

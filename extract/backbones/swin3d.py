@@ -19,49 +19,52 @@ Legend: B windows, N frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..._vocabulary import FeatureSpec, WeightsSource
-from ..networks import Dtype, FrozenNetwork, Precision, normalised, seeded_network, visual_spec
-from ..options import checked_size, checked_windows
-from ..registry import BACKBONES, Backbone, BackboneEntry
-from ..weights import read_state_dict
-from ..windows import End
+from ..networks import ClipVariant, VisualNetwork, clip_spec
+from ..registry import register
 
 if TYPE_CHECKING:
     import torch
 
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
-_FRAME_RATE_HZ = 15.0
-_PAPER = "Liu et al., Video Swin Transformer, CVPR 2022"
 _TERMS = "Apache-2.0 (SwinTransformer/Video-Swin-Transformer, ported by torchvision under BSD-3-Clause); trained on"
 _TERMS_IMAGENET22K = f"{_TERMS} ImageNet-22k, whose terms allow non-commercial research, and Kinetics-400"
 
 
-@dataclass(frozen=True, slots=True)
-class _Variant:
-    """One member: what torchvision's class takes for it, the width of its feature, and how it is used."""
-
-    network: Mapping[str, Any]
-    dim: int
-    num_frames: int = 32
-    short_side: int = 256
-    crop: int = 224
-    weights: tuple[WeightsSource, ...] = ()
-
-
-def _network(width: int, depths: tuple[int, ...], num_heads: tuple[int, ...]) -> dict[str, Any]:
-    return {
-        "patch_size": [2, 4, 4],
-        "embed_dim": width,
-        "depths": list(depths),
-        "num_heads": list(num_heads),
-        "window_size": [8, 7, 7],
-    }
+def _variant(
+    width: int,
+    depths: tuple[int, ...],
+    num_heads: tuple[int, ...],
+    *,
+    dim: int,
+    window_size: tuple[int, int, int] = (8, 7, 7),
+    num_frames: int = 32,
+    short_side: int = 256,
+    crop: int = 224,
+    weights: tuple[WeightsSource, ...] = (),
+) -> ClipVariant:
+    """One member: what torchvision's class takes for it, and how it is used."""
+    return ClipVariant(
+        network={
+            "patch_size": [2, 4, 4],
+            "embed_dim": width,
+            "depths": list(depths),
+            "num_heads": list(num_heads),
+            "window_size": list(window_size),
+        },
+        dim=dim,
+        frame_rate_hz=15.0,
+        num_frames=num_frames,
+        end="repeat",
+        short_side=short_side,
+        crop=crop,
+        scale=1 / 255,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        paper="Liu et al., Video Swin Transformer, CVPR 2022",
+        weights=weights,
+    )
 
 
 def _published(file: str, *, tag: str = "kinetics400_v1", licence: str = f"{_TERMS} Kinetics-400") -> WeightsSource:
@@ -71,84 +74,36 @@ def _published(file: str, *, tag: str = "kinetics400_v1", licence: str = f"{_TER
 
 
 _VARIANTS = {
-    "swin3d_t": _Variant(_network(96, (2, 2, 6, 2), (3, 6, 12, 24)), 768, weights=(_published("swin3d_t-7615ae03"),)),
-    "swin3d_s": _Variant(_network(96, (2, 2, 18, 2), (3, 6, 12, 24)), 768, weights=(_published("swin3d_s-da41c237"),)),
-    "swin3d_b": _Variant(
-        _network(128, (2, 2, 18, 2), (4, 8, 16, 32)),
-        1024,
+    "swin3d_t": _variant(96, (2, 2, 6, 2), (3, 6, 12, 24), dim=768, weights=(_published("swin3d_t-7615ae03"),)),
+    "swin3d_s": _variant(96, (2, 2, 18, 2), (3, 6, 12, 24), dim=768, weights=(_published("swin3d_s-da41c237"),)),
+    "swin3d_b": _variant(
+        128,
+        (2, 2, 18, 2),
+        (4, 8, 16, 32),
+        dim=1024,
         weights=(
             _published("swin3d_b_1k-24f7c7c6"),
             _published("swin3d_b_22k-7c6ae6fa", tag="kinetics400_imagenet22k_v1", licence=_TERMS_IMAGENET22K),
         ),
     ),
-    "test_swin3d": _Variant(
-        {**_network(16, (2, 2), (1, 2)), "window_size": [2, 4, 4]}, 32, num_frames=8, short_side=40, crop=32
-    ),
+    "test_swin3d": _variant(16, (2, 2), (1, 2), dim=32, window_size=(2, 4, 4), num_frames=8, short_side=40, crop=32),
 }
 
 
-class Swin3d(FrozenNetwork):
+class Swin3d(VisualNetwork):
     """A Video Swin Transformer without its classifier. Official weights are torchvision's (``swin3d_*``)."""
 
     ignored_keys = ("head.",)
 
-    def prepare(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8 pictures (B, N, H, W, 3) to normalised float32 (B, 3, N, H, W)."""
-        return normalised(frames, scale=1 / 255, mean=_MEAN, std=_STD)
+    @classmethod
+    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+        """Torchvision's network without its head."""
+        import torch
+        from torchvision.models.video import SwinTransformer3d
+
+        network: Any = SwinTransformer3d(**_VARIANTS[spec.name].network)
+        network.head = torch.nn.Identity()
+        return network
 
 
-def _random_network(name: str) -> Any:
-    import torch
-    from torchvision.models.video import SwinTransformer3d
-
-    network = SwinTransformer3d(**_VARIANTS[name].network)
-    network.head = torch.nn.Identity()
-    return network
-
-
-def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
-    network = seeded_network(lambda: _random_network(spec.name), seed=seed)
-    backbone = Swin3d(spec, network, device=device, weights_digest=weights_digest)
-    return backbone if weights is None else backbone.from_official(read_state_dict(weights))
-
-
-def _register(name: str, variant: _Variant) -> None:
-    def describe(
-        *,
-        frame_rate_hz: float = _FRAME_RATE_HZ,
-        num_frames: int = variant.num_frames,
-        stride_frames: int | None = None,
-        end: End = "repeat",
-        short_side: int = variant.short_side,
-        crop: int = variant.crop,
-        precision: Precision = "float32",
-        dtype: Dtype = "float16",
-    ) -> FeatureSpec:
-        windows = checked_windows(
-            name, frame_rate_hz=frame_rate_hz, num_frames=num_frames, stride_frames=stride_frames, end=end
-        )
-        short_side, crop = checked_size(name, short_side=short_side, crop=crop)
-        return visual_spec(
-            name,
-            dim=variant.dim,
-            windows=windows,
-            short_side=short_side,
-            crop=crop,
-            preprocessing={
-                "scale": 1 / 255,
-                "mean": list(_MEAN),
-                "std": list(_STD),
-                "pooling": "mean",
-                "l2_normalised": False,
-            },
-            precision=precision,
-            dtype=dtype,
-            paper=_PAPER,
-            weights=variant.weights,
-        )
-
-    BACKBONES.add(name, BackboneEntry(describe, _build))
-
-
-for _name, _variant in _VARIANTS.items():
-    _register(_name, _variant)
+register(_VARIANTS, clip_spec, Swin3d.build)

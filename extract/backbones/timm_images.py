@@ -5,8 +5,8 @@ data-efficient image transformers" (ICML 2021), and Bao et al., "BEiT: BERT Pre-
 2022). The networks and the facts about their pixels (mean, std, size, crop) are timm's, github.com/huggingface/
 pytorch-image-models, 1.0; the feature is what the classifier is given.
 
-The facts of the named ones stand in a table here, so that they can be read without loading timm; a test holds the
-table against timm. Of any other network they are asked from timm, when its specification is wanted.
+The facts of the named ones are in a table here, so that they can be read without loading timm; a test compares the
+table with timm. Those of any other network are asked from timm, when its specification is wanted.
 
 Deviations from timm's own evaluation, each on purpose:
 - The decoder scales the picture's short side to ``int(size / crop_pct)`` and cuts the square of ``size`` from its
@@ -26,14 +26,16 @@ import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..._registry import nearest
 from ..._vocabulary import ConfigError, FeatureSpec, InputError, WeightsSource
-from ..networks import Dtype, Precision, StillNetwork, seeded_network, still_spec
-from ..registry import BACKBONES, Backbone, BackboneEntry, checked_number
-from ..weights import read_state_dict
+from ..networks import StillNetwork, still_spec
+from ..options import checked_whole
+from ..registry import register
+
+if TYPE_CHECKING:
+    import torch
 
 _HALF = (0.5, 0.5, 0.5)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -116,39 +118,32 @@ def facts_of(network: str) -> ImageFacts:
     """
     if network in NAMED:
         return NAMED[network]
-    config = _data_config(network)
-    channels, height, width = config["input_size"]
-    if channels != 3 or height != width:
-        raise ConfigError(f"the network {network!r} reads {config['input_size']}, not square RGB pictures: use another")
-    return ImageFacts(
-        dim=_width(network, height),
-        size=height,
-        crop_pct=config["crop_pct"],
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        is_fixed_size=config["fixed_input_size"],
-    )
-
-
-def _data_config(network: str) -> dict[str, Any]:
     import timm
 
     architecture, dot, tag = network.partition(".")
     if not timm.is_model(architecture):
-        help_text = nearest(architecture, timm.list_models())
-        raise ConfigError(f"timm has no network {network!r}: {_short(help_text)}")
+        known = nearest(architecture, timm.list_models())
+        known = known if len(known) < 200 else "see timm.list_models()"
+        raise ConfigError(f"timm has no network {network!r}: {known}")
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if dot and tag not in tags:
         raise ConfigError(f"timm has no tag {tag!r} of the network {architecture!r}: {nearest(tag, tags)}")
-    config = timm.get_pretrained_cfg(network).to_dict()
-    return {**timm.data.resolve_data_config({}, pretrained_cfg=config), "fixed_input_size": config["fixed_input_size"]}
+    published = timm.get_pretrained_cfg(network).to_dict()
+    config = timm.data.resolve_data_config({}, pretrained_cfg=published)
+    channels, height, width = config["input_size"]
+    if channels != 3 or height != width:
+        raise ConfigError(f"the network {network!r} reads {config['input_size']}, not square RGB pictures: use another")
+    return ImageFacts(
+        dim=width_of(network, height),
+        size=height,
+        crop_pct=config["crop_pct"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        is_fixed_size=published["fixed_input_size"],
+    )
 
 
-def _short(help_text: str) -> str:
-    return help_text if len(help_text) < 200 else "see timm.list_models()"
-
-
-def _width(network: str, size: int) -> int:
+def width_of(network: str, size: int) -> int:
     """The width of the pooled feature, without computing anything."""
     import timm
     import torch
@@ -161,14 +156,13 @@ def _width(network: str, size: int) -> int:
     return int(features.shape[1])
 
 
-def _spec(
-    name: str, *, network: str, rate_hz: float, size: int | None, precision: Precision, dtype: Dtype
-) -> FeatureSpec:
+def describe(name: str, network: str, *, rate_hz: float = 1.0, size: int | None = None) -> FeatureSpec:
+    """The options of a named network of timm."""
     if not isinstance(network, str):
         raise ConfigError(f"the option network of the backbone {name!r} must be a name of timm's, not {network!r}")
     facts = facts_of(network)
     size = size if size is not None else _USUAL_SIZES.get(network, facts.size)
-    size = int(checked_number(name, "size", size, lowest=32, highest=1024, whole=True))
+    size = checked_whole(name, "size", size, lowest=32, highest=1024)
     return still_spec(
         name,
         dim=facts.dim,
@@ -178,12 +172,17 @@ def _spec(
         mean=facts.mean,
         std=facts.std,
         facts={"network": network, "pooling": "what timm's classifier is given"},
-        precision=precision,
-        dtype=dtype,
         paper=_PAPERS.get(network, f"see timm's documentation of {network}"),
         # Weights are looked up by the backbone's name alone, and those of `timm` could be any network's.
         weights=published(name) if name in NAMED else (),
     )
+
+
+def describe_any(
+    name: str, default: str, *, network: str | None = None, rate_hz: float = 1.0, size: int | None = None
+) -> FeatureSpec:
+    """The options of the backbone that may be any network of timm."""
+    return describe(name, default if network is None else network, rate_hz=rate_hz, size=size)
 
 
 class TimmImages(StillNetwork):
@@ -199,72 +198,38 @@ class TimmImages(StillNetwork):
             except (KeyError, ValueError, RuntimeError, IndexError, AttributeError) as error:
                 what = self.spec.preprocessing["network"]
                 raise InputError(f"these weights are not for {what}: timm cannot convert them ({error!r})") from error
-        heads = self._classifiers()
+        named: Any = self.network.pretrained_cfg.get("classifier") or ()
+        heads = tuple(f"{head}." for head in ([named] if isinstance(named, str) else named))
         return {key: value for key, value in state_dict.items() if key in wanted or not key.startswith(heads)}
 
-    def _classifiers(self) -> tuple[str, ...]:
-        config: Any = self.network.pretrained_cfg
-        named = config.get("classifier") or ()
-        return tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
+    @classmethod
+    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+        """Timm's network, for the specification's size of picture.
 
+        Raises:
+            ConfigError: timm cannot build it for this size, or the size is no whole number of patches, which timm finds
+                only when pictures come.
+        """
+        import timm
 
-def _network(spec: FeatureSpec) -> Any:
-    import timm
-
-    network, size = spec.preprocessing["network"], spec.preprocessing["crop"]
-    facts = facts_of(network)
-    sized = {"img_size": size} if facts.is_fixed_size and size != facts.size else {}
-    try:
-        made = timm.create_model(network, pretrained=False, num_classes=0, **sized)
-        _check_patches(made, spec)
+        network, size = spec.preprocessing["network"], spec.preprocessing["crop"]
+        facts = facts_of(network)
+        sized = {"img_size": size} if facts.is_fixed_size and size != facts.size else {}
+        try:
+            made: torch.nn.Module = timm.create_model(network, pretrained=False, num_classes=0, **sized)
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            if not sized:
+                raise
+            raise ConfigError(
+                f"timm cannot build {network} for pictures of {size} x {size}: {error}; leave out the option size"
+            ) from error
+        patches = getattr(made, "patch_embed", None)
+        side = getattr(patches, "patch_size", (1, 1))[0]
+        takes_any = getattr(patches, "strict_img_size", True) or getattr(patches, "dynamic_img_pad", False)
+        if size % side and not takes_any:
+            raise ConfigError(f"the option size of the backbone {spec.name!r} must be a multiple of {side}, not {size}")
         return made
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        if not sized:
-            raise
-        raise ConfigError(
-            f"timm cannot build {network} for pictures of {size} x {size}: {error}; leave out the option size"
-        ) from error
 
 
-def _check_patches(network: Any, spec: FeatureSpec) -> None:
-    """Raise ConfigError for a size that is no whole number of patches, which timm finds only when pictures come."""
-    patches, size = getattr(network, "patch_embed", None), spec.preprocessing["crop"]
-    side = getattr(patches, "patch_size", (1, 1))[0]
-    takes_any = getattr(patches, "strict_img_size", True) or getattr(patches, "dynamic_img_pad", False)
-    if size % side and not takes_any:
-        raise ConfigError(f"the option size of the backbone {spec.name!r} must be a multiple of {side}, not {size}")
-
-
-def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
-    network = seeded_network(lambda: _network(spec), seed=seed)
-    backbone = TimmImages(spec, network, device=device, weights_digest=weights_digest)
-    return backbone if weights is None else backbone.from_official(read_state_dict(weights))
-
-
-def _describe_any(
-    *,
-    network: str = _DEFAULT,
-    rate_hz: float = 1.0,
-    size: int | None = None,
-    precision: Precision = "float32",
-    dtype: Dtype = "float16",
-) -> FeatureSpec:
-    return _spec("timm", network=network, rate_hz=rate_hz, size=size, precision=precision, dtype=dtype)
-
-
-def _register(name: str) -> None:
-    def describe(
-        *,
-        rate_hz: float = 1.0,
-        size: int | None = None,
-        precision: Precision = "float32",
-        dtype: Dtype = "float16",
-    ) -> FeatureSpec:
-        return _spec(name, network=name, rate_hz=rate_hz, size=size, precision=precision, dtype=dtype)
-
-    BACKBONES.add(name, BackboneEntry(describe, _build))
-
-
-BACKBONES.add("timm", BackboneEntry(_describe_any, _build))
-for _name in NAMED:
-    _register(_name)
+register({"timm": _DEFAULT}, describe_any, TimmImages.build)
+register({name: name for name in NAMED}, describe, TimmImages.build)

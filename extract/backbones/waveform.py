@@ -10,16 +10,16 @@ Legend: N samples, T = ceil(N / hop) rows.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status
 from ..buffers import lasting_array
-from ..networks import Dtype, check_choice
-from ..registry import BACKBONES, Backbone, BackboneEntry, checked_number
-from ..types import DecodedAudio, DecodedFrames, Samples
+from ..options import checked_whole
+from ..registry import BACKBONES, BackboneEntry
+from ..types import Backbone, DecodedAudio, DecodedFrames, Samples
 
 SAMPLE_RATES_HZ = (16_000, 22_050, 44_100, 48_000)
 _ROWS_PER_SECOND = 100
@@ -42,20 +42,18 @@ class Waveform:
             raise InputError(f"the sound has {item.sample_rate_hz} samples a second; {rate} are needed")
         if num_samples == 0:
             return FeatureArray.empty(self.spec, Status.NO_SAMPLES, "the sound track holds no sample")
-        rows = _rows(item.samples, hop=self.spec.dim, dtype=self.spec.dtype)
+        rows = cut_into_rows(item.samples, hop=self.spec.dim, dtype=self.spec.dtype)
         borders = np.minimum(np.arange(len(rows) + 1) * self.spec.dim, num_samples) / rate + item.start_seconds
         if not np.isfinite(rows).all():
             message = f"the sound holds values that are not numbers, or that {self.spec.dtype} cannot hold"
             return FeatureArray.empty(self.spec, Status.NON_FINITE, message)
         times = np.stack([borders[:-1], borders[1:]], axis=1)
-        return FeatureArray(rows, times, Status.OK, self._filled(num_samples))
-
-    def _filled(self, num_samples: int) -> str:
         real = num_samples % self.spec.dim
-        return f"the last row holds {real} of {self.spec.dim} samples; the rest of it is zeros" if real else ""
+        message = f"the last row holds {real} of {self.spec.dim} samples; the rest of it is zeros" if real else ""
+        return FeatureArray(rows, times, Status.OK, message)
 
 
-def _rows(samples: Samples, *, hop: int, dtype: str) -> NDArray[Any]:
+def cut_into_rows(samples: Samples, *, hop: int, dtype: str) -> NDArray[Any]:
     """(T, hop) rows of N samples, copied a block at a time. What the type cannot hold comes out infinite."""
     num_rows = -(-len(samples) // hop)
     values = lasting_array((num_rows * hop,), dtype)
@@ -66,15 +64,14 @@ def _rows(samples: Samples, *, hop: int, dtype: str) -> NDArray[Any]:
     return values.reshape(num_rows, hop)
 
 
-def _describe(*, sample_rate_hz: int = 16_000, hop_samples: int | None = None, dtype: Dtype = "float16") -> FeatureSpec:
+def describe(*, sample_rate_hz: int = 16_000, hop_samples: int | None = None) -> FeatureSpec:
     """`hop_samples` of None is 10 ms, rounded down to whole samples."""
     name = "waveform_16khz"
     if sample_rate_hz not in SAMPLE_RATES_HZ:
         allowed = ", ".join(map(str, SAMPLE_RATES_HZ))
         raise ConfigError(f"the option sample_rate_hz of the backbone {name!r} is one of {allowed}: {sample_rate_hz!r}")
-    check_choice(name, "dtype", dtype, get_args(Dtype))
     hop = sample_rate_hz // _ROWS_PER_SECOND if hop_samples is None else hop_samples
-    hop = int(checked_number(name, "hop_samples", hop, lowest=1, highest=sample_rate_hz, whole=True))
+    hop = checked_whole(name, "hop_samples", hop, lowest=1, highest=sample_rate_hz)
     return FeatureSpec(
         name=name,
         modality=Modality.AUDIO,
@@ -82,14 +79,14 @@ def _describe(*, sample_rate_hz: int = 16_000, hop_samples: int | None = None, d
         rate_hz=sample_rate_hz / hop,
         sampling={"sample_rate_hz": int(sample_rate_hz), "hop_samples": hop, "centred": False, "channels": "mean"},
         preprocessing={"scale": 1.0, "padding": "zeros after the last sample"},
-        dtype=dtype,
         paper="none: the decoder's samples as they are",
     )
 
 
-def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
+def build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
+    """There are no weights."""
     del weights, seed, device  # nothing is computed
     return Waveform(spec, weights_digest=weights_digest)
 
 
-BACKBONES.add("waveform_16khz", BackboneEntry(_describe, _build, weights="none"))
+BACKBONES.add("waveform_16khz", BackboneEntry(describe, build, weights="none", number_types=("dtype",)))

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status
 from ..networks import WordVectors, read_word_vectors, tokenize
-from ..registry import BACKBONES, Backbone, BackboneEntry, checked_number
-from ..types import DecodedAudio, DecodedFrames
+from ..options import checked_whole
+from ..registry import BACKBONES, BackboneEntry
+from ..types import Backbone, DecodedAudio, DecodedFrames
 
 
 class Word2Vec:
@@ -40,21 +41,18 @@ class Word2Vec:
         words = tokenize(item)
         rows = [self._rows[word] for word in words if word in self._rows]
         if not rows:
-            return FeatureArray.empty(self.spec, Status.NO_TEXT, self._why_nothing(words))
+            unknown = f"{', '.join(words[:5])}{', ...' if len(words) > 5 else ''}"
+            message = f"none of the words has a vector: {unknown}" if words else "the text holds no word"
+            return FeatureArray.empty(self.spec, Status.NO_TEXT, message)
         return FeatureArray(self._vectors[rows], np.full((len(rows), 2), np.nan))
 
-    def _why_nothing(self, words: list[str]) -> str:
-        if not words:
-            return "the text holds no word"
-        return f"none of the words has a vector: {', '.join(words[:5])}{', ...' if len(words) > 5 else ''}"
 
-
-def _describe(*, dim: int = 300) -> FeatureSpec:
-    dim = int(checked_number("word2vec", "dim", dim, lowest=1, highest=10_000, whole=True))
+def describe(*, dim: int = 300) -> FeatureSpec:
+    """The options: the width of the vectors."""
     return FeatureSpec(
         name="word2vec",
         modality=Modality.TEXT,
-        dim=dim,
+        dim=checked_whole("word2vec", "dim", dim, lowest=1, highest=10_000),
         rate_hz=None,
         sampling={"tokens": r"[\w']+", "case": "kept", "unknown": "dropped"},
         preprocessing={"l2_normalised": False},
@@ -63,7 +61,8 @@ def _describe(*, dim: int = 300) -> FeatureSpec:
     )
 
 
-def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
+def build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
+    """The table of a file of word vectors."""
     del seed, device  # a table: nothing is random, nothing is computed
     assert weights is not None
     table = read_word_vectors(weights)
@@ -75,4 +74,4 @@ def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed
     return Word2Vec(spec, table=table, weights_digest=weights_digest)
 
 
-BACKBONES.add("word2vec", BackboneEntry(_describe, _build, weights="required"))
+BACKBONES.add("word2vec", BackboneEntry(describe, build, weights="required", number_types=()))

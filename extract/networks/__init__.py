@@ -1,20 +1,20 @@
-"""TODO door of extract/networks."""
+"""What backbones are made of: frozen networks over pictures and texts, and files of word vectors."""
 
-from .frozen import Dtype, FrozenNetwork, Precision, check_choice, checked_rows, normalised, seeded_network, visual_spec
-from .stills import StillNetwork, still_spec
+from .frozen import FrozenNetwork, OfficialWeights, checked_rows, seeded_network
 from .texts import TextNetwork, read_tokenizer, text_spec
+from .visual import ClipVariant, StillNetwork, VisualNetwork, clip_spec, still_spec, visual_spec
 from .word_vectors import WordVectors, read_word_vectors, tokenize, train_word_vectors
 
 __all__ = [
-    "Dtype",
+    "ClipVariant",
     "FrozenNetwork",
-    "Precision",
+    "OfficialWeights",
     "StillNetwork",
     "TextNetwork",
+    "VisualNetwork",
     "WordVectors",
-    "check_choice",
     "checked_rows",
-    "normalised",
+    "clip_spec",
     "read_tokenizer",
     "read_word_vectors",
     "seeded_network",

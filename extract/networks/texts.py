@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status
+from ..options import check_choice
 from ..types import DecodedAudio, DecodedFrames
-from ..weights import WEIGHTS_SUFFIXES, digest_of_weights, load_into
-from .frozen import Dtype, Precision, check_choice, checked_rows
+from ..weights import WEIGHTS_SUFFIXES, read_state_dict, weights_file
+from .frozen import FrozenNetwork, checked_rows, seeded_network
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +34,6 @@ def text_spec(
     pooling: str,
     poolings: Collection[str],
     network: Mapping[str, Any],
-    precision: Precision,
-    dtype: Dtype,
     paper: str,
 ) -> FeatureSpec:
     """The specification of a backbone over texts.
@@ -49,15 +47,11 @@ def text_spec(
         pooling: how tokens become rows.
         poolings: which ways there are.
         network: what decides the network's numbers, as plain data.
-        precision: what the network computes in.
-        dtype: what the values are stored as.
         paper: where it was published.
 
     Raises:
         ConfigError: an option has a value that is not allowed.
     """
-    check_choice(name, "precision", precision, get_args(Precision))
-    check_choice(name, "dtype", dtype, get_args(Dtype))
     check_choice(name, "pooling", pooling, tuple(poolings))
     return FeatureSpec(
         name=name,
@@ -72,57 +66,41 @@ def text_spec(
             "pooling": pooling,
         },
         preprocessing={"l2_normalised": False, **network},
-        precision=precision,
-        dtype=dtype,
         paper=paper,
     )
 
 
-class TextNetwork:
-    """A text backbone. Members give `rows` and, where the authors' key names differ, `official_names`.
+class TextNetwork(FrozenNetwork):
+    """A text backbone. Members also give `read_tokenizer` and `rows`.
 
     Attributes:
-        spec: what it computes.
-        weights_digest: which weights it computes it with.
-        network: the torch module.
         tokenizer: transformers' tokenizer, whose vocabulary is the network's.
     """
-
-    ignored_keys: tuple[str, ...] = ()
-    """Beginnings of official key names that the network has no use for."""
 
     def __init__(
         self, spec: FeatureSpec, network: torch.nn.Module, *, tokenizer: Any, device: str, weights_digest: str
     ) -> None:
-        import torch
-
-        self.spec = spec
-        self.weights_digest = weights_digest
+        super().__init__(spec, network, device=device, weights_digest=weights_digest)
         self.tokenizer = tokenizer
-        self._device = torch.device(device)
-        if spec.precision == "float16" and self._device.type == "cpu":
-            raise ConfigError(f"the backbone {spec.name!r} in float16 needs a GPU: use precision bfloat16 or float32")
-        self.network = network.to(self._device).eval().requires_grad_(False)
 
-    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
-        """Take the authors' weights, by their key names.
+    @classmethod
+    def build(cls, spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Self:
+        if weights is not None:
+            cls.check_weights(spec, weights)
+        tokenizer = cls.read_tokenizer(spec, weights)
+        network = seeded_network(lambda: cls.random_network(spec, tokenizer), seed=seed)
+        backbone = cls(spec, network, tokenizer=tokenizer, device=device, weights_digest=weights_digest)
+        return backbone if weights is None else backbone.from_official(read_state_dict(weights_file(weights)))
 
-        Args:
-            state_dict: the authors' tensors, by their key names.
-            config: the authors' constructor arguments, as models take them. Not read: a backbone's shape follows from
-                its options, and every shape is checked.
+    @classmethod
+    def read_tokenizer(cls, spec: FeatureSpec, weights: Path | None) -> Any:
+        """The tokenizer of a folder of weights, or one that needs no vocabulary."""
+        raise NotImplementedError
 
-        Raises:
-            InputError: keys, shapes or values do not fit.
-        """
-        del config
-        load_into(self.network, self.official_names(state_dict), ignored_prefixes=self.ignored_keys)
-        self.weights_digest = digest_of_weights(state_dict)
-        return self
-
-    def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The authors' key names turned into the network's. By default they are the same."""
-        return state_dict
+    @classmethod
+    def random_network(cls, spec: FeatureSpec, tokenizer: Any = None) -> torch.nn.Module:
+        """The network of a specification and a tokenizer, with new random weights."""
+        raise NotImplementedError
 
     def rows(self, tokens: torch.Tensor, is_of_text: torch.Tensor) -> torch.Tensor:
         """Token numbers (N,) to rows (R, D).
@@ -137,39 +115,25 @@ class TextNetwork:
         """The rows of one text. Its times are NaN, for a text has none."""
         if not isinstance(item, str):
             raise InputError(f"the backbone {self.spec.name!r} reads text, not {type(item).__name__}")
-        tokens, is_of_text, is_cut = self._tokenized(item)
-        if not any(is_of_text):
-            return FeatureArray.empty(self.spec, Status.NO_TEXT, "the text holds no token")
-        values = self._computed(tokens, is_of_text)
-        feature = checked_rows(self.spec, values, np.full((len(values), 2), np.nan))
-        if feature.status is not Status.OK or not is_cut:
-            return feature
-        limit = self.spec.sampling["max_tokens"]
-        return FeatureArray(feature.values, feature.times, Status.OK, f"only the first {limit} tokens were read")
+        import torch
 
-    def _tokenized(self, text: str) -> tuple[list[int], list[bool], bool]:
-        """Token numbers, which of them are the text's own, and whether something was left out."""
+        limit = self.spec.sampling["max_tokens"]
         read = self.tokenizer(
-            text.encode("utf-8", "replace").decode(),  # half a surrogate pair is no character
+            item.encode("utf-8", "replace").decode(),  # half a surrogate pair is no character
             truncation=True,
-            max_length=self.spec.sampling["max_tokens"],
+            max_length=limit,
             return_special_tokens_mask=True,
         )
         is_of_text = [not is_special for is_special in read["special_tokens_mask"]]
-        return read["input_ids"], is_of_text, bool(read.encodings[0].overflowing)
-
-    def _computed(self, tokens: list[int], is_of_text: list[bool]) -> NDArray[Any]:
-        import torch
-
-        precision = getattr(torch, self.spec.precision)
-        mixed = torch.autocast(self._device.type, dtype=precision, enabled=precision is not torch.float32)
-        with torch.inference_mode(), mixed:
-            rows = self.rows(
-                torch.tensor(tokens, device=self._device), torch.tensor(is_of_text, device=self._device)
-            ).float()
-        with np.errstate(over="ignore"):
-            values: NDArray[Any] = rows.cpu().numpy().astype(self.spec.dtype)
-        return values
+        if not any(is_of_text):
+            return FeatureArray.empty(self.spec, Status.NO_TEXT, "the text holds no token")
+        with self.computing():
+            tokens = torch.tensor(read["input_ids"], device=self._device)
+            rows = self.rows(tokens, torch.tensor(is_of_text, device=self._device)).float()
+        feature = checked_rows(self.spec, self.stored(rows), np.full((len(rows), 2), np.nan))
+        if feature.status is not Status.OK or not read.encodings[0].overflowing:
+            return feature
+        return FeatureArray(feature.values, feature.times, Status.OK, f"only the first {limit} tokens were read")
 
 
 def read_tokenizer(kind: Any, folder: Path, *, needs: Collection[tuple[str, ...]], num_embeddings: int) -> Any:

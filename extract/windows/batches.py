@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
-from ..registry import Backbone
+from ..types import Backbone
 from .sampling import Windows
 from .windows import Window
 

@@ -104,12 +104,13 @@ def _peers(arguments: argparse.Namespace) -> dict[str, Any]:
     """Contiguous float32, one video at a time, decoded for this backbone alone, in the same process."""
     import timm
     import torch
-    from frameloom.extract.backbones.resnet import _random_network
-    from frameloom.extract.networks.frozen import seeded_network
+    from frameloom.extract import backbone_spec
+    from frameloom.extract.backbones.resnet import ResNet
+    from frameloom.extract.networks import seeded_network
 
     _set_threads(arguments.threads)
     assert timm
-    network = seeded_network(lambda: _random_network("resnet152"), seed=0).eval()
+    network = seeded_network(lambda: ResNet.random_network(backbone_spec("resnet152")), seed=0).eval()
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     features, begun = {}, time.perf_counter()
     for path in _files(arguments.clips):

@@ -325,7 +325,7 @@ def fetch_weights(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch published weights into this machine's cache and check their hash. A cut transfer goes on where it stopped.
+    """Fetch published weights into this machine's cache and check their hash. A cut download begins anew.
 
     The cache is the folder that FRAMELOOM_CACHE names, or frameloom in the user's cache folder.
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from frameloom._vocabulary import ConfigError, InputError, Status
 from frameloom.extract import Backbone, backbone_spec, create_backbone, weights_digest
-from frameloom.extract.backbones import bert
+from frameloom.extract.backbones.bert import Bert
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -223,7 +223,7 @@ def test_any_text_has_rows_and_no_unknown_token_or_is_empty(text: str) -> None:
 def test_the_published_ones_have_as_many_parameters_as_published(name: str, count: int) -> None:
     """Those of transformers' base models; BERT's pooler, a layer of 768 x 768 + 768, is left out."""
     with torch.device("meta"):
-        network = bert._network(bert._VARIANTS[name], bert._byte_tokenizer())
+        network = Bert.random_network(backbone_spec(name), Bert.read_tokenizer(backbone_spec(name), None))
     assert sum(parameter.numel() for parameter in network.parameters()) == count
     assert backbone_spec(name).dim == 768
 

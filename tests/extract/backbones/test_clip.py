@@ -14,7 +14,7 @@ import pytest
 import torch
 from frameloom._vocabulary import ConfigError, InputError, Status
 from frameloom.extract import Backbone, DecodedFrames, backbone_spec, create_backbone, weights_digest
-from frameloom.extract.backbones import clip as clip_module
+from frameloom.extract.backbones.clip import ClipPictures, ClipTexts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -312,11 +312,11 @@ def test_the_authors_key_names_are_read(authors: AuthorsClip, copied: Path) -> N
 
 @pytest.mark.parametrize(("name", "count"), [("clip_vit_b32", 151_277_313), ("clip_vit_l14", 427_616_513)])
 def test_the_published_ones_have_as_many_parameters_as_published(name: str, count: int) -> None:
-    variant = clip_module._VARIANTS[name]
+    text = backbone_spec(f"{name}_text")
     with torch.device("meta"):
         towers = [
-            clip_module._vision_network(backbone_spec(name)),
-            clip_module._text_network(variant, clip_module._byte_tokenizer(variant.num_embeddings)),
+            ClipPictures.random_network(backbone_spec(name)),
+            ClipTexts.random_network(text, ClipTexts.read_tokenizer(text, None)),
         ]
     temperature = 1
     assert sum(p.numel() for tower in towers for p in tower.parameters()) + temperature == count

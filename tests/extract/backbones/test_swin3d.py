@@ -10,7 +10,7 @@ import pytest
 import torch
 from frameloom._vocabulary import ConfigError, InputError, Status
 from frameloom.extract import DecodedFrames, Decoder, backbone_spec, create_backbone, extract_file
-from frameloom.extract.backbones.swin3d import _random_network
+from frameloom.extract.backbones.swin3d import Swin3d
 
 PUBLISHED = ("swin3d_t", "swin3d_s", "swin3d_b")
 
@@ -53,7 +53,7 @@ class TestPublished:
     @pytest.mark.parametrize("name", PUBLISHED)
     def test_networks_are_those_that_torchvision_builds(self, name: str) -> None:
         with torch.device("meta"):
-            ours, theirs = _random_network(name), official(name)
+            ours, theirs = Swin3d.random_network(backbone_spec(name)), official(name)
         shapes = {key: value.shape for key, value in theirs.state_dict().items() if not key.startswith("head.")}
         assert {key: value.shape for key, value in ours.state_dict().items()} == shapes
         assert backbone_spec(name).dim == theirs.num_features
