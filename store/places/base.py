@@ -24,8 +24,8 @@ from typing import Any, Protocol, TypeVar
 from ..._files import (
     NAME_DIGITS,
     Published,
-    file_sha256,
     fail_point,
+    file_sha256,
     make_folder,
     publish,
     publish_by_content,

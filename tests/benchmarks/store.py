@@ -196,7 +196,11 @@ def _batches(store: FeatureStore, names: list[str], *, verify: Any, shuffle: boo
     from frameloom.train.data import ClipFeatures, FeatureDataset, FeatureLoader
 
     clips = [ClipFeatures(clip=name, features={"features": (name,)}) for name in names]
-    dataset = FeatureDataset(store, clips, features=["features"], verify=verify)
+    dataset = FeatureDataset(
+        store,
+        clips,
+        features=["features"],
+    )
     return FeatureLoader(dataset, dataset.batches(batch_size=BATCH, shuffle=shuffle), batches="padded")
 
 

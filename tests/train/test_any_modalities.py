@@ -20,7 +20,7 @@ def make_clips(make_samples):
 
     def make(num_clips: int = 32):
         samples = make_samples(num_clips)
-        return [{**sample, "more": {"speech": sample["text"][-1]}} for sample in samples]
+        return [{**sample, "speech": sample["text"][-1]} for sample in samples]
 
     return make
 
@@ -51,7 +51,7 @@ def recall(model, clips, query: str, answer: str) -> float:
 
 def without(clip, name):
     if name == "speech":
-        return {**clip, "more": {}}
+        return {**clip, "speech": None}
     return {**clip, name: [] if name == "text" else None}
 
 
@@ -160,7 +160,7 @@ class TestTraining:
 
     def test_a_training_of_five_goes_on_with_the_same_bits(self, make_clips, tmp_path) -> None:
         """The random four of each step are drawn again as they would have been."""
-        clips = [{**clip, "more": {"speech": clip["text"][-1], "ocr": clip["text"][0]}} for clip in make_clips(16)]
+        clips = [{**clip, "speech": clip["text"][-1], "ocr": clip["text"][0]} for clip in make_clips(16)]
         config = {"extra_dims": {"speech": 12, "ocr": 12}, "lambdas": {"text|video+speech": 1.0}}
         recipe = get_recipe("everything_at_once_tiny", epochs=2, min_steps=0, batch_size=4, checkpoint_steps=3)
 

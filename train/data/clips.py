@@ -1,6 +1,6 @@
 """Clips as a model reads them: cut to the recipe's limits, normalised, a caption chosen, padded to a batch.
 
-Source of the preparation: Everything at Once (see `_tokens.py`). torch is imported only where a batch is made, so that
+Source of the preparation: Everything at Once (see `tokens.py`). torch is imported only where a batch is made, so that
 this module can be read without it.
 """
 
@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import InputError, digest_of
-from .tokens import join_streams
+from .features import FeatureDataset
+from .tokens import join_padded, join_streams
 
 if TYPE_CHECKING:
     from ...fuse import Tokens
+    from .rows import Padded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,46 +60,23 @@ def _joined(fingerprints: Sequence[str]) -> str:
     return fingerprints[0] if len(fingerprints) == 1 else digest_of(["joined", *fingerprints])
 
 
-class ClipSample(TypedDict):
-    """The features of one clip.
+ClipSample = Mapping[str, Any]
+"""The features of one clip as stored, by modality; None or no rows, or no entry, where it lacks one.
 
-    Attributes:
-        video: (N, D) feature rows as stored, a list of such streams that are to be joined (`join_streams`), or None.
-        audio: (T, mel bands) log-mel frames, or None.
-        text: for every caption its word vectors (W, D), of one word or more; an empty list for a clip without captions.
-        more: rows (N, D) of further modalities by name, such as the word vectors of what is said; may be left out.
-    """
+"video" is rows (N, D), or a list of such streams that are to be joined (`join_streams`); "audio" log-mel frames (T, mel
+bands); "text" word vectors (W, D) for every caption, of one word or more; any other modality rows (N, D), such as the
+word vectors of what is said.
+"""
 
-    video: NDArray[Any] | Sequence[NDArray[Any]] | None
-    audio: NDArray[Any] | None
-    text: Sequence[NDArray[Any]]
-    more: NotRequired[Mapping[str, NDArray[Any]]]
-
-
-class ClipSamples(Protocol):
-    """Where clips come from: anything with a length and items.
-
-    Samples that are best read together have `__getitems__`, and those that lie in shards `shard_groups` (see there).
-    """
-
-    def __len__(self) -> int:
-        """The number of clips."""
-        ...
-
-    def __getitem__(self, index: int, /) -> ClipSample:
-        """The features of clip `index`."""
-        ...
-
-
-PreparedClip = dict[str, "NDArray[np.float32] | None"]
+PreparedClip = dict[str, NDArray[np.float32] | None]
 """One clip ready to be put into a batch: rows (N, D), float32, by modality; None or no rows where it lacks one."""
 
 
 class TrainingData(Protocol):
     """What `fit` trains on: items that a batch is made of, which may differ from epoch to epoch.
 
-    One whose items are not single prepared clips has a method `collate`, which makes a batch of a list of them. One
-    that is read from shards has `shard_groups`, so that what lies together is read together.
+    `FeatureLoader` reads it: by `__getitems__` a batch at once, where it has that; by `collate`, where its items are
+    not single prepared clips; in the order of `shard_groups`, where it is read from shards. `key` names an item.
     """
 
     def __len__(self) -> int:
@@ -121,7 +100,7 @@ class ClipDataset:
     that has no row raises InputError when it is read.
 
     Args:
-        samples: the clips.
+        samples: the clips: those of a store, of which batches are read at once, or anything with a length and items.
         max_video_tokens: feature rows of a clip that are kept.
         max_audio_frames: spectrogram frames that are kept.
         max_words: words of a caption that are kept, and rows of a further modality.
@@ -131,7 +110,7 @@ class ClipDataset:
 
     def __init__(
         self,
-        samples: ClipSamples,
+        samples: FeatureDataset | Sequence[ClipSample],
         *,
         max_video_tokens: int = 12,
         max_audio_frames: int = 768,
@@ -155,44 +134,74 @@ class ClipDataset:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> PreparedClip:
-        return self._prepared(index, self.samples[index])
+        sample = self.samples[index]
+        captions = sample.get("text") or ()
+        chosen = captions[self._caption(index, num_captions=len(captions))] if len(captions) else None
+        if chosen is not None and chosen.ndim == 2 and not len(chosen):
+            raise self._empty_text(index)
+        return self.prepare(**{**sample, "text": chosen})
 
-    def __getitems__(self, indices: Sequence[int]) -> list[PreparedClip]:
-        """Several clips, read together where the samples can be."""
-        together = getattr(self.samples, "__getitems__", None)
-        samples = together(indices) if together else [self.samples[index] for index in indices]
-        return [self._prepared(index, sample) for index, sample in zip(indices, samples, strict=True)]
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tokens]:
+        """A batch of several clips, read together: `collate` of each of them, to the same bits."""
+        if not isinstance(self.samples, FeatureDataset):
+            return collate([self[index] for index in indices])
+        counts = [self.samples.num_captions(index) for index in indices]
+        chosen = [
+            self._caption(index, num_captions=count) if count else 0
+            for index, count in zip(indices, counts, strict=True)
+        ]
+        read = self.samples.read(indices, captions=chosen).features
+        for index, count, num_rows in zip(indices, counts, read["text"][0].num_rows.tolist(), strict=True):
+            if count and not num_rows:
+                raise self._empty_text(index)
+        batch = {}
+        for name in dict.fromkeys(("text", "video", "audio", *read)):
+            if name in read and any(stream.num_rows.any() for stream in read[name]):
+                rows, num_rows = self._cut(name, read[name])
+                if num_rows.any():
+                    batch[name] = _tokens(rows, np.arange(rows.shape[1]) < num_rows[:, None])
+        return batch
+
+    def _cut(self, name: str, streams: Sequence[Padded]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """`prepare` for one modality of a batch: rows (B, N, D), and how many each clip has."""
+        if name == "video":
+            return join_padded(streams, max_tokens=self.max_video_tokens)
+        num_rows = np.minimum(streams[0].num_rows, self._limit(name))
+        return streams[0].values[:, : num_rows.max(initial=0)].astype(np.float32), num_rows
+
+    @staticmethod
+    def collate(clips: Sequence[PreparedClip] | dict[str, Tokens]) -> dict[str, Tokens]:
+        """What a loader does with what it was given: nothing, where that is a batch."""
+        return clips if isinstance(clips, dict) else collate(clips)
 
     def shard_groups(self) -> NDArray[np.int64]:
         """The shard that each clip is read from, as a number, (N,); zeros where it does not matter."""
-        known = getattr(self.samples, "shard_groups", None)
-        groups: NDArray[np.int64] = known() if known else np.zeros(len(self), np.int64)
-        return groups
+        if isinstance(self.samples, FeatureDataset):
+            return self.samples.shard_groups()
+        return np.zeros(len(self), np.int64)
 
     def key(self, index: int) -> str:
-        """What a person calls a clip."""
+        """The name of a clip."""
         known = getattr(self.samples, "key", None)
         return str(known(index)) if known else f"clip {index}"
 
-    def _prepared(self, index: int, sample: ClipSample) -> PreparedClip:
-        captions = sample["text"]
-        chosen = captions[self._caption(index, num_captions=len(captions))] if len(captions) else None
-        if chosen is not None and chosen.ndim == 2 and not len(chosen):
-            raise InputError(f"text of {self.key(index)} is empty: give the vectors of a known word, or no caption")
-        return self.prepare(text=chosen, video=sample["video"], audio=sample["audio"], more=sample.get("more", {}))
+    def _empty_text(self, index: int) -> InputError:
+        return InputError(f"text of {self.key(index)} is empty: give the vectors of a known word, or no caption")
 
     def _caption(self, index: int, *, num_captions: int) -> int:
         if not self.training or num_captions == 1:
             return 0
         return int(np.random.default_rng((self.seed, self.epoch, index)).integers(num_captions))
 
+    def _limit(self, name: str) -> int:
+        return {"video": self.max_video_tokens, "audio": self.max_audio_frames}.get(name, self.max_words)
+
     def prepare(
         self,
         *,
-        text: NDArray[Any] | None,
-        video: NDArray[Any] | Sequence[NDArray[Any]] | None,
-        audio: NDArray[Any] | None,
-        more: Mapping[str, NDArray[Any]] | None = None,
+        text: NDArray[Any] | None = None,
+        video: NDArray[Any] | Sequence[NDArray[Any]] | None = None,
+        **others: NDArray[Any] | None,
     ) -> PreparedClip:
         """Cut one clip's features to the limits; L2-normalise its video rows, those of several streams each for itself.
 
@@ -201,21 +210,16 @@ class ClipDataset:
         Raises InputError for what is no table of rows.
         """
         streams = [video] if isinstance(video, np.ndarray) else video
-        _check_rows({"text": text, "audio": audio, **(more or {})})
-        for stream in streams or ():
-            _check_rows({"video": stream})
-        return {
-            "text": None if text is None else text[: self.max_words].astype(np.float32),
-            "video": None if streams is None else join_streams(streams, max_tokens=self.max_video_tokens),
-            "audio": None if audio is None else audio[: self.max_audio_frames].astype(np.float32),
-            **{name: rows[: self.max_words].astype(np.float32) for name, rows in (more or {}).items()},
+        others = {"text": text, "audio": None, **others}
+        for name, rows in (*others.items(), *(("video", stream) for stream in streams or ())):
+            if rows is not None and rows.ndim != 2:
+                raise InputError(f"{name} has shape {rows.shape}: a clip's rows are (rows, width)")
+        cut = {
+            name: None if rows is None else rows[: self._limit(name)].astype(np.float32)
+            for name, rows in others.items()
         }
-
-
-def _check_rows(rows: Mapping[str, NDArray[Any] | None]) -> None:
-    for name, one in rows.items():
-        if one is not None and one.ndim != 2:
-            raise InputError(f"{name} has shape {one.shape}: a clip's rows are (rows, width)")
+        joined = None if streams is None else join_streams(streams, max_tokens=self.max_video_tokens)
+        return {"text": cut.pop("text"), "video": joined, **cut}
 
 
 def collate(clips: Sequence[PreparedClip]) -> dict[str, Tokens]:
@@ -226,24 +230,25 @@ def collate(clips: Sequence[PreparedClip]) -> dict[str, Tokens]:
     batch = {}
     for name in dict.fromkeys(name for clip in clips for name in clip):
         rows = [clip.get(name) for clip in clips]
-        if any(each is not None and len(each) for each in rows):
-            batch[name] = _padded(name, rows)
+        present = [each for each in rows if each is not None and len(each)]
+        if not present:
+            continue
+        widths = {each.shape[1] for each in present}
+        if len(widths) > 1:
+            raise InputError(f"the clips of a batch have {name} features of different widths: {sorted(widths)}")
+        values = np.zeros((len(rows), max(len(each) for each in present), widths.pop()), np.float32)
+        mask = np.zeros(values.shape[:2], bool)
+        for i, each in enumerate(rows):
+            if each is not None:
+                values[i, : len(each)] = each
+                mask[i, : len(each)] = True
+        batch[name] = _tokens(values, mask)
     return batch
 
 
-def _padded(name: str, rows: Sequence[NDArray[np.float32] | None]) -> Tokens:
+def _tokens(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> Tokens:
     import torch
 
     from ...fuse import Tokens
 
-    present = [each for each in rows if each is not None and len(each)]
-    widths = {each.shape[1] for each in present}
-    if len(widths) > 1:
-        raise InputError(f"the clips of a batch have {name} features of different widths: {sorted(widths)}")
-    values = np.zeros((len(rows), max(len(each) for each in present), widths.pop()), np.float32)
-    mask = np.zeros(values.shape[:2], bool)
-    for i, each in enumerate(rows):
-        if each is not None:
-            values[i, : len(each)] = each
-            mask[i, : len(each)] = True
     return Tokens(torch.from_numpy(values), torch.from_numpy(mask))

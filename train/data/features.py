@@ -1,60 +1,82 @@
-"""Clips read from a feature store: any set of named features, cut to each clip's span.
+"""Clips read from a feature store: any set of named features, cut to each clip's span, and the clips' captions.
 
 What is read is settled once, before training starts, from the sidecars and the rows' times: for each clip and feature a
-shard and its rows. These are plain arrays, 20 bytes for each feature of a clip (36 where long ones are cut anew), so
-that a worker is given no list of Python objects and parses no sidecar, and a clip costs one read of its own rows.
-Shards are opened by the process that reads them, after it has started.
+sample and its rows (`plan.Spans`). These are plain arrays, so that a worker is given no list of Python objects and
+parses no sidecar, and a clip costs one read of its own rows. Shards are opened by the process that reads them, after it
+has started.
 
-Legend: N clips, T rows of a clip, D width.
+Legend: N clips, B of them in a batch, T rows of a clip, D width.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
-from ...store import FeatureStore, ReaderHold
-from .batch import FeatureBatch
-from .clips import ClipFeatures
+from ...store import FeatureStore, ReaderHold, ShardGoneError
 from .order import EpochOrder, Remainder, ShardBatchSampler, Split, process_of
-from .plan import NarrowPolicy, Plan, Spans, Texts
-from .rows import Allocate, Memory, Rows, Span, SpanDraw, VerifyPolicy
+from .plan import MissingPolicy, NarrowPolicy, Plan, Spans, Texts, format_counts, kept_clips, shard_groups
+from .rows import Budget, Padded, Rows, Span, SpanDraw
 
 if TYPE_CHECKING:
     from ...fuse import Tokens
+    from .clips import ClipFeatures
 
 _log = logging.getLogger(__name__)
 
-MissingPolicy = Literal["error", "skip", "empty"]
+TEXT = "text"
 
 
-class FeatureSample(TypedDict):
-    """One clip that was read.
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureBatch:
+    """Clips that were read at once.
 
     Attributes:
-        index: of the clip in its data set.
-        key: of the clip.
-        features: by name, (T, D) as stored; T is 0 where the clip lacks the feature.
+        index: of the clips in their data set, (B,).
+        features: by name the streams that are joined, mostly one; "text" is a caption of each clip.
     """
 
-    index: int
-    key: str
-    features: dict[str, NDArray[Any]]
+    index: NDArray[np.int64]
+    features: dict[str, tuple[Padded, ...]]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def tokens(self) -> dict[str, Tokens]:
+        """Values (B, T, D) and mask (B, T) of each feature that any clip has, of the type that they are stored in.
+
+        Nothing is copied. Raises InputError for streams that are to be joined: `ClipDataset` joins them.
+        """
+        import torch
+
+        from ...fuse import Tokens
+
+        joined = [name for name, streams in self.features.items() if len(streams) > 1]
+        if joined:
+            raise InputError(f"{', '.join(joined)} has several streams: read it through ClipDataset, which joins them")
+        streams = {name: stream for name, (stream,) in self.features.items() if stream.values.shape[1]}
+        return {
+            name: Tokens(torch.from_numpy(stream.values), torch.from_numpy(stream.mask))
+            for name, stream in streams.items()
+        }
 
 
 class FeatureDataset:
-    """A map-style data set over clips in a feature store.
+    """A map-style data set over clips in a feature store, whose batches are read at once.
 
     It can be pickled and given to processes started in any way; each opens its own files. What is stored is looked up
     once, when the data set is made. For as long as it lives, no compaction on this machine moves what it is about to
-    read; a shard that is removed all the same raises IntegrityError when it is read.
+    read; after one on another machine the samples are looked up again.
 
     A clip's rows are those whose middle lies in its span, as `FeatureStore.read_span` gives them. A feature is missing
     where the clip names no fingerprint ("not_given"), the store does not hold it ("not_stored"), it has no rows (the
@@ -62,30 +84,28 @@ class FeatureDataset:
 
     Args:
         store: the features, or the folder that they are in.
-        clips: what to read, in the order that is given when it is not shuffled.
+        clips: what to read, in the order that is given when it is not shuffled. Their captions must be stored.
         features: names of the features of a sample. The first that a clip has decides which shard it is read near.
         missing: what a missing feature means, for all features or by name. "error" refuses the clips; "skip" leaves the
-            clip out before training starts; "empty" gives no rows, which `collate_features` turns into an empty mask.
+            clip out before training starts; "empty" gives no rows; "optional" too, but only to a clip that names no
+            fingerprint or one that was stored without rows: one that is not stored is refused.
         narrow: what a span means that lies within a feature and yet holds the middle of none of its rows, because it is
-            shorter than a row: "missing", or "nearest" for the row whose middle is nearest to the span's.
-        verify: "always" compares rows each time that they are read: with what the shard's bytes were when they were
-            hashed the first time that a process reads them, and later with the sum that they had then. "first" compares
-            them that first time only, and does not see what a disk loses later.
+            shorter than a row: "missing"; "nearest" for the row whose middle is nearest to the span's; "closest" for
+            that row wherever the span lies, as beside the rows of a damaged video.
         draw: cuts each clip anew in every epoch, for random windows of long videos: it is given (epoch, clip's number,
             the clip's seconds [start, end)) and gives the seconds to read of it, the same for all features. It must be
             a pure function, and picklable for workers (`UniformWindow` is one). A feature without a row in the drawn
-            span has none in that sample, whatever the policy. Rows are then verified by the store each time.
+            span has none in that sample, whatever the policy.
         memory_bytes: values kept in memory by each process once they are read, until so many bytes are kept.
 
     Attributes:
         num_given: clips before any was left out.
         num_skipped: clips left out.
         missing_counts: for each feature the clips that lack it, by reason; clips that were left out are counted too.
-        dims: width D of each feature of which a clip has rows.
 
     Raises:
-        InputError: a clip lacks a feature whose policy is "error"; a feature's rows differ in width or type, or are not
-            in the order of time; a policy or name that is not known.
+        InputError: a clip lacks a feature or a caption that it must have; a feature's rows differ in width or type, or
+            are not in the order of time; a policy or name that is not known.
         IntegrityError: a shard is not what was written.
         LockedError: the store is being compacted.
     """
@@ -98,29 +118,39 @@ class FeatureDataset:
         features: Sequence[str],
         missing: MissingPolicy | Mapping[str, MissingPolicy] = "error",
         narrow: NarrowPolicy = "missing",
-        verify: VerifyPolicy = "always",
         draw: SpanDraw | None = None,
         memory_bytes: int = 0,
     ) -> None:
+        clips = list(clips)
         policies = _policies(features, missing)
         _check_word("narrow", narrow, get_args(NarrowPolicy))
-        _check_word("verify", verify, get_args(VerifyPolicy))
-        clips = list(clips)
         self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
         self._hold = ReaderHold(self.store.place.folder)
-        plans = {name: Plan(self.store, name, clips, narrow=narrow, is_drawn=draw is not None) for name in features}
+        options: Any = {"narrow": narrow, "is_drawn": draw is not None}
+        try:
+            plans, captions = _plans(self.store, clips, features, **options)
+        except ShardGoneError:  # merged with others since the store was opened
+            self.store.refresh()
+            plans, captions = _plans(self.store, clips, features, **options)
         self.num_given = len(clips)
-        self.missing_counts = {name: plan.reasons for name, plan in plans.items()}
-        _refuse(plans, policies, clips)
-        kept = np.ones(len(clips), bool)
-        for name, plan in plans.items():
-            if policies[name] == "skip":
-                kept &= plan.shard >= 0
+        self.missing_counts: dict[str, Counter[str]] = {
+            name: sum((plan.reasons for plan in streams), Counter()) for name, streams in plans.items()
+        }
+        kept = kept_clips(plans, policies, [clip.clip for clip in clips])
+        unknown = [plan.unknown for name, streams in plans.items() if policies[name] == "optional" for plan in streams]
+        for fingerprint in filter(None, [*unknown, captions.unknown]):
+            raise InputError(f"no feature {fingerprint} in {self.store.root}; run extract, or refresh this reader")
         self.num_skipped = int((~kept).sum())
-        self._spans = {name: plan.spans(kept) for name, plan in plans.items()}
-        self.dims = {name: spans.dim for name, spans in self._spans.items() if spans.dim}
-        self._extents = _first_known([plan.extents[kept] for plan in plans.values()]) if draw else None
-        self._memory_bytes, self._verify, self._draw = memory_bytes, verify, draw
+        self._spans = {name: tuple(plan.spans(kept) for plan in streams) for name, streams in plans.items()}
+        self._damaged = {
+            name: np.any([plan.damaged()[kept] for plan in streams], axis=0)
+            for name, streams in plans.items()
+            if len(streams) > 1
+        }
+        self._num_captions = np.array([len(clip.captions) for clip in clips], np.int64)[kept]
+        self._captions = captions.spans(np.append(np.repeat(kept, [len(clip.captions) for clip in clips]), True))
+        self._extents = _first_known([streams[0].extents[kept] for streams in plans.values()]) if draw else None
+        self._memory_bytes, self._draw = (0 if draw else memory_bytes), draw  # a drawn span hardly ever comes again
         self.epoch = 0
         self._keys = Texts([clip.clip for clip, keep in zip(clips, kept, strict=True) if keep])
         self.digest = _digest(clips, kept, features, narrow)
@@ -128,15 +158,17 @@ class FeatureDataset:
         _log.info("%s", self.summary())
 
     def _begin(self) -> None:
-        """Nothing is kept in memory yet, and nothing verified."""
-        memory = Memory(0 if self._draw else self._memory_bytes)  # a drawn span hardly ever comes again
+        """Nothing is kept in memory yet."""
+        budget = Budget(self._memory_bytes) if self._memory_bytes else None
         self._rows = {
-            name: Rows(self.store, spans, memory, verify="always" if self._draw else self._verify)
-            for name, spans in self._spans.items()
+            name: tuple(Rows(self.store, spans, budget) for spans in streams) for name, streams in self._spans.items()
         }
+        self._caption_rows = Rows(self.store, self._captions, budget)
+        self._first_caption = np.cumsum(self._num_captions) - self._num_captions
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_rows", "_hold")}
+        made = ("_rows", "_caption_rows", "_first_caption", "_hold")
+        return {name: value for name, value in vars(self).items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -146,7 +178,7 @@ class FeatureDataset:
     def summary(self) -> str:
         """What is read and what is missing, in one line."""
         lacking = [
-            f"{name} is missing in {counts.total():,} ({_told(counts)})"
+            f"{name} is missing in {counts.total():,} ({format_counts(counts)})"
             for name, counts in self.missing_counts.items()
             if counts
         ]
@@ -156,50 +188,87 @@ class FeatureDataset:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __getitem__(self, index: int) -> FeatureSample:
-        """One clip. Raises IndexError; IntegrityError when its shard is not what was written."""
-        return self.__getitems__([index])[0]
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One clip, see `ClipSample`: rows (T, D) by feature, T 0 where it lacks one, and all of its captions.
 
-    def __getitems__(self, indices: Sequence[int]) -> list[FeatureSample]:
-        """Several clips, in the order asked for, read in the order in which they lie in their shards."""
-        index = self._checked(indices)
-        indices = index.tolist()
-        cuts = self._drawn(indices)
-        columns = [rows.read(index, cuts) for rows in self._rows.values()]
-        names, keys = list(self._rows), self._keys.at(indices)
-        return [
-            FeatureSample(index=index, key=key, features=dict(zip(names, values, strict=True)))
-            for index, key, *values in zip(indices, keys, *columns, strict=True)
-        ]
+        Raises IndexError; IntegrityError when its shard is not what was written.
+        """
+        read = self.read([index]).features
+        sample: dict[str, Any] = {
+            name: streams[0].rows(0) if len(streams) == 1 else [stream.rows(0) for stream in streams]
+            for name, streams in read.items()
+        }
+        if self._num_captions.any():
+            first, count = self._first_caption[index], self.num_captions(index)
+            texts = self._caption_rows.read(np.arange(first, first + count))
+            sample[TEXT] = [texts.rows(number) for number in range(count)]
+        return sample
 
-    def read_batch(self, indices: Sequence[int], *, allocate: Allocate = np.empty) -> FeatureBatch:
-        """Several clips in one padded array for each feature, in the order asked for: rows are read into their places.
+    def __getitems__(self, indices: Sequence[int]) -> FeatureBatch:
+        """What a loader's batch is made of."""
+        return self.read(indices)
+
+    @staticmethod
+    def collate(batch: FeatureBatch) -> dict[str, Tokens]:
+        """What a loader gives."""
+        return batch.tokens()
+
+    def read(self, indices: Sequence[int], *, captions: Sequence[int] | None = None) -> FeatureBatch:
+        """Several clips, in the order asked for, read in the order in which they lie in their shards.
 
         Args:
             indices: of the clips.
-            allocate: makes an array (B, T, D) of a type, with any content; contiguous in C order.
+            captions: of each clip the number of the caption that is read; None reads no captions.
 
         Raises:
             IndexError: there is no such clip.
             IntegrityError: a shard is not what was written.
         """
-        index = self._checked(indices)
-        cuts = self._drawn(index.tolist())
-        padded = {name: rows.read_padded(index, cuts, allocate=allocate) for name, rows in self._rows.items()}
-        return FeatureBatch(
-            index=index,
-            values={name: values for name, (values, _) in padded.items()},
-            num_rows={name: num_rows for name, (_, num_rows) in padded.items()},
-        )
-
-    def _checked(self, indices: Sequence[int]) -> NDArray[np.int64]:
-        """Clips' numbers, counted from the front. Raises IndexError."""
         index = np.array(indices, np.int64)
-        if index.min(initial=0) < 0:
-            index[index < 0] += len(self)
+        index[index < 0] += len(self)
         if index.min(initial=0) < 0 or index.max(initial=-1) >= len(self):
             raise IndexError(f"clips {list(indices)} were asked for, of {len(self)}")
-        return index
+        cuts = [self.span(one) for one in index.tolist()] if self._draw else None
+        found: dict[str, tuple[Padded, ...]] = {}
+        try:
+            for name, streams in self._rows.items():
+                for rows in streams:
+                    found[name] = (*found.get(name, ()), rows.read(index, cuts))
+            if captions is not None:
+                none = len(self._captions.sample) - 1
+                numbers = np.where(self._num_captions[index], self._first_caption[index] + np.asarray(captions), none)
+                found[TEXT] = (self._caption_rows.read(numbers),)
+            for name, is_damaged in self._damaged.items():
+                for place in np.flatnonzero(is_damaged[index]).tolist():
+                    found[name] = self._align(name, found[name], place, int(index[place]))
+        except ShardGoneError:
+            if not self._relocate():
+                raise
+            return self.read(indices, captions=captions)
+        return FeatureBatch(index, found)
+
+    def _relocate(self) -> bool:
+        """Look up every sample again, whose shards may have been merged. Whether anything has moved."""
+        self.store.refresh()
+        every = (self._captions, *chain.from_iterable(self._spans.values()))
+        moved = [spans.relocate(self.store) for spans in every]
+        return any(moved)
+
+    def _align(self, name: str, streams: tuple[Padded, ...], place: int, clip: int) -> tuple[Padded, ...]:
+        """Streams with holes are joined by time: each row of the last gets the rows of the others that are nearest."""
+        if not all(stream.num_rows[place] for stream in streams):
+            return streams
+        *others, instants = (rows.middles(clip) for rows in self._rows[name])
+        nearest = [np.abs(middles[None, :] - instants[:, None]).argmin(axis=1) for middles in others]
+        aligned = [
+            stream._replace(nearest={**stream.nearest, place: rows})
+            for stream, rows in zip(streams[:-1], nearest, strict=True)
+        ]
+        return (*aligned, streams[-1])
+
+    def num_captions(self, index: int) -> int:
+        """How many captions a clip has."""
+        return int(self._num_captions[index])
 
     @property
     def draws(self) -> bool:
@@ -207,7 +276,7 @@ class FeatureDataset:
         return self._draw is not None
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that spans are drawn for. Workers that are running are not told."""
+        """Choose the epoch that spans are drawn for. It does not reach workers that are running."""
         self.epoch = epoch
 
     def span(self, index: int) -> Span | None:
@@ -217,43 +286,34 @@ class FeatureDataset:
         start, end = self._extents[index].tolist()
         return self._draw(self.epoch, index, (start, end))
 
-    def _drawn(self, indices: Sequence[int]) -> list[Span | None] | None:
-        return [self.span(index) for index in indices] if self._draw else None
-
     def key(self, index: int) -> str:
-        """What a person calls a clip."""
-        return self.keys([index])[0]
-
-    def keys(self, indices: Sequence[int]) -> list[str]:
-        """What a person calls each of several clips. Raises IndexError."""
-        return self._keys.at(self._checked(indices))
+        """The name of a clip."""
+        return self._keys.at([range(len(self))[index]])[0]
 
     def present(self, name: str) -> NDArray[np.bool_]:
-        """Which clips have rows of a feature, (N,)."""
-        return self._known(name).shard >= 0
+        """Which clips have rows of a feature, of each of its streams, (N,)."""
+        present: NDArray[np.bool_] = np.all([spans.present for spans in self._known(name)], axis=0)
+        return present
 
     def num_rows(self, name: str) -> NDArray[np.int64]:
-        """Rows T of a feature in every clip, (N,)."""
-        spans = self._known(name)
-        return spans.last - spans.first
+        """Rows T of a feature in every clip, (N,); of the last stream, to which others are joined."""
+        return self._known(name)[-1].num_rows
 
     def num_bytes(self) -> int:
-        """The size of all rows that an epoch reads, where spans are not drawn."""
-        widths = {name: spans.dim * np.dtype(spans.dtype).itemsize for name, spans in self._spans.items()}
-        return sum(int(self.num_rows(name).sum()) * width for name, width in widths.items())
+        """The size of all rows that an epoch may read, where spans are not drawn."""
+        every = [self._captions, *chain.from_iterable(self._spans.values())]
+        return sum(int(spans.num_rows.sum()) * spans.dim * np.dtype(spans.dtype).itemsize for spans in every)
 
-    def _known(self, name: str) -> Spans:
+    def _known(self, name: str) -> tuple[Spans, ...]:
         if name not in self._spans:
             raise InputError(f"this data set has no feature {name!r}; it has {', '.join(self._spans)}")
         return self._spans[name]
 
     def shard_groups(self) -> NDArray[np.int64]:
-        """The shard that each clip is read near, as a number, (N,)."""
-        groups, first_number = np.full(len(self), -1, np.int64), 0
-        for spans in self._spans.values():
-            groups = np.where((groups < 0) & (spans.shard >= 0), spans.shard + first_number, groups)
-            first_number += len(spans.shards)
-        return groups
+        """The shard that each clip is read near, as a number, (N,); all the same where memory holds everything."""
+        if self._memory_bytes and self.num_bytes() <= self._memory_bytes:
+            return np.zeros(len(self), np.int64)
+        return shard_groups(list(chain.from_iterable(self._spans.values())))
 
     def batches(
         self,
@@ -287,37 +347,26 @@ class FeatureDataset:
         return ShardBatchSampler(order, batch_size=batch_size, drop_last=drop_last)
 
 
-def collate_features(samples: Sequence[FeatureSample], *, dtype: str | None = "float32") -> dict[str, Tokens]:
-    """A batch: values (B, T, D) padded with zeros to the longest clip, and masks (B, T), False where there is no row.
-
-    A clip that lacks a feature has an empty mask; a feature that every clip lacks is left out.
-
-    Args:
-        samples: of a `FeatureDataset`.
-        dtype: of the values; None keeps the one that they are stored in.
-    """
-    import torch
-
-    from ...fuse import Tokens
-
-    batch = {}
-    for name in samples[0]["features"]:
-        rows = [sample["features"][name] for sample in samples]
-        if not any(map(len, rows)):
-            continue
-        values = np.zeros((len(rows), max(map(len, rows)), rows[0].shape[1]), dtype or rows[0].dtype)
-        for target, each in zip(values, rows, strict=True):
-            target[: len(each)] = each
-        mask = np.arange(values.shape[1]) < np.array([len(each) for each in rows])[:, None]
-        batch[name] = Tokens(torch.from_numpy(values), torch.from_numpy(mask))
-    return batch
+def _plans(
+    store: FeatureStore, clips: Sequence[ClipFeatures], features: Sequence[str], *, narrow: NarrowPolicy, is_drawn: bool
+) -> tuple[dict[str, list[Plan]], Plan]:
+    """Of each feature its streams, mostly one; and of all captions, end to end, with one that is missing at the end."""
+    spans = np.array([(clip.start_seconds, clip.end_seconds) for clip in clips], np.float64).reshape(-1, 2)
+    plans = {}
+    for name in features:
+        streams = list(zip_longest(*(clip.features.get(name, ()) for clip in clips))) or [(None,) * len(clips)]
+        if is_drawn and len(streams) > 1:
+            raise InputError(f"{name} has several streams that are joined: windows are drawn of single ones")
+        plans[name] = [Plan(store, name, prints, spans, narrow=narrow, is_drawn=is_drawn) for prints in streams]
+    captions = [one for clip in clips for one in clip.captions]
+    return plans, Plan(store, "the captions", [*captions, None])
 
 
 def _policies(
     features: Sequence[str], missing: MissingPolicy | Mapping[str, MissingPolicy]
 ) -> dict[str, MissingPolicy]:
-    if isinstance(features, str) or not features or len(set(features)) < len(features):
-        raise InputError(f"features {features!r}: give one or more names, none of them twice")
+    if isinstance(features, str) or len(set(features)) < len(features):
+        raise InputError(f"features {features!r}: give a list of names, each once")
     policies = dict.fromkeys(features, missing) if isinstance(missing, str) else dict(missing)
     if set(policies) != set(features):
         raise InputError(f"missing names {sorted(policies)}; it needs one policy for each of {sorted(features)}")
@@ -331,27 +380,13 @@ def _check_word(name: str, word: str, allowed: Sequence[str]) -> None:
         raise InputError(f"{name} {word!r}: allowed are {', '.join(allowed)}")
 
 
-def _refuse(plans: Mapping[str, Plan], policies: Mapping[str, MissingPolicy], clips: Sequence[ClipFeatures]) -> None:
-    for name, plan in plans.items():
-        if plan.reasons and policies[name] == "error":
-            first = clips[int(np.argmax(plan.shard < 0))].clip
-            raise InputError(
-                f"{plan.reasons.total():,} of {len(clips):,} clips lack {name} ({_told(plan.reasons)}), the first is "
-                f"{first!r}; extract it, or set missing to 'skip' or 'empty'"
-            )
-
-
-def _told(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()))
-
-
 def _digest(clips: Sequence[ClipFeatures], kept: NDArray[np.bool_], features: Sequence[str], narrow: str) -> str:
     """Names the clips that are read and what is read of them, whatever shards they are in."""
     digest = hashlib.blake2b(repr((list(features), narrow)).encode(), digest_size=16)
     for clip, keep in zip(clips, kept.tolist(), strict=True):
         if keep:
-            prints = [clip.features.get(name) for name in features]
-            digest.update(repr((clip.clip, clip.start_seconds, clip.end_seconds, prints)).encode())
+            prints = [clip.features.get(name, ()) for name in features]
+            digest.update(repr((clip.clip, clip.start_seconds, clip.end_seconds, prints, clip.captions)).encode())
     return digest.hexdigest()
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..._vocabulary import ConfigError
-from .batch import FeatureBatch, shared_array
-from .features import FeatureDataset, FeatureSample, collate_features
+from .clips import collate as collate_clips
 from .order import ShardBatchSampler, check_order
 
 if TYPE_CHECKING:
-    from torch.utils.data import IterableDataset
+    from torch.utils.data import DataLoader
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
-Batches = Literal["samples", "padded"]
 
 
 class FeatureLoader:
@@ -32,21 +30,22 @@ class FeatureLoader:
                 state = loader.state_dict()  # this batch counts as given
 
     Args:
-        dataset: a map-style data set, in which the sampler's order counts. Where it has `set_epoch`, that is called.
+        dataset: a map-style data set, in which the sampler's order counts. Where it has `set_epoch`, that is called;
+            where it has `__getitems__`, that reads a batch at once.
         sampler: the batches of this process.
-        batches: how a batch is read. "samples" reads clips one by one, and ``collate`` puts them together. "padded",
-            for a `FeatureDataset`, reads their rows straight into the places of a padded batch, without a copy;
-            values keep the type that they are stored in.
-        collate: makes a batch of a list of samples, or of the `FeatureBatch` of a padded one; None takes
-            `collate_features` or `FeatureBatch.tokens`, which give the same but for the type of the values. With
-            workers that are not forked it must be picklable.
+        collate: makes a batch of what the data set gives; None takes the data set's own `collate`, or that of clips.
+            With workers that are not forked it must be picklable.
         num_workers: processes that read; 0 reads in this one.
         start_method: of the workers; None is torch's own choice. Forked workers open files of their own.
         options: further options of `DataLoader`: `prefetch_factor`, `pin_memory`, `persistent_workers`, `timeout`.
 
+    Attributes:
+        epoch: the epoch whose batches are given.
+        batch: batches of it that were given.
+        clips: numbers of the clips of the batch that was given last or is being read.
+
     Raises:
-        ConfigError: `persistent_workers` for a data set that draws spans anew in every epoch; "padded" for a data set
-            that has no `read_batch`.
+        ConfigError: `persistent_workers` for a data set that draws anew in every epoch.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class FeatureLoader:
         dataset: Any,
         sampler: ShardBatchSampler,
         *,
-        batches: Batches = "samples",
         collate: Callable[[Any], Any] | None = None,
         num_workers: int = 0,
         start_method: StartMethod | None = None,
@@ -63,23 +61,15 @@ class FeatureLoader:
         import torch
         from torch.utils.data import DataLoader
 
-        changes = getattr(dataset, "draws", hasattr(dataset, "set_epoch"))
-        if options.get("persistent_workers") and changes:
+        if options.get("persistent_workers") and getattr(dataset, "draws", hasattr(dataset, "set_epoch")):
             raise ConfigError("persistent_workers: workers that outlive an epoch cannot be told the next one's draws")
-        if batches not in get_args(Batches):
-            raise ConfigError(f"batches {batches!r}: allowed are {', '.join(get_args(Batches))}")
-        if batches == "padded" and not hasattr(dataset, "read_batch"):
-            raise ConfigError(f"batches 'padded': {type(dataset).__name__} has no read_batch; use 'samples'")
-        is_padded = batches == "padded"
-        reader: Any = _PaddedReader(dataset) if is_padded else dataset
-        default: Callable[[Any], Any] = FeatureBatch.tokens if is_padded else collate_features
         self.dataset, self.sampler = dataset, sampler
-        self.epoch = 0
-        self.batch = 0
+        self.epoch, self.batch = 0, 0
+        self.clips: list[int] = []
         self._loader: DataLoader[Any] = DataLoader(
-            reader,
+            dataset,
             batch_sampler=sampler,
-            collate_fn=collate or default,
+            collate_fn=collate or getattr(dataset, "collate", collate_clips),
             num_workers=num_workers,
             multiprocessing_context=start_method,
             # The loader draws a seed for its workers; from a generator of its own, so that the global one stays put.
@@ -95,7 +85,10 @@ class FeatureLoader:
         self.sampler.start_at(self.epoch, self.batch)
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(self.epoch)
-        for batch in self._loader:
+        order, size, batches = self.sampler.indices(self.epoch), self.sampler.batch_size, iter(self._loader)
+        while self.batch < len(self):
+            self.clips = order[self.batch * size :][:size].tolist()
+            batch = next(batches)
             self.batch += 1
             yield batch
         self.epoch, self.batch = self.epoch + 1, 0
@@ -113,32 +106,3 @@ class FeatureLoader:
         """Go to a position. Raises ConfigError when it is of other clips or another order."""
         check_order(state, self.sampler)
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
-
-
-class _PaddedReader:
-    """A data set whose batches are read at once: torch gives ``collate`` whatever `__getitems__` gives."""
-
-    def __init__(self, dataset: FeatureDataset) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitems__(self, indices: Sequence[int]) -> FeatureBatch:
-        from torch.utils.data import get_worker_info
-
-        if get_worker_info() is None:
-            return self._dataset.read_batch(indices)
-        return self._dataset.read_batch(indices, allocate=shared_array)  # the queue copies what is not shared
-
-
-def feature_stream(dataset: FeatureDataset, sampler: ShardBatchSampler) -> IterableDataset[FeatureSample]:
-    """The clips of a sampler as an iterable data set, for loaders that take nothing else.
-
-    A loader with the sampler's batch size gives the sampler's batches in its order, for any number of workers: worker w
-    of K reads every K-th batch from the w-th on. `set_epoch`, `start_at`, `state_dict` and `load_state_dict`: see
-    `_feature_stream.FeatureStream`.
-    """
-    from .stream import FeatureStream
-
-    return FeatureStream(dataset, sampler)

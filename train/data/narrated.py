@@ -16,7 +16,6 @@ Legend: T rows of a video, W words, D width.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -28,9 +27,9 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
 from ...store import FeatureStore
-from .clips import ClipDataset, ClipFeatures, PreparedClip, collate
+from .clips import ClipDataset, PreparedClip, collate
 from .narration import AudioShift, NarratedClip, audio_frames_of, random_clip
-from .plan import Plan, Spans
+from .plan import Plan, Spans, kept_clips, shard_groups
 
 if TYPE_CHECKING:
     from ...fuse import Tokens
@@ -134,39 +133,49 @@ class NarratedDataset:
         self.limits = ClipDataset(
             (), max_video_tokens=max_video_tokens, max_audio_frames=max_audio_frames, max_words=max_words
         )
-        self.streams = _streams(given)
-        clips = [ClipFeatures(clip=video.key, features=_features(video)) for video in given]
-        plans = {name: Plan(self.store, name, clips, narrow="missing") for name in (*self.streams, AUDIO)}
-        self.missing_counts: dict[str, Counter[str]] = {name: plan.reasons for name, plan in plans.items()}
-        kept = _kept(plans, clips, missing=missing)
+        counts = {len(video.features.get("video", ())) for video in given}
+        if len(counts) > 1:
+            raise InputError(f"the videos name {sorted(counts)} video features: each must name the same ones")
+        self.streams = tuple(f"video {number}" for number in range(1, max(counts, default=0) + 1))
+        prints = {
+            name: [video.features["video"][number] for video in given] for number, name in enumerate(self.streams)
+        }
+        audio = [next(iter(video.features.get(AUDIO, ())), None) for video in given]
+        plans = {name: Plan(self.store, name, one) for name, one in {**prints, AUDIO: audio}.items()}
+        self.missing_counts = {name: plan.reasons for name, plan in plans.items()}
+        names = [video.key for video in given]
+        kept = kept_clips(
+            {name: [plan] for name, plan in plans.items()}, dict.fromkeys(plans, missing), names, what="videos"
+        )
         self.num_given, self.num_skipped = len(given), int((~kept).sum())
         self._videos = [video for video, keep in zip(given, kept.tolist(), strict=True) if keep]
         self._spans = {name: plan.spans(kept) for name, plan in plans.items()}
         self._num_frames = _frame_counts(self._spans[AUDIO], plans, kept)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that clips are drawn for. Workers that are running are not told."""
+        """Choose the epoch that clips are drawn for. It does not reach workers that are running."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self._videos)
 
     def key(self, index: int) -> str:
-        """What a person calls a video."""
+        """The name of a video."""
         return self._videos[index].key
 
     def shard_groups(self) -> NDArray[np.int64]:
         """The shard that each video is read near, as a number, (N,): of the first of its features that it has."""
-        groups, first_number = np.full(len(self), -1, np.int64), 0
-        for spans in self._spans.values():
-            groups = np.where((groups < 0) & (spans.shard >= 0), spans.shard + first_number, groups)
-            first_number += len(spans.shards)
-        return groups
+        return shard_groups(list(self._spans.values()))
 
     def __getitem__(self, index: int) -> list[PreparedClip]:
         """The clips of one video in this epoch. Raises IndexError; IntegrityError when a shard is damaged."""
         index = range(len(self))[index]
-        times = {name: self._times(name, index) for name in self.streams}
+        times = {
+            name: self.store.read_times(*self._spans[name].place(index))
+            if self._spans[name].present[index]
+            else np.zeros((0, 2))
+            for name in self.streams
+        }
         return [self._prepared(index, *each, times=times) for each in self._drawn(index)]
 
     def clips(self, index: int) -> list[NarratedClip]:
@@ -211,20 +220,14 @@ class NarratedDataset:
             return self.words([video.sentences[number] for number in sentences])
         return np.concatenate([self.store.read(video.captions[number]).values for number in sentences])
 
-    def _times(self, name: str, index: int) -> NDArray[np.float64]:
-        spans = self._spans[name]
-        if spans.shard[index] < 0:
-            return np.zeros((0, 2))
-        return self.store.read_times(spans.shards[spans.shard[index]], int(spans.first[index]), int(spans.last[index]))
-
     def _rows(self, name: str, index: int, rows: slice) -> NDArray[Any]:
         """Some rows of a whole video's feature, those that there are."""
         spans = self._spans[name]
-        first = int(spans.first[index]) + rows.start
-        last = min(int(spans.first[index]) + rows.stop, int(spans.last[index]))
-        if spans.shard[index] < 0 or first >= last:
-            return spans.no_rows()
-        return self.store.read_rows(spans.shards[spans.shard[index]], first, last)
+        num_rows = int(spans.num_rows[index])
+        if rows.start >= min(rows.stop, num_rows):
+            return np.zeros((0, spans.dim), spans.dtype)
+        shard, first, _ = spans.place(index)
+        return self.store.read_rows(shard, first + rows.start, first + min(rows.stop, num_rows))
 
     @staticmethod
     def collate(items: Sequence[Sequence[PreparedClip]]) -> dict[str, Tokens]:
@@ -238,35 +241,9 @@ def _overlapping(times: NDArray[np.float64], clip: NarratedClip) -> slice:
     return slice(first, int(np.searchsorted(times[:, 0], clip.end_seconds, side="right")))
 
 
-def _streams(videos: Sequence[NarratedVideo]) -> tuple[str, ...]:
-    counts = {len(video.features.get("video", ())) for video in videos}
-    if len(counts) > 1:
-        raise InputError(f"the videos name {sorted(counts)} video features: each must name the same ones")
-    return tuple(f"video {number}" for number in range(1, max(counts, default=0) + 1))
-
-
-def _features(video: NarratedVideo) -> dict[str, tuple[str, ...]]:
-    streams = {f"video {number}": (one,) for number, one in enumerate(video.features.get("video", ()), 1)}
-    return streams | {AUDIO: video.features.get(AUDIO, ())}
-
-
-def _kept(plans: dict[str, Plan], clips: Sequence[ClipFeatures], *, missing: MissingPolicy) -> NDArray[np.bool_]:
-    lacking = np.zeros(len(clips), bool)
-    for name, plan in plans.items():
-        lacks = plan.shard < 0
-        if missing == "error" and lacks.any():
-            told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(plan.reasons.items()))
-            raise InputError(
-                f"{int(lacks.sum()):,} of {len(clips):,} videos lack {name} ({told}), the first is "
-                f"{clips[int(lacks.argmax())].clip!r}; extract it, or set missing to 'skip' or 'empty'"
-            )
-        lacking |= lacks
-    return ~lacking if missing == "skip" else np.ones(len(clips), bool)
-
-
 def _frame_counts(audio: Spans, plans: dict[str, Plan], kept: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Spectrogram frames of every video; of one without sound as many as its first video feature lasts."""
-    counts = (audio.last - audio.first).copy()
+    counts = audio.num_rows
     for plan in plans.values():
         seconds = np.nan_to_num(plan.extents[kept][:, 1])
         counts = np.where(counts == 0, (seconds * _FRAMES_PER_SECOND).astype(np.int64), counts)

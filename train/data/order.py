@@ -165,17 +165,23 @@ class ShardBatchSampler:
         order: the clips of an epoch.
         batch_size: clips of a batch of this process.
         drop_last: whether an incomplete last batch is left out.
+        share: (this process, number of processes) where all of them have the order of one, and each reads what lies
+            together in every batch of all: shares gathered in order are the batch in order. An incomplete last batch is
+            dropped.
 
     Raises:
         InputError: `batch_size` is not 1 or more.
     """
 
-    def __init__(self, order: EpochOrder, *, batch_size: int, drop_last: bool = False) -> None:
+    def __init__(
+        self, order: EpochOrder, *, batch_size: int, drop_last: bool = False, share: tuple[int, int] = (0, 1)
+    ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size {batch_size}: a batch has 1 or more clips")
         self.order = order
         self.batch_size = batch_size
-        self.drop_last = drop_last
+        self.drop_last = drop_last or share[1] > 1
+        self.share = share
         self.epoch = 0
         self.first_batch = 0
 
@@ -194,12 +200,14 @@ class ShardBatchSampler:
     @property
     def num_clips(self) -> int:
         """The clips that this process is given in an epoch."""
-        num_clips = len(self.order)
+        num_clips = len(self.order) // self.share[1]
         return num_clips - num_clips % self.batch_size if self.drop_last else num_clips
 
     def indices(self, epoch: int) -> Indices:
         """The clips of an epoch's batches end to end, (num_clips,)."""
-        return self.order.indices(epoch)[: self.num_clips]
+        rank, world_size = self.share
+        order = self.order.indices(epoch)[: self.num_clips * world_size]
+        return order if world_size == 1 else order.reshape(-1, world_size, self.batch_size)[:, rank].reshape(-1)
 
     def __iter__(self) -> Iterator[list[int]]:
         indices = self.indices(self.epoch)
@@ -212,7 +220,7 @@ class ShardBatchSampler:
         Of an interleaved order this is the batch over all processes: it may be shared by another number of them.
         """
         shared = self.order.split == "interleaved"
-        sizes = {"batch": self.batch_size * self.order.world_size}
+        sizes = {"batch": self.batch_size * self.order.world_size * self.share[1]}
         if not shared:
             sizes = {"batch": self.batch_size, "processes": self.order.world_size}
         return {**self.order.as_dict(), **sizes, "drop_last": self.drop_last}

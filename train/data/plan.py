@@ -1,148 +1,25 @@
 """Where the rows of clips are: settled once for all clips, from the sidecars and the rows' times.
 
-Legend: N clips, T rows of a clip, D width.
+Legend: N clips, M stored samples that they are read from, T rows of a clip, D width.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._vocabulary import InputError
+from ..._vocabulary import InputError, IntegrityError, Status
 from ...store import Entry, FeatureStore
-from .clips import ClipFeatures
 
-NarrowPolicy = Literal["missing", "nearest"]
+NarrowPolicy = Literal["missing", "nearest", "closest"]
+MissingPolicy = Literal["error", "skip", "empty", "optional"]
 NOT_GIVEN, NOT_STORED, NO_ROW_IN_SPAN = "not_given", "not_stored", "no_row_in_span"
-
-
-@dataclass(frozen=True, slots=True)
-class Spans:
-    """Rows [first, last) of a shard for every clip; the shard is -1 where the feature is missing."""
-
-    shards: list[Path]
-    shard: NDArray[np.int32]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-    dim: int
-    dtype: str
-
-    def no_rows(self) -> NDArray[Any]:
-        """What a clip has that lacks the feature, (0, D)."""
-        return np.zeros((0, self.dim), self.dtype)
-
-
-class Plan:
-    """Where the rows of one feature are, for every clip, and why some clips have none."""
-
-    def __init__(
-        self,
-        store: FeatureStore,
-        name: str,
-        clips: Sequence[ClipFeatures],
-        *,
-        narrow: NarrowPolicy,
-        is_drawn: bool = False,
-    ) -> None:
-        self.name = name
-        self.narrow = narrow
-        self.reasons: Counter[str] = Counter()
-        self.shards: dict[Path, int] = {}
-        self.dim, self.dtype = 0, "float16"
-        self.shard = np.full(len(clips), -1, np.int32)
-        self.first = np.zeros(len(clips), np.int64)
-        self.last = np.zeros(len(clips), np.int64)
-        self.extents = np.full((len(clips), 2), np.nan)
-        cut: dict[Path, dict[str, tuple[Entry, list[int]]]] = {}
-        for index, clip in enumerate(clips):
-            entry = self._entry(store, clip)
-            if entry is None:
-                continue
-            self._take(index, entry)
-            if entry.start_seconds is not None and entry.end_seconds is not None:
-                start, end = max(clip.start_seconds, entry.start_seconds), min(clip.end_seconds, entry.end_seconds)
-                self.extents[index] = start, end
-            has_span = clip.start_seconds > -math.inf or clip.end_seconds < math.inf
-            if entry.start_seconds is not None and (has_span or is_drawn):  # text has no times
-                cut.setdefault(entry.shard.path, {}).setdefault(entry.fingerprint, (entry, []))[1].append(index)
-        for path, entries in cut.items():
-            self._cut_shard(store, path, list(entries.values()), clips)
-
-    def _entry(self, store: FeatureStore, clip: ClipFeatures) -> Entry | None:
-        """What the store says of a clip's feature; where it is missing, count why."""
-        fingerprint = next(iter(clip.features.get(self.name, ())), None)
-        entry = store.entry(fingerprint) if fingerprint is not None else None
-        if entry is not None and entry.num_rows:
-            return entry
-        status = NOT_STORED if entry is None else entry.status.value
-        self.reasons[NOT_GIVEN if fingerprint is None else status] += 1
-        return None
-
-    def _take(self, index: int, entry: Entry) -> None:
-        if not self.dim:
-            self.dim, self.dtype = entry.shard.dim, entry.shard.dtype
-        if (entry.shard.dim, entry.shard.dtype) != (self.dim, self.dtype):
-            raise InputError(
-                f"{self.name} is {self.dtype} (T, {self.dim}) and, of {entry.key!r}, {entry.shard.dtype} "
-                f"(T, {entry.shard.dim}): name features that were computed in one way"
-            )
-        self.shard[index] = self.shards.setdefault(entry.shard.path, len(self.shards))
-        self.first[index], self.last[index] = entry.first_row, entry.first_row + entry.num_rows
-
-    def _cut_shard(
-        self, store: FeatureStore, path: Path, entries: list[tuple[Entry, list[int]]], clips: Sequence[ClipFeatures]
-    ) -> None:
-        """Narrow whole videos to their clips' spans. One read gives the times of all of them."""
-        begin = min(entry.first_row for entry, _ in entries)
-        end = max(entry.first_row + entry.num_rows for entry, _ in entries)
-        middles = middles_of(store.read_times(path, begin, end))
-        for entry, indices in entries:
-            own = middles[entry.first_row - begin :][: entry.num_rows]
-            if (np.diff(own) < 0).any():
-                raise InputError(f"the rows of {self.name} of {entry.key!r} are not in the order of time")
-            starts = np.array([clips[index].start_seconds for index in indices])
-            ends = np.array([clips[index].end_seconds for index in indices])
-            self._cut(entry, np.array(indices), own, starts, ends)
-
-    def _cut(
-        self,
-        entry: Entry,
-        indices: NDArray[np.int64],
-        middles: NDArray[np.float64],
-        starts: NDArray[np.float64],
-        ends: NDArray[np.float64],
-    ) -> None:
-        first, last = np.searchsorted(middles, starts), np.searchsorted(middles, ends)
-        if self.narrow == "nearest":
-            # Only within what the rows were sampled from: a span beyond a video's end holds nothing of it.
-            inside = (starts < (entry.end_seconds or 0.0)) & (ends > (entry.start_seconds or 0.0)) & (starts < ends)
-            for i in np.flatnonzero((first >= last) & inside):
-                first[i] = np.argmin(np.abs(middles - (starts[i] + ends[i]) / 2))
-                last[i] = first[i] + 1
-        empty = indices[first >= last]
-        self.first[indices], self.last[indices] = entry.first_row + first, entry.first_row + last
-        self.shard[empty], self.first[empty], self.last[empty] = -1, 0, 0
-        if len(empty):
-            self.reasons[NO_ROW_IN_SPAN] += len(empty)
-
-    def spans(self, kept: NDArray[np.bool_]) -> Spans:
-        """The plan of the clips that are kept."""
-        return Spans(
-            list(self.shards), self.shard[kept], self.first[kept], self.last[kept], dim=self.dim, dtype=self.dtype
-        )
-
-
-def middles_of(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The middle of each row's interval (T, 2), in seconds, (T,)."""
-    middles: NDArray[np.float64] = (times[:, 0] + times[:, 1]) / 2
-    return middles
 
 
 class Texts:
@@ -161,3 +38,222 @@ class Texts:
         places = np.asarray(indices, np.int64)
         pairs = zip(self._offsets[places].tolist(), self._offsets[places + 1].tolist(), strict=True)
         return [self._bytes[first:last].decode(errors="surrogatepass") for first, last in pairs]
+
+
+@dataclass(slots=True)
+class Spans:
+    """Rows of stored samples for every clip. Plain arrays: a process that reads is given 12 bytes for a clip.
+
+    Attributes:
+        fingerprints: of the samples, (M,).
+        shards: the files that they are in.
+        shard: of each sample, (M,).
+        row: of its shard at which each sample begins, (M,).
+        sample: of each clip, (N,); -1 where the feature is missing.
+        first: of each clip's rows, counted from its sample's first, (N,).
+        last: the row after the last, (N,).
+        dim: D.
+        dtype: of the values.
+    """
+
+    fingerprints: Texts
+    shards: list[Path]
+    shard: NDArray[np.int32]
+    row: NDArray[np.int64]
+    sample: NDArray[np.int32]
+    first: NDArray[np.int32]
+    last: NDArray[np.int32]
+    dim: int
+    dtype: str
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Which clips have rows, (N,)."""
+        return self.sample >= 0
+
+    @property
+    def num_rows(self) -> NDArray[np.int64]:
+        """T of every clip, (N,)."""
+        return (self.last - self.first).astype(np.int64)
+
+    def shard_of_clips(self) -> NDArray[np.int64]:
+        """The number of each clip's shard, (N,); -1 where the feature is missing."""
+        shards = np.append(self.shard, -1).astype(np.int64)
+        return shards[self.sample]
+
+    def place(self, index: int) -> tuple[Path, int, int]:
+        """A clip's shard, and its rows [first, last) there. The clip has some."""
+        sample = self.sample[index]
+        row = int(self.row[sample])
+        return self.shards[self.shard[sample]], row + int(self.first[index]), row + int(self.last[index])
+
+    def relocate(self, store: FeatureStore) -> bool:
+        """Look up every sample again, after shards were merged. Whether any has moved.
+
+        Raises IntegrityError where one is gone.
+        """
+        shards: dict[Path, int] = {}
+        before = self.shards
+        for number, fingerprint in enumerate(self.fingerprints.at(range(len(self.row)))):
+            entry = store.entry(fingerprint)
+            if entry is None:
+                raise IntegrityError(f"feature {fingerprint} is no longer in {store.root}: run `frameloom sync`")
+            self.shard[number] = shards.setdefault(entry.shard.path, len(shards))
+            self.row[number] = entry.first_row
+        self.shards = list(shards)
+        return self.shards != before
+
+
+class Plan:
+    """Where the rows of one feature are, for every clip, and why some clips have none.
+
+    Args:
+        store: the features.
+        name: of the feature, for messages.
+        fingerprints: of the feature of each clip, (N,); None where it has none.
+        spans: of the clips, in seconds [start, end), (N, 2); None for whole samples.
+        narrow: see `FeatureDataset`.
+        is_drawn: whether spans are cut anew later, for which a sample's rows must be in the order of time.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        name: str,
+        fingerprints: Sequence[str | None],
+        spans: NDArray[np.float64] | None = None,
+        *,
+        narrow: NarrowPolicy = "missing",
+        is_drawn: bool = False,
+    ) -> None:
+        self.name, self.narrow = name, narrow
+        self.span = np.tile([-np.inf, np.inf], (len(fingerprints), 1)) if spans is None else spans
+        self.unknown = ""  # the first fingerprint that is not stored
+        self.reasons: Counter[str] = Counter()
+        self.entries: list[Entry] = []
+        self.sample = np.full(len(fingerprints), -1, np.int32)
+        self.first, self.last = np.zeros((2, len(fingerprints)), np.int32)
+        self.extents = np.full((len(fingerprints), 2), np.nan)
+        numbers: dict[str, int] = {}
+        cut: dict[Path, dict[int, list[int]]] = {}  # by shard and sample, the clips
+        has_span = is_drawn | np.isfinite(self.span).any(axis=1)
+        for index, fingerprint in enumerate(fingerprints):
+            entry = store.entry(fingerprint) if fingerprint is not None else None
+            if entry is None or not entry.num_rows:
+                status = NOT_STORED if entry is None else entry.status.value
+                self.reasons[NOT_GIVEN if fingerprint is None else status] += 1
+                self.unknown = self.unknown or (fingerprint or "" if entry is None else "")
+                continue
+            number = numbers.setdefault(entry.fingerprint, len(numbers))
+            if number == len(self.entries):
+                self._add(entry)
+            self.sample[index], self.last[index] = number, entry.num_rows
+            if entry.start_seconds is not None and entry.end_seconds is not None:  # text has no times
+                start, end = self.span[index]
+                self.extents[index] = max(start, entry.start_seconds), min(end, entry.end_seconds)
+                if has_span[index]:
+                    cut.setdefault(entry.shard.path, {}).setdefault(number, []).append(index)
+        for path, samples in cut.items():
+            self._cut_shard(store, path, samples)
+
+    def _add(self, entry: Entry) -> None:
+        known = self.entries[0] if self.entries else entry
+        if (entry.shard.dim, entry.shard.dtype) != (known.shard.dim, known.shard.dtype):
+            raise InputError(
+                f"{self.name} is {known.shard.dtype} (T, {known.shard.dim}) and, of {entry.key!r}, {entry.shard.dtype} "
+                f"(T, {entry.shard.dim}): name features that were computed in one way"
+            )
+        self.entries.append(entry)
+
+    def _cut_shard(self, store: FeatureStore, path: Path, samples: dict[int, list[int]]) -> None:
+        """Narrow whole videos to their clips' spans. One read gives the times of all of them."""
+        entries = [self.entries[number] for number in samples]
+        begin = min(entry.first_row for entry in entries)
+        end = max(entry.first_row + entry.num_rows for entry in entries)
+        middles = middles_of(store.read_times(path, begin, end))
+        for entry, indices in zip(entries, samples.values(), strict=True):
+            own = middles[entry.first_row - begin :][: entry.num_rows]
+            if (np.diff(own) < 0).any():
+                raise InputError(f"the rows of {self.name} of {entry.key!r} are not in the order of time")
+            starts, ends = self.span[indices].T
+            first, last = np.searchsorted(own, starts), np.searchsorted(own, ends)
+            if self.narrow != "missing":
+                # "nearest" gives a row to a span within what the rows were sampled from: one beyond the video's end
+                # holds nothing of it.
+                inside = (starts < (entry.end_seconds or 0.0)) & (ends > (entry.start_seconds or 0.0)) & (starts < ends)
+                for i in np.flatnonzero((first >= last) & (inside | (self.narrow == "closest"))):
+                    first[i] = np.argmin(np.abs(own - (starts[i] + ends[i]) / 2))
+                    last[i] = first[i] + 1
+            is_empty = first >= last
+            self.first[indices], self.last[indices] = np.where(is_empty, 0, first), np.where(is_empty, 0, last)
+            self.sample[np.array(indices)[is_empty]] = -1
+            if is_empty.any():
+                self.reasons[NO_ROW_IN_SPAN] += int(is_empty.sum())
+
+    def damaged(self) -> NDArray[np.bool_]:
+        """Which clips' samples are not whole, so that their rows need not follow one another, (N,)."""
+        is_damaged = np.array([*(entry.status is not Status.OK for entry in self.entries), False])
+        found: NDArray[np.bool_] = is_damaged[self.sample]
+        return found
+
+    def spans(self, kept: NDArray[np.bool_]) -> Spans:
+        """The plan of the clips that are kept."""
+        shards: dict[Path, int] = {}
+        shard = [shards.setdefault(entry.shard.path, len(shards)) for entry in self.entries]
+        return Spans(
+            Texts([entry.fingerprint for entry in self.entries]),
+            list(shards),
+            np.array(shard, np.int32),
+            np.array([entry.first_row for entry in self.entries], np.int64),
+            self.sample[kept],
+            self.first[kept],
+            self.last[kept],
+            dim=self.entries[0].shard.dim if self.entries else 0,
+            dtype=self.entries[0].shard.dtype if self.entries else "float16",
+        )
+
+
+def middles_of(times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The middle of each row's interval (T, 2), in seconds, (T,)."""
+    middles: NDArray[np.float64] = (times[:, 0] + times[:, 1]) / 2
+    return middles
+
+
+def kept_clips(
+    plans: Mapping[str, Sequence[Plan]],
+    policies: Mapping[str, MissingPolicy],
+    names: Sequence[str],
+    *,
+    what: str = "clips",
+) -> NDArray[np.bool_]:
+    """Which of the clips with these names are read, (N,). A clip lacks a feature where it lacks one of its streams.
+
+    Raises InputError for one that lacks what it must have.
+    """
+    kept = np.ones(len(names), bool)
+    for name, streams in plans.items():
+        lacks = np.any([plan.sample < 0 for plan in streams], axis=0)
+        if policies[name] == "error" and lacks.any():
+            reasons = format_counts(sum((plan.reasons for plan in streams), Counter[str]()))
+            raise InputError(
+                f"{int(lacks.sum()):,} of {len(names):,} {what} lack {name} ({reasons}), the first is "
+                f"{names[int(lacks.argmax())]!r}; extract it, or set missing to 'skip' or 'empty'"
+            )
+        if policies[name] == "skip":
+            kept &= ~lacks
+    return kept
+
+
+def shard_groups(spans: Sequence[Spans]) -> NDArray[np.int64]:
+    """The shard that each clip is read near, as a number, (N,): of the first of several features that it has."""
+    groups, first_number = np.full(len(spans[0].sample) if spans else 0, -1, np.int64), 0
+    for one in spans:
+        shard = one.shard_of_clips()
+        groups = np.where((groups < 0) & (shard >= 0), shard + first_number, groups)
+        first_number += len(one.shards)
+    return groups
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Reasons and their counts, in a line."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()))

@@ -1,6 +1,6 @@
-"""Reading rows of shards: in the order of the file, kept in memory where that is wished, cut anew where that is drawn.
+"""Reading rows of shards into padded batches: in the order of the file, kept in memory where that is wished.
 
-Rows are read straight to where they are wanted, arrays of their own or places in a padded batch, and are checked there.
+The store compares all that it reads with its checksums (`FeatureStore.read_rows_into`).
 
 Legend: N clips, B of them in a batch, T rows of a clip, D width.
 """
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +23,10 @@ from numpy.typing import NDArray
 from ...store import FeatureStore
 from .plan import Spans, middles_of
 
-VerifyPolicy = Literal["always", "first"]
 Span = tuple[float, float]
 SpanDraw = Callable[[int, int, Span], Span]
-Allocate = Callable[[tuple[int, ...], str], NDArray[Any]]  # shape and type to an array with any content
 _SEARCHED_ROWS = 8192  # of whose times not all are read: more than 80 seconds of a spectrogram
 _NEAR_ROWS = 1024  # a block of times
-_Key = tuple[Path, int, int]  # a shard and its rows [first, last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,218 +52,141 @@ class UniformWindow:
         return start, start + self.seconds
 
 
-class Memory:
-    """Arrays that were read, up to a number of bytes."""
+class Budget:
+    """How many bytes may still be kept in memory."""
 
     def __init__(self, num_bytes: int) -> None:
-        self.is_used = num_bytes > 0
-        self._bytes_left = num_bytes
-        self._kept: dict[_Key, NDArray[Any]] = {}
+        self.bytes_left = num_bytes
 
-    def get(self, key: _Key) -> NDArray[Any] | None:
-        return self._kept.get(key)
-
-    def keep(self, key: _Key, values: NDArray[Any]) -> None:
-        if values.nbytes <= self._bytes_left:
-            self._bytes_left -= values.nbytes
-            values.flags.writeable = False  # the next epoch is given the same array
-            self._kept[key] = values
+    def take(self, num_bytes: int) -> bool:
+        """Whether there is room for so many bytes, which then is used."""
+        fits = num_bytes <= self.bytes_left
+        self.bytes_left -= num_bytes if fits else 0
+        return fits
 
 
 class Padded(NamedTuple):
-    """One feature of several clips in one array.
+    """The rows of several clips in one array.
 
     Attributes:
-        values: (B, T, D), T that of the longest clip; zeros after a clip's last row.
-        num_rows: of each clip, (B,).
+        values: (B, T, D) as stored, T that of the longest clip; zeros after a clip's last row.
+        num_rows: of each clip, (B,); 0 where it lacks the feature.
+        nearest: of a stream that is joined to others: for a damaged clip, by its place in the batch, the row of this
+            stream that is nearest in time to each row of the last one.
     """
 
     values: NDArray[Any]
     num_rows: NDArray[np.int64]
-
-
-class _Asked(NamedTuple):
-    """Rows [first, last) of a shard for each clip that was asked for, (B,) each; none where the feature is missing."""
-
-    clip: NDArray[np.int64]
-    shard: NDArray[np.int32]
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-
-    def at(self, places: NDArray[np.int64]) -> _Asked:
-        return _Asked(self.clip[places], self.shard[places], self.first[places], self.last[places])
-
-
-class _Targets(Protocol):
-    """Where the rows of several clips are read to."""
-
-    def at(self, places: NDArray[np.int64]) -> _Targets:
-        """Those of some of the clips."""
-        ...
-
-    def are_next(self) -> NDArray[np.bool_]:
-        """Of the second clip, the third ... whether its rows go just behind those of the one before, (B - 1,)."""
-        ...
-
-    def joined(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> list[memoryview]:
-        """The bytes from each of some clips to another, which follow each other."""
-        ...
-
-
-class _Arrays(NamedTuple):
-    """An array of its own for each clip, as bytes. None goes just behind another, so there is nothing to join."""
-
-    pieces: list[memoryview]
-
-    def at(self, places: NDArray[np.int64]) -> _Arrays:
-        return _Arrays([self.pieces[place] for place in places.tolist()])
-
-    def are_next(self) -> NDArray[np.bool_]:
-        return np.zeros(len(self.pieces) - 1, bool)
-
-    def joined(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> list[memoryview]:  # noqa: ARG002
-        return self.pieces
-
-
-class _Stretches(NamedTuple):
-    """Bytes [first, last) of a batch for each clip."""
-
-    data: memoryview
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, values: NDArray[Any], places: NDArray[np.int64], num_rows: NDArray[np.int64]) -> _Stretches:
-        """Of the clips at some places of a batch (B, T, D)."""
-        row_bytes = values.shape[2] * values.itemsize
-        first = places * (values.shape[1] * row_bytes)
-        return cls(_bytes_of(values), first, first + num_rows[places] * row_bytes)
+    nearest: Mapping[int, NDArray[np.int64]] = MappingProxyType({})
 
     @property
-    def pieces(self) -> list[memoryview]:
-        each = np.arange(len(self.first))
-        return self.joined(each, each)
+    def mask(self) -> NDArray[np.bool_]:
+        """Which rows are real, (B, T)."""
+        mask: NDArray[np.bool_] = np.arange(self.values.shape[1]) < self.num_rows[:, None]
+        return mask
 
-    def at(self, places: NDArray[np.int64]) -> _Stretches:
-        return _Stretches(self.data, self.first[places], self.last[places])
-
-    def are_next(self) -> NDArray[np.bool_]:
-        are: NDArray[np.bool_] = self.first[1:] == self.last[:-1]
-        return are
-
-    def joined(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> list[memoryview]:
-        pairs = zip(self.first[begins].tolist(), self.last[ends].tolist(), strict=True)
-        return [self.data[first:last] for first, last in pairs]
+    def rows(self, place: int) -> NDArray[Any]:
+        """The rows (T, D) of one clip of the batch."""
+        rows: NDArray[Any] = self.values[place, : self.num_rows[place]]
+        return rows[self.nearest[place]] if place in self.nearest else rows
 
 
 class Rows:
-    """One feature of all clips, to be read.
-
-    The first time that a process reads a clip's rows, the store verifies them, and the sum of their words is noted.
-    Later readings are compared with that sum: it takes less time, and does not need the whole pages that the store
-    compares. A changed bit changes the sum, whatever else it is next to. Rows of spans that are drawn are verified by
-    the store every time.
+    """One stream of one feature of all clips, to be read.
 
     Args:
         store: where the shards are.
         spans: where each clip's rows are.
-        memory: what was read before.
-        verify: "first" compares nothing after the first time.
+        budget: of what is kept in memory once it was read; None keeps nothing.
     """
 
-    def __init__(self, store: FeatureStore, spans: Spans, memory: Memory, *, verify: VerifyPolicy) -> None:
+    def __init__(self, store: FeatureStore, spans: Spans, budget: Budget | None) -> None:
         self.spans = spans
-        self._store, self._memory, self._verify = store, memory, verify
-        self._is_known = np.zeros(len(spans.shard), bool)
-        self._sums = np.zeros(len(spans.shard) if verify == "always" else 0, np.uint64)
-        self._has_words = spans.dim * np.dtype(spans.dtype).itemsize % 8 == 0
-        self._ends = np.empty((0, 2))  # of long clips that were cut; see _ends_of
+        self._store, self._budget = store, budget
+        self._kept: dict[tuple[int, int, int], NDArray[Any]] = {}  # by sample and its rows [first, last)
+        self._ends: dict[int, tuple[float, float]] = {}  # middles of a long clip's first and last row
 
-    def read(self, index: NDArray[np.int64], cuts: Sequence[Span | None] | None = None) -> list[NDArray[Any]]:
-        """The rows (T, D) of several clips, read in the order in which they lie. Raises IntegrityError."""
-        asked = self._asked(index, cuts)
-        found, places = self._remembered(asked)
-        for place in places.tolist():
-            found[place] = np.empty((asked.last[place] - asked.first[place], self.spans.dim), self.spans.dtype)
-        targets = _Arrays([_bytes_of(found[place]) for place in places.tolist()])
-        self._fill(asked.at(places), targets, lambda: self._sums_of(targets.pieces), is_drawn=cuts is not None)
-        if self._memory.is_used:
-            for place in places.tolist():
-                self._memory.keep(self._key(asked, place), found[place])
-        return [found.get(place, none) for place, none in enumerate([self.spans.no_rows()] * len(index))]
-
-    def read_padded(
-        self, index: NDArray[np.int64], cuts: Sequence[Span | None] | None = None, *, allocate: Allocate = np.empty
-    ) -> Padded:
-        """The rows of several clips in one array that ``allocate`` makes. Raises IntegrityError."""
-        asked = self._asked(index, cuts)
-        num_rows = asked.last - asked.first
-        most = int(num_rows.max(initial=0))
-        values = allocate((len(index), most, self.spans.dim), self.spans.dtype)
-        for place in np.flatnonzero(num_rows < most).tolist():
+    def read(self, index: NDArray[np.int64], cuts: Sequence[Span | None] | None = None) -> Padded:
+        """The rows of several clips, cut to spans where these are given. Raises IntegrityError."""
+        spans = self.spans
+        sample = spans.sample[index]
+        begin = np.append(spans.row, 0)[sample]
+        first, last = begin + spans.first[index], begin + spans.last[index]
+        if cuts is not None:
+            self._cut(index, cuts, first, last)
+        num_rows = last - first
+        values = np.empty((len(index), int(num_rows.max(initial=0)), spans.dim), spans.dtype)
+        for place in np.flatnonzero(num_rows < values.shape[1]).tolist():
             values[place, num_rows[place] :] = 0
-        found, places = self._remembered(asked)
-        for place, rows in found.items():
-            values[place, : len(rows)] = rows
-        self._fill(
-            asked.at(places),
-            _Stretches.of(values, places, num_rows),
-            lambda: self._sums_in(values, num_rows, places),
-            is_drawn=cuts is not None,
-        )
-        if self._memory.is_used:
+        places, keys = np.flatnonzero(num_rows), list[tuple[int, int, int]]()
+        if self._budget is not None:
+            keys = list(zip(sample.tolist(), (first - begin).tolist(), (last - begin).tolist(), strict=True))
             for place in places.tolist():
-                self._memory.keep(self._key(asked, place), values[place, : num_rows[place]].copy())
+                if keys[place] in self._kept:
+                    values[place, : num_rows[place]] = self._kept[keys[place]]
+            places = places[[keys[place] not in self._kept for place in places.tolist()]]
+        # In the order of the file.
+        shard = spans.shard[sample[places]]
+        order = np.lexsort((first[places], shard))
+        data, row_bytes = values.reshape(-1).view(np.uint8).data, spans.dim * values.itemsize
+        pairs = zip(shard[order].tolist(), places[order].tolist(), strict=True)
+        for number, group in groupby(pairs, key=itemgetter(0)):
+            wanted, targets = [], []
+            for _, place in group:
+                at = place * values.shape[1] * row_bytes
+                wanted.append((int(first[place]), int(last[place])))
+                targets.append(data[at : at + int(num_rows[place]) * row_bytes])
+            self._store.read_rows_into(spans.shards[number], wanted, targets)
+        if self._budget is not None:
+            for place in places.tolist():
+                rows = values[place, : num_rows[place]]
+                if keys[place] not in self._kept and self._budget.take(rows.nbytes):
+                    self._kept[keys[place]] = rows.copy()
         return Padded(values, num_rows)
 
-    def _asked(self, index: NDArray[np.int64], cuts: Sequence[Span | None] | None) -> _Asked:
-        spans = self.spans
-        asked = _Asked(index, spans.shard[index], spans.first[index], spans.last[index])
-        if cuts is not None:
-            middles: dict[_Key, NDArray[np.float64]] = {}  # often several windows of a batch are of one video
-            for place in np.flatnonzero(asked.shard >= 0).tolist():
-                cut = self._cut(int(asked.clip[place]), self._key(asked, place), cuts[place], middles)
-                asked.first[place], asked.last[place] = cut
-        return asked
+    def middles(self, index: int) -> NDArray[np.float64]:
+        """The middle of each of a clip's rows, in seconds, (T,)."""
+        return self._middles(*self.spans.place(index))
 
-    def _cut(self, clip: int, key: _Key, cut: Span | None, known: dict[_Key, NDArray[np.float64]]) -> tuple[int, int]:
-        """Those of a clip's rows, in the order of time, whose middle lies in a span; ``known`` are read middles."""
-        shard, first, last = key
-        if cut is None:
-            return first, last
-        if last - first > _SEARCHED_ROWS:
-            ends = self._ends_of(clip, shard, first, last)
-            if not np.isnan(ends).any():
-                low, high = (self._row_at(shard, first, last, ends, seconds) for seconds in cut)
-                return low, max(low, high)
-        middles = known.get(key)
-        if middles is None:
-            middles = known[key] = self._middles(shard, first, last)
-        if np.isnan(middles[0]):  # text has no times
-            return first, last
-        low, high = np.searchsorted(middles, cut).tolist()
-        return first + low, max(first + low, first + high)
+    # --- spans that are drawn ----------------------------------------------------------------------------------------
 
-    def _ends_of(self, clip: int, shard: Path, first: int, last: int) -> NDArray[np.float64]:
-        """The middles of a clip's first and last row, (2,), NaN where rows have no times."""
-        if not len(self._ends):
-            self._ends = np.full((len(self.spans.shard), 2), np.nan)
-        if np.isnan(self._ends[clip, 0]):
-            self._ends[clip] = [self._middles(shard, row, row + 1)[0] for row in (first, last - 1)]
-        ends: NDArray[np.float64] = self._ends[clip]
-        return ends
+    def _cut(
+        self,
+        index: NDArray[np.int64],
+        cuts: Sequence[Span | None],
+        first: NDArray[np.int64],
+        last: NDArray[np.int64],
+    ) -> None:
+        """Narrow clips' rows, which are in the order of time, to those whose middle lies in a span."""
+        known: dict[
+            tuple[Path, int, int], NDArray[np.float64]
+        ] = {}  # often several windows of a batch are of one video
+        for place in np.flatnonzero(last > first).tolist():
+            cut, clip = cuts[place], int(index[place])
+            if cut is None:
+                continue
+            rows = self.spans.place(clip)
+            if rows[2] - rows[1] > _SEARCHED_ROWS and not np.isnan(self._ends_of(clip)).any():
+                low, high = (self._row_at(clip, seconds) for seconds in cut)
+            else:
+                middles = known[rows] if rows in known else known.setdefault(rows, self._middles(*rows))
+                if np.isnan(middles[0]):  # text has no times
+                    continue
+                low, high = (rows[1] + int(found) for found in np.searchsorted(middles, cut))
+            first[place], last[place] = low, max(low, high)
 
-    def _row_at(self, shard: Path, first: int, last: int, ends: NDArray[np.float64], seconds: float) -> int:
-        """The first of many rows whose middle is at an instant or later. Only the times near by are read.
+    def _ends_of(self, clip: int) -> tuple[float, float]:
+        """The middles of a clip's first and last row, NaN where rows have no times."""
+        if clip not in self._ends:
+            shard, first, last = self.spans.place(clip)
+            begin, end = (float(self._middles(shard, row, row + 1)[0]) for row in (first, last - 1))
+            self._ends[clip] = begin, end
+        return self._ends[clip]
 
-        Args:
-            shard: where the rows are.
-            first: of the rows.
-            last: the row after the last.
-            ends: the middles of the first and of the last of them, (2,).
-            seconds: the instant.
-        """
-        begin, end = ends.tolist()
+    def _row_at(self, clip: int, seconds: float) -> int:
+        """The first of a clip's many rows whose middle is at an instant or later. Only the times near by are read."""
+        shard, first, last = self.spans.place(clip)
+        begin, end = self._ends_of(clip)
         if not begin < seconds <= end:
             return last if seconds > end else first
         low, high, by_rate = first, last - 1, True  # the row before is at low or later, and the one wanted at high
@@ -282,83 +204,3 @@ class Rows:
 
     def _middles(self, shard: Path, first: int, last: int) -> NDArray[np.float64]:
         return middles_of(self._store.read_times(shard, first, last))
-
-    def _key(self, asked: _Asked, place: int) -> _Key:
-        return self.spans.shards[asked.shard[place]], int(asked.first[place]), int(asked.last[place])
-
-    def _remembered(self, asked: _Asked) -> tuple[dict[int, NDArray[Any]], NDArray[np.int64]]:
-        """Rows that are in memory, by their place in the batch, and the places whose rows must be read."""
-        places = np.flatnonzero(asked.last > asked.first)
-        if not self._memory.is_used:
-            return {}, places
-        kept = {place: self._memory.get(self._key(asked, place)) for place in places.tolist()}
-        found = {place: rows for place, rows in kept.items() if rows is not None}
-        return found, np.array([place for place in kept if place not in found], np.int64)
-
-    def _fill(
-        self,
-        asked: _Asked,
-        targets: _Targets,
-        sums: Callable[[], NDArray[np.uint64]],
-        *,
-        is_drawn: bool,
-    ) -> None:
-        """Read rows into their targets, in the order of the file, and check them; ``sums`` are of what was read."""
-        if not len(asked.clip):
-            return
-        if is_drawn:
-            self._read(asked, targets, verify=np.ones(len(asked.clip), bool))
-            return
-        known = self._is_known[asked.clip]
-        self._read(asked, targets, verify=~known)
-        if self._verify == "always":
-            found = sums()
-            changed = np.flatnonzero(known & (found != self._sums[asked.clip]))
-            if len(changed):  # the store decides, and says where the damage is
-                self._read(asked.at(changed), targets.at(changed), verify=np.ones(len(changed), bool))
-            self._sums[asked.clip[~known]] = found[~known]
-        self._is_known[asked.clip] = True
-
-    def _read(self, asked: _Asked, targets: _Targets, *, verify: NDArray[np.bool_]) -> None:
-        """Clips that follow each other both in the file and in the batch are read as one."""
-        group = 2 * asked.shard + verify
-        order = np.lexsort((asked.first, group))
-        asked, targets, group = asked.at(order), targets.at(order), group[order]
-        is_other = group[1:] != group[:-1]
-        begins, ends = _runs(is_other | (asked.first[1:] != asked.last[:-1]) | ~targets.are_next())
-        spans = list(zip(asked.first[begins].tolist(), asked.last[ends].tolist(), strict=True))
-        pieces, group = targets.joined(begins, ends), group[begins]
-        for begin, end in zip(*(each.tolist() for each in _runs(group[1:] != group[:-1])), strict=True):
-            number, is_verified = divmod(int(group[begin]), 2)
-            shard, own = self.spans.shards[number], slice(begin, end + 1)
-            self._store.read_rows_into(shard, spans[own], pieces[own], verify=bool(is_verified))
-
-    def _sums_in(
-        self, values: NDArray[Any], num_rows: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> NDArray[np.uint64]:
-        """As `_sums_of`, of rows that are places of a batch."""
-        if not self._has_words:
-            return self._sums_of(_Stretches.of(values, places, num_rows).pieces)
-        # Faster than `np.add.reduce`. torch is faster yet, but its threads hang in a process that was forked meanwhile.
-        sums: NDArray[np.uint64] = np.einsum("ij->i", values.reshape(len(values), -1).view(np.uint64))
-        return sums[places]  # zeros add nothing
-
-    def _sums_of(self, targets: Iterable[memoryview]) -> NDArray[np.uint64]:
-        """Of each clip's bytes the sum of their 64-bit words modulo 2 to the 64th; CRC-32 where a row is no words."""
-        if self._has_words:
-            sums = [np.add.reduce(np.frombuffer(target, np.uint64)) for target in targets]
-        else:
-            sums = [np.uint64(zlib.crc32(target)) for target in targets]
-        return np.array(sums, np.uint64)
-
-
-def _bytes_of(rows: NDArray[Any]) -> memoryview:
-    return rows.reshape(-1).view(np.uint8).data
-
-
-def _runs(is_break: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first and the last of each run, of things of which it is said whether the second, third ... begins one."""
-    breaks = is_break.nonzero()[0]
-    begins, ends = np.zeros(len(breaks) + 1, np.int64), np.full(len(breaks) + 1, len(is_break))
-    begins[1:], ends[:-1] = breaks + 1, breaks
-    return begins, ends

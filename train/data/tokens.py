@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Float, Int, Real
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .rows import Padded
 
 Rounding = Literal["inherited", "accurate"]
 LongVideo = Literal["clip", "nearest", "max_pool"]
@@ -51,10 +54,10 @@ def frame_at(seconds: float) -> int:
     return max(0, (int(seconds * SAMPLE_RATE_HZ) - HALF_WINDOW_SAMPLES) // HOP_SAMPLES)
 
 
-def unit_rows(rows: Real[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
+def unit_rows(rows: Real[np.ndarray, "*B N D"]) -> Float[np.ndarray, "*B N D"]:
     """Every row over its Euclidean length, float32. A row of zeros stays zeros."""
     rows = rows.astype(np.float32)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     unit: NDArray[np.float32] = rows / np.maximum(lengths, 1e-12).astype(np.float32)
     return unit
 
@@ -92,6 +95,27 @@ def join_streams(
             streams = [_max_pool(stream, kernel=kernel) for stream, kernel in zip(streams, kernels, strict=True)]
         same_length = [resample_nearest(stream, num_rows=max_tokens) for stream in streams]
     return np.concatenate([unit_rows(stream) for stream in same_length], axis=1)
+
+
+def join_padded(
+    streams: Sequence[Padded], *, max_tokens: int
+) -> tuple[Float[np.ndarray, "B N D"], Int[np.ndarray, " B"]]:
+    """`join_streams` with "clip" of several clips at once, to the same bits, and the rows of each of them."""
+    *others, last = streams
+    has_all = np.all([stream.num_rows > 0 for stream in streams], axis=0)
+    num_rows = np.where(has_all, np.minimum(last.num_rows, max_tokens), 0)
+    steps = np.arange(num_rows.max(initial=0))
+    is_row = steps < num_rows[:, None]
+    joined = []
+    for stream in others:
+        picked = steps * stream.num_rows[:, None] // np.maximum(last.num_rows, 1)[:, None]
+        for place, nearest in stream.nearest.items():
+            picked[place, : num_rows[place]] = nearest[: num_rows[place]]
+        joined.append(stream.values[np.arange(len(num_rows))[:, None], np.where(is_row, picked, 0)])
+    units = [unit_rows(rows) for rows in (*joined, last.values[:, : len(steps)])]
+    for rows in units:
+        rows[~is_row] = 0
+    return (np.concatenate(units, axis=2) if others else units[0]), num_rows
 
 
 def max_over_time(streams: Sequence[Real[np.ndarray, "_ _"]]) -> Float[np.ndarray, " D"]:

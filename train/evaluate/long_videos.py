@@ -182,8 +182,9 @@ def embed_test_clips(
 
 
 def _prepared(plan: LongVideos, sample: ClipSample, wanted: Sequence[str]) -> list[PreparedClip]:
-    captions = sample["text"]
-    parts = plan.prepare(text=captions[0] if len(captions) else None, video=sample["video"], audio=sample["audio"])
+    captions = sample.get("text") or ()
+    text = captions[0] if len(captions) else None
+    parts = plan.prepare(text=text, video=sample.get("video"), audio=sample.get("audio"))
     return [{name: part[name] for name in wanted} for part in parts]
 
 

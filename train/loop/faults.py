@@ -10,13 +10,13 @@ import torch
 
 from ..._vocabulary import InputError
 from ...fuse import FusionModel
-from ..data import TrainingData, collate
+from ..data import FeatureLoader, TrainingData, collate
 
 _MOST_NAMED = 5
 
 
 @contextmanager
-def naming_the_sample(dataset: TrainingData, indices: Sequence[int], *, model: FusionModel) -> Iterator[None]:
+def attribute_to_sample(dataset: TrainingData, loader: FeatureLoader, *, model: FusionModel) -> Iterator[None]:
     """Raise an InputError of the block again with the names of the samples at fault, and their numbers in the data.
 
     A batch says at which position something is wrong at best, and when it cannot even be put together, not so much. So
@@ -25,7 +25,7 @@ def naming_the_sample(dataset: TrainingData, indices: Sequence[int], *, model: F
     try:
         yield
     except InputError as problem:
-        faults = [(index, fault) for index in indices if (fault := _fault_of(dataset, index, model=model))]
+        faults = [(index, fault) for index in loader.clips if (fault := _fault_of(dataset, index, model=model))]
         if not faults:
             raise
         raise InputError(_message(dataset, faults)) from problem

@@ -34,6 +34,7 @@ class Position:
     Attributes:
         identity: what makes it this training: recipe, model, clips, processes.
         step: steps done.
+        loader: what was read of the data, see `FeatureLoader.state_dict`.
         epoch_losses: mean loss of every epoch that is done.
         loss_sum: of the steps of the epoch under way.
         metrics: of the last validation.
@@ -44,6 +45,7 @@ class Position:
 
     identity: dict[str, Any]
     step: int = 0
+    loader: dict[str, Any] = field(default_factory=dict)
     epoch_losses: list[float] = field(default_factory=list)
     loss_sum: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)

@@ -28,6 +28,7 @@ class TrainProgress:
         terms: of the loss, by name.
         learning_rate: of this step.
         seconds_left: at the mean pace of this call.
+        samples_per_second: items of the training data, over all processes: reading, the step and all else included.
         metrics: what `validate` gave after the last epoch; empty before.
     """
 
@@ -39,6 +40,7 @@ class TrainProgress:
     terms: Mapping[str, float]
     learning_rate: float
     seconds_left: float
+    samples_per_second: float
     metrics: Mapping[str, float]
 
 
@@ -54,6 +56,7 @@ class FitResult:
         epoch_losses: mean loss of every epoch.
         metrics: what `validate` gave after the last epoch.
         resumed_at: the step that this call began at: 0 for a fresh start, `steps` when there was nothing left to do.
+        samples_per_second: the mean of this call, see `TrainProgress`; 0 where it did no step.
     """
 
     folder: Path
@@ -63,3 +66,4 @@ class FitResult:
     epoch_losses: tuple[float, ...]
     metrics: Mapping[str, float]
     resumed_at: int
+    samples_per_second: float

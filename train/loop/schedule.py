@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,22 +25,6 @@ def epoch_order(groups: NDArray[np.int64], *, batch_size: int, seed: int) -> Epo
     clips_of_shard = len(groups) / max(1, len(np.unique(groups)))
     window_shards = max(16, math.ceil(BATCHES_MIXED * batch_size / max(1.0, clips_of_shard)))
     return EpochOrder(groups=groups, seed=seed, window_shards=window_shards)
-
-
-def batches_of_epoch(
-    order: Sequence[int] | NDArray[np.int64], *, batch_size: int, rank: int = 0, num_processes: int = 1
-) -> list[list[int]]:
-    """The clips of every batch of an epoch's order, for one of several processes.
-
-    An incomplete last batch is dropped, unless it is the only one. Every process takes an equal share of each batch,
-    what lies together in it, so that shares gathered in order are the batch in order; what cannot be shared out is
-    dropped.
-    """
-    clips = np.asarray(order, np.int64)
-    size = min(batch_size, len(clips))
-    share = size // num_processes
-    starts = range(rank * share, len(clips) - size + 1 + rank * share, size) if share else ()
-    return [clips[start : start + share].tolist() for start in starts]
 
 
 def num_epochs(recipe: Recipe, *, steps_per_epoch: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,24 +13,23 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from ..._vocabulary import ConfigError, IntegrityError, digest_of
+from ..._weights import check_device
 from ...fuse import FusionModel, Tokens
 from ...fuse.objectives import whole_batch
-from ..data import PreparedClip, TrainingData, collate
+from ..data import FeatureLoader, ShardBatchSampler, TrainingData
 from ..recipes import Recipe
 from .checkpoints import META_NAME, load_weights, plain, read_checkpoint, read_weights, save_checkpoint
 from .distributed import equal_shapes, synchronised_batch_norm
-from .faults import naming_the_sample
+from .faults import attribute_to_sample
 from .losses import RUN, LossCurve, StepLoss, forget_other_curves
 from .progress import Position, check_identity, forget_progress, load_progress, save_progress
 from .recompute import recomputed
 from .result import DivergedError, FitResult, TrainProgress
-from .schedule import batches_of_epoch, epoch_order, learning_rate, num_epochs
+from .schedule import epoch_order, learning_rate, num_epochs
 
 
 class Trainer:
@@ -63,10 +62,8 @@ class Trainer:
         """Train, or take up what the folder holds."""
         _check(self.recipe, num_clips=len(self.dataset), device=self.device)
         with _accelerator(self.recipe, device=self.device) as self.accelerator:
-            self.order = epoch_order(self._groups(), batch_size=self.recipe.batch_size, seed=self.recipe.seed)
-            self.steps_per_epoch = len(self._batches(epoch=0))
-            if not self.steps_per_epoch:
-                raise ConfigError(f"{len(self.dataset)} clips cannot be shared by {self._num_processes} processes")
+            self.loader = self._loader()
+            self.steps_per_epoch = len(self.loader)
             self.epochs = num_epochs(self.recipe, steps_per_epoch=self.steps_per_epoch)
             self.identity = self._identity()
             if resume and (finished := self._finished()):
@@ -87,8 +84,6 @@ class Trainer:
                 "recipe": {name: value for name, value in self.recipe.as_dict().items() if name not in _NO_NUMBERS},
                 "model": [self.model.name, digest_of(plain(vars(self.model.config)))],
                 "number of clips": len(self.dataset),
-                # Clips of many shards are ordered by shard, and merging shards makes another order of them.
-                "shards": self.order.as_dict()["shards"] if self.order.groups.any() else "",
                 "provenance": self.provenance,
                 "number of processes": self._num_processes,
             }
@@ -108,6 +103,7 @@ class Trainer:
         return self._result(Position(**run), digest=meta.digest, resumed_at=run["step"])
 
     def _result(self, position: Position, *, digest: str, resumed_at: int) -> FitResult:
+        done = position.step - resumed_at
         return FitResult(
             folder=self.folder,
             digest=digest,
@@ -116,6 +112,7 @@ class Trainer:
             epoch_losses=tuple(position.epoch_losses),
             metrics=position.metrics,
             resumed_at=resumed_at,
+            samples_per_second=done * self._batch_size / (time.monotonic() - self.began) if done else 0.0,
         )
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -129,11 +126,13 @@ class Trainer:
         self.prepared = cast(Optimizer, prepared)
         if position.scaler and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(position.scaler)
+        if position.loader:
+            self.loader.load_state_dict(position.loader)
         resumed_at, self.began = position.step, time.monotonic()
         with ExitStack() as stack:
             self._enter(stack, position)
-            for epoch in range(position.step // self.steps_per_epoch, self.epochs):
-                self._train_epoch(epoch, position, resumed_at=resumed_at)
+            while self.loader.epoch < self.epochs:
+                self._train_epoch(position, resumed_at=resumed_at)
             return self._end(position, resumed_at=resumed_at)
 
     def _enter(self, stack: ExitStack, position: Position) -> None:
@@ -155,21 +154,23 @@ class Trainer:
             forget_progress(self.folder)
         return Position(identity=self.identity)
 
-    def _train_epoch(self, epoch: int, position: Position, *, resumed_at: int) -> None:
+    def _train_epoch(self, position: Position, *, resumed_at: int) -> None:
         self.parallel.train(not self.recipe.freeze_batch_norm)
-        first = position.step % self.steps_per_epoch
-        batches = self._batches_from(epoch, first=first)
-        for indices in self._batches(epoch=epoch)[first:]:
+        epoch, batches = self.loader.epoch, iter(self.loader)
+        while self.loader.batch < self.steps_per_epoch:
             rate = learning_rate(self.recipe, step=position.step, steps_per_epoch=self.steps_per_epoch)
-            with naming_the_sample(self.dataset, indices, model=self.model):
+            with attribute_to_sample(self.dataset, self.loader, model=self.model):
                 loss, terms = self._step(next(batches), rate=rate, step=position.step)
             position.step += 1
             position.loss_sum += loss
-            self._record(StepLoss(step=position.step, epoch=epoch + 1, loss=loss, terms=terms, learning_rate=rate))
-            self._report(position, epoch=epoch, loss=loss, terms=terms, rate=rate, resumed_at=resumed_at)
+            step = StepLoss(step=position.step, epoch=epoch + 1, loss=loss, terms=terms, learning_rate=rate)
+            if self.curve is not None:
+                self.curve.add(step)
+            self._report(position, step, resumed_at=resumed_at)
             every = self.recipe.checkpoint_steps
-            if every and position.step % every == 0 and position.step % self.steps_per_epoch:
+            if every and position.step % every == 0 and self.loader.batch < self.steps_per_epoch:
                 self._save(position)
+        self.loader.set_epoch(epoch + 1)
         position.epoch_losses.append(position.loss_sum / self.steps_per_epoch)
         position.loss_sum = 0.0
         if self.validate is not None:
@@ -202,39 +203,35 @@ class Trainer:
             shared = equal_shapes(batch, modalities=self.model.modalities)
             return cast(tuple[Tensor, Mapping[str, Tensor]], self.parallel(shared))
 
-    def _record(self, step: StepLoss) -> None:
-        if self.curve is not None:
-            self.curve.add(step)
-
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(
-            f"training of {self.model.name} came apart: {what}. The last good state is kept in {self.folder}. "
+            f"training of {self.model.name} diverged: {what}. The last good state is kept in {self.folder}. "
             f"Lower the recipe's learning_rate (it is {self.recipe.learning_rate:g}) or set clip_gradient, and train "
             "anew with resume=False or in another folder"
         )
 
-    def _report(
-        self, position: Position, *, epoch: int, loss: float, terms: dict[str, float], rate: float, resumed_at: int
-    ) -> None:
+    def _report(self, position: Position, step: StepLoss, *, resumed_at: int) -> None:
         if self.on_progress is None or not self.accelerator.is_main_process:
             return
         steps = self.epochs * self.steps_per_epoch
         pace = (time.monotonic() - self.began) / (position.step - resumed_at)
         self.on_progress(
             TrainProgress(
-                epoch=epoch + 1,
+                epoch=step.epoch,
                 epochs=self.epochs,
-                step=position.step,
+                step=step.step,
                 steps=steps,
-                loss=loss,
-                terms=terms,
-                learning_rate=rate,
-                seconds_left=pace * (steps - position.step),
+                loss=step.loss,
+                terms=step.terms,
+                learning_rate=step.learning_rate,
+                seconds_left=pace * (steps - step.step),
+                samples_per_second=self._batch_size / pace,
                 metrics=position.metrics,
             )
         )
 
     def _save(self, position: Position) -> None:
+        position.loader = self.loader.state_dict()
         if self.accelerator.scaler is not None:
             position.scaler = self.accelerator.scaler.state_dict()
         if self.curve is not None:
@@ -262,32 +259,18 @@ class Trainer:
         self.model.eval()
         return self._result(position, digest=read_checkpoint(self.folder).digest, resumed_at=resumed_at)
 
-    # --- batches -----------------------------------------------------------------------------------------------------
-
-    def _groups(self) -> NDArray[np.int64]:
-        """The shard that each item is read from; one for all where the data do not say."""
+    def _loader(self) -> FeatureLoader:
+        """Each process reads an equal share of every batch. An incomplete last batch is dropped, unless it is alone."""
         known = getattr(self.dataset, "shard_groups", None)
-        return known() if known else np.zeros(len(self.dataset), np.int64)
-
-    def _batches(self, *, epoch: int) -> list[list[int]]:
-        return batches_of_epoch(
-            self.order.indices(epoch),
-            batch_size=self.recipe.batch_size,
-            rank=self.accelerator.process_index,
-            num_processes=self._num_processes,
-        )
-
-    def _batches_from(self, epoch: int, *, first: int) -> Iterator[dict[str, Tokens]]:
-        self.dataset.set_epoch(epoch)
-        loader: DataLoader[PreparedClip] = DataLoader(
-            cast(Any, self.dataset),
-            batch_sampler=self._batches(epoch=epoch)[first:],
-            collate_fn=getattr(self.dataset, "collate", collate),
-            num_workers=self.num_workers,
-            # The loader draws a seed for its workers; from a generator of its own, so that the global one stays put.
-            generator=torch.Generator().manual_seed(self.recipe.seed),
-        )
-        return iter(loader)
+        groups = known() if known else np.zeros(len(self.dataset), np.int64)
+        size = min(self.recipe.batch_size, len(groups)) // self._num_processes
+        if not size:
+            raise ConfigError(f"{len(groups)} clips cannot be shared by {self._num_processes} processes")
+        self._batch_size = size * self._num_processes
+        order = epoch_order(groups, batch_size=self.recipe.batch_size, seed=self.recipe.seed)
+        share = (self.accelerator.process_index, self._num_processes)
+        sampler = ShardBatchSampler(order, batch_size=size, drop_last=True, share=share)
+        return FeatureLoader(self.dataset, sampler, num_workers=self.num_workers)
 
 
 _NO_NUMBERS = ("name", "checkpoint_steps", "gradient_checkpointing")
@@ -297,10 +280,7 @@ _NO_NUMBERS = ("name", "checkpoint_steps", "gradient_checkpointing")
 def _check(recipe: Recipe, *, num_clips: int, device: str) -> None:
     if num_clips == 0:
         raise ConfigError("there are no clips to train on: training needs clips that have captions, video or audio")
-    if device not in ("cpu", "cuda"):
-        raise ConfigError(f"device {device!r}: allowed are cpu and cuda (choose one GPU by CUDA_VISIBLE_DEVICES)")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda: this machine has no GPU that torch can use; set the device to cpu")
+    check_device(device)
     if device == "cpu" and recipe.precision == "fp16":
         raise ConfigError(f"recipe {recipe.name}: precision fp16 needs a GPU; on a CPU set it to no or bf16")
 
@@ -308,18 +288,22 @@ def _check(recipe: Recipe, *, num_clips: int, device: str) -> None:
 @contextmanager
 def _accelerator(recipe: Recipe, *, device: str) -> Iterator[Accelerator]:
     """An accelerator of our own: its process-wide state is put away afterwards, so that the next may differ."""
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision=recipe.precision,
-        # A batch without a modality leaves that modality's weights without a gradient.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    try:
-        yield accelerator
-    finally:
-        accelerator.free_memory()
-        # The processes' connection stays for the next; the precision does not.
-        AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
+    number = device.partition(":")[2]
+    with torch.cuda.device(int(number)) if number else nullcontext():
+        accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision=recipe.precision,
+            # A batch without a modality leaves that modality's weights without a gradient.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        try:
+            if number and accelerator.num_processes > 1:
+                raise ConfigError(f"device {device}: each of several processes has a GPU of its own; say cuda")
+            yield accelerator
+        finally:
+            accelerator.free_memory()
+            # The processes' connection stays for the next; the precision does not.
+            AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
@@ -330,8 +314,4 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
 
 
 def _moved(batch: Mapping[str, Tokens], device: torch.device) -> dict[str, Tokens]:
-    return {name: Tokens(*(_to(part, device) for part in tokens)) for name, tokens in batch.items()}
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.to(device, non_blocking=True)
+    return {name: Tokens(*(part.to(device, non_blocking=True) for part in each)) for name, each in batch.items()}

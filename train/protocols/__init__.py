@@ -1,4 +1,4 @@
-"""TODO door of train/protocols."""
+"""Published protocols and data sets, one file each: what their files hold, and how they are read."""
 
 from .crosstask import (
     CrossTaskTask,
@@ -8,12 +8,17 @@ from .crosstask import (
     read_crosstask_videos,
     read_step_set,
 )
+from .published import VIDEO_KEYS, PublishedClip, PublishedClips, read_published_clips
 
 __all__ = [
+    "VIDEO_KEYS",
     "CrossTaskTask",
+    "PublishedClip",
+    "PublishedClips",
     "StepLabels",
     "read_crosstask_annotation",
     "read_crosstask_tasks",
     "read_crosstask_videos",
+    "read_published_clips",
     "read_step_set",
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._settings import Settings
 from ..._vocabulary import InputError
 from ..project import Project
 from ..search import SearchSession
@@ -17,17 +18,24 @@ from ..sync import in_batches
 QUERIES_PER_BATCH = 256
 
 
-class Evaluation(Settings):
-    """Text-to-media retrieval on one split."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Text-to-media retrieval on one split.
+
+    Attributes:
+        split: the split whose clips are asked for and searched.
+        num_queries: captions asked, one for each item (its first).
+        num_items: items in the gallery: videos, or spans of them that have captions of their own.
+        metrics: combination to R@1, R@5, R@10 in percent, and median and mean rank from 1.
+    """
 
     split: str
-    """The split whose clips are asked for and searched."""
     num_queries: int
-    """Captions asked, one for each item (its first)."""
     num_items: int
-    """Items in the gallery: videos, or spans of them that have captions of their own."""
     metrics: Mapping[str, Mapping[str, float]]
-    """Combination to R@1, R@5, R@10 in percent, and median and mean rank from 1."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
     def lines(self) -> Iterator[str]:
         """A line for each combination."""
@@ -83,19 +91,17 @@ def media_combinations(project: Project) -> list[str]:
 
 def _queries(session: SearchSession, captions: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Unit vectors (Q, D) of the captions that have a known word, and their positions. The others count as misses."""
-    from ...train.data import ClipDataset, ClipSample, collate
+    from ...train.data import ClipDataset
     from ...train.evaluate import embed_batch
 
     samples, targets = [], []
     for position, caption in enumerate(captions):
         with suppress(InputError):
-            samples.append(ClipSample(video=None, audio=None, text=[session.words(caption)]))
+            samples.append({"text": [session.words(caption)]})
             targets.append(position)
     if not samples:
         raise InputError("none of the captions of this split has a known word: train with captions that share words")
     dataset = ClipDataset(samples, **session.resolved.limits, training=False)
-    batches = (
-        collate([dataset[index] for index in indices]) for indices in in_batches(range(len(dataset)), QUERIES_PER_BATCH)
-    )
+    batches = map(dataset.__getitems__, in_batches(range(len(dataset)), QUERIES_PER_BATCH))
     vectors = np.concatenate([embed_batch(session.model, batch, ["text"])["text"] for batch in batches])
     return vectors, np.array(targets)

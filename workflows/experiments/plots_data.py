@@ -14,10 +14,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from ..._settings import Settings
 from ..._vocabulary import ConfigError, InputError
 from ...train import read_checkpoint
-from ...train.data import StoredExamples
+from ...train.data import stored_clips
 from ..project import Project, in_split
 from ..search import trained
 from ..sync import ClipState, loaded_model, take_state
@@ -25,17 +24,32 @@ from ..sync import ClipState, loaded_model, take_state
 CLASS_TOKEN = "cls"  # noqa: S105 - a name of a token
 
 
-class Losses(Settings):
-    """A training's loss."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """A training's loss.
+
+    Attributes:
+        folder: of the training.
+        steps: (step from 1, loss) of every step; empty for a checkpoint that kept only the means of its epochs.
+        terms: the loss of every step by term.
+        epochs: mean loss of every epoch that is done.
+        steps_per_epoch: steps of one epoch.
+    """
 
     folder: Path
     steps: tuple[tuple[int, float], ...]
-    """(Step from 1, loss) of every step; empty for a checkpoint that kept only the means of its epochs."""
     terms: Mapping[str, tuple[tuple[int, float], ...]]
-    """The loss of every step by term."""
-    epoch_means: tuple[float, ...]
-    """Mean loss of every epoch that is done."""
+    epochs: tuple[float, ...]
     steps_per_epoch: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "steps": [list(point) for point in self.steps],
+            "terms": {name: [list(point) for point in points] for name, points in self.terms.items()},
+            "epoch_means": list(self.epochs),
+            "steps_per_epoch": self.steps_per_epoch,
+        }
 
 
 def training_losses(folder: Path) -> Losses:
@@ -63,7 +77,7 @@ def training_losses(folder: Path) -> Losses:
         folder=folder,
         steps=tuple((one.step, one.loss) for one in read),
         terms={name: tuple(points) for name, points in terms.items()},
-        epoch_means=tuple(float(np.mean(losses)) for losses in by_epoch.values() if len(losses) == longest),
+        epochs=tuple(float(np.mean(losses)) for losses in by_epoch.values() if len(losses) == longest),
         steps_per_epoch=longest,
     )
 
@@ -78,7 +92,7 @@ def epoch_losses(folder: Path) -> Losses:
     epochs = tuple(run.get("epoch_losses", ()))
     if not epochs:
         raise ConfigError(f"the checkpoint in {folder} was not trained here: it keeps no losses")
-    return Losses(folder=folder, steps=(), terms={}, epoch_means=epochs, steps_per_epoch=run["step"] / len(epochs))
+    return Losses(folder=folder, steps=(), terms={}, epochs=epochs, steps_per_epoch=run["step"] / len(epochs))
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -139,7 +153,7 @@ def project_attention(project: Project, *, num_clips: int, split: str | None, bl
         where = "" if split is None else f" of the split {split!r}"
         raise InputError(f"no clip{where} has all of {', '.join(model.modalities)}: attention needs at least one")
     chosen = sorted(having, key=lambda clip: clip.clip.clip_id)[:num_clips]
-    examples = StoredExamples(project.store, [clip.inputs for clip in chosen])
+    examples = stored_clips(project.store, [clip.inputs for clip in chosen])
     dataset = ClipDataset(examples, **state.resolved.limits, training=False)
     # A batch of one clip each, so that no token is padding.
     batches = (collate([dataset[index]]) for index in range(len(dataset)))

@@ -228,7 +228,7 @@ class RunConfig(Section):
     batch_videos: int = Field(default=8, ge=1, le=100_000)
     """Videos in one task, and in one shard."""
     device: str = "cpu"
-    """Where backbones and models run: cpu, cuda, cuda:0."""
+    """Where backbones and models run, are trained and embed: cpu, cuda (the first GPU) or cuda:N."""
     decode_seconds: float = Field(default=600.0, gt=0)
     """A file whose decoding takes longer is stopped and quarantined."""
     decode_memory_gb: float = Field(default=4.0, gt=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..._files import publish_text
 from ..._vocabulary import ConfigError, FeatureSpec, IntegrityError, Modality, canonical_json, digest_of
+from ..._weights import check_device
 from ...extract import backbone_spec, needs_weights, path_options, weights_digest
 from ...extract.weights import find_source
 from ...store import ClipTable, FeatureStore, Ledger, check_metadata_schema
@@ -39,7 +39,7 @@ class Project:
         self.base = base
         self.root = self._absolute(config.store.path)
         _check_folder("store.path", self.root)
-        _check_device(config.run.device)
+        check_device(config.run.device, where="run.device")
         self.recipe = get_recipe(config.training.recipe, **config.training.overrides)
         given = config.store.features
         self.store = FeatureStore(self.root if given is None else given if is_address(given) else self._absolute(given))
@@ -312,18 +312,6 @@ def _names(identity: Any) -> str:
 def _check_folder(name: str, path: Path | str) -> None:
     if isinstance(path, Path) and path.exists() and not path.is_dir():
         raise ConfigError(f"{name}: {path} is not a folder: name a folder, which need not exist yet")
-
-
-def _check_device(name: str) -> None:
-    if name == "cpu":
-        return
-    if not re.fullmatch(r"cuda(:\d+)?", name):
-        raise ConfigError(f"run.device: {name!r} is not a device: use cpu, cuda or cuda:N")
-    import torch
-
-    number = int(name.partition(":")[2] or 0)
-    if number >= torch.cuda.device_count():
-        raise ConfigError(f"run.device: {name} is not there ({torch.cuda.device_count()} GPUs are): use cpu")
 
 
 def read_json(path: Path, *, needs: Sequence[str]) -> dict[str, Any] | None:

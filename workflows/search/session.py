@@ -223,11 +223,11 @@ class SearchSession:
             raise InputError(
                 f"no clip has the id {query.like!r}: ids are in the `clip` field of `frameloom query --json`"
             )
-        sample = ClipSample(
-            text=[] if query.text is None else [self.words(query.text)],
-            video=None if query.video is None else self._media(Modality.VIDEO, query.video),
-            audio=None if query.audio is None else self._media(Modality.AUDIO, query.audio)[0],
-        )
+        sample = {
+            "text": [] if query.text is None else [self.words(query.text)],
+            "video": None if query.video is None else self._media(Modality.VIDEO, query.video),
+            "audio": None if query.audio is None else self._media(Modality.AUDIO, query.audio)[0],
+        }
         return self.embed(sample), None
 
     def _media(self, modality: Modality, path: Path) -> list[NDArray[np.float32]]:

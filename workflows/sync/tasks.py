@@ -222,19 +222,17 @@ class EmbedResult:
 
 def embed_clips(job: EmbedJob) -> EmbedResult:
     """Read a batch of clips from the store and embed every combination of modalities that each has."""
-    from ...train.data import ClipDataset, StoredExamples, collate
+    from ...train.data import ClipDataset, stored_clips
     from ...train.evaluate import embed_batch
 
     _set_threads(job.threads)
     model = loaded_model(job.checkpoint, job.checkpoint_digest, job.device)
-    dataset = ClipDataset(StoredExamples(job.store, job.clips), **job.limits, training=False)
-    samples = dataset.__getitems__(range(len(dataset)))
+    dataset = ClipDataset(stored_clips(job.store, job.clips), **job.limits, training=False)
     vectors: dict[str, tuple[list[int], NDArray[np.float32]]] = {}
     for combination in job.combinations:
-        parts = combination.split("+")
-        having = [i for i, clip in enumerate(job.clips) if all(map(clip.has, parts))]
+        having = [i for i, clip in enumerate(job.clips) if all(map(clip.has, combination.split("+")))]
         if having:
-            found = embed_batch(model, collate([samples[index] for index in having]), [combination])
+            found = embed_batch(model, dataset.__getitems__(having), [combination])
             vectors[combination] = (having, found[combination])
     return EmbedResult(vectors=vectors)
 

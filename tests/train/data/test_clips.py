@@ -52,7 +52,7 @@ class TestPreparation:
     @pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (0,)])
     def test_what_is_no_table_of_rows_is_refused(self, name, shape) -> None:
         rows = np.zeros(shape, np.float32)
-        changed = {"text": {"text": [rows]}, "speech": {"more": {"speech": rows}}}.get(name, {name: rows})
+        changed = {"text": {"text": [rows]}, "speech": {"speech": rows}}.get(name, {name: rows})
         with pytest.raises(InputError, match=rf"{name} has shape .*\(rows, width\)"):
             ClipDataset([clip() | changed])[0]
 

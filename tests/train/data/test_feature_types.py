@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, ValueType
 from frameloom.store import FeatureStore, Sample
-from frameloom.train.data import ClipFeatures, FeatureDataset, collate_features
-from frameloom.train.data.batch import shared_array
+from frameloom.train.data import ClipFeatures, FeatureDataset
 
 DIM, NUM_ROWS = 3, (4, 1, 7)
 
@@ -37,15 +36,13 @@ def test_values_are_given_in_the_type_that_they_are_stored_in(tmp_path, dtype, s
     FeatureStore(tmp_path).write_shard("any", samples, spec=spec, format=shard_format)
     clips = [ClipFeatures(clip=sample.key, features={"any": (sample.fingerprint,)}) for sample in samples]
     dataset = FeatureDataset(tmp_path, clips, features=["any"])
-    for _ in range(2):  # verified by the store, and then by what was noted of them
-        for found, values in zip(dataset.__getitems__([0, 1, 2]), wanted, strict=True):
-            assert found["features"]["any"].dtype == np.dtype(dtype)
-            np.testing.assert_array_equal(found["features"]["any"], values)
-    batch = dataset.read_batch([2, 0, 1], allocate=shared_array)
-    collated = collate_features(dataset.__getitems__([2, 0, 1]), dtype=None)
-    for tokens in (batch.tokens()["any"], collated["any"]):
-        for place, number in enumerate((2, 0, 1)):
-            rows = tokens.values[place].numpy()
-            assert rows.dtype == np.dtype(dtype)
-            np.testing.assert_array_equal(rows[: NUM_ROWS[number]], wanted[number])
-            assert not rows[NUM_ROWS[number] :].any()
+    for _ in range(2):
+        for number, values in enumerate(wanted):
+            assert dataset[number]["any"].dtype == np.dtype(dtype)
+            np.testing.assert_array_equal(dataset[number]["any"], values)
+    tokens = dataset.read([2, 0, 1]).tokens()["any"]
+    for place, number in enumerate((2, 0, 1)):
+        rows = tokens.values[place].numpy()
+        assert rows.dtype == np.dtype(dtype)
+        np.testing.assert_array_equal(rows[: NUM_ROWS[number]], wanted[number])
+        assert not rows[NUM_ROWS[number] :].any()

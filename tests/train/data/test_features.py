@@ -8,7 +8,6 @@ import os
 import pickle
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -21,18 +20,14 @@ from frameloom.train.data import (
     ClipDataset,
     ClipFeatures,
     EpochOrder,
-    FeatureBatch,
     FeatureDataset,
     FeatureLoader,
     ShardBatchSampler,
     UniformWindow,
-    collate_features,
-    feature_stream,
 )
-from frameloom.train.data.batch import shared_array
+from frameloom.train.data.features import FeatureBatch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
 NUM_VIDEOS, NUM_SHARDS = 30, 6
 DIMS = {"video": 4, "audio": 3, "text": 5}
@@ -102,22 +97,22 @@ def given_by(loader) -> list[list[int]]:
     return [list(batch) for batch in loader]
 
 
-def indices_of(samples: list) -> list[int]:
+def indices_of(batch: FeatureBatch) -> list[int]:
     """A batch's clips; reads nothing but what the worker has read."""
-    assert all(len(sample["features"]["video"]) for sample in samples)
-    return [sample["index"] for sample in samples]
+    assert (batch.features["video"][0].num_rows > 0).all()
+    return batch.index.tolist()
 
 
-def noted_reads(store: FeatureStore, monkeypatch) -> list[tuple[int, int, bool]]:
-    """What is read from now on: rows [first, last), and whether they are compared with the shard's checksums."""
-    asked, read = [], store._reader.read_into
+def noted_reads(store: FeatureStore, monkeypatch) -> list[list[tuple[int, int]]]:
+    """What is read from now on: the rows [first, last) of every call."""
+    calls, read = [], store.read_rows_into
 
-    def noted(path, spans, targets, *, verify: bool) -> None:
-        asked.extend((first, last, verify) for first, last in spans)
-        read(path, spans, targets, verify=verify)
+    def noted(shard, spans, targets) -> None:
+        calls.append(list(spans))
+        read(shard, spans, targets)
 
-    monkeypatch.setattr(store._reader, "read_into", noted)
-    return asked
+    monkeypatch.setattr(store, "read_rows_into", noted)
+    return calls
 
 
 class TestOrder:
@@ -220,6 +215,23 @@ class TestOrder:
         with pytest.raises(InputError, match=message):
             EpochOrder(groups=[0, 1], **options)
 
+    @given(num_clips=st.integers(1, 60), size=st.integers(1, 9), world_size=st.integers(1, 4), epoch=st.integers(0, 3))
+    def test_processes_share_every_batch_and_their_shares_are_the_batch_in_order(
+        self, num_clips, size, world_size, epoch
+    ) -> None:
+        order = EpochOrder(groups=np.zeros(num_clips))
+        samplers = [
+            ShardBatchSampler(order, batch_size=size, drop_last=True, share=(rank, world_size))
+            for rank in range(world_size)
+        ]
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        steps = [list(chain(*shares)) for shares in zip(*samplers, strict=True)]
+        whole = size * world_size
+        assert len(steps) == len(samplers[0]) == num_clips // whole
+        assert list(chain(*steps)) == order.indices(epoch)[: num_clips - num_clips % whole].tolist()
+        assert len({json.dumps(sampler.as_dict()) for sampler in samplers}) == 1
+
     def test_rank_and_size_belong_together_and_batches_have_clips(self, dataset) -> None:
         with pytest.raises(InputError, match="belong together"):
             dataset.batches(batch_size=2, rank=0)
@@ -240,23 +252,6 @@ class TestCoverage:
             )
             found.update(index for batch in loader for index in batch)
         assert found == Counter(range(NUM_VIDEOS))
-
-    @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")  # on a machine with two cores
-    @pytest.mark.parametrize("num_workers", [0, 2, 3])
-    @pytest.mark.parametrize("rank", [0, 1])
-    def test_a_stream_gives_the_batches_of_the_loader(self, dataset, num_workers, rank) -> None:
-        sampler = dataset.batches(batch_size=4, rank=rank, world_size=2, seed=2)
-        stream = feature_stream(dataset, sampler)
-        stream.set_epoch(1)
-        loader = DataLoader(
-            stream,
-            batch_size=4,
-            num_workers=num_workers,
-            collate_fn=indices_of,
-            multiprocessing_context=fork(num_workers),
-        )
-        sampler.set_epoch(1)
-        assert given_by(loader) == list(sampler)
 
     def test_processes_of_torch_are_found(self, dataset, monkeypatch) -> None:
         from torch import distributed
@@ -352,53 +347,6 @@ class TestPosition:
         with pytest.raises(ConfigError, match=r"another order .*identity"):
             FeatureLoader(other, other.batches(batch_size=4)).load_state_dict(state)
 
-    def test_a_stream_goes_on_from_every_clip(self, dataset) -> None:
-        def stream():
-            return feature_stream(dataset, dataset.batches(batch_size=4, seed=3))
-
-        first, states, expected = stream(), [], []
-        states.append(first.state_dict())
-        for sample in first:
-            expected.append(sample["index"])
-            states.append(first.state_dict())
-        for given_before, state in enumerate(states):
-            second = stream()
-            second.load_state_dict(json.loads(json.dumps(state)))
-            assert [sample["index"] for sample in second] == expected[given_before:]
-            assert [sample["index"] for sample in second] == expected  # the next time, all of the epoch
-
-    def test_workers_of_a_stream_go_on_each_with_its_part(self, dataset, monkeypatch) -> None:
-        """As torchdata's StatefulDataLoader has it: each worker is asked for its state, and gets that one back."""
-        from frameloom.train.data import stream as _feature_stream
-
-        def part(worker: int):
-            info = type("Info", (), {"id": worker, "num_workers": 2})
-            monkeypatch.setattr(_feature_stream, "get_worker_info", lambda: info)
-            return feature_stream(dataset, dataset.batches(batch_size=4, seed=3))
-
-        found: Counter[int] = Counter()
-        for worker in range(2):
-            first = part(worker)
-            expected = [sample["index"] for sample in part(worker)]
-            iterator = iter(first)
-            given = [next(iterator)["index"] for _ in range(5)]
-            second = part(worker)
-            second.load_state_dict(first.state_dict())
-            assert given + [sample["index"] for sample in second] == expected
-            found.update(expected)
-        assert found == Counter(range(NUM_VIDEOS))
-        other = part(0)
-        other.load_state_dict(first.state_dict())
-        with pytest.raises(ConfigError, match="worker 1 of 2, and this is worker 0 of 2"):
-            next(iter(other))
-
-    def test_a_stream_with_workers_goes_on_from_a_count_of_batches(self, dataset) -> None:
-        sampler = dataset.batches(batch_size=4, seed=3)
-        stream = feature_stream(dataset, sampler)
-        stream.start_at(0, 3)
-        loader = DataLoader(stream, batch_size=4, num_workers=2, collate_fn=indices_of, multiprocessing_context="fork")
-        assert given_by(loader) == list(sampler)[3:]
-
 
 class TestReading:
     @settings(max_examples=60)
@@ -408,7 +356,7 @@ class TestReading:
         expected = store.read_span(f"video-{number}", float(start), float(start + length))
         (clip,) = make_clips([number], start_seconds=float(start), end_seconds=float(start + length))
         dataset = FeatureDataset(store, [clip], features=["video"], missing="empty")
-        values = dataset[0]["features"]["video"]
+        values = dataset[0]["video"]
         assert values.dtype == np.float16
         np.testing.assert_array_equal(values, expected.values)
         assert len(values) == len(expected.values) == dataset.num_rows("video")[0]
@@ -417,29 +365,16 @@ class TestReading:
         store = FeatureStore(root)
         clips = [*make_clips([3], ["video", "text"]), *make_clips([3], ["video", "text"], end_seconds=4.0)]
         whole, cut = FeatureDataset(store, clips, features=["video", "text"])
-        np.testing.assert_array_equal(whole["features"]["video"], store.read("video-3").values)
-        np.testing.assert_array_equal(cut["features"]["video"], store.read("video-3").values[:2])
-        np.testing.assert_array_equal(cut["features"]["text"], store.read("text-3").values)
-        assert whole["key"] == "clip 3"
+        np.testing.assert_array_equal(whole["video"], store.read("video-3").values)
+        np.testing.assert_array_equal(cut["video"], store.read("video-3").values[:2])
+        np.testing.assert_array_equal(cut["text"], store.read("text-3").values)
 
     def test_only_the_rows_of_a_span_are_read(self, root, monkeypatch) -> None:
         dataset = FeatureDataset(root, make_clips([6], start_seconds=4.0, end_seconds=8.0), features=["video"])
-        asked = noted_reads(dataset.store, monkeypatch)
-        assert len(dataset[0]["features"]["video"]) == 2
-        dataset.read_batch([0])
-        assert [(last - first, verify) for first, last, verify in asked] == [(2, True), (2, False)]
-
-    def test_shard_checksums_are_compared_the_first_time_in_a_process(self, store, monkeypatch) -> None:
-        asked = noted_reads(store, monkeypatch)
-        for policy in ("always", "first"):
-            dataset = FeatureDataset(store, make_clips([0, 1, 0]), features=["video"], verify=policy)
-            for copy in (dataset, pickle.loads(pickle.dumps(dataset))):
-                copy.store = copy._rows["video"]._store = store
-                asked.clear()
-                for index in (0, 1, 0):
-                    copy[index]
-                copy.read_batch([1, 2])
-                assert [verify for _, _, verify in asked] == [True, True, False, True, False]
+        calls = noted_reads(dataset.store, monkeypatch)
+        assert len(dataset[0]["video"]) == 2
+        ((rows,),) = calls
+        assert rows[1] - rows[0] == 2
 
     def test_several_clips_come_in_the_order_asked_for(self, root) -> None:
         store = FeatureStore(root)
@@ -447,25 +382,34 @@ class TestReading:
             store, make_clips(names=["video", "audio"]), features=["video", "audio"], missing="empty"
         )
         wanted = [17, 4, 29, 4, 0]
-        samples = dataset.__getitems__(wanted)
-        assert [sample["index"] for sample in samples] == wanted
-        for sample in samples:
+        batch = dataset.read(wanted)
+        assert batch.index.tolist() == wanted
+        for place, number in enumerate(wanted):
             for name in ("video", "audio"):
-                expected = store.read(f"{name}-{sample['index']}").values
-                np.testing.assert_array_equal(sample["features"][name], expected)
+                expected = store.read(f"{name}-{number}").values
+                np.testing.assert_array_equal(batch.features[name][0].rows(place), expected)
+                np.testing.assert_array_equal(dataset[number][name], expected)
         with pytest.raises(IndexError):
             dataset[NUM_VIDEOS]
-        assert dataset[-1]["index"] == NUM_VIDEOS - 1
+        assert dataset.read([-1]).index.tolist() == [NUM_VIDEOS - 1]
 
     def test_memory_keeps_what_was_read_up_to_its_limit(self, root, monkeypatch) -> None:
         first_bytes = FeatureStore(root).read("video-0").values.nbytes
         dataset = FeatureDataset(root, make_clips(), features=["video"], memory_bytes=first_bytes)
-        kept, other = dataset[0]["features"]["video"], dataset[1]["features"]["video"]
-        assert dataset[0]["features"]["video"] is kept
-        assert dataset[1]["features"]["video"] is not other
-        with pytest.raises(ValueError, match="read-only"):
-            kept[0, 0] = 1
-        assert pickle.loads(pickle.dumps(dataset))[0]["features"]["video"] is not kept
+        calls = noted_reads(dataset.store, monkeypatch)
+        expected = [dataset[index]["video"] for index in (0, 1)]
+        assert len(calls) == 2
+        calls.clear()
+        batch = dataset.read([0, 1, 0]).features["video"][0]
+        assert len(list(chain(*calls))) == 1  # the second is read again
+        for place, index in enumerate((0, 1, 0)):
+            np.testing.assert_array_equal(batch.rows(place), expected[index])
+        batch.values[:] = 0  # the next epoch is given what was kept
+        np.testing.assert_array_equal(dataset[0]["video"], expected[0])
+        copy = pickle.loads(pickle.dumps(dataset))
+        calls = noted_reads(copy.store, monkeypatch)
+        copy[0]
+        assert len(calls) == 1
 
     def test_a_nearest_row_stands_for_a_span_shorter_than_a_row(self, root) -> None:
         spans = [(2.2, 2.6), (3.5, 3.9), (100.0, 100.5)]
@@ -475,8 +419,10 @@ class TestReading:
         nearest = FeatureDataset(root, clips, features=["video"], missing="empty", narrow="nearest")
         assert nearest.num_rows("video").tolist() == [1, 1, 0]
         rows = FeatureStore(root).read("video-6").values
-        np.testing.assert_array_equal(nearest[0]["features"]["video"], rows[1:2])
-        np.testing.assert_array_equal(nearest[1]["features"]["video"], rows[1:2])
+        np.testing.assert_array_equal(nearest[0]["video"], rows[1:2])
+        np.testing.assert_array_equal(nearest[1]["video"], rows[1:2])
+        closest = FeatureDataset(root, clips, features=["video"], missing="empty", narrow="closest")
+        np.testing.assert_array_equal(closest[2]["video"], rows[-1:])
 
     def test_damage_is_found_and_named(self, tmp_path) -> None:
         store = FeatureStore(tmp_path)
@@ -501,9 +447,6 @@ def same_batch(one: dict, other: dict) -> bool:
     )
 
 
-stored = partial(collate_features, dtype=None)
-
-
 def flip_a_value(shard: Path, feature: FeatureArray) -> None:
     """Change the lowest bit of one stored number; the file's size and times stay as they are."""
     data, status = bytearray(shard.read_bytes()), shard.stat()
@@ -514,7 +457,7 @@ def flip_a_value(shard: Path, feature: FeatureArray) -> None:
     os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-class TestPaddedBatches:
+class TestBatches:
     NAMES = ("video", "audio", "text")
 
     @settings(max_examples=40, deadline=None)
@@ -522,17 +465,15 @@ class TestPaddedBatches:
         indices=st.lists(st.integers(-NUM_VIDEOS, NUM_VIDEOS - 1), min_size=1, max_size=12)
         | st.integers(0, NUM_VIDEOS - 8).map(lambda first: [*range(first, first + 8)]),
         end=st.sampled_from([np.inf, 8.0, 0.5]),
-        verify=st.sampled_from(["always", "first"]),
         memory_bytes=st.sampled_from([0, 200, 10**6]),
         seconds=st.none() | st.sampled_from([1.0, 5.0]),
     )
-    def test_they_are_the_samples_collated(self, each_store, indices, end, verify, memory_bytes, seconds) -> None:
+    def test_they_are_the_clips_padded(self, each_store, indices, end, memory_bytes, seconds) -> None:
         dataset = FeatureDataset(
             each_store,
             make_clips(names=self.NAMES, end_seconds=end),
             features=self.NAMES,
             missing="empty",
-            verify=verify,
             draw=UniformWindow(seconds, seed=2) if seconds else None,
             memory_bytes=memory_bytes,
         )
@@ -540,16 +481,20 @@ class TestPaddedBatches:
         for epoch in range(3):  # read for the first time, read again or from memory, and once more
             for each in (dataset, samples):
                 each.set_epoch(epoch)
-            batch, expected = dataset.read_batch(indices), samples.__getitems__(indices)
-            assert same_batch(batch.tokens(), stored(expected))
-            assert batch.index.tolist() == [sample["index"] for sample in expected]
-            assert dataset.keys(indices) == [sample["key"] for sample in expected]
-            assert len(batch) == len(indices)
-            samples = dataset if epoch else samples  # one may read what the other has verified
+            tokens = dataset.read(indices).tokens()
+            for name in self.NAMES:
+                rows = [samples[index % NUM_VIDEOS][name] for index in indices]
+                assert (name in tokens) == any(map(len, rows))
+                for place, each in enumerate(rows if name in tokens else ()):
+                    values, mask = (part[place].numpy() for part in tokens[name])
+                    assert values.dtype == each.dtype
+                    np.testing.assert_array_equal(values[: len(each)], each)
+                    assert not values[len(each) :].any()
+                    assert mask.tolist() == [True] * len(each) + [False] * (len(values) - len(each))
 
     @pytest.mark.parametrize("drawn", [False, True])
     @pytest.mark.parametrize("num_workers", [0, 2])
-    def test_a_loader_gives_the_same_batches_and_goes_on_exactly(self, each_store, num_workers, drawn) -> None:
+    def test_a_loader_gives_them_and_goes_on_exactly(self, each_store, num_workers, drawn) -> None:
         dataset = FeatureDataset(
             each_store,
             make_clips(names=self.NAMES),
@@ -558,9 +503,12 @@ class TestPaddedBatches:
             draw=UniformWindow(4.0) if drawn else None,
         )
         sampler = dataset.batches(batch_size=4, seed=3)
-        by_sample = FeatureLoader(dataset, sampler, collate=stored)
-        expected = [*by_sample, *by_sample]
-        options = {"batches": "padded", "num_workers": num_workers, "start_method": fork(num_workers)}
+        expected = []
+        for epoch in range(2):
+            dataset.set_epoch(epoch)
+            sampler.set_epoch(epoch)
+            expected += [dataset.read(indices).tokens() for indices in sampler]
+        options = {"num_workers": num_workers, "start_method": fork(num_workers)}
         loader = FeatureLoader(dataset, sampler, **options)
         given_first = []
         for batch in loader:
@@ -574,31 +522,20 @@ class TestPaddedBatches:
         assert len(found) == len(expected) == 16
         assert all(map(same_batch, found, expected))
 
-    def test_a_loader_gives_batches_to_a_collate_of_ones_own(self, dataset) -> None:
-        sampler = dataset.batches(batch_size=7, shuffle=False)
-        loader = FeatureLoader(dataset, sampler, batches="padded", collate=lambda batch: batch)
-        batches = list(loader)
-        assert [len(batch) for batch in batches] == [7, 7, 7, 7, 2]
-        assert list(chain(*(batch.index for batch in batches))) == list(range(NUM_VIDEOS))
-        for batch in batches:
-            assert batch.mask("video").sum(axis=1).tolist() == batch.num_rows["video"].tolist()
-            assert batch.tokens()["video"].values.numpy().base is not None
-            assert np.shares_memory(batch.tokens()["video"].values.numpy(), batch.values["video"])
+    def test_a_loader_knows_which_clips_it_reads(self, dataset) -> None:
+        sampler = dataset.batches(batch_size=7, seed=2)
+        loader = FeatureLoader(dataset, sampler, collate=indices_of)
+        assert all(loader.clips == batch for batch in loader)
 
-    def test_what_a_worker_gives_is_shared_and_not_copied(self) -> None:
-        values = shared_array((2, 3, 5), "float16")
-        values[:] = np.arange(30).reshape(2, 3, 5)
-        batch = FeatureBatch(
-            index=np.arange(2),
-            values={"video": values, "audio": np.ones((2, 1, 3)), "text": shared_array((2, 0, 4), "float16")},
-            num_rows={"video": np.array([3, 1]), "audio": np.array([1, 0]), "text": np.array([0, 0])},
-        )
-        tokens = batch.tokens()
-        assert tokens.keys() == {"video", "audio"}
-        assert tokens["video"].values.is_shared()
-        assert not tokens["audio"].values.is_shared()
-        assert tokens["video"].values.numpy().tolist() == values.tolist()
-        assert tokens["video"].mask.tolist() == [[True, True, True], [True, False, False]]
+    def test_streams_are_read_together_and_joined_by_clip_datasets_only(self, root) -> None:
+        clips = [ClipFeatures(clip="c", features={"video": ("video-3", "video-6")})]
+        dataset = FeatureDataset(root, clips, features=["video"])
+        assert [len(rows) for rows in dataset[0]["video"]] == [6, 9]
+        assert dataset.num_rows("video").tolist() == [9]
+        with pytest.raises(InputError, match="video has several streams"):
+            dataset.read([0]).tokens()
+        with pytest.raises(InputError, match="windows are drawn of single ones"):
+            FeatureDataset(root, clips, features=["video"], draw=UniformWindow(1.0))
 
     @pytest.mark.parametrize("name", ["video", "audio"])  # whole words, and three half floats to a row
     @pytest.mark.parametrize("shard_format", ["hdf5", "webdataset"])
@@ -611,25 +548,19 @@ class TestPaddedBatches:
         ]
         sample = Sample(key="v", source_digest="0", fingerprint=f"{name}-0", feature=feature)
         shard = store.write_shard(name, [others[0], sample, others[1]], spec=make_spec(name), format=shard_format)
-        clips = make_clips([0, 1, 2], [name])
-        always, first = (FeatureDataset(store, clips, features=[name], verify=policy) for policy in ("always", "first"))
-        before = [always.read_batch([0, 1, 2]).tokens(), first.read_batch([0, 1, 2]).tokens()]
-        assert same_batch(*before)
+        dataset = FeatureDataset(store, make_clips([0, 1, 2], [name]), features=[name])
+        dataset.read([0, 1, 2])
         flip_a_value(shard.path, feature)
         with pytest.raises(IntegrityError, match=f"{shard.name}.*checksum"):
-            always.read_batch([2, 0, 1])
+            dataset.read([2, 0, 1])
         with pytest.raises(IntegrityError, match=f"{shard.name}.*checksum"):
-            always[0]
-        assert same_batch(always.read_batch([1]).tokens(), stored([first[1]]))
-        changed = first.read_batch([0, 1, 2]).values[name]
-        assert (changed != before[0][name].values.numpy()).sum() == 1
+            dataset[0]
         with shard.path.open("r+b") as file:
             file.truncate(1000)
-        for dataset in (always, first):
-            with pytest.raises(IntegrityError, match=shard.name):
-                dataset.read_batch([0])
+        with pytest.raises(IntegrityError, match=shard.name):
+            dataset.read([0])
 
-    def test_neighbours_in_the_file_and_in_the_batch_are_read_as_one(self, tmp_path, monkeypatch) -> None:
+    def test_clips_are_read_in_the_order_of_the_file(self, tmp_path, monkeypatch) -> None:
         store, lengths, names = FeatureStore(tmp_path), [4, 4, 4, 3, 4, 4], list[str]()
         values = [make_feature("video", number, length) for number, length in enumerate(lengths)]
         for shard in (range(4), range(4, 6)):
@@ -639,40 +570,19 @@ class TestPaddedBatches:
             names += [sample.fingerprint for sample in samples]
             store.write_shard("video", samples, spec=make_spec("video"))
         clips = [ClipFeatures(clip=name, features={"video": (name,)}) for name in names]  # 3 2 1 0, 5 4
-        dataset, calls = FeatureDataset(store, clips, features=["video"]), list[list[tuple[int, int]]]()
-        read = store.read_rows_into
+        dataset = FeatureDataset(store, clips, features=["video"])
+        calls = noted_reads(store, monkeypatch)
+        batch = dataset.read([3, 5, 0, 2, 4]).features["video"][0]
+        assert sorted(calls) == [[(0, 3), (7, 11), (11, 15)], [(0, 4), (4, 8)]]
+        for place, index in enumerate([3, 5, 0, 2, 4]):
+            expected = values[int(names[index].removeprefix("video-"))].values
+            np.testing.assert_array_equal(batch.rows(place), expected)
 
-        def counted(shard, spans, targets, **options):
-            calls.append(spans)
-            read(shard, spans, targets, **options)
-
-        monkeypatch.setattr(store, "read_rows_into", counted)
-        for indices, asked in [
-            ([0, 1, 2, 3, 4, 5], [[(0, 3), (3, 15)], [(0, 8)]]),  # a shorter one is padded, and ends a run
-            ([1, 2, 3], [[(3, 15)]]),
-            ([3, 2, 1], [[(3, 7), (7, 11), (11, 15)]]),
-            ([1, 3], [[(3, 7), (11, 15)]]),
-            ([1, 4, 2], [[(3, 7), (7, 11)], [(0, 4)]]),
-        ]:
-            for _ in range(2):  # verified, and known
-                calls.clear()
-                batch = dataset.read_batch(indices)
-                assert sorted(calls) == sorted(asked)
-                for place, index in enumerate(indices):
-                    expected = values[int(names[index].removeprefix("video-"))].values
-                    np.testing.assert_array_equal(batch.values["video"][place, : len(expected)], expected)
-                    assert not batch.values["video"][place, len(expected) :].any()
-
-    def test_words_are_refused_that_are_not_known(self, dataset) -> None:
-        sampler = dataset.batches(batch_size=4)
-        with pytest.raises(ConfigError, match="batches 'whole': allowed are samples, padded"):
-            FeatureLoader(dataset, sampler, batches="whole")
-        with pytest.raises(ConfigError, match="list has no read_batch; use 'samples'"):
-            FeatureLoader([0], sampler, batches="padded")
+    def test_a_clip_that_is_not_there_is_refused(self, dataset) -> None:
         with pytest.raises(IndexError, match="of 30"):
-            dataset.read_batch([0, NUM_VIDEOS])
+            dataset.read([0, NUM_VIDEOS])
         with pytest.raises(IndexError, match="of 30"):
-            dataset.read_batch([-NUM_VIDEOS - 1])
+            dataset.read([-NUM_VIDEOS - 1])
 
 
 COUNTS = {
@@ -701,10 +611,10 @@ class TestDrawnSpans:
                 assert 0 <= start < end == start + 4 <= num_rows_of("video", number) * 2
                 for name in ("video", "audio"):
                     expected = store.read_span(f"{name}-{number}", start, end).values
-                    np.testing.assert_array_equal(dataset[index]["features"][name], expected)
-                assert len(dataset[index]["features"]["text"]) == num_rows_of("text", number)
+                    np.testing.assert_array_equal(dataset[index][name], expected)
+                assert len(dataset[index]["text"]) == num_rows_of("text", number)
         assert len(starts) == 24
-        assert len(dataset[2]["features"]["audio"]) == 0
+        assert len(dataset[2]["audio"]) == 0
 
     @settings(max_examples=30, deadline=None)
     @example(gaps=[0.0], spans=[(-1.0, 0.0), (0.0, 1e9), (1e9, 2e9), (0.0, 0.0)])
@@ -739,7 +649,7 @@ class TestDrawnSpans:
         for epoch, (low, high) in enumerate(cuts):
             dataset.set_epoch(epoch)
             expected = np.flatnonzero((starts >= low) & (starts < high))
-            assert dataset.read_batch([0]).values["audio"][0, :, 0].tolist() == expected.tolist()
+            assert dataset.read([0]).features["audio"][0].values[0, :, 0].tolist() == expected.tolist()
         assert most <= 1024
 
     def test_windows_follow_from_seed_epoch_and_clip(self) -> None:
@@ -760,14 +670,14 @@ class TestDrawnSpans:
         dataset = self.dataset(root)
         sampler = dataset.batches(batch_size=2, shuffle=False)
         read = [
-            [sample["features"]["video"].tolist() for _ in range(3) for batch in loader for sample in batch]
+            [batch["video"].values.tolist() for _ in range(3) for batch in loader]
             for loader in (
-                FeatureLoader(dataset, sampler, collate=list),
-                FeatureLoader(dataset, sampler, collate=list, num_workers=1, start_method="fork"),
+                FeatureLoader(dataset, sampler),
+                FeatureLoader(dataset, sampler, num_workers=1, start_method="fork"),
             )
         ]
         assert read[0] == read[1]
-        assert read[0][:3] != read[0][3:6]
+        assert read[0][:2] != read[0][2:4]
         with pytest.raises(ConfigError, match="persistent_workers"):
             FeatureLoader(dataset, sampler, num_workers=1, persistent_workers=True)
         with pytest.raises(ConfigError, match="persistent_workers"):
@@ -798,7 +708,7 @@ class TestMissing:
         assert (dataset.num_given, dataset.num_skipped, len(dataset)) == (30, 9, 21)
         assert dataset.missing_counts == COUNTS
         assert [dataset.key(i) for i in range(3)] == ["clip 3", "clip 5", "clip 6"]
-        assert all(len(rows) for sample in dataset for rows in sample["features"].values())
+        assert all(len(rows) for index in range(len(dataset)) for rows in dataset[index].values())
         (record,) = caplog.records
         assert record.getMessage() == (
             "21 clips of 30 are read, 9 left out; video is missing in 1 (no_row_in_span 1); "
@@ -811,18 +721,17 @@ class TestMissing:
         assert dataset.missing_counts == COUNTS
         lacking = [dataset.key(i) for i in np.flatnonzero(~dataset.present("audio"))]
         assert lacking == [f"clip {n}" for n in (0, 1, 4, 9, 14, 19, 24, 29)]
-        samples = [dataset[i] for i in range(5)]  # clips 0, 1, 3, 4, 5
-        batch = collate_features(samples)
+        batch = dataset.read(range(5)).tokens()  # clips 0, 1, 3, 4, 5
         assert batch["audio"].mask.any(dim=1).tolist() == [False, False, True, False, True]
-        assert batch["audio"].mask.sum(dim=1).tolist() == [len(sample["features"]["audio"]) for sample in samples]
+        assert batch["audio"].mask.sum(dim=1).tolist() == [len(dataset[i]["audio"]) for i in range(5)]
         assert batch["video"].mask.any(dim=1).all()
-        for i, sample in enumerate(samples):
-            for name, tokens in batch.items():
-                rows = sample["features"][name]
-                np.testing.assert_array_equal(tokens.values[i, : len(rows)], rows)
-                assert not tokens.values[i, len(rows) :].any()
-        assert collate_features(samples[:2]).keys() == {"video"}
-        assert str(collate_features(samples, dtype=None)["video"].values.dtype) == "torch.float16"
+        assert dataset.read([0, 1]).tokens().keys() == {"video"}
+
+    def test_optional_features_may_lack_and_what_is_named_must_be_stored(self, root) -> None:
+        clips = [clip for clip in self.clips() if clip.clip != "clip 1"]
+        assert len(FeatureDataset(root, clips, features=self.NAMES, missing="optional")) == 29
+        with pytest.raises(InputError, match="no feature audio-99 in "):
+            FeatureDataset(root, self.clips(), features=self.NAMES, missing="optional")
 
     def test_a_clip_is_read_near_the_first_feature_that_it_has(self, root) -> None:
         clips = [ClipFeatures(clip="a", features={"audio": ("audio-0",)}), *make_clips([0, 1, 6], self.NAMES)]
@@ -833,11 +742,10 @@ class TestMissing:
 
     def test_unknown_words_are_refused(self, root) -> None:
         for options, message in [
-            ({"missing": "ignore"}, "missing of video 'ignore': allowed are error, skip, empty"),
+            ({"missing": "ignore"}, "missing of video 'ignore': allowed are error, skip, empty, optional"),
             ({"missing": {"audio": "skip"}}, "one policy for each"),
             ({"narrow": "wide"}, "narrow 'wide'"),
-            ({"verify": "never"}, "verify 'never': allowed are always, first"),
-            ({"features": "video"}, "one or more names"),
+            ({"features": "video"}, "give a list of names"),
         ]:
             with pytest.raises(InputError, match=message):
                 FeatureDataset(root, make_clips(), **{"features": ["video"], **options})
@@ -858,7 +766,7 @@ class TestMissing:
             FeatureDataset(tmp_path, make_clips([0], start_seconds=1.0), features=["video"])
         with pytest.raises(InputError, match="'v' are not in the order of time"):
             FeatureDataset(tmp_path, make_clips([0]), features=["video"], draw=UniformWindow(2.0))
-        assert len(FeatureDataset(tmp_path, make_clips([0]), features=["video"])[0]["features"]["video"]) == 4
+        assert len(FeatureDataset(tmp_path, make_clips([0]), features=["video"])[0]["video"]) == 4
 
 
 class TestProcesses:
@@ -869,7 +777,7 @@ class TestProcesses:
         assert copy.digest == dataset.digest
         assert copy.store._index is None  # it has looked nothing up
         for i in range(NUM_VIDEOS):
-            np.testing.assert_array_equal(copy[i]["features"]["video"], dataset[i]["features"]["video"])
+            np.testing.assert_array_equal(copy[i]["video"], dataset[i]["video"])
         assert copy.store._index is None
 
     @pytest.mark.parametrize("start_method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
@@ -879,9 +787,8 @@ class TestProcesses:
         )
         dataset[0]  # a file is open here, and must not be theirs
         sampler = dataset.batches(batch_size=8, seed=9)
-        collate = partial(collate_features, dtype="float32")
-        here = list(FeatureLoader(dataset, sampler, collate=collate))
-        there = list(FeatureLoader(dataset, sampler, collate=collate, num_workers=2, start_method=start_method))
+        here = list(FeatureLoader(dataset, sampler))
+        there = list(FeatureLoader(dataset, sampler, num_workers=2, start_method=start_method))
         assert len(here) == len(there) == 4
         for one, other in zip(here, there, strict=True):
             assert one.keys() == other.keys() == {"video", "audio"}

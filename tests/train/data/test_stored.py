@@ -12,7 +12,7 @@ from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality
 from frameloom.fuse import create_model
 from frameloom.store import FeatureStore, Sample, alone, compact_features
 from frameloom.train import fit, get_recipe
-from frameloom.train.data import ClipDataset, ClipFeatures, StoredExamples, TrainingSet
+from frameloom.train.data import ClipDataset, ClipFeatures, TrainingSet, collate, stored_clips
 
 NUM_CLIPS, IN_SHARD = 24, 4
 
@@ -62,14 +62,14 @@ def clips(tmp_path: Path) -> tuple[FeatureStore, list[ClipFeatures]]:
 
 def test_a_clip_is_its_span_of_media_and_all_of_its_texts(clips) -> None:
     store, examples = clips
-    stored = StoredExamples(store, examples)
-    for number, sample in enumerate(stored.__getitems__(range(NUM_CLIPS))):
+    stored = stored_clips(store, examples)
+    for number in range(NUM_CLIPS):
+        sample = stored[number]
         own = store.read(f"video-{number}").values
-        np.testing.assert_array_equal(sample["video"][0], own[1:4])
-        assert (sample["audio"] is None) is (number % 3 == 0)
+        np.testing.assert_array_equal(sample["video"], own[1:4])
+        assert (len(sample["audio"]) == 0) is (number % 3 == 0)
         np.testing.assert_array_equal(sample["text"][1], store.read(f"text-{(number + 1) % NUM_CLIPS}").values)
-        assert list(sample.get("more", {})) == (["speech"] if number % 4 == 0 else [])
-        np.testing.assert_array_equal(stored[number]["video"][0], sample["video"][0])
+        assert len(sample["speech"]) == (len(store.read(f"speech-{number}").values) if number % 4 == 0 else 0)
         assert stored.key(number) == f"clip {number}"
 
 
@@ -82,8 +82,8 @@ def test_the_list_of_clips_comes_back_from_its_file(clips, tmp_path) -> None:
 
 def test_shards_matter_only_where_memory_does_not_hold_everything(clips) -> None:
     store, examples = clips
-    assert not StoredExamples(store, examples).shard_groups().any()
-    small = StoredExamples(store, examples, memory_bytes=1000)
+    assert not stored_clips(store, examples).shard_groups().any()
+    small = stored_clips(store, examples, memory_bytes=1000)
     assert small.num_bytes() > 1000
     groups = small.shard_groups().reshape(-1, IN_SHARD)
     assert (groups == groups[:, :1]).all()
@@ -93,18 +93,40 @@ def test_shards_matter_only_where_memory_does_not_hold_everything(clips) -> None
 def test_memory_changes_nothing_but_the_speed(clips, tmp_path) -> None:
     """A clip that is read anew in every epoch is the clip that was kept."""
     store, examples = clips
-    kept, read = (ClipDataset(StoredExamples(store, examples, memory_bytes=size)) for size in (10**9, 0))
+    kept, read = (ClipDataset(stored_clips(store, examples, memory_bytes=size)) for size in (10**9, 0))
     for _ in range(2):
-        for one, other in zip(kept.__getitems__(range(NUM_CLIPS)), read.__getitems__(range(NUM_CLIPS)), strict=True):
-            assert one.keys() == other.keys()
-            for name, rows in one.items():
-                np.testing.assert_array_equal(rows, other[name])
+        same_batch(kept.__getitems__(range(NUM_CLIPS)), read.__getitems__(range(NUM_CLIPS)))
+
+
+def same_batch(one: dict, other: dict) -> None:
+    """Equal to the last bit, in the same order of modalities."""
+    assert list(one) == list(other)
+    for name, tokens in one.items():
+        assert tokens.values.dtype == other[name].values.dtype
+        assert tokens.values.equal(other[name].values)
+        assert tokens.mask.equal(other[name].mask)
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_video_tokens": 2, "max_audio_frames": 1, "max_words": 3}])
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_batch_that_is_read_at_once_is_that_of_its_clips_to_the_bit(clips, limits, joined: bool) -> None:
+    store, examples = clips
+    for number, one in enumerate(examples):
+        video = one.features["video"] * (2 if joined and number else 1)
+        audio = (f"audio-{number}",) if joined else one.features["audio"]
+        examples[number] = replace(one, features=one.features | {"video": video[::-1], "audio": audio})
+    examples += [replace(examples[5], captions=()), replace(examples[7], start_seconds=2.2, end_seconds=2.4)]
+    dataset = ClipDataset(stored_clips(store, examples), training=True, seed=3, **limits)
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        for indices in (range(len(examples)), [24, 5, 0], [3], [0, 3]):
+            same_batch(dataset.__getitems__(indices), collate([dataset[index] for index in indices]))
 
 
 def test_a_training_that_reads_from_shards_ends_and_learns(clips, tmp_path) -> None:
     store, examples = clips
     examples = [replace(one, features=one.features | {"speech": ()}) for one in examples]
-    dataset = ClipDataset(StoredExamples(store, examples, memory_bytes=0), training=True)
+    dataset = ClipDataset(stored_clips(store, examples, memory_bytes=0), training=True)
     recipe = get_recipe("everything_at_once_tiny", epochs=4, min_steps=0, batch_size=8, warmup_steps=0)
     result = fit(create_model("test_everything_at_once"), dataset, recipe=recipe, folder=tmp_path / "model")
     assert result.steps == 4 * 3
@@ -116,7 +138,7 @@ def test_a_span_without_a_row_of_its_own_gets_the_nearest(clips, span) -> None:
     """A span shorter than a row, one that only touches the end, and one beside a damaged video's last row."""
     store, _ = clips
     clip = ClipFeatures(clip="c", start_seconds=span[0], end_seconds=span[1], features={"video": ("video-0",)})
-    rows = StoredExamples(store, [clip])[0]["video"][0]
+    rows = stored_clips(store, [clip])[0]["video"]
     nearest = min(3, int(sum(span) / 2))
     np.testing.assert_array_equal(rows, store.read("video-0").values[nearest : nearest + 1])
 
@@ -128,7 +150,7 @@ def test_what_was_stored_after_the_store_was_opened_is_found(clips) -> None:
     made = sample("video-late", feature("video", 99, 4, 24))
     store.write_shard("video", [made], spec=spec("video", Modality.VIDEO, 24))
     clip = ClipFeatures(clip="c", start_seconds=0.0, end_seconds=4.0, features={"video": ("video-late",)})
-    assert len(StoredExamples(other, [clip])[0]["video"][0]) == 4
+    assert len(stored_clips(other, [clip])[0]["video"]) == 4
 
 
 @pytest.mark.parametrize("is_planned", [False, True])
@@ -136,18 +158,18 @@ def test_shards_that_were_merged_after_the_store_was_opened_are_found_again(clip
     store, examples = clips
     reader = FeatureStore(store.root)
     assert len(reader) > 0
-    found = StoredExamples(reader, examples) if is_planned else None
+    found = stored_clips(reader, examples) if is_planned else None
     if is_planned:
         with pytest.raises(LockedError, match="is reading"), alone(store.root):
             pass
     compact_features(FeatureStore(store.root))  # as another machine may, which these locks do not reach
     assert len(FeatureStore(store.root).shards()) < len(reader.shards())
-    late = found or StoredExamples(reader, examples)
+    late = found or stored_clips(reader, examples)
     for index, example in enumerate(examples):
         clip = late[index]
         number = int(example.features["video"][0].removeprefix("video-"))
         rows = {name: feature(name, number, 4 + number % 3, dim).values for name, dim in (("video", 24), ("text", 12))}
-        np.testing.assert_array_equal(clip["video"][0], rows["video"][1:4])
+        np.testing.assert_array_equal(clip["video"], rows["video"][1:4])
         np.testing.assert_array_equal(clip["text"][0], rows["text"])
 
 
@@ -155,7 +177,5 @@ def test_a_text_that_is_not_stored_is_no_empty_text(clips) -> None:
     store, _ = clips
     captions = ("text-0", "text-nowhere")
     clip = ClipFeatures(clip="c", features={"video": ("video-0",)}, captions=captions)
-    texts = StoredExamples(store, [clip])[0]["text"]
-    assert len(texts[0])
     with pytest.raises(InputError, match="no feature text-nowhere"):
-        texts[1]
+        stored_clips(store, [clip])

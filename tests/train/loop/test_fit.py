@@ -411,7 +411,7 @@ class TestRefusals:
         ("num_clips", "options", "recipe", "message"),
         [
             (0, {}, {}, "no clips to train on"),
-            (8, {"device": "tpu"}, {}, "allowed are cpu and cuda"),
+            (8, {"device": "tpu"}, {}, "allowed are cpu, cuda and cuda:N"),
             (8, {}, {"precision": "fp16"}, "fp16 needs a GPU"),
             (8, {"provenance": {"when": object()}}, {}, "JSON-ready"),
         ],

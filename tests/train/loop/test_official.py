@@ -54,7 +54,7 @@ class TestReading:
 
     def test_what_does_not_exist_is_named(self, model, tmp_path) -> None:
         path = tmp_path / "weights.pth"
-        with pytest.raises(InputError, match=r"no published model at .*weights\.pth"):
+        with pytest.raises(InputError, match=r"no weights at .*weights\.pth"):
             load_official(path)
         torch.save(model.to_official(), path)
         with pytest.raises(UnknownNameError, match="did you mean everything_at_once"):
@@ -82,7 +82,7 @@ class TestFilesThatAreNotTrusted:
             torch.save(hostile, path)
         else:
             path.write_bytes(pickle.dumps(hostile))
-        with pytest.raises(InputError, match="damaged, or holds more than tensors, numbers and text"):
+        with pytest.raises(InputError, match="are damaged, or more than tensors, numbers and text"):
             read_official(path)
         assert not trace.exists()
 
@@ -91,7 +91,7 @@ class TestFilesThatAreNotTrusted:
     def test_a_damaged_file_is_named(self, tmp_path, name, content) -> None:
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(InputError, match=f"{name} is damaged"):
+        with pytest.raises(InputError, match=f"{name} are damaged"):
             read_official(path)
 
     def test_a_file_cut_short_is_named(self, model, tmp_path) -> None:
@@ -102,7 +102,11 @@ class TestFilesThatAreNotTrusted:
             read_official(path)
 
     def test_other_kinds_are_refused(self, tmp_path) -> None:
-        for name, content, message in (("a.pkl", b"x", "is a .pt, .pth, .bin or"), ("a.pth", None, "holds Tensor")):
+        allowed = "allowed are .safetensors, .pt, .pth, .bin"
+        for name, content, message in (("a.pkl", b"x", allowed), ("a.pth", None, "found Tensor")):
+            ("a.pkl", b"x", "allowed are .safetensors, .pt, .pth, .bin"),
+            ("a.pth", None, "found Tensor"),
+        ):
             path = tmp_path / name
             path.write_bytes(content) if content else torch.save(torch.zeros(2), path)
             with pytest.raises(InputError, match=message):

@@ -9,9 +9,7 @@ import pytest
 from frameloom import ConfigError, UnknownNameError
 from frameloom.fuse import model_config
 from frameloom.train import get_recipe, list_recipes
-from frameloom.train.loop.schedule import batches_of_epoch, epoch_order, learning_rate, num_epochs
-from hypothesis import given
-from hypothesis import strategies as st
+from frameloom.train.loop.schedule import epoch_order, learning_rate, num_epochs
 
 
 def test_the_published_recipes_are_those_of_the_paper() -> None:
@@ -120,28 +118,6 @@ def order(num_clips: int, *, seed: int = 1, epoch: int = 0) -> list[int]:
 
 
 class TestOrder:
-    @given(
-        num_clips=st.integers(1, 60),
-        batch_size=st.integers(1, 20),
-        epoch=st.integers(0, 5),
-        num_processes=st.integers(1, 4),
-    )
-    def test_every_clip_comes_at_most_once_and_processes_share_each_batch(
-        self, num_clips, batch_size, epoch, num_processes
-    ) -> None:
-        shares = [
-            batches_of_epoch(
-                order(num_clips, epoch=epoch), batch_size=batch_size, rank=rank, num_processes=num_processes
-            )
-            for rank in range(num_processes)
-        ]
-        size = min(batch_size, num_clips)
-        assert {len(share) for share in shares} == {num_clips // size if size >= num_processes else 0}
-        assert {len(batch) for share in shares for batch in share} <= {size // num_processes}
-        seen = [clip for share in shares for batch in share for clip in batch]
-        assert len(seen) == len(set(seen))
-        assert set(seen) <= set(range(num_clips))
-
     def test_the_order_is_that_of_seed_and_epoch(self) -> None:
         assert order(50, seed=1, epoch=2) == order(50, seed=1, epoch=2)
         assert order(50, seed=1, epoch=2) != order(50, seed=1, epoch=3)
@@ -157,10 +133,6 @@ class TestOrder:
         # Large batches meet more shards: as many as 32 batches fill.
         wide = epoch_order(groups, batch_size=500, seed=0).indices(0)
         assert len(set(groups[wide[:16_000]])) == 160
-
-    def test_an_incomplete_batch_is_kept_only_when_it_is_the_only_one(self) -> None:
-        assert [len(batch) for batch in batches_of_epoch(range(25), batch_size=10)] == [10, 10]
-        assert [len(batch) for batch in batches_of_epoch(range(7), batch_size=10)] == [7]
 
 
 @pytest.mark.parametrize(

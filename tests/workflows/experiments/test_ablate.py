@@ -16,7 +16,7 @@ from frameloom import ConfigError
 from frameloom._registry import Registry
 from frameloom.fuse import model_config
 from frameloom.train import get_recipe, load_checkpoint
-from frameloom.train.data import ClipDataset, StoredExamples, collate
+from frameloom.train.data import ClipDataset, TrainingSet, collate, stored_clips
 from frameloom.train.evaluate import embed_batch, retrieval_metrics
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
@@ -196,8 +196,8 @@ class TestVerdicts:
     ) -> None:
         (one,) = table_of(better, worse).comparisons()
         assert one.verdict == verdict
-        assert one.published_differences == {"A": 7.5}
-        assert one.mean_recall_difference.mean == pytest.approx(np.mean(better) - np.mean(worse))
+        assert one.published == {"A": 7.5}
+        assert one.difference.mean == pytest.approx(np.mean(better) - np.mean(worse))
 
     def test_deviations_are_those_of_a_sample_of_seeds(self) -> None:
         result = table_of([50, 52, 57], [40, 41, 42])
@@ -205,9 +205,7 @@ class TestVerdicts:
         assert (spread.mean, spread.deviation) == (pytest.approx(53), pytest.approx(np.std([50, 52, 57], ddof=1)))
         assert spread.shown() == "53.0 ± 3.6"
         (one,) = result.comparisons()
-        assert one.mean_recall_difference.deviation == pytest.approx(np.std([10, 11, 15], ddof=1)), (
-            "paired, seed by seed"
-        )
+        assert one.difference.deviation == pytest.approx(np.std([10, 11, 15], ddof=1)), "paired, seed by seed"
 
     def test_what_does_not_come_out_is_said_plainly(self) -> None:
         text = "\n".join(table_of([40, 41, 42], [50, 52, 51]).lines())
@@ -260,7 +258,7 @@ class TestRun:
         (job,) = [job for job in self._jobs(folder) if (job.training, job.seed) == ("ours", 1)]
         model, meta = load_checkpoint(job.folder)
         assert meta.recipe["seed"] == 1
-        dataset = ClipDataset(StoredExamples(clips.project.store, clips.galleries["short"].clips), **job.train.limits)
+        dataset = ClipDataset(stored_clips(clips.project.store, clips.galleries["short"].clips), **job.train.limits)
         vectors = embed_batch(model, collate([dataset[i] for i in range(6)]), ["text", "video+audio"])
         expected = retrieval_metrics(vectors["text"] @ vectors["video+audio"].T)
         assert found["text->media"]["meanr"] == expected.meanr
@@ -309,7 +307,7 @@ class TestRun:
         _ablate_run.run_job(job)
         model = _ablate_run.model_of(job)
         assert model.config.fused_pairs
-        gallery = StoredExamples.load(job.train.store, Path(job.asked[0].gallery))
+        gallery = stored_clips(job.train.store, TrainingSet.read(Path(job.asked[0].gallery)).clips)
         dataset = ClipDataset(gallery, **job.train.limits)
         batch = collate([dataset[index] for index in range(4)])
         media = {name: batch[name] for name in ("video", "audio")}

@@ -16,7 +16,7 @@ from frameloom._vocabulary import digest_of
 from frameloom.extract import backbone_spec
 from frameloom.store import FeatureStore, Sample
 from frameloom.train import read_checkpoint
-from frameloom.train.data import ClipDataset, ClipFeatures, StoredExamples
+from frameloom.train.data import ClipDataset, ClipFeatures, TrainingSet, stored_clips
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.index import Index
@@ -86,11 +86,11 @@ class TestJoined:
         checkpoint = project.resolve().checkpoint
         assert checkpoint is not None
         path = checkpoint.folder / "examples.parquet"
-        examples = StoredExamples.load(project.root, path)
+        examples = stored_clips(project.store, TrainingSet.read(path).clips)
         assert all(len(dict(row["features"])["video"]) == 2 for row in pq.read_table(path).to_pylist())
         rows = ClipDataset(examples, max_video_tokens=10)[0]["video"]
         assert rows is not None
-        (names, *_) = (one.features["video"] for one in examples.examples)
+        names = TrainingSet.read(path).clips[0].features["video"]
         flat, deep = (project.store.read(name).values.astype(np.float64) for name in names)
         assert (len(flat), len(deep)) == (2, 3)  # 1 and 1.5 rows a second, of two seconds
         flat, deep = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (flat, deep))
@@ -107,7 +107,7 @@ class TestJoined:
             sample = Sample(key="v", source_digest="d", fingerprint=name, feature=feature)
             store.write_shard(name, [sample], spec=spec)
         clip = ClipFeatures(clip="c", start_seconds=0, end_seconds=4, features={"video": ("flat", "deep")})
-        streams = StoredExamples(tmp_path, [clip])[0]["video"]
+        streams = stored_clips(FeatureStore(tmp_path), [clip])[0]["video"]
         assert [one[:, 0].tolist() for one in streams] == [[3], [3]]
 
     def test_a_second_sync_does_nothing(self, joined: Path, decodes: list[str]) -> None:

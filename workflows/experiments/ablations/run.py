@@ -14,7 +14,7 @@ from typing import Any
 from ...._files import publish_text
 from ...._vocabulary import IntegrityError, digest_of
 from ....train import Recipe, get_recipe, read_checkpoint
-from ....train.data import StoredExamples, TrainingSet
+from ....train.data import FeatureDataset, TrainingSet, stored_clips
 from ...console import Console, readable_seconds
 from ...sync import Executor, TrainJob, train_model
 from .data import Clips
@@ -187,9 +187,8 @@ def judge(job: AblationJob, asked: Asked) -> Metrics:
     """Retrieval in both directions between the first captions of a gallery and its clips."""
     from ....train.evaluate import LongVideos, embed_test_clips, retrieval_metrics
 
-    samples = _gallery(job.train.store, asked.gallery)
+    samples, longest = _gallery(job.train.store, asked.gallery)
     limits = job.train.limits
-    longest = max(example.end_seconds - example.start_seconds for example in samples.examples)
     # How a gallery's clips are read by a model that was trained on clips of the recipe's length.
     plan = LongVideos(
         strategy="at_once" if asked.strategy == "beginning" else asked.strategy,
@@ -210,8 +209,10 @@ def judge(job: AblationJob, asked: Asked) -> Metrics:
 
 
 @lru_cache(maxsize=2)
-def _gallery(store: str, gallery: str) -> StoredExamples:
-    return StoredExamples.load(store, Path(gallery))
+def _gallery(store: str, gallery: str) -> tuple[FeatureDataset, float]:
+    """A gallery's clips, and the seconds of the longest."""
+    clips = TrainingSet.read(Path(gallery)).clips
+    return stored_clips(store, clips), max(clip.end_seconds - clip.start_seconds for clip in clips)
 
 
 def model_of(job: AblationJob) -> Any:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from frameloom import InputError
-from frameloom.train.data import ClipDataset, PublishedClip, PublishedClips, read_published_clips
-from frameloom.train.data.published import VIDEO_KEYS
+from frameloom.train.data import ClipDataset
+from frameloom.train.protocols import VIDEO_KEYS, PublishedClip, PublishedClips, read_published_clips
 
 RNG = np.random.default_rng(0)
 

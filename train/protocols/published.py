@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
 from ...store import read_pickle
-from .clips import ClipSample
+from ..data import ClipSample
 
 VIDEO_KEYS: Mapping[str, tuple[str, ...]] = {
     "msrvtt": ("2d", "3d"),
@@ -70,7 +70,7 @@ class PublishedClips:
 
     def __getitem__(self, index: int) -> ClipSample:
         clip = self.clips[index]
-        return ClipSample(video=list(clip.video), audio=clip.audio, text=_Captions(clip.captions, self.words))
+        return {"video": list(clip.video), "audio": clip.audio, "text": _Captions(clip.captions, self.words)}
 
 
 class _Captions(Sequence[NDArray[Any]]):
