@@ -27,7 +27,7 @@ from .health import (
     verify_table,
 )
 from .ledger import Ledger
-from .locks import ReaderHold, alone, reader_lock, writer_lock
+from .locks import SharedLock, exclusive_lock, reader_lock, writer_lock
 from .table import Applied, ClipTable, check_metadata_schema, metadata_of, quoted
 
 __all__ = [
@@ -41,16 +41,16 @@ __all__ = [
     "Kind",
     "Ledger",
     "Problem",
-    "ReaderHold",
     "Repaired",
     "Sample",
     "ShardGoneError",
     "ShardInfo",
-    "alone",
+    "SharedLock",
     "check_metadata_schema",
     "code_version",
     "compact_features",
     "embedding_fingerprint",
+    "exclusive_lock",
     "feature_fingerprint",
     "file_digest",
     "metadata_of",

@@ -1,4 +1,4 @@
-"""The driver's notebook: digests of unchanged files, deaths of workers, durable table versions, speeds.
+"""What the driver remembers: digests of unchanged files, deaths of workers, durable table versions, speeds.
 
 It is a cache with a memory: whatever it says can be found out again from the files, the sidecars and the tables, so a
 lost or damaged ledger costs time and never data. SQLite in WAL mode with full syncs, one driver process at a time.
@@ -14,19 +14,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .._files import make_folder, out_of_space
-from .._vocabulary import FrameloomError, InputError, MediaError, Status
+from .._files import make_folder, out_of_space, set_aside
+from .._vocabulary import InputError, MediaError, Status
 from .fingerprints import hash_stream, media_error, open_regular_file
 
 _log = logging.getLogger(__name__)
 
 LEDGER_NAME = "ledger.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # A file changed this shortly before it was hashed could change again within one tick of its clock and look the same.
 SETTLED_SECONDS = 2.0
 # Older measurements of speed count half as much with each new one.
@@ -38,8 +38,7 @@ _NEEDED_BYTES = 256 * 1024
 _HASHING_THREADS = min(4, os.cpu_count() or 1)
 _SCHEMA = """
 CREATE TABLE files (path BLOB PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE attempts (
-    source_digest TEXT PRIMARY KEY, in_flight INTEGER NOT NULL, deaths INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE attempts (source_digest TEXT PRIMARY KEY, deaths INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE tables (uri TEXT PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rates (stage TEXT PRIMARY KEY, items REAL NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID;
 """
@@ -74,18 +73,6 @@ class Ledger:
 
     # Digests of files
 
-    def digest_of_file(self, path: Path | str) -> str:
-        """`file_digest`, read from the ledger when size, times and inode say that the file has not changed.
-
-        Raises:
-            MediaError: ``missing``, ``unreadable``, ``not_regular_file``, or ``changed`` while it was read.
-        """
-        path = Path(path)
-        digest = self.digests_of_files([path])[path]
-        if isinstance(digest, MediaError):
-            raise digest
-        return digest
-
     def digests_of_files(
         self, paths: Iterable[Path], *, on_hashed: Callable[[Path], None] | None = None
     ) -> dict[Path, str | MediaError]:
@@ -99,76 +86,47 @@ class Ledger:
         found: dict[Path, str | MediaError] = {
             path: stamp for path, stamp in stamps.items() if isinstance(stamp, MediaError)
         }
-        known = self._known_digests([path for path in stamps if path not in found])
-        for path, (stamp, digest) in known.items():
-            if stamps[path] == stamp:
-                found[path] = digest
-        for path, result in self._hash_and_keep([path for path in stamps if path not in found]):
-            found[path] = result
-            if on_hashed:
-                on_hashed(path)
-        return {path: found[path] for path in stamps}
-
-    def _hash_and_keep(self, paths: Sequence[Path]) -> Iterator[tuple[Path, str | MediaError]]:
-        for start in range(0, len(paths), _FILES_A_COMMIT):
-            settled: list[tuple[bytes, str, str]] = []
-            for path, result in _hash_files(paths[start : start + _FILES_A_COMMIT]):
-                if isinstance(result, MediaError):
-                    yield path, result
-                    continue
-                stamp, digest, is_settled = result
-                if is_settled:
-                    settled.append((_name(path), stamp, digest))
-                yield path, digest
-            if settled:
-                with self._opened() as connection, connection:
-                    connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", settled)
-
-    def _known_digests(self, paths: Sequence[Path]) -> dict[Path, tuple[str, str]]:
-        if not paths or not self._has_content():
-            return {}
-        rows: dict[bytes, tuple[str, str]] = {}
-        names = [_name(path) for path in paths]
-        for start in range(0, len(names), 500):
-            some = names[start : start + 500]
+        names = {_name(path): path for path in stamps if path not in found}
+        for some in _parts(list(names) if self._has_content() else [], 500):
             query = f"SELECT path, stamp, digest FROM files WHERE path IN ({','.join('?' * len(some))})"  # noqa: S608
-            rows.update({name: (stamp, digest) for name, stamp, digest in self._rows(query, some)})
-        return {path: rows[name] for path, name in zip(paths, names, strict=True) if name in rows}
+            for name, stamp, digest in self._rows(query, some):
+                if stamps[names[name]] == stamp:
+                    found[names[name]] = digest
+        with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+            for some_paths in _parts([path for path in stamps if path not in found], _FILES_A_COMMIT):
+                settled: list[tuple[bytes, str, str]] = []
+                for path, result in zip(some_paths, pool.map(_hash_file, some_paths), strict=True):
+                    if isinstance(result, MediaError):
+                        found[path] = result
+                    else:
+                        stamp, found[path], is_settled = result
+                        settled += [(_name(path), stamp, result[1])] if is_settled else []
+                    if on_hashed:
+                        on_hashed(path)
+                if settled:
+                    with self._opened() as connection, connection:
+                        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", settled)
+        return {path: found[path] for path in stamps}
 
     # Attempts
 
-    def begin_attempt(self, source_digest: str) -> None:
-        """Note that a worker starts on a source."""
-        self._write(
-            "INSERT INTO attempts VALUES (?, 1, 0) ON CONFLICT (source_digest) DO UPDATE SET in_flight = 1",
-            (source_digest,),
-        )
-
     def finish_attempt(self, source_digest: str, *, died: bool = False) -> None:
-        """Note that the worker came back, whatever it found (its deaths are forgotten), or that it died on this source.
+        """Note that a worker came back from a source, whatever it found (its deaths are forgotten), or died on it.
 
-        A driver that is killed calls neither, and its sources are not blamed for that.
+        A driver that is killed notes nothing, and its sources are not blamed for that.
         """
-        if not died:
+        if died:
+            self._write(
+                "INSERT INTO attempts VALUES (?, 1) ON CONFLICT (source_digest) DO UPDATE SET deaths = deaths + 1",
+                (source_digest,),
+            )
+        else:
             self._write("DELETE FROM attempts WHERE source_digest = ?", (source_digest,))
-            return
-        self._write(
-            "INSERT INTO attempts VALUES (?, 0, 1) ON CONFLICT (source_digest) "
-            "DO UPDATE SET in_flight = 0, deaths = deaths + 1",
-            (source_digest,),
-        )
 
     def attempts(self, source_digest: str) -> int:
         """How many workers have died on this source since one last came back from it."""
         row = self._row("SELECT deaths FROM attempts WHERE source_digest = ?", (source_digest,))
         return int(row[0]) if row else 0
-
-    def interrupted(self) -> list[str]:
-        """Sources that were begun and neither came back nor killed their worker: those of a driver that was killed."""
-        if not self._has_content():
-            return []
-        query = "SELECT source_digest FROM attempts WHERE in_flight ORDER BY source_digest"
-        return [row[0] for row in self._rows(query, ())]
 
     # Tables
 
@@ -234,13 +192,11 @@ class Ledger:
                     self._connection = self._copy() if self._read_only else self._open()
                 yield self._connection
             except sqlite3.OperationalError as error:
-                raise self._explained(error) from error
-
-    def _explained(self, error: sqlite3.OperationalError) -> FrameloomError | sqlite3.OperationalError:
-        code = error.sqlite_errorcode & 0xFF  # what is above says which call failed
-        if code == sqlite3.SQLITE_FULL or (code in _ALSO_WHEN_FULL and _free_bytes(self.path) < _NEEDED_BYTES):
-            return out_of_space(self.path)
-        return error
+                code = error.sqlite_errorcode & 0xFF  # what is above says which call failed
+                is_full = code in _ALSO_WHEN_FULL and shutil.disk_usage(self.path.parent).free < _NEEDED_BYTES
+                if code == sqlite3.SQLITE_FULL or is_full:
+                    raise out_of_space(self.path) from error
+                raise
 
     def _open(self) -> sqlite3.Connection:
         make_folder(self.path.parent)
@@ -249,7 +205,9 @@ class Ledger:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_CORRUPT:
                 raise
-            kept = _move_aside(self.path)
+            kept = set_aside(self.path, self.path.parent, name=f"{self.path.name}.damaged")
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
             _log.warning("the ledger was damaged (%s); kept as %s and begun anew: files are hashed again", error, kept)
             return _connect(self.path)
 
@@ -257,21 +215,13 @@ class Ledger:
         memory = sqlite3.connect(":memory:", check_same_thread=False)
         if self.path.exists():
             try:
-                with _closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as source:
+                with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as source:
                     source.backup(memory)
             except sqlite3.DatabaseError as error:
                 _log.warning("the ledger cannot be read (%s); planning without it", error)
                 memory.close()
                 memory = sqlite3.connect(":memory:", check_same_thread=False)
         return _with_schema(memory)
-
-
-@contextmanager
-def _closing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    try:
-        yield connection
-    finally:
-        connection.close()
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -297,18 +247,8 @@ def _with_schema(connection: sqlite3.Connection) -> sqlite3.Connection:
     return connection
 
 
-def _move_aside(path: Path) -> Path:
-    serial = 1
-    while (kept := path.with_name(f"{path.name}.damaged-{serial}")).exists():
-        serial += 1
-    path.rename(kept)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return kept
-
-
-def _free_bytes(path: Path) -> int:
-    return shutil.disk_usage(path.parent).free
+def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _name(path: Path) -> bytes:
@@ -325,13 +265,6 @@ def _stamp(path: Path) -> str | MediaError:
 def _stamp_of(status: os.stat_result) -> str:
     # The change time, which no program can set back, sees a rewrite that kept size and modification time.
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
-
-
-def _hash_files(paths: Sequence[Path]) -> Iterator[tuple[Path, tuple[str, str, bool] | MediaError]]:
-    if not paths:
-        return
-    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        yield from zip(paths, pool.map(_hash_file, paths), strict=True)
 
 
 def _hash_file(path: Path) -> tuple[str, str, bool] | MediaError:

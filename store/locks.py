@@ -1,7 +1,7 @@
 """Who may use a store at the same time, by advisory locks that the kernel drops when their holder dies.
 
 One writer at a time holds `writer_lock`. Readers need no lock against writers, who only ever add; `reader_lock` keeps
-off the one command that takes files away, which holds `alone`.
+off the one command that takes files away, which holds `exclusive_lock`.
 """
 
 from __future__ import annotations
@@ -25,58 +25,44 @@ READERS_NAME = ".readers"
 def writer_lock(root: Path) -> Iterator[None]:
     """Hold the store's writer lock for the length of a ``with`` block.
 
-    The lock file stays behind when the block ends: removing it would let two processes hold locks on two different
-    files of the same name.
+    The lock file stays when the block ends: removing it would let two processes hold locks on two different files of
+    the same name.
 
     Raises:
         LockedError: another process holds it (exit code 6); the message names that process.
         ConfigError: the folder cannot be written.
     """
-    with _opened(root, LOCK_NAME) as descriptor:
-        _acquire(descriptor, root)
+    with _lock_file(root, LOCK_NAME) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            try:
+                writer = json.loads(os.pread(descriptor, 4096, 0))
+                holder = f"process {writer['pid']} on {writer['host']}"
+            except (ValueError, KeyError, TypeError):  # it has the lock and has not yet written its name
+                holder = "another process"
+            raise LockedError(
+                f"{holder} is writing to {root}; wait until it has ended, or end it, and try again"
+            ) from None
+        with suppress(OSError):  # on a full disk it holds the lock without its name
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         yield
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
 
 
 @contextmanager
-def _opened(root: Path, name: str) -> Iterator[int]:
-    """A lock file of the store, made with the store where it is not there. Closing it releases the lock."""
-    make_folder(root)
-    path = root / name
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise write_error(error, path) from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _acquire(descriptor: int, root: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise LockedError(
-            f"{_holder(descriptor)} is writing to {root}; wait until it has ended, or end it, and try again"
-        ) from None
-    with suppress(OSError):  # on a full disk it holds the lock without its name
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-
-
-@contextmanager
 def reader_lock(root: Path) -> Iterator[None]:
-    """Keep every file of the store where it is for the length of a ``with`` block. See `ReaderHold`."""
-    hold = ReaderHold(root)
+    """Hold a `SharedLock` for the length of a ``with`` block."""
+    lock = SharedLock(root)
     try:
         yield
     finally:
-        hold.release()
+        lock.release()
 
 
-class ReaderHold:
+class SharedLock:
     """Keeps every file of a store where it is for as long as this object lives. Any number of readers may have one.
 
     A store that is not there, that this process may not write to, or whose file system knows no locks, is read without.
@@ -87,13 +73,23 @@ class ReaderHold:
     """
 
     def __init__(self, root: Path) -> None:
-        self._descriptor = _open_readers(root)
-        if self._descriptor is not None:
+        self._descriptor: int | None = None
+        for flags in (os.O_RDONLY, os.O_RDONLY | os.O_CREAT):  # it is not there yet, most of all
             try:
-                _acquire_shared(self._descriptor, root)
-            except LockedError:
-                self.release()
-                raise
+                self._descriptor = os.open(root / READERS_NAME, flags | os.O_CLOEXEC, 0o644)
+                break
+            except OSError:  # at last: no store, or a read-only one, which nobody compacts from here
+                continue
+        if self._descriptor is None:
+            return
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holders = _holders(self._descriptor)
+            self.release()
+            raise LockedError(f"{holders} is compacting {root}; wait until it has ended, and try again") from None
+        except OSError:  # locks are not known here, so nobody compacts under one either
+            return
 
     def release(self) -> None:
         """Let the files be moved again."""
@@ -105,50 +101,38 @@ class ReaderHold:
         self.release()
 
 
-def _open_readers(root: Path) -> int | None:
-    path = root / READERS_NAME
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # not there yet, most of all
-        pass
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError:  # no store, or a read-only one: nobody compacts it from here
-        return None
-
-
-def _acquire_shared(descriptor: int, root: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise LockedError(
-            f"{_holders(descriptor)} is compacting {root}; wait until it has ended, and try again"
-        ) from None
-    except OSError:  # locks are not known here, so nobody compacts under one either
-        return
-
-
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
+def exclusive_lock(root: Path) -> Iterator[None]:
     """Hold the store while nobody reads it, for the length of a ``with`` block. For the holder of `writer_lock`.
 
     Raises:
         LockedError: somebody is reading (exit code 6); the message names the processes.
         ConfigError: the folder cannot be written.
     """
-    with _opened(root, READERS_NAME) as descriptor:
-        _acquire_alone(descriptor, root)
+    with _lock_file(root, READERS_NAME) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(
+                f"{_holders(descriptor)} is reading {root}, whose files must stay while it does; wait until it has"
+                " ended, or end it, and try again"
+            ) from None
         yield
 
 
-def _acquire_alone(descriptor: int, root: Path) -> None:
+@contextmanager
+def _lock_file(root: Path, name: str) -> Iterator[int]:
+    """A lock file of the store, made with the store where it is not there. Closing it releases the lock."""
+    make_folder(root)
+    path = root / name
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise LockedError(
-            f"{_holders(descriptor)} is reading {root}, whose files must stay while it does; wait until it has ended,"
-            " or end it, and try again"
-        ) from None
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise write_error(error, path) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _holders(descriptor: int) -> str:
@@ -164,11 +148,3 @@ def _holders(descriptor: int) -> str:
     if not any(pids):  # held from another machine or container
         return "another process"
     return f"process {', '.join(map(str, pids))} on {socket.gethostname()}"
-
-
-def _holder(descriptor: int) -> str:
-    try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
-        return f"process {holder['pid']} on {holder['host']}"
-    except (ValueError, KeyError, TypeError):  # it has the lock and has not yet written its name
-        return "another process"

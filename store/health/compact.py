@@ -218,7 +218,7 @@ def compact_features(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     advance: Advance = lambda _count: None,
 ) -> Compaction:
-    """Merge small shards and leave out what nobody reads. For the holder of `writer_lock` and `alone`.
+    """Merge small shards and leave out what nobody reads. For the holder of `writer_lock` and `exclusive_lock`.
 
     Args:
         store: in a folder or in a remote place.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._vocabulary import IntegrityError
-from ..table import COLUMN_TYPES, ClipTable, bad_vectors, metadata_of, vectors_of
+from ..table import COLUMN_TYPES, ClipTable, bad_rows, metadata_of
 from .verify import Finding, Kind, Repaired
 
 _REMEDY = "repair removes the row, and the next sync embeds the stored features anew"
@@ -31,7 +31,7 @@ def verify_table(table: ClipTable) -> Iterator[Finding]:
             batch.validate(full=True)
             names = batch.column("id").to_pylist()
             ids.update(names)
-            bad.update(names[row] for row in _bad_rows(batch))
+            bad.update(names[row] for row in bad_rows(batch))
             contradicting.update(_contradicting_rows(batch))
     except (IntegrityError, ValueError) as error:  # of Arrow: a text that is not UTF-8, or a list without its items
         message = str(error).partition("; ")[0]
@@ -47,17 +47,6 @@ def verify_table(table: ClipTable) -> Iterator[Finding]:
     for name in sorted(contradicting - bad):
         message = f"row {name} has metadata that its columns contradict"
         yield replace(row, kind=Kind.BAD_ROW, message=message, key=name)
-
-
-def _bad_rows(batch: object) -> Iterator[int]:
-    import pyarrow as pa
-
-    table = pa.Table.from_batches([batch])
-    column = table.column("vector")
-    if column.null_count:
-        yield from (row for row, is_there in enumerate(column.is_valid().to_pylist()) if not is_there)
-    elif table.num_rows:
-        yield from (int(row) for row in bad_vectors(vectors_of(table)))
 
 
 def _contradicting_rows(batch: Any) -> Iterator[str]:

@@ -1,16 +1,7 @@
-"""TODO door of store/table."""
+"""The table of clip embeddings in LanceDB: its rows, its filters, its commits and its versions."""
 
 from .filters import quoted
 from .lance import Applied, ClipTable
-from .rows import COLUMN_TYPES, bad_vectors, check_metadata_schema, metadata_of, vectors_of
+from .rows import COLUMN_TYPES, bad_rows, check_metadata_schema, metadata_of
 
-__all__ = [
-    "COLUMN_TYPES",
-    "Applied",
-    "ClipTable",
-    "bad_vectors",
-    "check_metadata_schema",
-    "metadata_of",
-    "quoted",
-    "vectors_of",
-]
+__all__ = ["COLUMN_TYPES", "Applied", "ClipTable", "bad_rows", "check_metadata_schema", "metadata_of", "quoted"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from ..._vocabulary import ConfigError, InputError, canonical_json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TABLE_FORMAT = "1"
+TABLE_FORMAT = "2"
 MAX_NORM_ERROR = 1e-3
 COLUMN_TYPES = {
     "id": "string",
@@ -23,7 +24,7 @@ COLUMN_TYPES = {
     "video": "string",
     "path": "string",
     "modalities": "string",
-    "fullest": "bool",
+    "is_primary": "bool",
     "start_seconds": "double",
     "end_seconds": "double",
     "split": "string",
@@ -58,7 +59,15 @@ def check_metadata_schema(metadata_schema: Mapping[str, str]) -> None:
     """Raises ConfigError for metadata that cannot be columns: see `metadata_fields`. Loads no library."""
     folded: dict[str, str] = {}
     for name, kind in metadata_schema.items():
-        _check_metadata_name(name)
+        if name.casefold() in _RESERVED:
+            raise ConfigError(
+                f"metadata {name!r} has the name of a column of ours; rename it ({', '.join(sorted(_RESERVED))})"
+            )
+        if not _COLUMN_NAME.fullmatch(name) or "." in name:
+            raise ConfigError(
+                f"metadata {name!r} cannot be a column; allowed: at most 63 letters, digits, blanks, '_' and '-', "
+                "starting with a letter or digit"
+            )
         if kind not in METADATA_TYPES:
             raise ConfigError(f"metadata {name!r} has type {kind!r}; allowed: {', '.join(METADATA_TYPES)}")
         if (other := folded.setdefault(name.casefold(), name)) != name:
@@ -75,33 +84,29 @@ def metadata_fields(metadata_schema: Mapping[str, str]) -> list[pa.Field]:
     return [pa.field(name, kind) for name, kind in metadata_schema.items()]
 
 
-def _check_metadata_name(name: str) -> None:
-    if name.casefold() in _RESERVED:
-        raise ConfigError(
-            f"metadata {name!r} has the name of a column of ours; rename it ({', '.join(sorted(_RESERVED))})"
-        )
-    if not _COLUMN_NAME.fullmatch(name) or "." in name:
-        raise ConfigError(
-            f"metadata {name!r} cannot be a column; allowed: at most 63 letters, digits, blanks, '_' and '-', "
-            "starting with a letter or digit"
-        )
-
-
 def rows_table(rows: pa.Table | Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows as a table of the given schema, checked.
 
     A row's ``metadata`` may be a mapping: it is kept as JSON and spread over the metadata columns.
 
     Raises:
-        InputError: a column is unknown, missing or of the wrong type; an id is there twice; a vector is not finite or
+        InputError: a column is unknown, missing or of the wrong type; an id is a duplicate; a vector is not finite or
             not of length 1. Names the first id or column that is wrong.
     """
     import pyarrow as pa
 
-    if not isinstance(rows, pa.Table) and not rows:
+    if isinstance(rows, pa.Table):
+        columns: dict[str, Any] = {name: rows.column(name).combine_chunks() for name in rows.schema.names}
+    elif rows:
+        columns = _columns_of_rows(rows, schema)
+    else:
         return schema.empty_table()
-    columns = _columns_of_table(rows) if isinstance(rows, pa.Table) else _columns_of_rows(rows, schema)
-    _check_names(list(columns), schema)
+    for name in columns:
+        if name not in schema.names:
+            raise InputError(f"no column is called {name!r}: {nearest(name, schema.names)}")
+    for name in (*_REQUIRED, "vector"):
+        if name not in columns:
+            raise InputError(f"rows need a column {name!r}")
     num_rows = len(columns["id"])
     # Made without the fields' own metadata, which LanceDB adds to and compares by itself.
     arrays = [_array(columns.get(field.name, [None] * num_rows), field) for field in schema]
@@ -110,45 +115,24 @@ def rows_table(rows: pa.Table | Sequence[Mapping[str, Any]], schema: pa.Schema) 
     return table
 
 
-def _columns_of_table(table: pa.Table) -> dict[str, Any]:
-    return {name: table.column(name).combine_chunks() for name in table.schema.names}
-
-
 def _columns_of_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> dict[str, Any]:
-    spread = [_spread(row) for row in rows]
+    import pyarrow as pa
+
+    spread: list[dict[str, Any]] = []
+    for row in rows:
+        metadata = row.get("metadata")
+        further = {**metadata, "metadata": canonical_json(dict(metadata))} if isinstance(metadata, Mapping) else {}
+        spread.append({**row, **further})
     names = {name: None for row in spread for name in row}
     columns: dict[str, Any] = {name: [row.get(name) for row in spread] for name in names}
     if "vector" in columns:
-        columns["vector"] = _vectors(columns["vector"], spread, dim=schema.field("vector").type.list_size)
+        dim = schema.field("vector").type.list_size
+        for row in spread:
+            if (shape := np.shape(row.get("vector", ()))) != (dim,):
+                raise InputError(f"row {row.get('id')!r}: its vector has shape {shape}, the table's have ({dim},)")
+        flat = np.asarray(columns["vector"], dtype=np.float32).reshape(-1)
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(flat), dim)
     return columns
-
-
-def _spread(row: Mapping[str, Any]) -> dict[str, Any]:
-    metadata = row.get("metadata")
-    if not isinstance(metadata, Mapping):
-        return dict(row)
-    return {**row, **metadata, "metadata": canonical_json(dict(metadata))}
-
-
-def _vectors(vectors: list[Any], rows: list[dict[str, Any]], *, dim: int) -> pa.Array:
-    import pyarrow as pa
-
-    for vector, row in zip(vectors, rows, strict=True):
-        if np.shape(vector) != (dim,):
-            raise InputError(
-                f"row {row.get('id')!r}: its vector has shape {np.shape(vector)}, the table's have ({dim},)"
-            )
-    flat = np.asarray(vectors, dtype=np.float32).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), dim)
-
-
-def _check_names(names: list[str], schema: pa.Schema) -> None:
-    for name in names:
-        if name not in schema.names:
-            raise InputError(f"no column is called {name!r}: {nearest(name, schema.names)}")
-    for name in (*_REQUIRED, "vector"):
-        if name not in names:
-            raise InputError(f"rows need a column {name!r}")
 
 
 def _array(values: Any, field: pa.Field) -> pa.Array:
@@ -164,37 +148,28 @@ def _check_values(table: pa.Table) -> None:
     ids = table.column("id").to_pylist()
     for name in (*_REQUIRED, "vector"):
         if table.column(name).null_count:
-            raise InputError(f"row {ids[_first_null(table.column(name))]!r} has no {name}")
+            first = int(np.flatnonzero(table.column(name).is_null().to_numpy())[0])
+            raise InputError(f"row {ids[first]!r} has no {name}")
     if len(set(ids)) != len(ids):
-        twice = next(one for place, one in enumerate(ids) if one in ids[:place])
-        raise InputError(f"the id {twice!r} is twice in one batch")
-    if len(ids):
-        _check_vectors(ids, vectors_of(table))
+        raise InputError(f"duplicate id {Counter(ids).most_common(1)[0][0]!r} in one batch")
+    if bad := bad_rows(table):
+        vector = table.column("vector")[bad[0]].values.to_numpy(zero_copy_only=False)
+        raise InputError(
+            f"row {ids[bad[0]]!r}: its vector has length {float(np.linalg.norm(vector)):g}; finite vectors of length 1"
+            " are stored"
+        )
 
 
-def _first_null(column: Any) -> int:
-    return int(np.flatnonzero(column.is_null().to_numpy())[0])
+def bad_rows(batch: pa.RecordBatch | pa.Table) -> list[int]:
+    """Places of the rows whose vector is missing, not finite or not of length 1."""
+    import pyarrow as pa
 
-
-def vectors_of(table: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The vectors of a table without nulls, as (N, D) float32."""
-    column = table.column("vector").combine_chunks()
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    vectors: np.ndarray[Any, np.dtype[np.float32]] = flat.reshape(len(column), column.type.list_size)
-    return vectors
-
-
-def _check_vectors(ids: list[str], vectors: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    bad = bad_vectors(vectors)
-    if len(bad):
-        norm = float(np.linalg.norm(vectors[bad[0]]))
-        raise InputError(f"row {ids[bad[0]]!r}: its vector has length {norm:g}; finite vectors of length 1 are stored")
-
-
-def bad_vectors(vectors: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Places of the vectors that are not finite or not of length 1."""
-    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    return np.flatnonzero(~(np.abs(lengths - 1) <= MAX_NORM_ERROR))  # NaN fails every comparison
+    column = pa.table({"vector": batch.column("vector")}).column("vector").combine_chunks()
+    is_there = column.is_valid().to_numpy(zero_copy_only=False)
+    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+    lengths = np.zeros(len(column))  # also of those that are missing, which `flatten` leaves out
+    lengths[is_there] = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    return np.flatnonzero(~(np.abs(lengths - 1) <= MAX_NORM_ERROR)).tolist()  # NaN fails every comparison
 
 
 def query_vector(vector: Any, dim: int) -> np.ndarray[Any, np.dtype[np.float32]]:

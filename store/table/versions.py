@@ -1,7 +1,7 @@
 """The files of a LanceDB table in a folder: which version is newest, and whether its bytes have reached the disk.
 
 None of this loads LanceDB, which takes seconds: a run that finds nothing to do reads a copy of the plan's columns that
-was kept beside the table, for as long as no file of the table has changed.
+was kept next to the table, for as long as no file of the table has changed.
 
 LanceDB commits by renaming a manifest into ``_versions`` and never calls fsync (measured on 0.40). So after a commit
 the files that it added are synced here before anyone is told that the rows are safe.
@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..._files import make_folder, publish, sync_folder, sync_path
+from ..._files import publish, set_aside, sync_folder, sync_path
 from ..._vocabulary import digest_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Stamps = Mapping[Path, tuple[int, int, int]]
-
+_HINT = "latest_version_hint.json"
 _STAMP_KEY = b"frameloom.stamp"
 _MAX_VERSION = 2**64 - 1
 _V2_DIGITS = 20  # a V2 manifest is named by 2^64 - 1 - version in 20 digits, so that the newest sorts first
@@ -49,23 +48,21 @@ class TableFolder:
         """The newest version that has a manifest, readable or not; None without one."""
         return max(self._manifests(), default=None)
 
-    def snapshot(self) -> Stamps:
-        """Every file of the table, with what tells an old one from a new one."""
-        stamps = {}
-        for folder, _, names in os.walk(self.path):
-            for name in names:
-                path = Path(folder, name)
-                status = path.stat()
-                stamps[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
-        return stamps
+    def num_versions(self) -> int:
+        """How many versions the table keeps."""
+        return len(self._manifests())
 
-    def sync_since(self, before: Stamps) -> None:
-        """Make durable every file that is new or changed since a `snapshot`, and all folders that lead to it."""
-        after = self.snapshot()
-        changed = [path for path, stamp in after.items() if before.get(path) != stamp]
-        for path in changed:
+    def files(self) -> set[Path]:
+        """Every file of the table. LanceDB gives each a new name, but for the hint."""
+        return {Path(folder, name) for folder, _, names in os.walk(self.path) for name in names}
+
+    def sync_since(self, before: Set[Path]) -> None:
+        """Make durable every file that is not in ``before``, and all folders that lead to it."""
+        hint = self._versions / _HINT
+        new = {path for path in (self.files() - before) | {hint} if path.exists()}
+        for path in new:
             sync_path(path)
-        folders = {path.parent for path in changed}
+        folders = {path.parent for path in new}
         folders |= {parent for folder in folders for parent in folder.parents if parent.is_relative_to(self.path)}
         for folder in sorted({*folders, self.path, self.path.parent}, reverse=True):
             sync_folder(folder)
@@ -79,7 +76,7 @@ class TableFolder:
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove what processes that were killed left beside the table."""
+        """Remove what processes that were killed left next to the table."""
         if self._dropped.exists():
             shutil.rmtree(self._dropped)
         for path in self.path.parent.glob(f".{self._copy.name}.*.tmp"):
@@ -96,7 +93,10 @@ class TableFolder:
         return self.path.with_name(f".{self.path.stem}.rows.parquet")
 
     def _stamp(self) -> str:
-        return digest_of(sorted([str(path.relative_to(self.path)), *stamp] for path, stamp in self.snapshot().items()))
+        """A digest of what tells an old file from a new one, of every file."""
+        found = [(path, path.stat()) for path in sorted(self.files())]
+        facts = [[str(path.relative_to(self.path)), one.st_ino, one.st_size, one.st_mtime_ns] for path, one in found]
+        return digest_of(facts)
 
     def keep_rows(self, rows: pa.Table) -> None:
         """Keep a copy of these rows as what the table holds now."""
@@ -123,16 +123,8 @@ class TableFolder:
 
     def quarantine(self, version: int) -> Path:
         """Move a manifest out of the table, so that the one before it is the newest; return its new place."""
-        manifest = self._manifests()[version]
-        folder = self.path.parent / ".quarantine" / self.path.name
-        make_folder(folder)
-        kept = folder / manifest.name
-        serial = 1
-        while kept.exists():
-            kept, serial = folder / f"{manifest.name}.{serial}", serial + 1
-        manifest.rename(kept)
-        (self._versions / "latest_version_hint.json").unlink(missing_ok=True)  # it would name the version just moved
-        sync_folder(folder)
+        kept = set_aside(self._manifests()[version], self.path.parent / ".quarantine" / self.path.name)
+        (self._versions / _HINT).unlink(missing_ok=True)  # it would name the version just moved
         sync_folder(self._versions)
         return kept
 

@@ -27,8 +27,8 @@ from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, Status, d
 from frameloom.store import (
     FeatureStore,
     Sample,
-    alone,
     compact_features,
+    exclusive_lock,
     feature_fingerprint,
     verify_features,
     writer_lock,
@@ -73,7 +73,7 @@ def write(root: Path) -> None:
 
 
 def compact(root: Path) -> None:
-    with writer_lock(root), alone(root):
+    with writer_lock(root), exclusive_lock(root):
         compact_features(FeatureStore(root), shard_bytes=SHARD_BYTES)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
-from ...store import FeatureStore, ReaderHold, ShardGoneError
+from ...store import FeatureStore, SharedLock, ShardGoneError
 from .order import EpochOrder, Remainder, ShardBatchSampler, Split, process_of
 from .plan import MissingPolicy, NarrowPolicy, Plan, Spans, Texts, format_counts, kept_clips, shard_groups
 from .rows import Budget, Padded, Rows, Span, SpanDraw
@@ -125,7 +125,7 @@ class FeatureDataset:
         policies = _policies(features, missing)
         _check_word("narrow", narrow, get_args(NarrowPolicy))
         self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
-        self._hold = ReaderHold(self.store.place.folder)
+        self._hold = SharedLock(self.store.place.folder)
         options: Any = {"narrow": narrow, "is_drawn": draw is not None}
         try:
             plans, captions = _plans(self.store, clips, features, **options)
@@ -172,7 +172,7 @@ class FeatureDataset:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._hold = ReaderHold(self.store.place.folder)
+        self._hold = SharedLock(self.store.place.folder)
         self._begin()
 
     def summary(self) -> str:

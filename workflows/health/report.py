@@ -20,8 +20,8 @@ from ...store import (
     Identity,
     Kind,
     Repaired,
-    alone,
     compact_features,
+    exclusive_lock,
     num_shards,
     plan_compaction,
     reader_lock,
@@ -314,7 +314,7 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
             table_bytes_after=None,
             dry_run=True,
         )
-    with writer_lock(project.root), alone(project.root), _features_alone(project):
+    with writer_lock(project.root), exclusive_lock(project.root), _features_alone(project):
         wanted = _wanted(project) if drop_deleted else None  # not before: a sync may have added features meanwhile
         with console.progress("compact", len(project.store), "samples") as advance:
             plan = compact_features(project.store, wanted=wanted, advance=advance)
@@ -333,7 +333,7 @@ def _features_alone(project: Project) -> AbstractContextManager[None]:
     """Features that lie elsewhere have readers of their own: trainings that know nothing of the project."""
     folder = project.store.place.folder
     is_apart = folder.resolve() != project.root.resolve()
-    return alone(folder) if is_apart else nullcontext()
+    return exclusive_lock(folder) if is_apart else nullcontext()
 
 
 def _compact_table(project: Project) -> None:

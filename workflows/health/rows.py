@@ -17,7 +17,7 @@ COMPARED_COLUMNS = (
     "video",
     "path",
     "modalities",
-    "fullest",
+    "is_primary",
     "start_seconds",
     "end_seconds",
     "split",

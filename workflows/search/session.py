@@ -160,7 +160,7 @@ class SearchSession:
             vector, left_out = self._vector(query)
             of_model = f"model = '{self.checkpoint.digest}'"
             rows = (
-                f"modalities = {quoted(self._combination(query.modalities))}" if query.modalities else "fullest = true"
+                f"modalities = {quoted(self._combination(query.modalities))}" if query.modalities else "is_primary = true"
             )
             conditions = [of_model, rows]
             if left_out is not None:
@@ -216,7 +216,7 @@ class SearchSession:
     def _vector(self, query: Query) -> tuple[NDArray[np.float32], str | None]:
         """The question as a unit vector, and the clip that must not answer itself."""
         if query.like is not None:
-            for condition in (f"clip = {quoted(query.like)} AND fullest = true", f"id = {quoted(query.like)}"):
+            for condition in (f"clip = {quoted(query.like)} AND is_primary = true", f"id = {quoted(query.like)}"):
                 rows = self.table.get(where=condition, columns=["clip", "vector"])
                 if rows:
                     return np.asarray(rows[0]["vector"], np.float32), rows[0]["clip"]

@@ -319,7 +319,9 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
 
 def delete(stage: Stage, ids: tuple[str, ...]) -> int:
     """Delete rows of clips that are no more. Returns how many."""
-    return _commit(stage.project, [], list(ids))[1]
+    deleted = _commit(stage.project, [], list(ids))[1]
+    finish_table(stage.project)
+    return deleted
 
 
 def embed(stage: Stage, state: State, plan: TablePlan) -> tuple[int, int]:
@@ -341,6 +343,7 @@ def embed(stage: Stage, state: State, plan: TablePlan) -> tuple[int, int]:
                 written += _commit(project, pending, [])[0]
                 pending = []
     last, deleted = _commit(project, pending, list(plan.delete_ids))
+    finish_table(project)
     if plan.to_embed:
         project.ledger.record_rate("embed", len(plan.to_embed), time.monotonic() - begun)
     return written + last, deleted
@@ -381,7 +384,7 @@ def row_columns(state: State, found: ClipState, combination: str) -> dict[str, A
         "video": clip.video,
         "path": found.path,
         "modalities": combination,
-        "fullest": combination == found.primary,
+        "is_primary": combination == found.primary,
         "start_seconds": clip.start_seconds,
         "end_seconds": clip.end_seconds,
         "split": clip.split,
@@ -395,6 +398,14 @@ def row_columns(state: State, found: ClipState, combination: str) -> dict[str, A
 def _typed(value: Any, kind: str) -> Any:
     """A metadata value as its column takes it: columns of mixed values hold text."""
     return str(value) if kind == "string" else float(value) if kind == "double" else value
+
+
+def finish_table(project: Project) -> None:
+    """The end of a run of commits: small files are merged when there are many, and the ledger learns the version."""
+    table, ledger = project.table, project.ledger
+    version = table.finish()
+    if version is not None and version != ledger.table_version(table.uri):
+        ledger.set_table_version(table.uri, version, state=ledger.table_state(table.uri))
 
 
 def _commit(project: Project, rows: list[dict[str, Any]], delete_ids: list[str]) -> tuple[int, int]:

@@ -14,8 +14,8 @@ from frameloom._files import FailPointError
 from frameloom._vocabulary import IntegrityError, LockedError, Status
 from frameloom.store import (
     FeatureStore,
-    alone,
     compact_features,
+    exclusive_lock,
     plan_compaction,
     reader_lock,
     superseded,
@@ -245,13 +245,13 @@ def test_who_reads_keeps_compaction_off_and_is_named(tmp_path):
     ) as reader:
         assert reader.stdout.readline() == "reading\n"
         with reader_lock(tmp_path), pytest.raises(LockedError, match=str(reader.pid)) as told:
-            with alone(tmp_path):
+            with exclusive_lock(tmp_path):
                 pytest.fail("not alone")
         assert told.value.exit_code == 6
         assert str(os.getpid()) in str(told.value)
         reader.kill()
         reader.wait()
-    with alone(tmp_path), pytest.raises(LockedError, match=f"process {os.getpid()} on .* is compacting"):
+    with exclusive_lock(tmp_path), pytest.raises(LockedError, match=f"process {os.getpid()} on .* is compacting"):
         with reader_lock(tmp_path):
             pytest.fail("not alone")
     with reader_lock(tmp_path):
@@ -260,7 +260,7 @@ def test_who_reads_keeps_compaction_off_and_is_named(tmp_path):
 
 def test_an_error_of_the_work_is_not_taken_for_a_lock(tmp_path):
     with pytest.raises(BlockingIOError, match="inside"):
-        with alone(tmp_path):
+        with exclusive_lock(tmp_path):
             raise BlockingIOError("inside")
 
 

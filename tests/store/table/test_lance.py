@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from frameloom._vocabulary import ConfigError, InputError
 from frameloom.store import ClipTable, metadata_of, quoted
+from frameloom.store.table import lance
 from helpers.stores import DIM, METADATA, make_row, unit
 
 
@@ -165,7 +166,7 @@ def test_semicolons_and_dashes_inside_quotes_are_text(filled):
         ({"vector": unit(1) * 2}, "'id-005'.*length 2"),
         ({"vector": unit(1, DIM + 1)}, r"'id-005'.*shape \(9,\)"),
         ({"vector": None}, "'id-005'.*shape"),
-        ({"id": "id-006"}, "'id-006' is twice"),
+        ({"id": "id-006"}, "duplicate id 'id-006'"),
         ({"video": None}, "'id-005' has no video"),
         ({"start_seconds": "soon"}, "column 'start_seconds'"),
         ({"metadata": {"take": "three"}}, "column 'take'"),
@@ -314,10 +315,39 @@ def test_optimize_keeps_the_rows(filled):
     assert version == filled.version()
     assert filled.rows() == before
     assert filled._read_rows() == before
+    assert filled._folder.num_versions() == 1
     assert len(list((filled._folder.path / "data").iterdir())) == 1
 
 
+def test_a_commit_reads_no_ids_after_the_first(filled, monkeypatch):
+    monkeypatch.setattr(filled, "_read_rows", lambda: pytest.fail("the ids were read"))
+    applied = filled.apply([make_row(serial) for serial in range(8, 14)], ["id-000", "not there"])
+    assert counts(applied) == (4, 2, 1)
+    assert counts(filled.apply([make_row(0), make_row(13)], ["id-001"])) == (1, 1, 1)
+    assert filled.count() == 13
+
+
+def test_ids_are_read_again_where_another_process_has_written(filled):
+    other = ClipTable(filled.uri)
+    assert counts(other.apply([make_row(20)], ["id-003"])) == (1, 0, 1)
+    assert counts(filled.apply([make_row(20), make_row(3)], ["id-004"])) == (1, 1, 1)
+    assert filled.rows()["id"].to_pylist() == [*(f"id-{n:03d}" for n in range(10) if n != 4), "id-020"]
+
+
+def test_versions_and_files_stay_few_however_many_commits_there_are(table, monkeypatch):
+    monkeypatch.setattr(lance, "MAX_COMMITS", 5)
+    monkeypatch.setattr(lance, "MAX_VERSIONS", 3)
+    monkeypatch.setattr(lance, "KEEP_SECONDS", 0.0)
+    for serial in range(23):
+        assert counts(table.apply([make_row(serial)], [f"id-{serial - 2:03d}"])) == (1, 0, int(serial > 1))
+        assert table._folder.num_versions() <= 2 * 5 + 3
+    assert table.finish() == table.version()
+    assert table._folder.num_versions() <= 3
+    assert table.rows()["id"].to_pylist() == ["id-021", "id-022"]
+
+
 def test_rows_are_known_without_lancedb_until_a_file_changes(filled, monkeypatch):
+    filled.finish()
     monkeypatch.setattr(filled, "_read_rows", lambda: pytest.fail("the table was read"))
     fresh = ClipTable(filled.uri)
     monkeypatch.setattr(fresh, "_connected", lambda: pytest.fail("LanceDB was asked"))
@@ -330,6 +360,7 @@ def test_rows_are_known_without_lancedb_until_a_file_changes(filled, monkeypatch
 
 
 def test_a_damaged_copy_of_the_rows_is_not_used(filled):
+    filled.finish()
     before = filled.rows()
     copy = filled._folder._copy
     for content in (b"", b"PAR1", copy.read_bytes()[:-9]):

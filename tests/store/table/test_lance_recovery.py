@@ -132,12 +132,13 @@ def test_a_version_with_pages_of_zeros_is_set_aside(table):
     assert table.count() == 10
 
 
-def test_what_a_killed_process_left_beside_the_table_is_removed(table):
-    beside = table._folder.path.parent
-    (beside / "..clips.rows.parquet.none.1-1.tmp").write_bytes(b"?")
-    (beside / ".clips.lance.dropped" / "data").mkdir(parents=True)
+def test_what_a_killed_process_left_next_to_the_table_is_removed(table):
+    table.finish()
+    folder = table._folder.path.parent
+    (folder / "..clips.rows.parquet.none.1-1.tmp").write_bytes(b"?")
+    (folder / ".clips.lance.dropped" / "data").mkdir(parents=True)
     assert table.recover(table.version()) == []
-    assert sorted(path.name for path in beside.iterdir()) == [".clips.rows.parquet", "clips.lance"]
+    assert sorted(path.name for path in folder.iterdir()) == [".clips.rows.parquet", "clips.lance"]
 
 
 def test_a_torn_first_version_means_that_there_is_no_table(tmp_path):
@@ -182,14 +183,13 @@ def test_every_new_file_and_its_folders_are_synced_before_apply_returns(table, m
     assert {str(path.parent) for path in new} | {str(folder), str(folder.parent)} <= synced
 
 
-def test_a_full_disk_is_told_as_such(table, monkeypatch):
+def test_a_full_disk_is_out_of_space(table, monkeypatch):
     from frameloom.store.table import lance
 
     def full(*given, **named):
         raise RuntimeError("lance error: LanceError(IO): write failed: No space left on device (os error 28)")
 
     monkeypatch.setattr(lance.ClipTable, "_upsert", full)
-    monkeypatch.setattr(lance.ClipTable, "_delete", full)
     with pytest.raises(OutOfSpaceError, match="free some space"):
         table.apply([make_row(50)])
     monkeypatch.undo()
@@ -207,7 +207,28 @@ def test_wrong_counts_are_never_silent(table, monkeypatch):
 def test_rows_that_are_double_are_found(table):
     inner = table._connected().open_table("clips")
     inner.add(inner.search().limit(2).to_arrow())
-    with pytest.raises(IntegrityError, match="2 rows twice"):
+    with pytest.raises(IntegrityError, match="2 duplicate rows"):
         table.rows()
-    with pytest.raises(IntegrityError, match="2 rows twice"):
+    with pytest.raises(IntegrityError, match="2 duplicate rows"):
         table.apply([make_row(3)])
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_kill_while_files_are_merged_loses_no_row(nth, table, monkeypatch):
+    """What is merged is durable before what it replaces is dropped."""
+    for serial in range(10, 16):
+        table.apply([make_row(serial)])
+    durable, commits, synced = table.version(), [], table._folder.sync_since
+
+    def killed(before):
+        commits.append(table._folder.num_versions())
+        if len(commits) == nth:
+            raise FailPointError
+        synced(before)
+
+    monkeypatch.setattr(table._folder, "sync_since", killed)
+    with pytest.raises(FailPointError):
+        table.optimize(keep_seconds=0.0)
+    assert commits[0] > durable > commits[-1] or nth == 1
+    assert ClipTable(table.uri).recover(durable) == []
+    assert ClipTable(table.uri).rows().num_rows == 16

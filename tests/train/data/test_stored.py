@@ -10,7 +10,7 @@ import pytest
 from frameloom import InputError, LockedError
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality
 from frameloom.fuse import create_model
-from frameloom.store import FeatureStore, Sample, alone, compact_features
+from frameloom.store import FeatureStore, Sample, compact_features, exclusive_lock
 from frameloom.train import fit, get_recipe
 from frameloom.train.data import ClipDataset, ClipFeatures, TrainingSet, collate, stored_clips
 
@@ -160,7 +160,7 @@ def test_shards_that_were_merged_after_the_store_was_opened_are_found_again(clip
     assert len(reader) > 0
     found = stored_clips(reader, examples) if is_planned else None
     if is_planned:
-        with pytest.raises(LockedError, match="is reading"), alone(store.root):
+        with pytest.raises(LockedError, match="is reading"), exclusive_lock(store.root):
             pass
     compact_features(FeatureStore(store.root))  # as another machine may, which these locks do not reach
     assert len(FeatureStore(store.root).shards()) < len(reader.shards())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from frameloom import LockedError
-from frameloom.store import FeatureStore, alone, reader_lock, writer_lock
+from frameloom.store import FeatureStore, exclusive_lock, reader_lock, writer_lock
 from frameloom.train.data import ClipFeatures, FeatureDataset
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
@@ -236,7 +236,7 @@ def test_compact_moves_nothing_under_a_training(run: Any, synced: Path, tmp_path
     assert len(copy.read_batch(range(len(clips)))) == len(clips)
     del copy
     assert run("compact", "-q").exit_code == 0
-    with alone(Path(store.root)), pytest.raises(LockedError, match="is compacting"):
+    with exclusive_lock(Path(store.root)), pytest.raises(LockedError, match="is compacting"):
         FeatureDataset(store, clips, features=["f"])
 
 

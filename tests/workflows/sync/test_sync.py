@@ -22,7 +22,7 @@ QUIET = Console(quiet=True)
 
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
     table = Project.open(folder).table
-    columns = ["id", "clip", "video", "modalities", "fullest", "split", "captions", "views", "vector"]
+    columns = ["id", "clip", "video", "modalities", "is_primary", "split", "captions", "views", "vector"]
     return {row["id"]: row for row in table.get(columns=columns)} if table.exists() else {}
 
 
@@ -39,7 +39,7 @@ def test_first_sync_accounts_for_everything(synced: Path) -> None:
     rows = rows_of(synced)
     # video, audio and video+audio for six clips, video for the two without sound
     assert len(rows) == found["rows"] == 6 * 3 + 2
-    assert sum(row["fullest"] for row in rows.values()) == 8
+    assert sum(row["is_primary"] for row in rows.values()) == 8
     assert {row["split"] for row in rows.values()} == {"train", "test"}
     assert {row["views"] for row in rows.values()} == {0, 1, 2, 3}
     vectors = np.array([row["vector"] for row in rows.values()])
