@@ -239,7 +239,7 @@ def query(
     like: Annotated[str | None, typer.Option(metavar="ID", help="Clips like this one of the table.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition, such as \"split = 'test'\".")] = None,
     modalities: Annotated[
-        str | None, typer.Option(help="Compare with video, audio or video+audio alone. [default: each clip's primary row]")
+        str | None, typer.Option(help="Compare with video, audio or video+audio alone. [default: its primary row]")
     ] = None,
     top: Annotated[int, typer.Option(metavar="K", help="How many answers.")] = 10,
     config: ConfigPath = DEFAULT_CONFIG,
