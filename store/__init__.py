@@ -6,7 +6,6 @@ and lancedb: each is loaded by the first call that needs it.
 
 from .features import FeatureStore, Problem
 from .fingerprints import embedding_fingerprint, feature_fingerprint, file_digest
-from .foreign import npy_bytes, npz_names, read_npy, read_npy_stream, read_npz, read_pickle
 from .formats import Entry, Sample, ShardGoneError, ShardInfo, code_version, sample_checksum
 from .health import (
     Compaction,
@@ -54,17 +53,11 @@ __all__ = [
     "feature_fingerprint",
     "file_digest",
     "metadata_of",
-    "npy_bytes",
-    "npz_names",
     "num_shards",
     "num_small",
     "plan_compaction",
     "quarantine_bytes",
     "quoted",
-    "read_npy",
-    "read_npy_stream",
-    "read_npz",
-    "read_pickle",
     "reader_lock",
     "repair_features",
     "repair_table",

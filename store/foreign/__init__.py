@@ -1,4 +1,4 @@
-"""TODO door of store/foreign."""
+"""Files that other programs wrote: NumPy arrays and pickles, read with bounds, running nothing in them."""
 
 from .npy import npy_bytes, npz_names, read_npy, read_npy_stream, read_npz
 from .pickles import read_pickle

@@ -25,7 +25,7 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
-from ...store import read_npy
+from ...store.foreign import read_npy
 
 StepSet = Literal["crosstask", "miningyoutube"]
 _LINES_PER_TASK = 6

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
-from ...store import read_pickle
+from ...store.foreign import read_pickle
 from ..data import ClipSample
 
 VIDEO_KEYS: Mapping[str, tuple[str, ...]] = {

@@ -20,7 +20,8 @@ import numpy as np
 
 from ..._files import make_folder, publish
 from ..._vocabulary import Clip, ConfigError, ExitCode, InputError, canonical_json, digest_of
-from ...store import npy_bytes, reader_lock
+from ...store import reader_lock
+from ...store.foreign import npy_bytes
 from ..console import Console, count_of, readable_bytes
 from ..project import FeatureRequest, Project, Video, clips_of, in_split
 from ..sync import text_digest

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..._registry import nearest
 from ..._vocabulary import ConfigError, InputError, Status, digest_of
-from ...store import npz_names, read_npy, read_npy_stream, read_npz, read_pickle
+from ...store.foreign import npz_names, read_npy, read_npy_stream, read_npz, read_pickle
 from ..project import readable_path
 from .records import MANIFEST, PENDING, Header, Record, contradiction, read_manifest
 

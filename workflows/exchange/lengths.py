@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality
 from ...extract import Decoder, probe
-from ...store import Entry, FeatureStore, npz_names, read_npy, read_npz, sample_checksum
+from ...store import Entry, FeatureStore, sample_checksum
+from ...store.foreign import npz_names, read_npy, read_npz
 from ..console import Console, readable_bytes
 from ..project import PREFIX, FeatureRequest
 from ..sync import fingerprint_of

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict
 from ..._files import publish_text
 from ..._registry import nearest
 from ..._vocabulary import ConfigError, ExitCode
-from ...store import read_pickle
+from ...store.foreign import read_pickle
 from .collection import VIDEO_SUFFIXES
 from .manifest import SPLITS, Row, milliseconds, read_csv
 from .plain import text_fault

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from frameloom._vocabulary import InputError
-from frameloom.store import npy_bytes, npz_names, read_npy, read_npz
+from frameloom.store.foreign import npy_bytes, npz_names, read_npy, read_npz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from frameloom._vocabulary import ExitCode
-from frameloom.store import npy_bytes
+from frameloom.store.foreign import npy_bytes
 from frameloom.workflows.exchange import lengths as _import_checks
 from frameloom.workflows.exchange.importing import ImportReport, ImportRequest, import_into
 from frameloom.workflows.exchange.lengths import overhang_seconds
