@@ -214,7 +214,7 @@ def main() -> None:
         sys.stdout.buffer.write(f"!{error}".encode(errors="backslashreplace"))
     except MemoryError:
         sys.stdout.buffer.write(f"?it takes more than {memory:,} bytes".encode())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # whatever a reader makes of damage is told to the parent
         sys.stdout.buffer.write(f"?{str(error) or type(error).__name__}".encode(errors="backslashreplace"))
     else:
         sys.stdout.buffer.write(b"+")

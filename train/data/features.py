@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
-from ...store import FeatureStore, SharedLock, ShardGoneError
+from ...store import FeatureStore, ShardGoneError, SharedLock
 from .order import EpochOrder, Remainder, ShardBatchSampler, Split, process_of
 from .plan import MissingPolicy, NarrowPolicy, Plan, Spans, Texts, format_counts, kept_clips, shard_groups
 from .rows import Budget, Padded, Rows, Span, SpanDraw
