@@ -104,9 +104,6 @@ class TestFilesThatAreNotTrusted:
     def test_other_kinds_are_refused(self, tmp_path) -> None:
         allowed = "allowed are .safetensors, .pt, .pth, .bin"
         for name, content, message in (("a.pkl", b"x", allowed), ("a.pth", None, "found Tensor")):
-            ("a.pkl", b"x", "allowed are .safetensors, .pt, .pth, .bin"),
-            ("a.pth", None, "found Tensor"),
-        ):
             path = tmp_path / name
             path.write_bytes(content) if content else torch.save(torch.zeros(2), path)
             with pytest.raises(InputError, match=message):
