@@ -2,39 +2,71 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.frameloom-ready
+READY := $(VENV)/.frameloom-ready
+TRIAL := .trial
+SUITE := -m pytest -q -n auto --dist loadfile
+# Libraries that were compiled for one another are imported and called once: one line says which pair does not fit.
+CHECK := -m frameloom._environment
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all test-lowest test-newest constraints lint bench clean
 
 help:  ## list these commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 13
 
-demo: $(STAMP)  ## make a small captioned collection, run every stage on it, ask it questions
+demo: $(READY)  ## make a small captioned collection, run every stage on it, ask it questions
 	$(BIN)/frameloom demo
 
-test: $(STAMP)  ## the test suite (under 8 minutes on 2 cores)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile $(PYTEST_ARGS)
+test: $(READY)  ## the test suite (under 8 minutes on 2 cores)
+	$(BIN)/python $(SUITE) $(PYTEST_ARGS)
 
-test-all: $(STAMP)  ## the test suite and the slow tests: kill sweeps, the demo over three seeds, the published sizes
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "slow or not slow" --timeout=3000 $(PYTEST_ARGS)
+test-all: $(READY)  ## the test suite and the slow tests: kill sweeps, the demo over three seeds, the published sizes
+	$(BIN)/python $(SUITE) -m "slow or not slow" --timeout=3000 $(PYTEST_ARGS)
 
-lint: $(STAMP)  ## ruff and mypy, both strict
+test-lowest: $(TRIAL)/lowest  ## the test suite with the lowest version of every direct dependency, in a fresh environment
+	$</bin/python $(SUITE) $(PYTEST_ARGS)
+
+test-newest: $(TRIAL)/newest  ## the test suite with the newest versions, in a fresh environment
+	$</bin/python $(SUITE) $(PYTEST_ARGS)
+
+constraints: $(TRIAL)/newest  ## pin constraints.txt to the newest versions, once the test suite has passed with them
+	$</bin/python $(SUITE) $(PYTEST_ARGS)
+	echo '# Versions with which the whole test suite passed. Python 3.11, Linux x86-64. Made by `make constraints`.' > $</pins
+	$</bin/python -m pip list --format=freeze --exclude-editable --exclude pip --exclude setuptools >> $</pins
+	mv $</pins constraints.txt
+
+lint: $(READY)  ## ruff and mypy, both strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p .mypy_path && ln -sfn .. .mypy_path/frameloom
 	MYPYPATH=.mypy_path $(BIN)/python -m mypy -p frameloom
 
-bench: $(STAMP)  ## the committed benchmarks (CLIPS=FOLDER for extraction from your own files)
+bench: $(READY)  ## the committed benchmarks (CLIPS=FOLDER for extraction from your own files)
 	$(BIN)/python -m pytest -q tests/benchmarks -m "slow or not slow" -s --timeout=3000
 	$(BIN)/python tests/benchmarks/extract.py $(CLIPS)
 
-clean:  ## remove caches (not the environment)
-	rm -rf .mypy_cache .mypy_path .pytest_cache .ruff_cache .hypothesis build dist
+clean:  ## remove caches and trial environments (not the environment)
+	rm -rf .mypy_cache .mypy_path .pytest_cache .ruff_cache .hypothesis build dist $(TRIAL)
 
-$(STAMP): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "installing frameloom and its libraries into $(VENV) (a few minutes, about 6 GB) ..."
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@touch $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[dev]'
+	@$(BIN)/python $(CHECK)
+	@touch $(READY)
+
+# The trials are made anew every time.
+.PHONY: $(TRIAL)/newest $(TRIAL)/lowest
+$(TRIAL)/newest:
+	rm -rf $@ && $(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --upgrade pip
+	$@/bin/python -m pip install --quiet --editable '.[dev]'
+	@$@/bin/python $(CHECK)
+
+# pip has no such resolution, and takes hours to find one by its own search.
+$(TRIAL)/lowest:
+	rm -rf $@ && $(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet uv
+	$@/bin/uv pip install --quiet --python $@/bin/python --resolution lowest-direct --editable '.[dev]'
+	@$@/bin/python $(CHECK)

@@ -1,8 +1,27 @@
-"""`python -m frameloom` is the command `frameloom`."""
+"""The command `frameloom`, also as `python -m frameloom`: nothing is imported before it can be said what is broken."""
 
 from __future__ import annotations
 
-from .workflows.cli.app import main
+import sys
+
+from ._environment import broken_environment, broken_libraries
+
+
+def main() -> None:
+    """Run the command line. A library that is missing or does not load is one line and exit code 2."""
+    try:
+        from .workflows.cli.app import main as command
+
+        command()
+    except Exception as error:
+        line = broken_environment(error)
+        if line is None and isinstance(error, RuntimeError):  # such as a child process that did not start
+            line = next((line for _, line in broken_libraries() if line), None)
+        if line is None:
+            raise
+        print(f"frameloom: {line}", file=sys.stderr)
+        raise SystemExit(2) from None
+
 
 if __name__ == "__main__":
     main()

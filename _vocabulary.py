@@ -1,7 +1,8 @@
 """The words that every folder of the house shares: clips, feature specifications, feature arrays, statuses, errors.
 
-This module imports nothing but NumPy and the standard library, so that reading a specification never loads a model,
-a decoder or a database. Time is always in seconds and intervals are half-open, ``[start_seconds, end_seconds)``.
+This module imports nothing but the standard library, so that reading a specification never loads a model, a decoder
+or a database, and `import frameloom` works where a library is broken. Time is always in seconds and intervals are
+half-open, ``[start_seconds, end_seconds)``.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Modality(StrEnum):
@@ -221,6 +223,8 @@ class FeatureArray:
     @classmethod
     def empty(cls, spec: FeatureSpec, status: Status, message: str) -> FeatureArray:
         """A feature without rows, which says why it has none."""
+        import numpy as np
+
         return cls(np.zeros((0, spec.dim), spec.dtype), np.zeros((0, 2)), status, message)
 
 

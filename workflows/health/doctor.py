@@ -1,29 +1,28 @@
-"""What this machine has of what frameloom needs: libraries, decoders, devices, memory, disks, and what to do about it.
+"""What frameloom needs of this machine: libraries that work, decoders, room on the disks, a folder for weights.
 
 A finding is ``ok``, a ``warning`` (something works less well, or not for every file) or a ``problem`` (a command will
-fail). Nothing is written but a tenth of a second of sound in a temporary folder, which the decoding child reads.
+fail). Nothing is written.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
-import re
 import shutil
 import tempfile
-import wave
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict
+
+from ..._environment import broken_environment, broken_libraries, version_of
+from ..._files import cache_folder
 from ..._version import __version__
 from ..._vocabulary import ConfigError, ExitCode, MediaError, Status
 from ..console import readable_bytes
 
-Verdict = Literal["ok", "warning", "problem"]
+__all__ = ["Examination", "Finding", "broken_environment", "examine"]
 
 CODECS = {
     "h264": "h264",
@@ -40,43 +39,25 @@ CODECS = {
     "flac": "flac",
     "pcm": "pcm_s16le",
 }
-LIBRARIES = (
-    "torch",
-    "torchvision",
-    "torchaudio",
-    "timm",
-    "transformers",
-    "gensim",
-    "av",
-    "h5py",
-    "webdataset",
-    "lancedb",
-    "pyarrow",
-    "dask",
-    "distributed",
-    "accelerate",
-)
-# A broken build of these is only seen when it is loaded.
-_LOADED = ("torch", "torchvision", "torchaudio", "av", "h5py", "pyarrow", "lancedb")
-_LITTLE_MEMORY_BYTES = 4e9
-_LITTLE_DISK_BYTES = 5e9
-_SOUND_RATE_HZ = 16_000
-_MOUNTS = Path("/proc/self/mounts")
+"""Codec: the decoder of FFmpeg that reads it."""
+SMALL_DISK_BYTES = 5e9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(BaseModel):
     """What was found of one thing, and what to do about it where something is to be done."""
 
+    model_config = ConfigDict(frozen=True)
+
     check: str
-    verdict: Verdict
+    verdict: Literal["ok", "warning", "problem"]
     found: str
     advice: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Examination:
+class Examination(BaseModel):
     """All findings of one examination."""
+
+    model_config = ConfigDict(frozen=True)
 
     findings: tuple[Finding, ...]
 
@@ -87,11 +68,10 @@ class Examination:
         return ExitCode.USAGE if has_problem else ExitCode.OK
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {"ok": self.exit_code == ExitCode.OK, "findings": [asdict(finding) for finding in self.findings]}
+        return {"ok": self.exit_code == ExitCode.OK, **self.model_dump()}
 
     def lines(self) -> Iterator[str]:
-        """A line for each finding, and what to do beneath it."""
+        """A line for each finding, and below it what to do."""
         for finding in self.findings:
             yield f"{finding.verdict:8} {finding.check:22} {finding.found}"
             if finding.advice:
@@ -103,239 +83,116 @@ class Examination:
 def examine(config: Path) -> Examination:
     """Examine this machine, for the project of a configuration file where there is one."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        _versions,
-        _decoders,
-        _decoding_child,
-        _processor,
-        _gpus,
-        _memory,
-        lambda: _disks(config),
-        _cache,
+        libraries,
+        decoders,
+        decoder_process,
+        devices,
+        lambda: disks(config),
+        weights_folder,
     )
-    return Examination(tuple(finding for check in checks for finding in check()))
+    return Examination(findings=tuple(finding for check in checks for finding in _run(check)))
 
 
-def _versions() -> Iterator[Finding]:
+def libraries() -> Iterator[Finding]:
+    """The versions, and whether each library imports and works."""
     yield Finding(check="python", verdict="ok", found=platform.python_version())
     yield Finding(check="frameloom", verdict="ok", found=__version__)
-    for name in LIBRARIES:
-        yield _library(name, is_needed=name in _needed())
+    broken: dict[str, str | None] = {}
+    for name, line in broken_libraries():
+        broken[name] = broken.get(name) or line
+    for name, line in broken.items():
+        if line is None:
+            yield Finding(check=name, verdict="ok", found=str(version_of(name)))
+        else:
+            found, _, command = line.partition(" Type: ")
+            yield Finding(check=name, verdict="problem", found=found, advice=command)
 
 
-def _needed() -> set[str]:
-    """The libraries that frameloom's own package says it needs; all of them where it is not installed as one."""
-    try:
-        lines = metadata.requires("frameloom") or []
-    except metadata.PackageNotFoundError:
-        return set(LIBRARIES)
-    return {re.split(r"[^\w-]", line, maxsplit=1)[0].lower() for line in lines if "extra ==" not in line}
-
-
-def _library(name: str, *, is_needed: bool) -> Finding:
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        if not is_needed:
-            return Finding(check=name, verdict="ok", found="not installed, and not needed")
-        return Finding(check=name, verdict="problem", found="not installed", advice=f"pip install {name}")
-    try:
-        if name in _LOADED:
-            importlib.import_module(name)
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        advice = f"install frameloom anew in a fresh environment, so that {name} fits the other libraries"
-        return Finding(check=name, verdict="problem", found=f"{version} does not load: {reason}", advice=advice)
-    return Finding(check=name, verdict="ok", found=version)
-
-
-def _decoders() -> Iterator[Finding]:
-    try:
-        import av
-    except (ImportError, OSError) as error:
-        advice = "install PyAV: pip install av"
-        yield Finding(check="decoders", verdict="problem", found=f"PyAV does not load: {error}", advice=advice)
-        return
-    versions = [f"{name} {'.'.join(map(str, number))}" for name, number in av.library_versions.items()]
-    yield Finding(check="FFmpeg of PyAV", verdict="ok", found=", ".join(versions[:3]))
-    missing = [codec for codec, decoder in CODECS.items() if not _has_decoder(decoder)]
-    there = [codec for codec in CODECS if codec not in missing]
-    yield Finding(check="decoders", verdict="ok" if there else "problem", found=", ".join(there) or "none")
-    if missing:
-        yield Finding(
-            check="decoders missing",
-            verdict="warning",
-            found=", ".join(missing),
-            advice="files of these kinds are listed as codec_missing; install PyAV's own wheel (pip install av)",
-        )
-
-
-def _has_decoder(name: str) -> bool:
+def decoders() -> Iterator[Finding]:
+    """What the FFmpeg of PyAV can read."""
     import av
     from av.codec.codec import UnknownCodecError
 
-    try:
-        av.Codec(name, "r")
-    except UnknownCodecError:
-        return False
-    return True
+    missing = []
+    for codec, decoder in CODECS.items():
+        try:
+            av.Codec(decoder, "r")
+        except UnknownCodecError:
+            missing.append(codec)
+    versions = [f"{name} {'.'.join(map(str, number))}" for name, number in av.library_versions.items()]
+    yield Finding(check="FFmpeg of PyAV", verdict="ok", found=", ".join(versions[:3]))
+    yield Finding(check="decoders", verdict="ok", found=", ".join(codec for codec in CODECS if codec not in missing))
+    if missing:
+        advice = "files of these kinds are listed as codec_missing; install PyAV's own wheel (pip install av)"
+        yield Finding(check="decoders missing", verdict="warning", found=", ".join(missing), advice=advice)
 
 
-def _decoding_child() -> Iterator[Finding]:
-    """Let the child read a sound: that it starts, and that its limits leave it room."""
+def decoder_process() -> Iterator[Finding]:
+    """Whether the decoder subprocess starts within its limits and looks into a file: this one, which is no video."""
     from ...extract import Decoder
 
-    check, advice = "decoding child", "nothing can be extracted; the message is the child's own last words"
     try:
-        with tempfile.TemporaryDirectory() as folder, Decoder() as decoder:
-            info = decoder.probe(_write_sound(Path(folder) / "silence.wav"))
-    except MediaError as error:
-        yield Finding(check=check, verdict="problem", found=f"{error.status.value}: {error.message}", advice=advice)
-    except (RuntimeError, OSError) as error:
-        yield Finding(check=check, verdict="problem", found=str(error), advice=advice)
-    else:
-        is_ok = info.status in (Status.OK, Status.NO_VIDEO) and info.audio is not None
-        found = "starts and reads a file" if is_ok else f"{info.status.value}: {info.message}"
-        yield Finding(check=check, verdict="ok" if is_ok else "problem", found=found, advice="" if is_ok else advice)
+        with Decoder() as decoder:
+            decoder.probe(Path(__file__))
+    except (MediaError, RuntimeError, OSError) as error:
+        if not isinstance(error, MediaError) or error.status is not Status.NOT_MEDIA:
+            advice = "nothing can be extracted; the message is the last output of the process"
+            yield Finding(check="decoder process", verdict="problem", found=str(error), advice=advice)
+            return
+    yield Finding(check="decoder process", verdict="ok", found="starts and reads files")
 
 
-def _write_sound(path: Path) -> Path:
-    with wave.open(str(path), "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(_SOUND_RATE_HZ)
-        sound.writeframes(bytes(2 * _SOUND_RATE_HZ // 10))
-    return path
+def devices() -> Iterator[Finding]:
+    """What models can run on."""
+    import torch
 
-
-def _processor() -> Iterator[Finding]:
-    cores, installed = len(os.sched_getaffinity(0)), os.cpu_count() or 1
-    found = f"{_processor_name()}, {cores} of {installed} cores usable"
-    yield Finding(check="processor", verdict="ok", found=found)
-    quota = _cores_by_quota()
-    if quota is not None and quota < cores:
-        yield Finding(
-            check="processor quota",
-            verdict="warning",
-            found=f"this container may use {quota:.1f} cores of the {cores} that it sees",
-            advice=f"set run.workers to {max(1, int(quota))} in frameloom.yaml",
-        )
+    cores = len(os.sched_getaffinity(0))
+    yield Finding(check="cpu", verdict="ok", found=f"{cores} cores, {torch.backends.cpu.get_cpu_capability()}")
     try:
-        import torch
-
-        has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        found = f"{torch.backends.cpu.get_cpu_capability()}, bfloat16 {'' if has_bf16 else 'not '}supported"
-    except (ImportError, OSError, RuntimeError, AttributeError):
-        return  # the line about torch says what is wrong
-    yield Finding(check="torch on processor", verdict="ok", found=f"{found}, {torch.get_num_threads()} threads")
-
-
-def _processor_name() -> str:
-    match = re.search(r"^model name\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")), re.MULTILINE)
-    return match.group(1).strip() if match else platform.processor() or platform.machine()
-
-
-def _cores_by_quota() -> float | None:
-    """Processors that the container's quota allows; None where there is no quota."""
-    quota, _, period = _text(Path("/sys/fs/cgroup/cpu.max")).strip().partition(" ")
-    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() and int(period) else None
-
-
-def _gpus() -> Iterator[Finding]:
-    try:
-        import torch
-
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        for number in range(count):
-            card = torch.cuda.get_device_properties(number)
-            memory = readable_bytes(card.total_memory)
-            yield Finding(check=f"cuda:{number}", verdict="ok", found=f"{card.name}, {memory}")
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        advice = "set run.device to cpu, or mend the driver (nvidia-smi should list the cards)"
-        yield Finding(check="cuda", verdict="warning", found=reason, advice=advice)
+        cards = [torch.cuda.get_device_properties(number) for number in range(count)]
+    except RuntimeError as error:
+        advice = "set run.device to cpu, or repair the driver (nvidia-smi should list the cards)"
+        yield Finding(check="gpu", verdict="warning", found=" ".join(str(error).split()), advice=advice)
         return
-    if count == 0:
-        yield Finding(check="cuda", verdict="ok", found="no GPU: everything runs on the processor")
+    found = ", ".join(f"{card.name} ({readable_bytes(card.total_memory)})" for card in cards)
+    yield Finding(check="gpu", verdict="ok", found=found or "none: everything runs on the CPU")
 
 
-def _memory() -> Iterator[Finding]:
-    fields = {
-        name: 1024 * int(kilobytes)
-        for name, kilobytes in re.findall(r"^(\w+):\s+(\d+) kB$", _text(Path("/proc/meminfo")), re.MULTILINE)
-    }
-    if "MemTotal" not in fields or "MemAvailable" not in fields:
-        return
-    total, free = fields["MemTotal"], fields["MemAvailable"]
-    limit = _text(Path("/sys/fs/cgroup/memory.max")).strip()
-    if limit.isdecimal() and int(limit) < total:
-        total = int(limit)
-        used = _text(Path("/sys/fs/cgroup/memory.current")).strip()
-        free = min(free, total - int(used)) if used.isdecimal() else min(free, total)
-    is_little = free < _LITTLE_MEMORY_BYTES
-    yield Finding(
-        check="memory",
-        verdict="warning" if is_little else "ok",
-        found=f"{readable_bytes(max(0, free))} free of {readable_bytes(total)}",
-        advice="use fewer workers (run.workers), or end other programs" if is_little else "",
-    )
-
-
-def _disks(config: Path) -> Iterator[Finding]:
-    from ..._files import cache_folder
-
-    store, found = _store_folder(config)
-    yield from found
-    for check, folder in (
-        ("store", store),
-        ("weights", cache_folder("weights")),
-        ("temporary files", _temporary_folder()),
-    ):
-        place = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        free = shutil.disk_usage(place).free
-        is_little = free < _LITTLE_DISK_BYTES
-        kind = _file_system(place)
-        yield Finding(
-            check=f"disk for {check}",
-            verdict="warning" if is_little else "ok",
-            found=f"{readable_bytes(free)} free{f' ({kind})' if kind else ''}: {folder}",
-            advice="free some space, or use another disk" if is_little else "",
-        )
-
-
-def _store_folder(config: Path) -> tuple[Path, list[Finding]]:
-    """Where the project keeps its store; without a project, where `frameloom init` would begin one here."""
+def disks(config: Path) -> Iterator[Finding]:
+    """The configuration, and the room where the project, the weights and temporary files are kept."""
     from ..project.config import StoreConfig, load_config
     from ..project.project import CONFIG_NAME
 
     path = config / CONFIG_NAME if config.is_dir() else config
-    base, store, findings = path.absolute().parent, StoreConfig().path, []
+    store = StoreConfig().path
     if path.exists():
         try:
             store = load_config(path).store.path
+            yield Finding(check="configuration", verdict="ok", found=str(path))
         except ConfigError as error:
-            findings = [Finding(check="configuration", verdict="problem", found=str(error), advice=f"correct {path}")]
-        else:
-            findings = [Finding(check="configuration", verdict="ok", found=str(path))]
-    return base / Path(store).expanduser(), findings
+            yield Finding(check="configuration", verdict="problem", found=str(error), advice=f"correct {path}")
+    store_folder = path.absolute().parent / Path(store).expanduser()
+    temporary_folder = Path(tempfile.gettempdir()).absolute()
+    for name, folder in (
+        ("store", store_folder),
+        ("weights", cache_folder("weights")),
+        ("temporary files", temporary_folder),
+    ):
+        free = shutil.disk_usage(_existing(folder)).free
+        is_small = free < SMALL_DISK_BYTES
+        yield Finding(
+            check=f"disk for {name}",
+            verdict="warning" if is_small else "ok",
+            found=f"{readable_bytes(free)} free: {folder}",
+            advice="free some space, or use another disk" if is_small else "",
+        )
 
 
-def _temporary_folder() -> Path:
-    return Path(tempfile.gettempdir()).absolute()
-
-
-def _file_system(path: Path) -> str:
-    """The type of the file system that holds a path, such as ext4 or nfs4; empty where the system does not say."""
-    rows = [line.split(" ") for line in _text(_MOUNTS).splitlines()]
-    mounts = {row[1].replace("\\040", " "): row[2] for row in rows if len(row) > 2}
-    resolved = path.resolve()
-    return next((mounts[str(place)] for place in (resolved, *resolved.parents) if str(place) in mounts), "")
-
-
-def _cache() -> Iterator[Finding]:
-    from ..._files import cache_folder
-
+def weights_folder() -> Iterator[Finding]:
+    """Whether published weights can be kept."""
     folder = cache_folder("weights")
-    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    place = _existing(folder)
     if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
         yield Finding(check="weights folder", verdict="ok", found=f"can be written: {folder}")
         return
@@ -344,8 +201,14 @@ def _cache() -> Iterator[Finding]:
     yield Finding(check="weights folder", verdict="problem", found=f"{place} {reason}", advice=advice)
 
 
-def _text(path: Path) -> str:
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _run(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of a check; none where it needs a library that is broken, which has a finding of its own."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+        yield from check()
+    except Exception as error:
+        if broken_environment(error) is None:
+            raise
