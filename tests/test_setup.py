@@ -91,7 +91,7 @@ def test_a_command_line_that_cannot_start_says_why_in_one_line(project: Path, co
     assert line.startswith(f"frameloom: typer {_environment.version_of('typer')} does not work: {UNDEFINED}. Type: ")
 
 
-@pytest.mark.parametrize("library", ["torch", "av", "numpy"])
+@pytest.mark.parametrize("library", ["torch", "av", "numpy", "h5py"])
 def test_a_run_that_needs_a_broken_library_says_which_in_one_line(project: Path, library: str) -> None:
     done = run(project, stub(project, library), "frameloom", "sync", "--quiet")
     (line,) = done.stderr.splitlines()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn, Protocol
 import typer
 import typer.core
 
+from ..._environment import broken_environment
 from ..._vocabulary import ExitCode, FrameloomError
 
 DEFAULT_CONFIG = Path("frameloom.yaml")
@@ -69,21 +70,12 @@ class Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except FrameloomError as error:
-            print(f"frameloom: {' '.join(str(error).split())}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
+            broken = broken_environment(error)  # a library may fail to load where a file is written
+            print(f"frameloom: {broken or ' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(ExitCode.USAGE if broken else error.exit_code) from None
         except KeyboardInterrupt:
             print("frameloom: interrupted; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(ExitCode.INTERRUPTED) from None
-        except (ImportError, OSError) as error:
-            # A library that cannot be loaded is a fault of the environment, and `doctor` knows which and why.
-            from ..health import doctor
-
-            describe = getattr(doctor, "broken_environment", lambda _error: None)
-            message = describe(error)
-            if message is None:
-                raise
-            print(f"frameloom: {' '.join(message.split())}", file=sys.stderr)
-            raise typer.Exit(ExitCode.USAGE) from None
 
 
 class ListsByDefault(typer.core.TyperGroup):

@@ -22,8 +22,6 @@ from ..._version import __version__
 from ..._vocabulary import ConfigError, ExitCode, MediaError, Status
 from ..console import readable_bytes
 
-__all__ = ["Examination", "Finding", "broken_environment", "examine"]
-
 CODECS = {
     "h264": "h264",
     "hevc": "hevc",
