@@ -1,4 +1,4 @@
-"""What a person sees while work is done: sentences and progress bars on standard error, never on standard output.
+"""What users see while work is done: sentences and progress bars on standard error, never on standard output.
 
 On a terminal a bar shows counts, rate and time left. Elsewhere (a log, a pipe) a line is printed every few seconds.
 """
@@ -33,10 +33,34 @@ class Console:
         """A bar for `total` units of work; the block gets a function that advances it."""
         if self.quiet or total == 0:
             yield lambda _count: None
-        elif self.stream.isatty():
-            yield from self._bar(what, total, unit)
-        else:
-            yield from self._lines(what, total, unit)
+            return
+        if self.stream.isatty():
+            from rich import progress
+            from rich.console import Console as RichConsole
+
+            columns: list[Any] = [progress.TextColumn("{task.description}"), progress.BarColumn()]
+            columns += [progress.MofNCompleteColumn(), progress.TextColumn(unit), progress.TimeElapsedColumn()]
+            with progress.Progress(
+                *columns, progress.TimeRemainingColumn(), console=RichConsole(file=self.stream)
+            ) as bar:
+                task = bar.add_task(what, total=total)
+                yield lambda count: bar.advance(task, count)
+            return
+        begun = shown = time.monotonic()
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done, shown
+            done += count
+            now = time.monotonic()
+            if now - shown >= LINE_EVERY_SECONDS and done:
+                shown = now
+                left = (now - begun) / done * (total - done)
+                self.say(f"{what}: {done} of {total} {unit}, about {readable_seconds(left)} left")
+
+        yield advance
+        if done:
+            self.say(f"{what}: {done} of {total} {unit} in {readable_seconds(time.monotonic() - begun)}")
 
     @contextmanager
     def training(self) -> Iterator[Callable[[dict[str, Any]], None]]:
@@ -55,37 +79,9 @@ class Console:
 
         yield on_event
 
-    def _bar(self, what: str, total: int, unit: str) -> Iterator[Advance]:
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as TimeLeft
-
-        columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit)]
-        bar = Progress(*columns, TimeElapsedColumn(), TimeLeft(), console=RichConsole(file=self.stream))
-        with bar:
-            task = bar.add_task(what, total=total)
-            yield lambda count: bar.advance(task, count)
-
-    def _lines(self, what: str, total: int, unit: str) -> Iterator[Advance]:
-        begun = shown = time.monotonic()
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done, shown
-            done += count
-            now = time.monotonic()
-            if now - shown >= LINE_EVERY_SECONDS and done:
-                shown = now
-                left = (now - begun) / done * (total - done)
-                self.say(f"{what}: {done} of {total} {unit}, about {readable_seconds(left)} left")
-
-        yield advance
-        if done:
-            self.say(f"{what}: {done} of {total} {unit} in {readable_seconds(time.monotonic() - begun)}")
-
 
 def readable_seconds(seconds: float) -> str:
-    """A duration for a person: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    """A duration as text: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -97,7 +93,7 @@ def readable_seconds(seconds: float) -> str:
 
 
 def readable_bytes(count: float) -> str:
-    """A size for a person, in powers of 1000."""
+    """A size as text, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

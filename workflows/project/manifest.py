@@ -81,8 +81,14 @@ def read_manifest(path: Path, *, needs_captions: bool) -> Iterator[tuple[str, Sp
 
 def _read_row(row: Row | str, *, needs_captions: bool) -> tuple[str, Span]:
     """A row's video and span. Raises ValueError for what a row cannot hold."""
-    if isinstance(row, str):  # a line of JSON
-        row = _object(row)
+    if isinstance(row, str):
+        line = row
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # also for integers of more digits than Python reads
+            raise ValueError(f"not valid JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"expected an object, found {line[:40]!r}")
     found = ", ".join(map(str, row)) or "nothing"
     if "video" not in row:
         raise ValueError(f"no column `video`: found {found}")
@@ -164,16 +170,6 @@ def _jsonl_rows(path: Path) -> Iterator[str | None]:
     with path.open(encoding="utf-8-sig") as file:
         for line in file:
             yield line.strip() or None
-
-
-def _object(line: str) -> Row:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # also for integers of more digits than Python reads
-        raise ValueError(f"not valid JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"expected an object, found {line[:40]!r}")
-    return row
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:

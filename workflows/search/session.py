@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality
 from ...store import metadata_of, quoted, reader_lock
 from ...train.data import ClipSample
-from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project, combination_fault
+from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project
 from ..sync import loaded_model
 
 _COLUMNS = ("clip", "video", "path", "modalities", "start_seconds", "end_seconds", "split", "captions", "metadata")
@@ -173,7 +173,16 @@ class SearchSession:
                 raise FrameloomError(
                     "the table was made by another model than the configuration's: run `frameloom sync`"
                 )
-            return [self._result(row) for row in found]
+            base, fields = self.project.base, Result.model_fields.keys()
+            return [
+                Result(
+                    **{name: row[name] for name in fields - {"path", "captions", "metadata"}},
+                    path=str(base / row["path"]),
+                    captions=tuple(row["captions"] or ()),
+                    metadata=metadata_of(row),
+                )
+                for row in found
+            ]
 
     def embed(self, sample: ClipSample) -> NDArray[np.float32]:
         """The unit vector (D,) of one sample of `text`, `video` and `audio`, of whatever it has."""
@@ -244,12 +253,6 @@ class SearchSession:
                 raise MediaError(feature.status, f"{path}: {feature.status.value}: {blamed}")
         return [features[one.name].values.astype(np.float32) for one in requests]
 
-    def _combination(self, name: str) -> str:
-        fault = combination_fault(name, self.project.config.features.modalities())
-        if fault is not None:
-            raise InputError(f"modalities: {fault}")
-        return name
-
     def _condition(self, where: str) -> str:
         """A condition that parses by itself: it cannot leave its brackets, and a mistake is named in its own words."""
         if where not in self._checked:
@@ -258,17 +261,3 @@ class SearchSession:
                 self._checked.clear()
             self._checked.add(where)
         return where
-
-    def _result(self, row: Mapping[str, Any]) -> Result:
-        return Result(
-            video=row["video"],
-            path=str(self.project.base / row["path"]),
-            start_seconds=row["start_seconds"],
-            end_seconds=row["end_seconds"],
-            score=float(row["score"]),
-            clip=row["clip"],
-            modalities=row["modalities"],
-            split=row["split"],
-            captions=tuple(row["captions"] or ()),
-            metadata=metadata_of(row),
-        )

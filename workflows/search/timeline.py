@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..._vocabulary import FrameloomError, InputError
 from ...train.data import ClipSample
 from ..project import CheckpointRef, Project
-from ..sync import ClipState, EmbedJob, State, embed_clips, take_state
+from ..sync import ClipState, State, embed_clips, embed_job, take_state
 from .session import Query, SearchSession
 
 _MAX_WINDOWS = 100_000
@@ -80,26 +80,18 @@ def question_timeline(
             raise InputError("no clip answers this question: name a video with --video")
         video = results[0].video
     states = _states_of(take_state(project), video)
-    widest = max(states, key=lambda state: len(_fullest(project, state)))
+    widest = max(states, key=lambda clip: -1 if clip.primary is None else clip.primary.count("+"))
+    combination = widest.primary
+    if combination is None:
+        raise InputError(f"the video {widest.clip.video!r} has nothing that store.combinations asks for")
     windows = windows_of(max(state.clip.end_seconds for state in states), window=window_seconds, step=step_seconds)
-    combination = "+".join(_fullest(project, widest))
     vectors = []
     for first in range(0, len(windows), _WINDOWS_PER_JOB):
         clips = tuple(
             replace(widest.inputs, clip=f"{start:.3f}-{end:.3f}", start_seconds=start, end_seconds=end, captions=())
             for start, end in windows[first : first + _WINDOWS_PER_JOB].tolist()
         )
-        # The same call that makes the rows of the table.
-        job = EmbedJob(
-            store=str(project.store.root),
-            checkpoint=str(session.checkpoint.folder),
-            checkpoint_digest=session.checkpoint.digest,
-            clips=clips,
-            combinations=(combination,),
-            limits=session.resolved.limits,
-            device=project.config.run.device,
-            threads=project.config.run.threads,
-        )
+        job = embed_job(project, session.resolved, clips, (combination,))  # as the rows of the table are made
         vectors.append(embed_clips(job).vectors[combination][1])
     return Timeline(
         question=question,
@@ -152,12 +144,3 @@ def _states_of(state: State, name: str) -> list[ClipState]:
     if not states:
         raise InputError(f"the video {chosen[0].video!r} has no features: `frameloom status` says why")
     return states
-
-
-def _fullest(project: Project, state: ClipState) -> list[str]:
-    """The media of a clip's fullest combination."""
-    combinations = [one.split("+") for one in project.config.store.combinations]
-    having = [parts for parts in combinations if "text" not in parts and all(state.inputs.has(part) for part in parts)]
-    if not having:
-        raise InputError(f"the video {state.clip.video!r} has nothing that store.combinations asks for")
-    return max(having, key=len)

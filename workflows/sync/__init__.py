@@ -2,15 +2,14 @@
 
 from .executor import Executor, in_batches
 from .report import FileReport, Plan, Report, file_lines
-from .stages import lacks_word_vectors, row_columns, training_set
+from .stages import embed_job, lacks_word_vectors, row_columns, training_set
 from .state import ClipState, State, take_state
 from .survey import Survey, fingerprint_of, survey
 from .sync import embed_only, extract_only, make_plan, status_of, sync, train_only, working
-from .tasks import EmbedJob, TrainJob, embed_clips, loaded_model, text_digest, train_model
+from .tasks import TrainJob, embed_clips, loaded_model, text_digest, train_model
 
 __all__ = [
     "ClipState",
-    "EmbedJob",
     "Executor",
     "FileReport",
     "Plan",
@@ -19,6 +18,7 @@ __all__ = [
     "Survey",
     "TrainJob",
     "embed_clips",
+    "embed_job",
     "embed_only",
     "extract_only",
     "file_lines",

@@ -68,7 +68,7 @@ class Plan(Frozen):
         yield from self.notes
 
     @model_serializer(mode="wrap")
-    def _as_json(self, fields: Any) -> dict[str, Any]:
+    def as_json(self, fields: Any) -> dict[str, Any]:
         found: dict[str, Any] = fields(self)
         return {"videos": found.pop("num_videos"), **found, "nothing_to_do": self.is_empty}
 
@@ -138,7 +138,7 @@ class Report(Frozen):
         yield from self.notes
 
     @model_serializer(mode="wrap")
-    def _as_json(self, fields: Any) -> dict[str, Any]:
+    def as_json(self, fields: Any) -> dict[str, Any]:
         found: dict[str, Any] = fields(self)
         boxes = {box.value: self.outcomes.get(box, 0) for box in Outcome}
         rest = {name: found[name] for name in ("modalities", "files", "done", "notes")}

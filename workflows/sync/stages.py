@@ -15,13 +15,12 @@ from ..._vocabulary import InputError, Status, digest_of
 from ...train import Recipe
 from ...train.data import ClipFeatures, NarratedVideo, TrainingSet
 from ..console import Console, count_of, readable_seconds
-from ..project import CHECKPOINT_POINTER, CheckpointRef, FeatureRequest, Project, Resolved, in_split
+from ..project import CHECKPOINT_POINTER, CheckpointRef, Project, Resolved, in_split
 from .executor import Executor, WorkerLostError, in_batches, num_cores
 from .state import ClipState, State, TablePlan
 from .survey import Survey, VideoState, fingerprint_of
 from .tasks import (
     EmbedJob,
-    EmbedResult,
     ExtractItem,
     ExtractJob,
     ExtractResult,
@@ -75,9 +74,20 @@ def extract_jobs(project: Project, waiting: list[VideoState]) -> Iterator[Extrac
     ordered = sorted(waiting, key=lambda state: (state.to_extract, state.name))
     for missing, states in groupby(ordered, key=lambda state: state.to_extract):
         for batch in in_batches(states, run.batch_videos):
+            items = (
+                ExtractItem(
+                    video=state.name,
+                    path=str(state.file.video.path),
+                    digest=state.file.digest or "",
+                    fingerprints={
+                        one.request.name: one.fingerprint for one in state.streams if one.request.name in missing
+                    },
+                )
+                for state in batch
+            )
             yield ExtractJob(
                 store=str(project.store.root),
-                items=tuple(_extract_item(state) for state in batch),
+                items=tuple(items),
                 backbones=tuple(one.request for one in project.media if one.name in missing),
                 decode_seconds=run.decode_seconds,
                 decode_memory_bytes=int(run.decode_memory_gb * 1e9),
@@ -85,18 +95,6 @@ def extract_jobs(project: Project, waiting: list[VideoState]) -> Iterator[Extrac
                 token=uuid.uuid4().hex[:12],
                 format=project.config.store.format,
             )
-
-
-def _extract_item(state: VideoState) -> ExtractItem:
-    assert state.file.digest is not None
-    return ExtractItem(
-        video=state.name,
-        path=str(state.file.video.path),
-        digest=state.file.digest,
-        fingerprints={
-            one.request.name: one.fingerprint for one in state.streams if one.request.name in state.to_extract
-        },
-    )
 
 
 def _run_extract_jobs(stage: Stage, jobs: list[ExtractJob], advance: Callable[[int], None]) -> None:
@@ -163,7 +161,17 @@ def read_captions(stage: Stage, resolved: Resolved, *, renew_vectors: bool = Fal
     if not missing:
         return resolved
     fetch_requested([text.request], stage.console)
-    jobs = [_text_job(project, text, batch) for batch in in_batches(missing, CAPTIONS_PER_TASK)]
+    jobs = [
+        TextJob(
+            store=str(project.store.root),
+            captions=tuple(caption for caption, _ in batch),
+            fingerprints=tuple(name for _, name in batch),
+            backbone=text.request,
+            token=uuid.uuid4().hex[:12],
+            format=project.config.store.format,
+        )
+        for batch in in_batches(missing, CAPTIONS_PER_TASK)
+    ]
     unknown = 0
     with stage.console.progress("captions", len(missing), "captions") as advance:
         for job, outcome in stage.executor().map(encode_captions, jobs):
@@ -180,18 +188,6 @@ def read_captions(stage: Stage, resolved: Resolved, *, renew_vectors: bool = Fal
 def lacks_word_vectors(project: Project, resolved: Resolved) -> bool:
     """Whether word vectors must be trained: captions are there to be read, and no vectors to read them with."""
     return project.trains_word_vectors and resolved.features.text is None and bool(project.texts(split="train"))
-
-
-def _text_job(project: Project, text: FeatureRequest, batch: tuple[tuple[str, str], ...]) -> TextJob:
-    captions, fingerprints = zip(*batch, strict=True)
-    return TextJob(
-        store=str(project.store.root),
-        captions=captions,
-        fingerprints=fingerprints,
-        backbone=text.request,
-        token=uuid.uuid4().hex[:12],
-        format=project.config.store.format,
-    )
 
 
 def _train_word_vectors(stage: Stage, resolved: Resolved) -> Resolved:
@@ -227,32 +223,30 @@ def training_set(recipe: Recipe, clips: Iterable[ClipState]) -> TrainingSet:
     The captions of a narrated video's spans are its sentences; those without a known word are left out.
     """
     mine = [state for state in clips if in_split(state.clip.split, "train")]
-    if recipe.narration:
-        by_video: dict[str, list[ClipState]] = {}
-        for state in mine:
-            by_video.setdefault(state.clip.video, []).append(state)
-        return TrainingSet(videos=tuple(_narrated(video, states) for video, states in by_video.items()))
-    return TrainingSet(clips=tuple(state.inputs for state in mine if _num_modalities(state.inputs) >= 2))
-
-
-def _num_modalities(clip: ClipFeatures) -> int:
-    return sum(map(bool, (clip.captions, *clip.features.values())))
-
-
-def _narrated(video: str, states: list[ClipState]) -> NarratedVideo:
-    said = sorted((one for one in states if one.inputs.captions), key=lambda one: one.clip.start_seconds)
-    features = {
-        name: next((one.inputs.features[name] for one in states if one.inputs.has(name)), ())
-        for name in ("video", "audio")
-    }
-    return NarratedVideo(
-        key=video,
-        features=features,
-        starts=tuple(one.clip.start_seconds for one in said),
-        ends=tuple(one.clip.end_seconds for one in said),
-        sentences=tuple(one.clip.captions[0] for one in said),
-        captions=tuple(one.inputs.captions[0] for one in said),
-    )
+    if not recipe.narration:
+        modalities = [sum(map(bool, (one.inputs.captions, *one.inputs.features.values()))) for one in mine]
+        chosen = (state.inputs for state, number in zip(mine, modalities, strict=True) if number >= 2)
+        return TrainingSet(clips=tuple(chosen))
+    by_video: dict[str, list[ClipState]] = {}
+    for state in mine:
+        by_video.setdefault(state.clip.video, []).append(state)
+    videos = []
+    for video, states in by_video.items():
+        said = sorted((one for one in states if one.inputs.captions), key=lambda one: one.clip.start_seconds)
+        features = {
+            name: next((one.inputs.features[name] for one in states if one.inputs.has(name)), ())
+            for name in ("video", "audio")
+        }
+        narrated = NarratedVideo(
+            key=video,
+            features=features,
+            starts=tuple(one.clip.start_seconds for one in said),
+            ends=tuple(one.clip.end_seconds for one in said),
+            sentences=tuple(one.clip.captions[0] for one in said),
+            captions=tuple(one.inputs.captions[0] for one in said),
+        )
+        videos.append(narrated)
+    return TrainingSet(videos=tuple(videos))
 
 
 def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
@@ -331,13 +325,21 @@ def embed(stage: Stage, state: State, plan: TablePlan) -> tuple[int, int]:
     begun = time.monotonic()
     written = 0
     pending: list[dict[str, Any]] = []
-    jobs = [_embed_job(state, batch) for batch in in_batches(plan.to_embed, CLIPS_PER_TASK)]
+    combinations, types = project.config.store.combinations, project.collection.metadata_types
+    jobs = [
+        embed_job(project, state.resolved, tuple(clip.inputs for clip in batch), combinations)
+        for batch in in_batches(plan.to_embed, CLIPS_PER_TASK)
+    ]
     clips = {clip.clip.clip_id: clip for clip in plan.to_embed}
     with stage.console.progress("embed", len(plan.to_embed), "clips") as advance:
         for job, outcome in stage.executor().map(embed_clips, jobs) if jobs else ():
             if isinstance(outcome, Exception):
                 raise outcome
-            pending += _rows(state, clips, job, outcome)
+            for combination, (positions, vectors) in outcome.vectors.items():
+                for position, vector in zip(positions, vectors, strict=True):
+                    clip = clips[job.clips[position].clip]
+                    metadata = {key: _as_type(one, types[key]) for key, one in clip.clip.metadata.items()}
+                    pending.append({**row_columns(state, clip, combination), "metadata": metadata, "vector": vector})
             advance(len(job.clips))
             if len(pending) >= ROWS_PER_COMMIT:
                 written += _commit(project, pending, [])[0]
@@ -349,29 +351,21 @@ def embed(stage: Stage, state: State, plan: TablePlan) -> tuple[int, int]:
     return written + last, deleted
 
 
-def _embed_job(state: State, batch: tuple[ClipState, ...]) -> EmbedJob:
-    assert state.checkpoint is not None
-    config = state.project.config
+def embed_job(
+    project: Project, resolved: Resolved, clips: tuple[ClipFeatures, ...], combinations: tuple[str, ...]
+) -> EmbedJob:
+    """A batch of clips to embed with the checkpoint of a project."""
+    assert resolved.checkpoint is not None
     return EmbedJob(
-        store=str(state.project.store.root),
-        checkpoint=str(state.checkpoint.folder),
-        checkpoint_digest=state.checkpoint.digest,
-        clips=tuple(clip.inputs for clip in batch),
-        combinations=config.store.combinations,
-        limits=state.resolved.limits,
-        device=config.run.device,
-        threads=config.run.threads,
+        store=str(project.store.root),
+        checkpoint=str(resolved.checkpoint.folder),
+        checkpoint_digest=resolved.checkpoint.digest,
+        clips=clips,
+        combinations=combinations,
+        limits=resolved.limits,
+        device=project.config.run.device,
+        threads=project.config.run.threads,
     )
-
-
-def _rows(state: State, clips: dict[str, ClipState], job: EmbedJob, result: EmbedResult) -> Iterator[dict[str, Any]]:
-    """One table row for each clip and combination."""
-    types = state.project.collection.metadata_types
-    for combination, (positions, vectors) in result.vectors.items():
-        for position, vector in zip(positions, vectors, strict=True):
-            found = clips[job.clips[position].clip]
-            metadata = {key: _typed(value, types[key]) for key, value in found.clip.metadata.items()}
-            yield {**row_columns(state, found, combination), "metadata": metadata, "vector": vector}
 
 
 def row_columns(state: State, found: ClipState, combination: str) -> dict[str, Any]:
@@ -395,7 +389,7 @@ def row_columns(state: State, found: ClipState, combination: str) -> dict[str, A
     }
 
 
-def _typed(value: Any, kind: str) -> Any:
+def _as_type(value: Any, kind: str) -> Any:
     """A metadata value as its column takes it: columns of mixed values hold text."""
     return str(value) if kind == "string" else float(value) if kind == "double" else value
 

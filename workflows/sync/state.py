@@ -195,13 +195,13 @@ def plan_table(state: State) -> TablePlan:
     held = held_rows(state.project)
     to_embed = state.clips
     if state.checkpoint is not None:
-        to_embed = tuple(clip for clip in state.clips if not _is_held(held, clip, state.embedding_identity(clip)))
+        wanted = {clip.clip.clip_id: (state.embedding_identity(clip), clip.row_digest) for clip in state.clips}
+        to_embed = tuple(
+            clip
+            for clip in state.clips
+            if any(held.get(one, ("", ""))[:2] != wanted[clip.clip.clip_id] for one in clip.row_ids.values())
+        )
     return TablePlan(to_embed=to_embed, delete_ids=state.stale_ids(held))
-
-
-def _is_held(held: Mapping[str, tuple[str, str, str]], clip: ClipState, fingerprint: str) -> bool:
-    wanted = (fingerprint, clip.row_digest)
-    return all(held.get(one, ("", "", ""))[:2] == wanted for one in clip.row_ids.values())
 
 
 def held_rows(project: Project) -> dict[str, tuple[str, str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -37,6 +37,8 @@ def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
     rows = plan_table(state) if rows is None else rows
     waiting = state.survey.to_extract()
     work = {"extract": len(waiting), "train": int(train is not None), "embed": len(rows.to_embed) + len(waiting)}
+    rates = {name: project.ledger.rate(name) for name, count in work.items() if count}
+    seconds = [work[name] / rate for name, rate in rates.items() if rate]
     return Plan(
         num_videos=len(state.survey.videos),
         extract=tuple(video.name for video in waiting),
@@ -45,17 +47,9 @@ def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
         embed=len(rows.to_embed),
         embed_later=len(waiting),
         delete=len(rows.delete_ids),
-        estimated_seconds=_estimate(project, work),
+        estimated_seconds=sum(seconds) if len(seconds) == len(rates) else None,
         notes=tuple(_notes(state)),
     )
-
-
-def _estimate(project: Project, work: Mapping[str, int]) -> float | None:
-    """Seconds for so many units of each kind of work; None where this store does not know a rate."""
-    rates = {name: project.ledger.rate(name) for name, count in work.items() if count}
-    if not all(rates.values()):
-        return None
-    return sum(work[name] / rate for name, rate in rates.items() if rate)
 
 
 def _notes(state: State) -> Iterator[str]:

@@ -171,12 +171,14 @@ class TrainJob:
 
 def train_model(job: TrainJob) -> Mapping[str, Any]:
     """Train, or go on training, and leave a checkpoint in the job's folder. Returns its digest and the last loss."""
+    import torch
+
     from ...fuse import create_model
     from ...train import fit
     from ...train.data import training_data
 
     _set_threads(job.threads)
-    _seed(job.recipe.seed)
+    torch.manual_seed(job.recipe.seed)
     model = create_model(job.model, **job.model_config)
     result = fit(
         model,
@@ -251,9 +253,3 @@ def _set_threads(threads: int) -> None:
 
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-
-
-def _seed(seed: int) -> None:
-    import torch
-
-    torch.manual_seed(seed)

@@ -57,10 +57,14 @@ def weights_lines(found: Sequence[PublishedWeights]) -> Iterator[str]:
     for one in found:
         size = "size not published" if one.size_bytes is None else readable_bytes(one.size_bytes)
         place = "not fetched" if one.path is None else f"here: {one.path}"
+        digest = "not published" if one.sha256 is None else f"{one.sha256}... published"
+        if one.file_sha256 is not None:
+            is_whole = one.sha256 == one.file_sha256
+            digest = one.file_sha256 if is_whole else f"{one.file_sha256} (of the file here; {digest})"
         yield f"{one.backbone:18} {one.tag:18} {size:18} {place}"
         yield f"    source   {one.url}"
         yield f"    licence  {one.licence}"
-        yield f"    sha256   {_readable_hash(one)}"
+        yield f"    sha256   {digest}"
     if not found:
         yield "none of these backbones has published weights; `frameloom weights` lists those of all"
     else:
@@ -79,7 +83,12 @@ def fetch(backbone: str, tag: str | None, console: Console) -> PublishedWeights:
         UnknownNameError: no such backbone or tag.
         ConfigError, InputError, OutOfSpaceError: as `extract.fetch_weights` says.
     """
-    source = _chosen(backbone, tag)
+    sources = {source.tag: source for source in backbone_spec(backbone).weights}
+    if not sources:
+        raise ConfigError(f"the backbone {backbone!r} has no published weights: `frameloom weights` lists which have")
+    source = sources.get(tag or next(iter(sources)))
+    if source is None:
+        raise UnknownNameError(f"the backbone {backbone!r} has no weights {tag!r}: {nearest(str(tag), list(sources))}")
     with _shown(console, f"{backbone} {source.tag}") as on_progress:
         fetch_weights(source, on_progress=on_progress)
     return _described(backbone, source)
@@ -93,17 +102,6 @@ def fetch_requested(requests: Iterable[BackboneRequest], console: Console) -> No
         if source is not None and cached_weights(source) is None:
             console.say(f"fetching the weights {source.tag} of {request.name}: {source.url}")
             fetch(request.name, source.tag, console)
-
-
-def _chosen(backbone: str, tag: str | None) -> WeightsSource:
-    sources = {source.tag: source for source in backbone_spec(backbone).weights}
-    if not sources:
-        raise ConfigError(f"the backbone {backbone!r} has no published weights: `frameloom weights` lists which have")
-    if tag is None:
-        return next(iter(sources.values()))
-    if tag not in sources:
-        raise UnknownNameError(f"the backbone {backbone!r} has no weights {tag!r}: {nearest(tag, list(sources))}")
-    return sources[tag]
 
 
 def _described(backbone: str, source: WeightsSource) -> PublishedWeights:
@@ -120,35 +118,19 @@ def _described(backbone: str, source: WeightsSource) -> PublishedWeights:
     )
 
 
-def _readable_hash(one: PublishedWeights) -> str:
-    if one.file_sha256 is not None and one.sha256 == one.file_sha256:
-        return one.file_sha256
-    published = "not published" if one.sha256 is None else f"{one.sha256}... published"
-    return published if one.file_sha256 is None else f"{one.file_sha256} (of the file here; {published})"
-
-
 @contextmanager
 def _shown(console: Console, what: str) -> Iterator[OnProgress]:
     """Show bytes as they come: a bar on a terminal, elsewhere a line every few seconds."""
-    if console.quiet:
-        yield lambda _done, _total: None
-    elif console.stream.isatty():
-        yield from _bar(console, what)
-    else:
-        yield _lines(console, what)
+    if not console.quiet and console.stream.isatty():
+        from rich import progress
+        from rich.console import Console as RichConsole
 
-
-def _bar(console: Console, what: str) -> Iterator[OnProgress]:
-    from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=RichConsole(file=console.stream)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _lines(console: Console, what: str) -> OnProgress:
+        columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn())
+        rates = (progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
+        with progress.Progress(*columns, *rates, console=RichConsole(file=console.stream)) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
     begun = shown = time.monotonic()
     first: int | None = None
 
@@ -164,4 +146,4 @@ def _lines(console: Console, what: str) -> OnProgress:
             left = f", about {readable_seconds((total - done) / rate)} left" if total and rate else ""
             console.say(f"{what}: {readable_bytes(done)}{f' of {readable_bytes(total)}' if total else ''}{left}")
 
-    return on_progress
+    yield on_progress
