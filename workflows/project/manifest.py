@@ -95,13 +95,7 @@ def _read_row(row: Row | str, *, needs_captions: bool) -> tuple[str, Span]:
     if needs_captions and "captions" not in row and "caption" not in row:
         raise ValueError(f"no column `captions` (a list) or `caption`: found {found}")
     captions = _captions(row)
-    for key, value in {**row, "captions": captions}.items():
-        for text in (key, *(value if isinstance(value, list | tuple) else (value,))):
-            if isinstance(text, str) and "surrogate" in (text_fault(text) or ""):
-                raise ValueError(
-                    f"{key!a:.40} has {text!a:.60}, which holds half a character (a lone surrogate) and cannot be"
-                    " stored: write it anew as UTF-8, and rename files whose names are not UTF-8"
-                )
+    _check_unicode({**row, "captions": captions})
     name = row["video"]
     if not isinstance(name, str) or not name or "\0" in name:
         raise ValueError(f"`video` must be a path, found {name!r:.60}")
@@ -123,6 +117,16 @@ def _read_row(row: Row | str, *, needs_captions: bool) -> tuple[str, Span]:
         split=split,
         metadata={key: _scalar(value) for key, value in row.items() if key not in _OWN_COLUMNS},
     )
+
+
+def _check_unicode(row: Row) -> None:
+    for key, value in row.items():
+        for text in (key, *(value if isinstance(value, list | tuple) else (value,))):
+            if isinstance(text, str) and "surrogate" in (text_fault(text) or ""):
+                raise ValueError(
+                    f"{key!a:.40} has {text!a:.60}, which holds half a character (a lone surrogate) and cannot be"
+                    " stored: write it anew as UTF-8, and rename files whose names are not UTF-8"
+                )
 
 
 def _captions(row: Row) -> Sequence[str]:
