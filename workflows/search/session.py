@@ -159,10 +159,12 @@ class SearchSession:
                 raise FrameloomError("nothing is indexed yet: run `frameloom sync` first")
             vector, left_out = self._vector(query)
             of_model = f"model = '{self.checkpoint.digest}'"
-            rows = (
-                f"modalities = {quoted(self._combination(query.modalities))}" if query.modalities else "is_primary = true"
-            )
-            conditions = [of_model, rows]
+            conditions = [of_model, "is_primary = true"]
+            if query.modalities:
+                fault = combination_fault(query.modalities, self.project.config.features.modalities())
+                if fault is not None:
+                    raise InputError(f"modalities: {fault}")
+                conditions[1] = f"modalities = {quoted(query.modalities)}"
             if left_out is not None:
                 conditions.append(f"clip != {quoted(left_out)}")
             if query.where is not None:

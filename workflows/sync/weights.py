@@ -89,7 +89,7 @@ def fetch(backbone: str, tag: str | None, console: Console) -> PublishedWeights:
     source = sources.get(tag or next(iter(sources)))
     if source is None:
         raise UnknownNameError(f"the backbone {backbone!r} has no weights {tag!r}: {nearest(str(tag), list(sources))}")
-    with _shown(console, f"{backbone} {source.tag}") as on_progress:
+    with show_transfer(console, f"{backbone} {source.tag}") as on_progress:
         fetch_weights(source, on_progress=on_progress)
     return _described(backbone, source)
 
@@ -119,7 +119,7 @@ def _described(backbone: str, source: WeightsSource) -> PublishedWeights:
 
 
 @contextmanager
-def _shown(console: Console, what: str) -> Iterator[OnProgress]:
+def show_transfer(console: Console, what: str) -> Iterator[OnProgress]:
     """Show bytes as they come: a bar on a terminal, elsewhere a line every few seconds."""
     if not console.quiet and console.stream.isatty():
         from rich import progress

@@ -174,9 +174,9 @@ def test_slow_progress_is_a_line_every_few_seconds(monkeypatch: pytest.MonkeyPat
     clock = iter([0.0, 1.0, 6.0, 7.0, 20.0])
     monkeypatch.setattr(_weights.time, "monotonic", lambda: next(clock))
     log = io.StringIO()
-    on_progress = _weights._lines(Console(stream=log), "net")
-    for done in (0, 30_000_000, 35_000_000, 100_000_000):
-        on_progress(done, 100_000_000)
+    with _weights.show_transfer(Console(stream=log), "net") as on_progress:
+        for done in (0, 30_000_000, 35_000_000, 100_000_000):
+            on_progress(done, 100_000_000)
     lines = ["net: 30.0 MB of 100.0 MB, about 14 s left", "net: 100.0 MB in 20 s"]
     assert log.getvalue().splitlines() == lines
 
