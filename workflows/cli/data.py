@@ -74,9 +74,10 @@ def import_(
     seconds_per_row: Annotated[float | None, typer.Option(help="The same, the other way round.")] = None,
     transposed: Annotated[bool, typer.Option("--transposed", help="Arrays are (D, T): AVLnet's spectrograms.")] = False,
     cast: Annotated[bool, typer.Option("--cast", help="Values may lose digits, as float32 does in float16.")] = False,
-    vouch: Annotated[
-        bool, typer.Option("--vouch", help="I stand for it: exactly the configured backbone and weights made these.")
+    trust_weights: Annotated[
+        bool, typer.Option("--trust-weights", help="Exactly the configured backbone and weights made these.")
     ] = False,
+    vouch: Annotated[bool, typer.Option("--vouch", hidden=True, help="--trust-weights, as it was called.")] = False,
     absent: Annotated[
         bool, typer.Option("--absent", help="Record of videos without one that they have none, so that sync goes on.")
     ] = False,
@@ -123,7 +124,7 @@ def import_(
         seconds_per_row=seconds_per_row,
         transposed=transposed,
         cast=cast,
-        vouch=vouch,
+        vouch=trust_weights or vouch,
         absent=absent,
         dry_run=dry_run,
     )

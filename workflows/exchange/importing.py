@@ -261,7 +261,7 @@ def _check_claim(name: str, want: FeatureRequest, found: Offers, *, vouch: bool)
     raise ConfigError(
         f"nothing says that these numbers were made by {want.spec.name} with {want.weights_digest:.24}{made}:"
         f" write `weights: {PREFIX}NAME` under features.{name}, which gives them an identity of their own,"
-        " or give --vouch to stand for it"
+        " or give --trust-weights where exactly these made them"
     )
 
 

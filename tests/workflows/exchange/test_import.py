@@ -428,7 +428,7 @@ def test_unknown_weights_are_not_taken_for_those_of_the_configuration(tmp_path: 
     in_npy(given)
     make_project(folder)
     seeded = Project.open(configure(folder))
-    with pytest.raises(ConfigError, match=r"weights: imported:NAME.*--vouch"):
+    with pytest.raises(ConfigError, match=r"weights: imported:NAME.*--trust-weights"):
         take(seeded, given)
     assert not list(seeded.store.entries())
     named = Project.open(configure(folder, video="imported:one"))
