@@ -91,4 +91,4 @@ def _command(record: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-_FLAGS = {"transposed": "transposed", "cast": "cast", "vouch": "vouched"}
+_FLAGS = {"transposed": "transposed", "cast": "cast", "trust-weights": "vouched"}
