@@ -22,7 +22,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stand
 
 
 class Answer(Protocol):
-    """What a command found out: a report with `model_dump` (or `as_dict`) for `--json`."""
+    """What a command found out: a report whose `model_dump` (or `as_dict`) `--json` prints."""
 
     @property
     def exit_code(self) -> int:

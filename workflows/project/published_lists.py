@@ -23,10 +23,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
 from ..._files import publish_text
 from ..._registry import nearest
+from ..._settings import Settings
 from ..._vocabulary import ConfigError, ExitCode
 from ...store.foreign import read_pickle
 from .collection import VIDEO_SUFFIXES
@@ -44,7 +43,7 @@ _SUBSETS = {
 }
 
 
-class ManifestReport(BaseModel):
+class ManifestReport(Settings):
     """What a conversion wrote.
 
     Attributes:
@@ -54,8 +53,6 @@ class ManifestReport(BaseModel):
         without_file: videos of the list that are not in the folder, and whose rows were left out.
         left_out: sentences without a word or of no length.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     path: str
     rows: int

@@ -18,17 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from ..._settings import Settings
 from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality
 from ...store import metadata_of, quoted, reader_lock
 from ...train.data import ClipSample
-from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project
+from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project, combination_fault
 from ..sync import loaded_model
 
 _COLUMNS = ("clip", "video", "path", "modalities", "start_seconds", "end_seconds", "split", "captions", "metadata")
 _MAX_CHECKED = 1000
 
 
-class Result(BaseModel):
+class Result(Settings):
     """One answer. Fields can be read as attributes or by name, `result["video"]`.
 
     Attributes:
@@ -43,8 +44,6 @@ class Result(BaseModel):
         captions: what the collection says of the clip.
         metadata: the manifest's other columns.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     video: str
     path: str

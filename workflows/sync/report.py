@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_serializer
+from pydantic import model_serializer
 
+from ..._settings import Settings
 from ..._vocabulary import ExitCode, Outcome
 from ...extract import file_status
 from ..console import count_of, readable_seconds
@@ -15,13 +16,7 @@ from .state import State
 from .survey import Stream
 
 
-class Frozen(BaseModel):
-    """A report: it does not change, and `model_dump` gives what `--json` prints."""
-
-    model_config = ConfigDict(frozen=True)
-
-
-class Plan(Frozen):
+class Plan(Settings):
     """What `sync` would do, and what it would cost.
 
     Attributes:
@@ -73,7 +68,7 @@ class Plan(Frozen):
         return {"videos": found.pop("num_videos"), **found, "nothing_to_do": self.is_empty}
 
 
-class FileReport(Frozen):
+class FileReport(Settings):
     """One video that is not simply ok."""
 
     path: str
@@ -81,7 +76,7 @@ class FileReport(Frozen):
     message: str
 
 
-class Report(Frozen):
+class Report(Settings):
     """The end of a run.
 
     Attributes:

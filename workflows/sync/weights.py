@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pydantic import BaseModel, ConfigDict
-
 from ..._registry import nearest
+from ..._settings import Settings
 from ..._vocabulary import ConfigError, UnknownNameError, WeightsSource
 from ...extract import backbone_spec, list_backbones
 from ...extract.weights import cached_weights, fetch_weights, find_source, known_sha256
@@ -18,7 +17,7 @@ from ..project import BackboneRequest
 OnProgress = Callable[[int, "int | None"], None]
 
 
-class PublishedWeights(BaseModel):
+class PublishedWeights(Settings):
     """One published set of weights of one backbone.
 
     Attributes:
@@ -27,8 +26,6 @@ class PublishedWeights(BaseModel):
         size_bytes: as published, or of the file on this machine.
         path: the file on this machine, None where it was not fetched.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     backbone: str
     tag: str
