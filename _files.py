@@ -3,8 +3,8 @@
 The order is the whole protocol. Bytes reach the disk before the name does, and the name before anything that refers to
 it, so a kill or a power cut at any instant leaves either the old state or the new one, plus at worst a temporary file.
 
-Everything else that the packages do with files in the same way is here as well: hashes, the cache folder, names that are
-free, locks that wait, and what a user reads when a write fails.
+Everything else that the packages do with files in the same way is here as well: hashes, the cache folder, free names,
+locks that wait, and what a user reads when a write fails.
 """
 
 from __future__ import annotations
@@ -388,7 +388,7 @@ def set_aside(path: Path, folder: Path, *, keep: bool = False, name: str | None 
 
 
 def cache_folder(name: str) -> Path:
-    """Where ``name`` ("weights", "shards") is cached: below ``$FRAMELOOM_CACHE``, or ``frameloom`` in the user's cache."""
+    """Where "weights" or "shards" are cached: below ``$FRAMELOOM_CACHE``, or ``frameloom`` in the user's cache."""
     try:
         if own := os.environ.get(CACHE_VARIABLE):
             return Path(own).expanduser().absolute() / name

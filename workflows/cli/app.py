@@ -343,7 +343,7 @@ def fetch_weights(
 
 @app.command()
 def doctor(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Examine this machine: libraries, decoders, processor, GPUs, memory, disks. Says what to do about each problem.
+    """Examine this machine: libraries, decoders, processor, GPUs, folders. Says what to do about each problem.
 
     Exit code 0 when everything that is needed works, 2 otherwise.
 

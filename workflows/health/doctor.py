@@ -1,4 +1,4 @@
-"""What frameloom needs of this machine: libraries that work, decoders, room on the disks, a folder for weights.
+"""What frameloom needs of this machine: libraries that work, decoders, folders with room.
 
 A finding is ``ok``, a ``warning`` (something works less well, or not for every file) or a ``problem`` (a command will
 fail). Nothing is written.
@@ -12,15 +12,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import computed_field
 
 from ..._environment import broken_environment, broken_libraries, version_of
 from ..._files import cache_folder
+from ..._settings import Settings
 from ..._version import __version__
 from ..._vocabulary import ConfigError, ExitCode, MediaError, Status
 from ..console import readable_bytes
+
+Verdict = Literal["ok", "warning", "problem"]
 
 CODECS = {
     "h264": "h264",
@@ -41,32 +44,29 @@ CODECS = {
 SMALL_DISK_BYTES = 5e9
 
 
-class Finding(BaseModel):
+class Finding(Settings):
     """What was found of one thing, and what to do about it where something is to be done."""
 
-    model_config = ConfigDict(frozen=True)
-
     check: str
-    verdict: Literal["ok", "warning", "problem"]
+    verdict: Verdict
     found: str
     advice: str = ""
 
 
-class Examination(BaseModel):
+class Examination(Settings):
     """All findings of one examination."""
-
-    model_config = ConfigDict(frozen=True)
 
     findings: tuple[Finding, ...]
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ok(self) -> bool:
+        """Whether everything that is needed works."""
+        return not any(finding.verdict == "problem" for finding in self.findings)
+
     @property
     def exit_code(self) -> int:
-        """2 where something that is needed does not work."""
-        has_problem = any(finding.verdict == "problem" for finding in self.findings)
-        return ExitCode.USAGE if has_problem else ExitCode.OK
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"ok": self.exit_code == ExitCode.OK, **self.model_dump()}
+        return ExitCode.OK if self.ok else ExitCode.USAGE
 
     def lines(self) -> Iterator[str]:
         """A line for each finding, and below it what to do."""
@@ -85,8 +85,7 @@ def examine(config: Path) -> Examination:
         decoders,
         decoder_process,
         devices,
-        lambda: disks(config),
-        weights_folder,
+        lambda: folders(config),
     )
     return Examination(findings=tuple(finding for check in checks for finding in _run(check)))
 
@@ -157,8 +156,8 @@ def devices() -> Iterator[Finding]:
     yield Finding(check="gpu", verdict="ok", found=found or "none: everything runs on the CPU")
 
 
-def disks(config: Path) -> Iterator[Finding]:
-    """The configuration, and the room where the project, the weights and temporary files are kept."""
+def folders(config: Path) -> Iterator[Finding]:
+    """The configuration, and whether there is room where the project, weights and temporary files are kept."""
     from ..project.config import StoreConfig, load_config
     from ..project.project import CONFIG_NAME
 
@@ -170,37 +169,21 @@ def disks(config: Path) -> Iterator[Finding]:
             yield Finding(check="configuration", verdict="ok", found=str(path))
         except ConfigError as error:
             yield Finding(check="configuration", verdict="problem", found=str(error), advice=f"correct {path}")
-    store_folder = path.absolute().parent / Path(store).expanduser()
-    temporary_folder = Path(tempfile.gettempdir()).absolute()
-    for name, folder in (
-        ("store", store_folder),
-        ("weights", cache_folder("weights")),
-        ("temporary files", temporary_folder),
+    for name, folder, setting in (
+        ("store", path.absolute().parent / Path(store).expanduser(), f"store.path of {CONFIG_NAME}"),
+        ("weights", cache_folder("weights"), "FRAMELOOM_CACHE"),
+        ("temporary files", Path(tempfile.gettempdir()).absolute(), "TMPDIR"),
     ):
-        free = shutil.disk_usage(_existing(folder)).free
-        is_small = free < SMALL_DISK_BYTES
-        yield Finding(
-            check=f"disk for {name}",
-            verdict="warning" if is_small else "ok",
-            found=f"{readable_bytes(free)} free: {folder}",
-            advice="free some space, or use another disk" if is_small else "",
-        )
-
-
-def weights_folder() -> Iterator[Finding]:
-    """Whether published weights can be kept."""
-    folder = cache_folder("weights")
-    place = _existing(folder)
-    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
-        yield Finding(check="weights folder", verdict="ok", found=f"can be written: {folder}")
-        return
-    reason = "cannot be written" if place.is_dir() else "is not a folder"
-    advice = "name a folder that you may write to in FRAMELOOM_CACHE"
-    yield Finding(check="weights folder", verdict="problem", found=f"{place} {reason}", advice=advice)
-
-
-def _existing(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.parents) if place.exists())
+        place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(place).free
+        verdict: Verdict = "ok"
+        found, advice = f"{readable_bytes(free)} free: {folder}", ""
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            verdict, found = "problem", f"{place} is not a folder that you may write to"
+            advice = f"name another folder in {setting}"
+        elif free < SMALL_DISK_BYTES:
+            verdict, advice = "warning", f"free some space, or name a folder on another disk in {setting}"
+        yield Finding(check=f"folder for {name}", verdict=verdict, found=found, advice=advice)
 
 
 def _run(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ def test_this_machine_is_described_and_nothing_is_left_behind(tmp_path: Path) ->
     assert {"h264", "aac", "pcm"} <= set(found["decoders"]["found"].split(", "))
     assert "libavcodec" in found["FFmpeg of PyAV"]["found"]
     assert "cores" in found["cpu"]["found"]
-    assert {"disk for store", "disk for weights", "disk for temporary files", "python"} <= found.keys()
+    assert {"folder for store", "folder for weights", "folder for temporary files", "python"} <= found.keys()
     assert {"torch", "torchvision", "torchaudio", "av", "h5py", "pyarrow", "lancedb", "gensim"} <= found.keys()
     assert list(tmp_path.iterdir()) == []
 
@@ -69,7 +69,7 @@ def test_a_check_that_needs_a_broken_library_is_left_out(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "av", None)
     found = by_check(_doctor.examine(tmp_path).findings)
     assert "decoders" not in found
-    assert "disk for store" in found
+    assert "folder for store" in found
 
 
 def test_a_missing_decoder_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,28 +86,27 @@ def test_a_child_that_does_not_start_is_a_problem(monkeypatch: pytest.MonkeyPatc
     assert "no.such" in found.found or "No module" in found.found
 
 
-def test_a_cache_that_cannot_be_written_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (found,) = _doctor.weights_folder()
-    assert found.verdict == "ok"
+def test_a_folder_that_cannot_be_written_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert by_check(_doctor.folders(tmp_path))["folder for weights"].verdict == "ok"
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FRAMELOOM_CACHE", str(tmp_path / "file" / "weights"))
-    (found,) = _doctor.weights_folder()
-    assert (found.verdict, "FRAMELOOM_CACHE" in found.advice) == ("problem", True)
+    found = by_check(_doctor.folders(tmp_path))["folder for weights"]
+    assert (found.verdict, found.advice) == ("problem", "name another folder in FRAMELOOM_CACHE")
 
 
 def test_little_disk_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(_doctor, "SMALL_DISK_BYTES", 1e30)
-    found = [finding for finding in _doctor.disks(tmp_path) if finding.check.startswith("disk")]
+    found = [finding for finding in _doctor.folders(tmp_path) if finding.check.startswith("folder")]
     assert [finding.verdict for finding in found] == ["warning"] * 3
 
 
 def test_the_store_is_that_of_the_configuration(tmp_path: Path) -> None:
     write_config(tmp_path, store={"path": "elsewhere"})
-    found = by_check(_doctor.disks(tmp_path))
-    assert found["disk for store"].found.endswith(str(tmp_path / "elsewhere"))
+    found = by_check(_doctor.folders(tmp_path))
+    assert found["folder for store"].found.endswith(str(tmp_path / "elsewhere"))
     assert found["configuration"].verdict == "ok"
     write_config(tmp_path, store={"paht": "elsewhere"})
-    found = by_check(_doctor.disks(tmp_path / "frameloom.yaml"))
+    found = by_check(_doctor.folders(tmp_path / "frameloom.yaml"))
     assert found["configuration"].verdict == "problem"
 
 
