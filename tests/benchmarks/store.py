@@ -276,7 +276,7 @@ def _drawn_windows(store: FeatureStore, names: dict[str, list[str]]) -> Callable
         for first in range(0, count, 10):
             if not first % len(clips):
                 dataset.set_epoch(dataset.epoch + 1)
-            batch = dataset.read_batch(range(first % len(clips), first % len(clips) + 10)).tokens()
+            batch = dataset.read(range(first % len(clips), first % len(clips) + 10)).tokens()
             assert batch.keys() == names.keys()
 
     return read

@@ -69,8 +69,8 @@ def test_a_forked_child_reads_batches_as_large_as_its_parent_has_read(root) -> N
     clips = [ClipFeatures(clip=one.key, features={"x": (one.fingerprint,)}) for one in store.entries()]
     dataset = FeatureDataset(store, clips, features=["x"])
     for _ in range(2):
-        dataset.read_batch(range(len(clips))).tokens()
-    child = multiprocessing.get_context("fork").Process(target=dataset.read_batch, args=(range(len(clips)),))
+        dataset.read(range(len(clips))).tokens()
+    child = multiprocessing.get_context("fork").Process(target=dataset.read, args=(range(len(clips)),))
     child.start()
     child.join(60)
     is_waiting = child.is_alive()

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import FrameloomError, InputError
-from ...train.data import ClipSample
 from ..project import CheckpointRef, Project
 from ..sync import ClipState, State, embed_clips, embed_job, take_state
 from .session import Query, SearchSession
@@ -73,7 +72,7 @@ def question_timeline(
         raise InputError(f"window {window_seconds:g} s and step {step_seconds:g} s must be above 0")
     if not question.strip():
         raise InputError("an empty question: give at least one word")
-    asked = session.embed(ClipSample(text=[session.words(question)], video=None, audio=None))
+    asked = session.embed({"text": [session.words(question)]})
     if video is None:
         results = session.search(Query(text=question, top=1))
         if not results:

@@ -233,7 +233,7 @@ def test_compact_moves_nothing_under_a_training(run: Any, synced: Path, tmp_path
     copy = pickle.loads(pickle.dumps(dataset))
     del dataset
     assert run("compact", "-q").exit_code == 6
-    assert len(copy.read_batch(range(len(clips)))) == len(clips)
+    assert len(copy.read(range(len(clips)))) == len(clips)
     del copy
     assert run("compact", "-q").exit_code == 0
     with exclusive_lock(Path(store.root)), pytest.raises(LockedError, match="is compacting"):

@@ -203,8 +203,8 @@ def test_name_that_is_not_utf8_is_indexed_and_found(synced: Path) -> None:
     ("sections", "words"),
     [
         ({"store": {"path": "captions.jsonl"}}, "not a folder"),
-        ({"run": {"device": "banana"}}, "not a device"),
-        ({"run": {"device": "cuda:99"}}, "not there"),
+        ({"run": {"device": "banana"}}, "allowed are cpu, cuda and cuda:N"),
+        ({"run": {"device": "cuda:99"}}, "this machine has"),
     ],
 )
 def test_places_that_cannot_be_are_refused(synced: Path, sections: dict[str, Any], words: str) -> None:
