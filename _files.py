@@ -221,8 +221,8 @@ def _all_or_nothing(temporary: Path, name: Path, num_bytes: Callable[[], int]) -
 
 def _make_durable(path: Path, kind: str, *, num_bytes: int) -> None:
     """What follows a rename. Until then the new name may not survive a power cut, and nothing is acknowledged."""
-    fail_point(f"{kind}.renamed")
     with write_errors(path, num_bytes=num_bytes):
+        fail_point(f"{kind}.renamed")
         sync_folder(path.parent)
     fail_point(f"{kind}.durable")
 

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
+from ..._files import is_temporary, make_folder, publish
+from ..._settings import Settings
 from ..._vocabulary import ConfigError, InputError, IntegrityError, canonical_json, digest_of
 from ...store import code_version
-from .files import file_sha256, publish, sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,29 +32,25 @@ FORMAT = 1
 META_NAME = "model.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointMeta:
-    """What ``model.json`` says.
-
-    Attributes:
-        model: the model's registered name.
-        config: its resolved configuration.
-        weights_sha256: hash of the weights' file.
-        weights_file: its name.
-        recipe: the recipe that trained it, empty when none did.
-        provenance: whatever the caller wants kept: features, collection, metrics.
-        code_version: frameloom's version.
-        format: version of this layout.
-    """
+class CheckpointMeta(Settings):
+    """What ``model.json`` says."""
 
     model: str
+    """The model's registered name."""
     config: dict[str, Any]
+    """Its resolved configuration."""
     weights_sha256: str
+    """Hash of the weights' file."""
     weights_file: str
-    recipe: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    """Its name."""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """The recipe that trained it, empty when none did."""
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    """Whatever the caller wants kept: features, collection, metrics."""
     code_version: str = ""
+    """frameloom's version."""
     format: int = FORMAT
+    """Version of this layout."""
 
     @property
     def digest(self) -> str:
@@ -72,7 +71,7 @@ def save_checkpoint(
         IntegrityError: the model has weights that are not finite; nothing is written.
         OutOfSpaceError: the disk is full; the checkpoint that was there is intact.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     weights = weights_bytes(model)
     sha256 = hashlib.sha256(weights).hexdigest()
     meta = CheckpointMeta(
@@ -84,10 +83,22 @@ def save_checkpoint(
         provenance=plain(dict(provenance or {})),
         code_version=code_version(),
     )
-    publish(folder / meta.weights_file, weights)
-    publish(folder / META_NAME, (json.dumps(asdict(meta), indent=1, sort_keys=True) + "\n").encode())
+    publish(folder / meta.weights_file, weights, kind="checkpoint")
+    document = json.dumps(meta.model_dump(), indent=1, sort_keys=True) + "\n"
+    publish(folder / META_NAME, document.encode(), kind="checkpoint")
     sweep(folder, "model-*.safetensors", keep=meta.weights_file)
     return meta
+
+
+def sweep(folder: Path, pattern: str, *, keep: str) -> None:
+    """Remove what an earlier save left: everything that matches ``pattern`` but ``keep``, and temporary files."""
+    for path in [*folder.glob(pattern), *(one for one in folder.iterdir() if is_temporary(one.name))]:
+        if path.name == keep:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def read_checkpoint(folder: Path) -> CheckpointMeta:
@@ -102,7 +113,7 @@ def read_checkpoint(folder: Path) -> CheckpointMeta:
         raise ConfigError(f"no trained model in {folder}: it has no {META_NAME}. Train one, or name another folder")
     try:
         meta = CheckpointMeta(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as problem:
+    except (ValueError, TypeError, ConfigError) as problem:
         raise IntegrityError(f"{path} is damaged ({problem}). Restore it, or train again") from problem
     if meta.format != FORMAT:
         raise ConfigError(f"{path} has format {meta.format}; this frameloom reads format {FORMAT}. Install a newer one")
@@ -178,10 +189,11 @@ def read_weights(path: Path, *, sha256: str) -> dict[str, Tensor]:
 
     if not path.is_file():
         raise IntegrityError(f"{path} is missing. Restore it, or train again")
-    if file_sha256(path) != sha256:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise IntegrityError(f"{path} is damaged: its SHA-256 is not the one recorded. Restore it, or train again")
     try:
-        tensors: dict[str, Tensor] = load(path.read_bytes())
+        tensors: dict[str, Tensor] = load(data)
     except SafetensorError as problem:
         raise IntegrityError(f"{path} is no safetensors file ({problem})") from problem
     return tensors

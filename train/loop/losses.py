@@ -17,10 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..._files import fail_point
+from ..._files import fail_point, publish, write_errors
 from ..._vocabulary import ConfigError, IntegrityError
-from .checkpoints import META_NAME, read_checkpoint
-from .files import explained, publish, sweep
+from .checkpoints import META_NAME, read_checkpoint, sweep
 
 GROWING = Path("progress") / "losses.jsonl"
 RUN = "training"
@@ -104,7 +103,7 @@ class LossCurve:
 
     def __init__(self, folder: Path, *, num_bytes: int = 0, sha256: str = "") -> None:
         self.path = folder / GROWING
-        with explained(self.path, num_bytes=0):
+        with write_errors(self.path, num_bytes=0):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+b", buffering=0)
             self._file.seek(0)
@@ -119,7 +118,7 @@ class LossCurve:
     def add(self, step: StepLoss) -> None:
         """Write a step, so that others see it, and a kill of this process does not lose it."""
         line = (json.dumps(asdict(step)) + "\n").encode()
-        with explained(self.path, num_bytes=len(line)):
+        with write_errors(self.path, num_bytes=len(line)):
             fail_point("losses.step")
             written = 0
             while written < len(line):
@@ -129,13 +128,13 @@ class LossCurve:
 
     def sync(self) -> str:
         """Make what was written durable. Returns its SHA-256."""
-        with explained(self.path, num_bytes=self.num_bytes):
+        with write_errors(self.path, num_bytes=self.num_bytes):
             os.fsync(self._file.fileno())
         return self._hash.hexdigest()
 
     def publish(self) -> None:
         """Put the whole curve beside the checkpoint that will name it."""
-        publish(self.path.parent.parent / final_name(self._hash.hexdigest()), self.path.read_bytes())
+        publish(self.path.parent.parent / final_name(self._hash.hexdigest()), self.path.read_bytes(), kind="checkpoint")
 
     def close(self) -> None:
         """Close the file. It stays where it is."""

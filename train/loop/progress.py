@@ -18,10 +18,10 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..._files import publish_folder
 from ..._vocabulary import ConfigError, IntegrityError
 from ...fuse import FusionModel
-from .checkpoints import load_weights, read_weights, weights_bytes
-from .files import publish_folder, sweep
+from .checkpoints import load_weights, read_weights, sweep, weights_bytes
 
 FOLDER_NAME = "progress"
 _STATE, _MODEL, _OPTIMIZER = "state.json", "model.safetensors", "optimizer.safetensors"
@@ -65,7 +65,7 @@ def save_progress(folder: Path, position: Position, *, model: FusionModel, optim
     }
     final = folder / FOLDER_NAME / f"step-{position.step:09d}"
     if not final.exists():
-        publish_folder(final, {**files, _STATE: json.dumps(state).encode()})
+        publish_folder(final, {**files, _STATE: json.dumps(state).encode()}, kind="progress")
     sweep(final.parent, "step-*", keep=final.name)
 
 

@@ -81,7 +81,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         return plain(
             {
-                "recipe": {name: value for name, value in self.recipe.as_dict().items() if name not in _NO_NUMBERS},
+                "recipe": self.recipe.model_dump(exclude=_NO_NUMBERS),
                 "model": [self.model.name, digest_of(plain(vars(self.model.config)))],
                 "number of clips": len(self.dataset),
                 "provenance": self.provenance,
@@ -250,7 +250,7 @@ class Trainer:
             save_checkpoint(
                 self.model,
                 self.folder,
-                recipe=self.recipe.as_dict(),
+                recipe=self.recipe.model_dump(),
                 provenance={**self.provenance, RUN: run},
             )
             forget_other_curves(self.folder, sha256=position.losses_sha256)
@@ -273,7 +273,7 @@ class Trainer:
         return FeatureLoader(self.dataset, sampler, num_workers=self.num_workers)
 
 
-_NO_NUMBERS = ("name", "checkpoint_steps", "gradient_checkpointing")
+_NO_NUMBERS = {"name", "checkpoint_steps", "gradient_checkpointing"}
 """Fields of a recipe that change no number of the training."""
 
 

@@ -1,5 +1,6 @@
-"""TODO door of train/recipes."""
+"""Training recipes: data that differ only where the papers differ, a file for each family."""
 
-from .base import Recipe, get_recipe, list_recipes
+from .base import Narration, Recipe
+from .registry import get_recipe, list_recipes
 
-__all__ = ["Recipe", "get_recipe", "list_recipes"]
+__all__ = ["Narration", "Recipe", "get_recipe", "list_recipes"]

@@ -131,7 +131,7 @@ class Project:
                 "model": self.model_name,
                 "config": self.model_options,
                 "limits": limits,
-                "recipe": self.recipe.as_dict(),
+                "recipe": self.recipe.model_dump(),
                 "features": features.identities(),
             }
         )

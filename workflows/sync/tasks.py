@@ -187,7 +187,7 @@ def train_model(job: TrainJob) -> Mapping[str, Any]:
             job.store,
             limits=job.limits,
             seed=job.recipe.seed,
-            narration=job.recipe.narration,
+            narration=job.recipe.narration.model_dump() if job.recipe.narration else None,
         ),
         recipe=job.recipe,
         folder=Path(job.folder),

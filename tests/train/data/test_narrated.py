@@ -271,5 +271,5 @@ class TestTraining:
 
     def test_recipes_of_narrated_videos_name_options_that_it_has(self, make) -> None:
         recipe = get_recipe("everything_at_once_howto100m_aligned")
-        dataset = make(**recipe.narration)
+        dataset = make(**recipe.narration.model_dump())
         assert (dataset.clips_per_video, dataset.audio_shift, len(dataset[0])) == (10, "none", 10)

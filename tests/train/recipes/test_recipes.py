@@ -39,12 +39,12 @@ def test_recipes_of_narrated_videos_differ_only_where_the_ablations_do() -> None
             12,
             768,
         )
-        assert (r.narration["clips_per_video"], r.narration["min_seconds"]) == (10, 8.0)
+        assert (r.narration.clips_per_video, r.narration.min_seconds) == (10, 8.0)
         config = model_config(r.model, **r.model_options)
         weights = (config.lambda_tv, config.lambda_ta, config.lambda_a_tv)
         widths = (config.video_dim, config.text_dim)
         table[name.removeprefix("everything_at_once_howto100m")] = (
-            r.narration["audio_shift"], weights, widths, len(config.modalities)
+            r.narration.audio_shift, weights, widths, len(config.modalities)
         )  # fmt: skip
     published, equal = (1.0, 0.1, 0.1), (1.0, 1.0, 1.0)
     assert table == {
@@ -62,7 +62,14 @@ def test_recipes_of_the_systems_compared_with_are_the_published_ones() -> None:
     table = {}
     for name in ("howto100m", "howto100m_narrated", "avlnet_narrated", "mcn_narrated", "mil_nce"):
         r = get_recipe(name)
-        table[name] = (r.model, r.batch_size, r.narration.get("clips_per_video"), r.epochs, r.learning_rate, r.schedule)
+        table[name] = (
+            r.model,
+            r.batch_size,
+            r.narration and r.narration.clips_per_video,
+            r.epochs,
+            r.learning_rate,
+            r.schedule,
+        )
     assert table == {
         "howto100m": ("howto100m", 2048, None, 15, 1e-4, "exponential"),
         "howto100m_narrated": ("howto100m", 32, 64, 15, 1e-4, "exponential"),
@@ -71,13 +78,13 @@ def test_recipes_of_the_systems_compared_with_are_the_published_ones() -> None:
         "mil_nce": ("mil_nce", 256, None, 150, 1e-3, "cosine"),
     }
     blocks = model_config("howto100m", **get_recipe("howto100m_narrated").model_options).clips_per_video
-    assert blocks == get_recipe("howto100m_narrated").narration["clips_per_video"]
+    assert blocks == get_recipe("howto100m_narrated").narration.clips_per_video
 
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_is_json_ready_and_names_options_that_its_model_has(name) -> None:
     recipe = get_recipe(name)
-    assert json.loads(json.dumps(recipe.as_dict()))["name"] == name
+    assert json.loads(json.dumps(recipe.model_dump()))["name"] == name
     assert model_config(recipe.model, **recipe.model_options)
 
 
@@ -91,14 +98,14 @@ def test_fields_can_be_replaced() -> None:
     ("overrides", "message"),
     [
         ({"epoch": 3}, "'epoch'.*did you mean epochs"),
-        ({"name": "mine"}, "no field 'name'"),
+        ({"name": "mine"}, "leave out 'name'"),
         ({"epochs": 0}, "epochs is 0; it must be above 0"),
         ({"epochs": 2.5}, "epochs is 2.5; it must be of type int"),
         ({"epochs": True}, "must be of type int"),
         ({"learning_rate": "fast"}, "must be of type float"),
-        ({"weight_decay": -0.1}, "must not be negative"),
-        ({"schedule": "linear"}, "must be one of constant, exponential, cosine"),
-        ({"precision": "int8"}, "must be one of no, fp16, bf16"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be 0.0 or more"),
+        ({"schedule": "linear"}, "must be one of 'constant', 'exponential' or 'cosine'"),
+        ({"precision": "int8"}, "must be one of 'no', 'fp16' or 'bf16'"),
         ({"sync_batch_norm": 1}, "sync_batch_norm is 1; it must be of type bool"),
         ({"gradient_checkpointing": "yes"}, "must be of type bool"),
     ],
@@ -138,14 +145,14 @@ class TestOrder:
 @pytest.mark.parametrize(
     ("narration", "message"),
     [
-        ({"clips": 3}, "narration has no option 'clips': .*clips_per_video"),
-        ({"max_words": 3}, "narration has no option 'max_words'"),
-        ({"clips_per_video": 0}, "clips_per_video of narration is 0; it must be a whole number above 0"),
-        ({"clips_per_video": "x"}, "clips_per_video of narration is 'x'"),
-        ({"clips_per_video": True}, "clips_per_video of narration is True"),
-        ({"min_seconds": -1}, "min_seconds of narration is -1; it must be a number of seconds above 0"),
-        ({"min_seconds": float("inf")}, "min_seconds of narration is inf"),
-        ({"audio_shift": "l"}, "audio_shift of narration is 'l'; it must be one of none, later, random"),
+        ({"clips": 3}, "narration: unknown option 'clips': .*clips_per_video"),
+        ({"max_words": 3}, "narration: unknown option 'max_words'"),
+        ({"clips_per_video": 0}, "narration: clips_per_video is 0; it must be above 0"),
+        ({"clips_per_video": "x"}, "clips_per_video is 'x'; it must be of type int"),
+        ({"clips_per_video": True}, "clips_per_video is True"),
+        ({"min_seconds": -1}, "min_seconds is -1; it must be above 0"),
+        ({"min_seconds": float("inf")}, "min_seconds is inf"),
+        ({"audio_shift": "l"}, "audio_shift is 'l'; it must be one of 'none', 'later' or 'random'"),
     ],
 )
 def test_options_of_narration_are_checked_before_anything_runs(narration: dict[str, object], message: str) -> None:

@@ -57,7 +57,7 @@ def test_a_project_trains_on_clips_drawn_of_its_videos(tmp_path: Path) -> None:
         str(project.store.root),
         limits=project.resolve().limits,
         seed=project.recipe.seed,
-        narration=project.recipe.narration,
+        narration=project.recipe.narration.model_dump(),
     )
     assert isinstance(data, NarratedDataset)
     clips = data[0]

@@ -281,7 +281,7 @@ class TestIdentity:
             "model": "test_everything_at_once",
             "config": {},
             "limits": project.resolve().limits,
-            "recipe": project.recipe.as_dict(),
+            "recipe": project.recipe.model_dump(),
             "features": features,
         }
         assert project.resolve().model_key == digest_of(facts)

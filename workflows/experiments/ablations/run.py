@@ -127,7 +127,7 @@ def plan_jobs(
             config = {
                 **features.widths(), **study.options, **study.objectives[objective], **training.options
             }  # fmt: skip
-            identity = digest_of([study.model, config, recipe.as_dict(), provenance])
+            identity = digest_of([study.model, config, recipe.model_dump(), provenance])
             train = TrainJob(
                 store=str(clips.project.store.root),
                 examples=str(examples),

@@ -84,7 +84,7 @@ class StudyResult:
             "paper": self.study.paper,
             "model": self.study.model,
             "objective": {"name": self.objective, **self.study.objectives[self.objective]},
-            "recipe": self.recipe.as_dict(),
+            "recipe": self.recipe.model_dump(),
             "seeds": self.seeds,
             "clips": dict(self.num_clips),
             "tables": [table.as_dict() for table in self.tables],
