@@ -1,5 +1,6 @@
-"""TODO door of train/evaluate."""
+"""Judging a model: embeddings, retrieval metrics, step localisation, long videos, attention between modalities."""
 
+from .attention import ModalityAttention, check_fuses, mean_attention
 from .embed import embed_batch
 from .localisation import (
     LocalisationRecall,
@@ -21,12 +22,15 @@ __all__ = [
     "Localiser",
     "LongVideoStrategy",
     "LongVideos",
+    "ModalityAttention",
     "RetrievalMetrics",
     "StepVideo",
+    "check_fuses",
     "embed_batch",
     "embed_test_clips",
     "label_steps",
     "localisation_recall",
+    "mean_attention",
     "predict_steps",
     "retrieval_metrics",
     "retrieval_ranks",

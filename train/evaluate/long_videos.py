@@ -13,7 +13,10 @@ Averages are taken of the embeddings as the model makes them, before they are no
 Deviation: which part of a clip counts is decided by its spectrogram frames, as published; of a clip without sound by
 its video rows. The authors' test sets have no such clip.
 
-Legend: N clips, E width of an embedding.
+A long clip is cut into equal parts as "cut_into_clips" of the authors does it; they mark a part that does not count by
+the id "-1". The embeddings of parts are averaged by `tokens.average_by_id`.
+
+Legend: N clips, or padded rows, P parts, D width, E width of an embedding.
 """
 
 from __future__ import annotations
@@ -26,18 +29,47 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from jaxtyping import Bool, Int, Shaped
 from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
 from ..data import ClipSample, PreparedClip, collate, join_streams
 from .embed import embed_batch
 from .metrics import modalities_of
-from .parts import frames_of_parts
 
 if TYPE_CHECKING:
     from ...fuse import FusionModel, Tokens
 
 LongVideoStrategy = Literal["at_once", "clips", "max_pool", "nearest"]
+REAL_SHARE = 0.7
+"""A part after the first counts when more than this share of its spectrogram frames is real."""
+
+
+def equal_parts(rows: Shaped[np.ndarray, N * D], *, num_parts: int) -> Shaped[np.ndarray, "P M *D"]:
+    """Padded rows, or their mask, as `num_parts` parts of equal length.
+
+    Raises InputError when the parts would not be equal.
+    """
+    if num_parts < 1 or len(rows) % num_parts:
+        raise InputError(f"{len(rows)} rows cannot be cut into {num_parts} equal parts: pad them to a multiple")
+    return rows.reshape(num_parts, len(rows) // num_parts, *rows.shape[1:])
+
+
+def frames_of_parts(
+    num_frames: int, *, num_parts: int, frames_per_part: int
+) -> tuple[Int[np.ndarray, " P"], Bool[np.ndarray, " P"]]:
+    """The spectrogram frames that each part is taken to have, and whether it counts.
+
+    The first part always counts. One that does not count is given all its frames, real or not, as the authors do it.
+
+    Args:
+        num_frames: real frames of the whole clip.
+        num_parts: P.
+        frames_per_part: frames of a part, padding included.
+    """
+    left = num_frames - np.arange(num_parts) * frames_per_part
+    counts = (left > REAL_SHARE * frames_per_part) | (np.arange(num_parts) == 0)
+    return np.where(counts, np.minimum(left, frames_per_part), frames_per_part), counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""TODO door of train/loop."""
+"""The training loop: fitting a model, what a training leaves, checkpoints, loss curves, published models."""
 
 from .checkpoints import CheckpointMeta, checkpoint_digest, load_checkpoint, read_checkpoint, save_checkpoint
 from .fit import fit

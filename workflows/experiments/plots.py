@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from ..._files import publish
 from ..._vocabulary import InputError
+from ...train.evaluate import ModalityAttention
 from ..search import Timeline
-from .plots_data import Losses, ModalityAttention
+from .plots_data import Losses
 
 DPI = 100
 WIDTH_INCHES = 10.0

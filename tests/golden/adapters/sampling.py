@@ -13,7 +13,7 @@ from frameloom.extract.networks.word_vectors import WordVectors, write_word_vect
 from frameloom.train.data.frame_indices import Draws, clover_indices, frozen_in_time_indices, vindlu_indices
 from frameloom.train.data.narration import NarratedClip, audio_frames_of, grown_clip, random_clip
 from frameloom.train.evaluate import retrieval_metrics
-from frameloom.train.evaluate.parts import equal_parts, frames_of_parts
+from frameloom.train.evaluate.long_videos import equal_parts, frames_of_parts
 from golden.golden_case import Case
 from numpy.typing import NDArray
 

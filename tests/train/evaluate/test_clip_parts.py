@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import InputError
 from frameloom.train.data.narration import NarratedClip, audio_frames_of, grown_clip, random_clip
-from frameloom.train.evaluate.parts import equal_parts, frames_of_parts
+from frameloom.train.evaluate.long_videos import equal_parts, frames_of_parts
 from hypothesis import given
 from hypothesis import strategies as st
 

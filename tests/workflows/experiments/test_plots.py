@@ -13,20 +13,17 @@ import torch
 from frameloom import ConfigError, FrameloomError, InputError
 from frameloom.fuse import Tokens, create_model
 from frameloom.train import read_checkpoint, read_losses
-from frameloom.workflows.cli.app import app
-from frameloom.workflows.experiments.plots import draw_attention, draw_losses, draw_timeline, save
-from frameloom.workflows.experiments.plots_data import (
-    Losses,
+from frameloom.train.evaluate.attention import (
     ModalityAttention,
     _through,
     attention_weights,
     check_fuses,
     clip_tokens,
-    epoch_losses,
     mean_attention,
-    project_attention,
-    training_losses,
 )
+from frameloom.workflows.cli.app import app
+from frameloom.workflows.experiments.plots import draw_attention, draw_losses, draw_timeline, save
+from frameloom.workflows.experiments.plots_data import Losses, epoch_losses, project_attention, training_losses
 from frameloom.workflows.index import Index
 from frameloom.workflows.project.project import Project
 from frameloom.workflows.search import Timeline, question_timeline

@@ -1,0 +1,153 @@
+"""How much the modalities of a clip attend to each other in a model with a fusion transformer.
+
+Source: figure 3 of Everything at Once (arXiv 2112.04446).
+
+Legend: H heads, N tokens of one clip, D width, M modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from ..._vocabulary import InputError
+
+CLASS_TOKEN = "cls"  # noqa: S105 - a name of a token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModalityAttention:
+    """How much the tokens of each modality attend to those of each (figure 3 of Everything at Once).
+
+    Attributes:
+        modalities: in the order of rows and columns.
+        weights: (H, M, M), head, modality of the query, modality of the key: what a query gives to all keys of a
+            modality together, averaged over its queries and then over clips. Rows sum to 1.
+        tokens: mean number of tokens of each modality in a clip. Attention that told no tokens apart would be in
+            proportion to them.
+        num_clips: how many clips were averaged.
+        block: of the transformer, from 1.
+    """
+
+    modalities: tuple[str, ...]
+    weights: Float[np.ndarray, "H M M"]
+    tokens: tuple[float, ...]
+    num_clips: int
+    block: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "modalities": list(self.modalities),
+            "heads": self.weights.tolist(),
+            "mean": self.weights.mean(axis=0).tolist(),
+            "tokens": list(self.tokens),
+            "clips": self.num_clips,
+            "block": self.block,
+        }
+
+
+def check_fuses(model: Any, block: int) -> None:
+    """Raises InputError for a model whose modalities do not attend to each other, or that has no such block."""
+    fusion = getattr(model, "fusion", None)
+    if fusion is None or getattr(model.config, "transformer", "shared") != "shared" or not len(fusion.blocks):
+        raise InputError(
+            f"the model {model.name} has no transformer that fuses modalities: there is no attention to plot"
+        )
+    if not 1 <= block <= len(fusion.blocks):
+        raise InputError(f"block {block}: this model has blocks 1 to {len(fusion.blocks)}")
+
+
+def mean_attention(model: Any, batches: Iterator[Mapping[str, Any]], *, block: int = 1) -> ModalityAttention:
+    """Attention between modalities, averaged over batches of one clip each."""
+    found, counts, names = [], [], list[str]()
+    for batch in batches:
+        groups = clip_tokens(model, batch)
+        names = list(groups)
+        sizes = [len(rows) for rows in groups.values()]
+        weights = attention_weights(model.fusion, list(groups.values()), block=block)
+        found.append(_between(weights, sizes))
+        counts.append(sizes)
+    return ModalityAttention(
+        modalities=tuple(names),
+        weights=np.mean(found, axis=0),
+        tokens=tuple(np.mean(counts, axis=0).tolist()),
+        num_clips=len(found),
+        block=block,
+    )
+
+
+def clip_tokens(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokens (N, D) that enter the transformer for a batch of one clip, by modality, the class token first."""
+    import torch
+
+    device = next(model.parameters()).device
+    moved = {name: type(each)(*(part.to(device) for part in each)) for name, each in batch.items()}
+    with torch.inference_mode():
+        made, _ = model.tokens(moved)
+    groups = {
+        name: each.values.reshape(-1, each.values.shape[-1])[: int(each.mask.sum())] for name, each in made.items()
+    }
+    cls = model.fusion.cls_token
+    return groups if cls is None else {CLASS_TOKEN: cls[0], **groups}
+
+
+def attention_weights(fusion: Any, groups: Sequence[Any], *, block: int) -> NDArray[np.float64]:
+    """softmax(q k^T / sqrt(D / H)) of one block, (H, N, N), for the tokens of one clip.
+
+    The model's own attention never makes this matrix; it is computed here from the same weights, in float64.
+    """
+    import torch
+
+    with torch.inference_mode():
+        x_ND = torch.cat(list(groups)).double()
+        for earlier in list(fusion.blocks)[: block - 1]:
+            x_ND = _through(earlier, x_ND)
+        q, k, _v = _queries_keys_values(fusion.blocks[block - 1], x_ND)
+        weights: NDArray[np.float64] = _softmax(q, k).cpu().numpy()
+    return weights
+
+
+def _queries_keys_values(block: Any, x_ND: Any) -> tuple[Any, Any, Any]:
+    """(H, N, D / H) each."""
+    normed = _normed(block.norm1, x_ND)
+    q, k, v = _linear(block.attn.qkv, normed).unflatten(-1, (3, block.attn.heads, -1)).permute(1, 2, 0, 3)
+    return q, k, v
+
+
+def _softmax(q: Any, k: Any) -> Any:
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
+
+
+def _through(block: Any, x_ND: Any) -> Any:
+    """What a block makes of its tokens: x + attention(LN x), then x + MLP(LN x)."""
+    from torch.nn import functional
+
+    q, k, v = _queries_keys_values(block, x_ND)
+    attended = (_softmax(q, k) @ v).transpose(0, 1).flatten(1)
+    x_ND = x_ND + _linear(block.attn.proj, attended)
+    hidden = functional.gelu(_linear(block.mlp.fc1, _normed(block.norm2, x_ND)))
+    return x_ND + _linear(block.mlp.fc2, hidden)
+
+
+def _linear(layer: Any, x: Any) -> Any:
+    y = x @ layer.weight.double().T
+    return y if layer.bias is None else y + layer.bias.double()
+
+
+def _normed(layer: Any, x: Any) -> Any:
+    from torch.nn import functional
+
+    return functional.layer_norm(x, layer.normalized_shape, layer.weight.double(), layer.bias.double(), layer.eps)
+
+
+def _between(weights: NDArray[np.float64], sizes: Sequence[int]) -> NDArray[np.float64]:
+    """(H, N, N) to (H, M, M): summed over the keys of a modality, averaged over the queries of one."""
+    starts = np.cumsum([0, *sizes[:-1]])
+    by_key = np.add.reduceat(weights, starts, axis=2)
+    by_both: NDArray[np.float64] = np.add.reduceat(by_key, starts, axis=1) / np.asarray(sizes)[None, :, None]
+    return by_both
