@@ -177,22 +177,20 @@ def _loader_batches(
     store: FeatureStore, names: list[str], folder: Path, arguments: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """Batches of 64: of ours checked always and the first time only, and of one .npy for each video."""
-    always, first = (_batches(store, names, verify=policy, shuffle=True) for policy in ("always", "first"))
+    always = _batches(store, names, shuffle=True)
     plain = _plain_loader([str(folder / f"{name}.npy") for name in names], list(always.sampler))
     for ours, (values, mask) in zip(always, plain, strict=True):
         assert ours["features"].values.equal(values)
         assert ours["features"].mask.equal(mask)
-    opened = _seconds(lambda: _exhaust(_batches(FeatureStore(store.root), names, verify="always", shuffle=True)))
-    _exhaust(first)
-    works = [lambda loader=loader: _exhaust(loader) for loader in (always, first, plain)]
-    checked, unchecked, theirs = _in_turns(arguments.repeats, *works)
+    opened = _seconds(lambda: _exhaust(_batches(FeatureStore(store.root), names, shuffle=True)))
+    works = [lambda loader=loader: _exhaust(loader) for loader in (always, plain)]
+    checked, theirs = _in_turns(arguments.repeats, *works)
     count = len(names)
     yield _line("loader, checked always", count / checked, count / theirs, "samples/s", ">= 4")
-    yield _line("loader, checked first", count / unchecked, count / theirs, "samples/s", ">= 4")
     yield _line("loader, first epoch, with hashes", count / opened, count / theirs, "samples/s", "")
 
 
-def _batches(store: FeatureStore, names: list[str], *, verify: Any, shuffle: bool) -> Any:
+def _batches(store: FeatureStore, names: list[str], *, shuffle: bool) -> Any:
     from frameloom.train.data import ClipFeatures, FeatureDataset, FeatureLoader
 
     clips = [ClipFeatures(clip=name, features={"features": (name,)}) for name in names]
@@ -201,7 +199,7 @@ def _batches(store: FeatureStore, names: list[str], *, verify: Any, shuffle: boo
         clips,
         features=["features"],
     )
-    return FeatureLoader(dataset, dataset.batches(batch_size=BATCH, shuffle=shuffle), batches="padded")
+    return FeatureLoader(dataset, dataset.batches(batch_size=BATCH, shuffle=shuffle))
 
 
 def _plain_loader(paths: list[str], batches: list[list[int]]) -> Any:
@@ -305,11 +303,10 @@ def _scan(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any
         for path in shards:
             np.fromfile(path, np.uint8)
 
-    always, first = (_batches(store, order, verify=policy, shuffle=False) for policy in ("always", "first"))
+    always = _batches(store, order, shuffle=False)
     ours = {
         "one by one": one_by_one,
         "batches, always": lambda: _exhaust(always),
-        "batches, first": lambda: _exhaust(first),
     }
     for work in ours.values():
         work()
