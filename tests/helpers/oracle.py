@@ -34,6 +34,8 @@ from frameloom.store import (
     writer_lock,
 )
 
+from helpers import stores
+
 NUM_SAMPLES = 60
 PER_SHARD = 4
 SHARD_BYTES = 70_000  # several new shards come of one compaction
@@ -96,8 +98,7 @@ def check(root: Path, *, complete: bool) -> None:
 
 def tree(root: Path) -> dict[str, bytes]:
     """Every file but the locks', which say who held them."""
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
-    return {str(path.relative_to(root)): path.read_bytes() for path in files if path.name not in (".lock", ".readers")}
+    return stores.tree(root, without=(".lock", ".readers"))
 
 
 def publish(root: Path) -> None:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import yaml
 from frameloom.workflows.console import Console
@@ -14,28 +13,20 @@ from frameloom.workflows.project.project import Project
 from frameloom.workflows.sync.report import Report
 from frameloom.workflows.sync.sync import sync
 
+from helpers.media import steady, write_media
+
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (120, 120, 120)}
 PITCHES_HZ = {"low": 220.0, "high": 1760.0}
 
 
 def make_clip(path: Path, *, colour: str, pitch: str | None, seconds: float = 2.0) -> None:
     """A real H.264/AAC file of one colour and one tone; without a pitch it has no sound track."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=8, options={"preset": "ultrafast"})
-        video.width = video.height = 64
-        video.pix_fmt = "yuv420p"
-        audio = container.add_stream("aac", rate=16000, layout="mono") if pitch else None
-        picture = np.full((64, 64, 3), COLOURS[colour], np.uint8)
-        for _ in range(int(seconds * 8)):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(video.encode(None))
-        if audio is not None and pitch is not None:
-            time = np.arange(int(seconds * 16000)) / 16000
-            tone = (0.4 * np.sin(2 * np.pi * PITCHES_HZ[pitch] * time)).astype(np.float32)
-            frame = av.AudioFrame.from_ndarray(tone[None], format="flt", layout="mono")
-            frame.sample_rate = 16000
-            container.mux(audio.encode(frame))
-            container.mux(audio.encode(None))
+    picture = np.full((64, 64, 3), COLOURS[colour], np.uint8)
+    sound = None
+    if pitch is not None:
+        time = np.arange(int(seconds * 16000)) / 16000
+        sound = (0.4 * np.sin(2 * np.pi * PITCHES_HZ[pitch] * time)).astype(np.float32)[None]
+    write_media(path, instants=steady(int(seconds * 8), 8), paint=lambda _number: picture, frame_rate=8, sound=sound)
 
 
 def write_config(folder: Path, **sections: Any) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +65,14 @@ def write_all(root: Path) -> None:
         store.write_shard(SPEC.name, batch, spec=SPEC)
 
 
-def tree(root: Path) -> dict[str, bytes]:
-    """Every file below a folder, by relative path."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+def tree(root: Path, *, without: Sequence[str] = ()) -> dict[str, bytes]:
+    """Every file below a folder by relative path, but for those whose name matches a pattern of `without`."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in files
+        if not any(fnmatch(path.name, pattern) for pattern in without)
+    }
 
 
 def unit(seed: int, dim: int = DIM) -> np.ndarray:

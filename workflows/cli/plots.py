@@ -43,7 +43,7 @@ def losses(
 
     check_target(out)
     found = training_losses(checkpoint if checkpoint is not None else trained(_project(config)).folder)
-    _finish(draw_losses(found), out, found.as_dict(), as_json=as_json)
+    _finish(draw_losses(found), out, found.model_dump(mode="json"), as_json=as_json)
 
 
 def attention(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic import field_serializer
+
 from ..._files import publish_text
+from ..._settings import Settings
 from ..console import Console, readable_seconds
 from ..laboratory import World, make_collection
 from ..project import CONFIG_NAME, Project
@@ -52,8 +54,7 @@ run:
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DemoResult:
+class DemoResult(Settings):
     """The report of the sync, the retrieval table, and questions with their answers."""
 
     folder: Path
@@ -86,17 +87,9 @@ class DemoResult:
         yield f"  {CONFIG_NAME}        the whole project in one file"
         yield "For your own videos: `frameloom init DIR --captions FILE` in an empty folder, then `frameloom sync`."
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "folder": str(self.folder),
-            "report": self.report.model_dump(mode="json"),
-            "evaluation": self.evaluation.as_dict(),
-            "answers": [
-                {"question": question, "results": [result.model_dump(mode="json") for result in results]}
-                for question, results in self.answers.items()
-            ],
-            "seconds": self.seconds,
-        }
+    @field_serializer("answers")
+    def _listed(self, answers: Mapping[str, tuple[Result, ...]]) -> Any:
+        return [{"question": question, "results": results} for question, results in answers.items()]
 
 
 def run_demo(folder: Path, *, seed: int, num_train: int, num_test: int, console: Console) -> DemoResult:

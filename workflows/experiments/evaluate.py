@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._settings import Settings
 from ..._vocabulary import InputError
 from ..project import Project
 from ..search import SearchSession
@@ -18,24 +17,17 @@ from ..sync import in_batches
 QUERIES_PER_BATCH = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """Text-to-media retrieval on one split.
-
-    Attributes:
-        split: the split whose clips are asked for and searched.
-        num_queries: captions asked, one for each item (its first).
-        num_items: items in the gallery: videos, or spans of them that have captions of their own.
-        metrics: combination to R@1, R@5, R@10 in percent, and median and mean rank from 1.
-    """
+class Evaluation(Settings):
+    """Text-to-media retrieval on one split."""
 
     split: str
+    """The split whose clips are asked for and searched."""
     num_queries: int
+    """Captions asked, one for each item (its first)."""
     num_items: int
+    """Items in the gallery: videos, or spans of them that have captions of their own."""
     metrics: Mapping[str, Mapping[str, float]]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    """Combination to R@1, R@5, R@10 in percent, and median and mean rank from 1."""
 
     def lines(self) -> Iterator[str]:
         """A line for each combination."""

@@ -55,10 +55,10 @@ def draw_losses(losses: Losses) -> Figure:
     axes = figure.subplots(2 if many else 1, 1, sharex=True, squeeze=False)[:, 0]
     if losses.steps:
         axes[0].plot(*zip(*losses.steps, strict=True), color=_FAINT, linewidth=1, label="each step")
-    middles = losses.steps_per_epoch * (0.5 + np.arange(len(losses.epochs))) + 0.5
+    middles = losses.steps_per_epoch * (0.5 + np.arange(len(losses.epoch_means))) + 0.5
     if len(middles):
         style = {"color": _ACCENT, "linewidth": 2, "marker": "o", "markersize": 3}
-        axes[0].plot(middles, losses.epochs, label="mean of an epoch", **style)
+        axes[0].plot(middles, losses.epoch_means, label="mean of an epoch", **style)
     axes[0].set_ylabel("loss (nats)")
     axes[0].legend(loc="upper right", frameon=False)
     if many:
@@ -75,8 +75,8 @@ def draw_losses(losses: Losses) -> Figure:
     for each in axes:
         _plain(each)
     axes[-1].set_xlabel("step")
-    steps = losses.steps[-1][0] if losses.steps else round(len(losses.epochs) * losses.steps_per_epoch)
-    figure.suptitle(f"Training loss, {steps} steps in {len(losses.epochs)} whole epochs", color=_INK)
+    steps = losses.steps[-1][0] if losses.steps else round(len(losses.epoch_means) * losses.steps_per_epoch)
+    figure.suptitle(f"Training loss, {steps} steps in {len(losses.epoch_means)} whole epochs", color=_INK)
     return figure
 
 

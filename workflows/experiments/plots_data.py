@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..._settings import Settings
 from ..._vocabulary import ConfigError, InputError
 from ...train import read_checkpoint
 from ...train.data import stored_clips
@@ -18,32 +19,17 @@ from ..search import trained
 from ..sync import ClipState, loaded_model, take_state
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Losses:
-    """A training's loss.
-
-    Attributes:
-        folder: of the training.
-        steps: (step from 1, loss) of every step; empty for a checkpoint that kept only the means of its epochs.
-        terms: the loss of every step by term.
-        epochs: mean loss of every epoch that is done.
-        steps_per_epoch: steps of one epoch.
-    """
+class Losses(Settings):
+    """A training's loss."""
 
     folder: Path
     steps: tuple[tuple[int, float], ...]
+    """(Step from 1, loss) of every step; empty for a checkpoint that kept only the means of its epochs."""
     terms: Mapping[str, tuple[tuple[int, float], ...]]
-    epochs: tuple[float, ...]
+    """The loss of every step by term."""
+    epoch_means: tuple[float, ...]
+    """Mean loss of every epoch that is done."""
     steps_per_epoch: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "folder": str(self.folder),
-            "steps": [list(point) for point in self.steps],
-            "terms": {name: [list(point) for point in points] for name, points in self.terms.items()},
-            "epoch_means": list(self.epochs),
-            "steps_per_epoch": self.steps_per_epoch,
-        }
 
 
 def training_losses(folder: Path) -> Losses:
@@ -71,7 +57,7 @@ def training_losses(folder: Path) -> Losses:
         folder=folder,
         steps=tuple((one.step, one.loss) for one in read),
         terms={name: tuple(points) for name, points in terms.items()},
-        epochs=tuple(float(np.mean(losses)) for losses in by_epoch.values() if len(losses) == longest),
+        epoch_means=tuple(float(np.mean(losses)) for losses in by_epoch.values() if len(losses) == longest),
         steps_per_epoch=longest,
     )
 
@@ -86,7 +72,7 @@ def epoch_losses(folder: Path) -> Losses:
     epochs = tuple(run.get("epoch_losses", ()))
     if not epochs:
         raise ConfigError(f"the checkpoint in {folder} was not trained here: it keeps no losses")
-    return Losses(folder=folder, steps=(), terms={}, epochs=epochs, steps_per_epoch=run["step"] / len(epochs))
+    return Losses(folder=folder, steps=(), terms={}, epoch_means=epochs, steps_per_epoch=run["step"] / len(epochs))
 
 
 def project_attention(project: Project, *, num_clips: int, split: str | None, block: int = 1) -> ModalityAttention:

@@ -27,6 +27,7 @@ from frameloom.extract import (
     probe,
 )
 from frameloom.extract.decode.wire import WireError, receive, send
+from helpers.children import run_python
 from helpers.media import steady, write_media
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -218,12 +219,6 @@ worker.join()
 def test_a_daemonic_process_may_decode(clip: Path) -> None:
     done = subprocess.run([sys.executable, "-c", DAEMON, str(clip)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "ok"
-
-
-def run_python(code: str, **options: object) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_modules_in_the_working_folder_are_not_run(tmp_path: Path, clip: Path) -> None:

@@ -196,8 +196,8 @@ class TestVerdicts:
     ) -> None:
         (one,) = table_of(better, worse).comparisons()
         assert one.verdict == verdict
-        assert one.published == {"A": 7.5}
-        assert one.difference.mean == pytest.approx(np.mean(better) - np.mean(worse))
+        assert one.published_differences == {"A": 7.5}
+        assert one.mean_recall_difference.mean == pytest.approx(np.mean(better) - np.mean(worse))
 
     def test_deviations_are_those_of_a_sample_of_seeds(self) -> None:
         result = table_of([50, 52, 57], [40, 41, 42])
@@ -205,7 +205,9 @@ class TestVerdicts:
         assert (spread.mean, spread.deviation) == (pytest.approx(53), pytest.approx(np.std([50, 52, 57], ddof=1)))
         assert spread.shown() == "53.0 ± 3.6"
         (one,) = result.comparisons()
-        assert one.difference.deviation == pytest.approx(np.std([10, 11, 15], ddof=1)), "paired, seed by seed"
+        assert one.mean_recall_difference.deviation == pytest.approx(np.std([10, 11, 15], ddof=1)), (
+            "paired, seed by seed"
+        )
 
     def test_what_does_not_come_out_is_said_plainly(self) -> None:
         text = "\n".join(table_of([40, 41, 42], [50, 52, 51]).lines())

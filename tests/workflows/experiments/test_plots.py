@@ -63,8 +63,8 @@ class TestLosses:
         assert found.steps == tuple((one.step, one.loss) for one in kept)
         assert found.terms["text|video"][-1] == (kept[-1].step, kept[-1].terms["text|video"])
         run_of = read_checkpoint(checkpoint.folder).provenance["training"]
-        np.testing.assert_allclose(found.epochs, run_of["epoch_losses"], rtol=1e-6)
-        assert epoch_losses(checkpoint.folder).epochs == tuple(run_of["epoch_losses"])
+        np.testing.assert_allclose(found.epoch_means, run_of["epoch_losses"], rtol=1e-6)
+        assert epoch_losses(checkpoint.folder).epoch_means == tuple(run_of["epoch_losses"])
 
     def test_an_epoch_under_way_has_no_mean_yet(self, tmp_path: Path) -> None:
         lines = [
@@ -74,7 +74,7 @@ class TestLosses:
         (tmp_path / "progress").mkdir()
         (tmp_path / "progress" / "losses.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         found = training_losses(tmp_path)
-        assert found.epochs == (2.0, 5.0)
+        assert found.epoch_means == (2.0, 5.0)
         assert len(found.steps) == 8
 
     def test_a_folder_without_a_training_is_refused(self, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ class TestTargets:
 
     def test_losses_without_steps_are_drawn(self, tmp_path: Path) -> None:
         save(
-            draw_losses(Losses(folder=tmp_path, steps=(), terms={}, epochs=(3.0, 2.0), steps_per_epoch=5)),
+            draw_losses(Losses(folder=tmp_path, steps=(), terms={}, epoch_means=(3.0, 2.0), steps_per_epoch=5)),
             tmp_path / "l.png",
         )
         assert size_of(tmp_path / "l.png") == (1000, 500)

@@ -19,6 +19,7 @@ from frameloom.workflows.laboratory.attributes import ATTRIBUTES, STATIC_ATTRIBU
 from frameloom.workflows.laboratory.draw import matches
 from frameloom.workflows.laboratory.pictures import render_frames
 from frameloom.workflows.laboratory.world import ClipAnswer, Collection, World, make_collection, plan_clips
+from helpers.stores import tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,10 +34,6 @@ PROBE_FLOOR = 0.8
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     return make_collection(tmp_path_factory.mktemp("tiny"), TINY)
-
-
-def contents(collection: Collection) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(collection.videos.iterdir())}
 
 
 def fitting(clips: Sequence[ClipAnswer], clip: ClipAnswer, names: Sequence[str]) -> int:
@@ -61,7 +58,7 @@ def test_clips_are_h264_and_aac_files_of_one_length(tiny: Collection) -> None:
 
 def test_the_same_world_gives_the_same_bytes_however_many_work(tiny: Collection, tmp_path: Path) -> None:
     again = make_collection(tmp_path, TINY, num_workers=1)
-    assert contents(again) == contents(tiny)
+    assert tree(again.videos) == tree(tiny.videos)
     assert again.manifest.read_bytes() == tiny.manifest.read_bytes()
 
 
@@ -73,14 +70,14 @@ def test_another_seed_gives_other_names_and_other_clips(tiny: Collection) -> Non
 
 def test_a_second_run_renders_only_what_is_missing(tiny: Collection, tmp_path: Path) -> None:
     first = make_collection(tmp_path, TINY)
-    before = contents(first)
+    before = tree(first.videos)
     lost = [first.folder / clip.video for clip in first.clips[::4]]
     kept = {path: path.stat().st_mtime_ns for path in first.videos.iterdir() if path not in lost}
     for path in lost:
         path.unlink()
         path.with_name(f".{path.name}.tmp").write_bytes(b"half a clip")
     assert make_collection(tmp_path, TINY).num_rendered == len(lost)
-    assert contents(first) == before
+    assert tree(first.videos) == before
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert make_collection(tmp_path, TINY).num_rendered == 0
 
@@ -97,7 +94,7 @@ def test_an_interrupted_run_leaves_only_whole_clips(
         with pytest.raises(KeyboardInterrupt):
             make_collection(tmp_path, TINY, num_workers=1)
     assert not list((tmp_path / "videos").glob("*.mp4"))
-    assert contents(make_collection(tmp_path, TINY)) == contents(tiny)
+    assert tree(make_collection(tmp_path, TINY).videos) == tree(tiny.videos)
 
 
 def test_progress_counts_every_clip_once(tmp_path: Path) -> None:

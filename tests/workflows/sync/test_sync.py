@@ -16,6 +16,7 @@ from frameloom.workflows.console import Console
 from frameloom.workflows.project.project import Project
 from frameloom.workflows.sync.sync import embed_only, extract_only, make_plan, status_of, train_only
 from helpers.projects import make_clip, run_sync, write_config
+from helpers.stores import tree
 
 QUIET = Console(quiet=True)
 
@@ -240,19 +241,15 @@ def test_checkpoint_of_other_features_is_refused(synced: Path) -> None:
 
 
 def test_dry_run_tells_the_truth_and_writes_nothing(synced: Path) -> None:
-    def snapshot() -> dict[str, bytes]:
-        files = (path for path in (synced / ".frameloom").rglob("*") if path.is_file())
-        # SQLite makes its own side files when a database is read.
-        return {str(path): path.read_bytes() for path in files if not path.name.endswith(("-shm", "-wal"))}
-
+    side_files = ("*-shm", "*-wal")  # SQLite makes them when a database is read
     make_clip(synced / "videos" / "new.mp4", colour="grey", pitch="high", seconds=1.5)
     (synced / "videos" / "red & low.v1.mp4").unlink()
-    before = snapshot()
+    before = tree(synced / ".frameloom", without=side_files)
     plan = make_plan(Project.open(synced, read_only=True))
     assert plan.extract == ("videos/new.mp4",)
     assert (plan.train, plan.embed, plan.embed_later, plan.delete) == (None, 0, 1, 3)
     assert plan.estimated_seconds is not None
-    assert snapshot() == before
+    assert tree(synced / ".frameloom", without=side_files) == before
     report = run_sync(synced)
     assert report.done == {"extracted": 1, "trained": 0, "embedded": 1, "written": 3, "deleted": 3}
 

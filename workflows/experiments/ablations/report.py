@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, Literal
 
+from pydantic import computed_field
+
+from ...._settings import Settings
 from .run import Metrics
-from .studies import Order, Table
+from .studies import Table
 
 RECALLS = ("r1", "r5", "r10")
 JUDGED = "text->media"
@@ -23,70 +26,56 @@ _SHOWN = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "medr": "MedR"}
 Verdict = Literal["as published", "opposite", "not settled"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """A number over seeds: its mean and its standard deviation (n - 1), which one seed does not have."""
+class Spread(Settings):
+    """A number over seeds."""
 
-    values: tuple[float, ...]
+    seeds: tuple[float, ...]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def mean(self) -> float:
-        return mean(self.values)
+        """Over seeds."""
+        return mean(self.seeds)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def deviation(self) -> float | None:
-        return stdev(self.values) if len(self.values) > 1 else None
+        """The standard deviation (n - 1); None for a single seed."""
+        return stdev(self.seeds) if len(self.seeds) > 1 else None
 
     def shown(self, *, signed: bool = False) -> str:
         """Such as `41.3 ± 0.8`."""
-        sign = "+" if signed else ""
         spread = "" if self.deviation is None else f" ± {self.deviation:.1f}"
-        return f"{self.mean:{sign}.1f}{spread}"
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean, "deviation": self.deviation, "seeds": list(self.values)}
+        return f"{self.mean:{'+' if signed else ''}.1f}{spread}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """One order of the paper, tried here.
+class Comparison(Settings):
+    """One order of the paper, tried here."""
 
-    Attributes:
-        order: the claim.
-        published: difference of the mean of R@5 and R@10, by data set; empty for an order that the paper does not have.
-        difference: of mean recall here, better less worse, by seed.
-        recalls: the same for R@1, R@5 and R@10 alone.
-    """
+    better: str
+    worse: str
+    published_differences: Mapping[str, float]
+    """Of the mean of R@5 and R@10, by data set; empty for an order that the paper does not have."""
+    mean_recall_difference: Spread
+    """Here, better less worse, by seed."""
+    differences: Mapping[str, Spread]
+    """The same for R@1, R@5 and R@10 alone."""
 
-    order: Order
-    published: Mapping[str, float]
-    difference: Spread
-    recalls: Mapping[str, Spread]
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def seeds_in_favour(self) -> int:
+        """How many seeds have the order of the paper."""
+        return sum(value > 0 for value in self.mean_recall_difference.seeds)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def verdict(self) -> Verdict:
         """Settled only where every seed agrees, there are two at least, and the mean exceeds the deviation."""
-        signs = {(value > 0) - (value < 0) for value in self.difference.values}
-        deviation = self.difference.deviation
-        if deviation is None or len(signs) > 1 or abs(self.difference.mean) <= deviation:
+        signs = {(value > 0) - (value < 0) for value in self.mean_recall_difference.seeds}
+        deviation = self.mean_recall_difference.deviation
+        if deviation is None or len(signs) > 1 or abs(self.mean_recall_difference.mean) <= deviation:
             return "not settled"
         return "as published" if signs == {1} else "opposite"
-
-    @property
-    def in_favour(self) -> int:
-        """How many seeds have the order of the paper."""
-        return sum(value > 0 for value in self.difference.values)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "better": self.order.better,
-            "worse": self.order.worse,
-            "published_differences": dict(self.published),
-            "mean_recall_difference": self.difference.as_dict(),
-            "differences": {name: spread.as_dict() for name, spread in self.recalls.items()},
-            "seeds_in_favour": self.in_favour,
-            "verdict": self.verdict,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +92,7 @@ class TableResult:
 
     def spread(self, row: str, direction: str, metric: str) -> Spread:
         """One number of one row over seeds."""
-        return Spread(values=tuple(one[direction][metric] for one in self.found[row]))
+        return Spread(seeds=tuple(one[direction][metric] for one in self.found[row]))
 
     def comparisons(self) -> list[Comparison]:
         """Every order of the table."""
@@ -114,10 +103,15 @@ class TableResult:
             better, worse = (self.table.row(key).published for key in (order.better, order.worse))
             found.append(
                 Comparison(
-                    order=order,
-                    published={name: mean(better[name]) - mean(worse[name]) for name in better if name in worse},
-                    difference=Spread(values=tuple(mean(each) for each in zip(*by_name.values(), strict=True))),
-                    recalls={name: Spread(values=tuple(values)) for name, values in by_name.items()},
+                    better=order.better,
+                    worse=order.worse,
+                    published_differences={
+                        name: mean(better[name]) - mean(worse[name]) for name in better if name in worse
+                    },
+                    mean_recall_difference=Spread(
+                        seeds=tuple(mean(each) for each in zip(*by_name.values(), strict=True))
+                    ),
+                    differences={name: Spread(seeds=tuple(values)) for name, values in by_name.items()},
                 )
             )
         return found
@@ -139,18 +133,21 @@ class TableResult:
         yield _cells("---", *["---:"] * (len(data_sets) + 2), "---")
         comparisons = self.comparisons()
         for one in comparisons:
-            claim = f"{self.table.row(one.order.better).label} **over** {self.table.row(one.order.worse).label}"
-            there = [f"{one.published[name]:+.1f}" if name in one.published else "" for name in data_sets]
-            seeds = f"{one.in_favour} of {len(one.difference.values)}"
+            claim = f"{self.table.row(one.better).label} **over** {self.table.row(one.worse).label}"
+            there = [
+                f"{one.published_differences[name]:+.1f}" if name in one.published_differences else ""
+                for name in data_sets
+            ]
+            seeds = f"{one.seeds_in_favour} of {len(one.mean_recall_difference.seeds)}"
             # An order of our own is not "as published".
             words = {
-                "as published": "as published" if one.published else "holds",
+                "as published": "as published" if one.published_differences else "holds",
                 "opposite": "**the other way round**",
             }
             verdict = words.get(one.verdict, one.verdict)
-            yield _cells(claim, *there, one.difference.shown(signed=True), seeds, verdict)
+            yield _cells(claim, *there, one.mean_recall_difference.shown(signed=True), seeds, verdict)
         yield ""
-        verdicts = Counter(one.verdict for one in comparisons if one.published)
+        verdicts = Counter(one.verdict for one in comparisons if one.published_differences)
         yield (
             f"Of {verdicts.total()} orders of the paper {verdicts['as published']} come out as published,"
             f" {verdicts['opposite']} the other way round, {verdicts['not settled']} are not settled."
@@ -166,13 +163,15 @@ class TableResult:
                     "label": row.label,
                     "published": {name: list(pair) for name, pair in row.published.items()},
                     "metrics": {
-                        direction: {name: self.spread(row.key, direction, name).as_dict() for name in _SHOWN}
+                        direction: {
+                            name: self.spread(row.key, direction, name).model_dump(mode="json") for name in _SHOWN
+                        }
                         for direction in _DIRECTIONS
                     },
                 }
                 for row in self.table.rows
             ],
-            "orders": [one.as_dict() for one in self.comparisons()],
+            "orders": [one.model_dump(mode="json") for one in self.comparisons()],
         }
 
 
