@@ -6,7 +6,6 @@ import io
 import logging
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -108,22 +107,18 @@ def probe(
     """Say what is in these files, and whether they can be read. Exit code 3 when one cannot."""
     from ...extract import Decoder
     from ...extract import probe as probe_file
+    from ..project.collection import discover
 
+    files: list[Path] = []
+    for path in paths:
+        is_folder = path.is_dir()
+        videos = discover([str(path)], captions=None, base=Path.cwd()).videos if is_folder else ()
+        files += [video.path for video in videos] if is_folder else [path]
     with Decoder() as decoder:
-        found = [probe_file(path, decoder=decoder) for path in _files(paths)]
+        found = [probe_file(path, decoder=decoder) for path in files]
     show(found, (_probe_line(info.as_dict()) for info in found), as_json=as_json)
     failed = any(info.status.outcome in (Outcome.REJECTED, Outcome.QUARANTINED) for info in found)
     raise typer.Exit(ExitCode.FAILURES if failed else ExitCode.OK)
-
-
-def _files(paths: list[Path]) -> Iterator[Path]:
-    from ..project.collection import discover
-
-    for path in paths:
-        if path.is_dir():
-            yield from (video.path for video in discover([str(path)], captions=None, base=Path.cwd()).videos)
-        else:
-            yield path
 
 
 def _probe_line(info: dict[str, Any]) -> str:
@@ -388,14 +383,14 @@ def _project(
     return project if config is project.config else Project(config, project.base, read_only=read_only)
 
 
-def _terminated(_signal: int, _frame: Any) -> NoReturn:
-    print("frameloom: terminated; the same command goes on from here", file=sys.stderr)
-    raise SystemExit(ExitCode.TERMINATED)
-
-
 def main() -> None:
     """The `frameloom` command."""
-    signal.signal(signal.SIGTERM, _terminated)
+
+    def terminate(_signal: int, _frame: Any) -> NoReturn:
+        print("frameloom: terminated; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(ExitCode.TERMINATED)
+
+    signal.signal(signal.SIGTERM, terminate)
     # What Dask's event loop still has to do when a run is interrupted fails, and is nobody's concern.
     logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     for stream in (sys.stdout, sys.stderr):

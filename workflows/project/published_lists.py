@@ -7,7 +7,7 @@ youcook2   .csv with ``video_id``, ``start``, ``end`` and ``text`` (the list of 
 howto100m  .json or .pkl of the narration: by video ``start``, ``end`` and ``text``, lists of the same length; or one
            such .csv of a video, named by it
 
-A row of a manifest is one span of a video with its captions (`_manifest.py`). A test list gives a row for each of its
+A row of a manifest is one span of a video with its captions (`manifest.py`). A test list gives a row for each of its
 lines. Nothing is downloaded, and nothing in a file is run.
 
 Deviations: a sentence of a narration that lasts no millisecond, or that has no word, is left out and counted.
@@ -19,7 +19,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -194,7 +194,14 @@ def _howto100m(path: Path) -> Iterator[Row]:
     data = read_pickle(path) if path.suffix in (".pkl", ".pickle") else _json(path)
     for name, about in _object(path, data, ()).items():
         where = f"{path}, {name!r}"
-        columns = [list(_column(where, about, key)) for key in ("start", "end", "text")]
+        columns = []
+        for key in ("start", "end", "text"):
+            if not isinstance(about, Mapping) or key not in about:
+                raise ConfigError(f"{where}: it needs start, end and text, and has no {key}")
+            values = about[key]
+            if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
+                raise ConfigError(f"{where}: {key} must be a list, found {values!r:.60}")
+            columns.append(list(values))
         if len({len(column) for column in columns}) > 1:
             raise ConfigError(f"{where}: start, end and text have {[len(column) for column in columns]} values")
         spans = [(_span(start, end, where), text) for start, end, text in zip(*columns, strict=True)]
@@ -202,16 +209,6 @@ def _howto100m(path: Path) -> Iterator[Row]:
             # NaN, pandas' mark of a missing text, where nothing is said.
             is_missing = text is None or (isinstance(text, float) and math.isnan(text))
             yield {"video": name, **span, "captions": ["" if is_missing else str(text)], "split": "train"}
-
-
-def _column(where: str, about: Any, key: str) -> Iterable[Any]:
-    if not isinstance(about, Mapping) or key not in about:
-        raise ConfigError(f"{where}: it needs start, end and text, and has no {key}")
-    values = about[key]
-    if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
-        raise ConfigError(f"{where}: {key} must be a list, found {values!r:.60}")
-    found: Iterable[Any] = values
-    return found
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {

@@ -82,7 +82,7 @@ def test_it_is_searched_and_judged(spoken: Path) -> None:
     project = Project.open(spoken)
     (best,) = SearchSession(project).search(Query(text="a green picture", modalities="speech", top=1))
     assert "red" in best.video or "green" in best.video or "grey" in best.video
-    # A clip is found through its fullest row; the silent one has none of all three.
+    # A clip is found through its primary row; the silent one has none of all three.
     found = SearchSession(project).search(Query(text="a red picture", where="views = 0"))
     assert {one.video: one.modalities for one in found} == {
         "videos/red & low.v1.mp4": "video+audio+speech",
