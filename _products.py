@@ -39,7 +39,7 @@ def linear(
     """The product x W^T + b, as `torch.nn.functional.linear`."""
     if not _is_for_onednn(x, weight, num_products=x.numel() * len(weight)):
         return functional.linear(x, weight, bias)
-    product: Tensor = _Product.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
+    product: Tensor = _Product.apply(x.reshape(-1, x.shape[-1]), weight, bias)
     return product.view(*x.shape[:-1], len(weight))
 
 
@@ -53,7 +53,7 @@ def convolution_over_time(
     wanted = torch.is_grad_enabled() and kernel.numel() >= SMALLEST_KERNEL
     if not wanted or not _is_for_onednn(x, kernel, num_products=x[:, 0].numel() // stride * kernel.numel()):
         return functional.conv2d(x, kernel, stride=(1, stride), padding=(0, kernel.shape[3] // 2))
-    convolved: Tensor = _Convolution.apply(x, kernel, stride)  # type: ignore[no-untyped-call]
+    convolved: Tensor = _Convolution.apply(x, kernel, stride)
     return convolved
 
 
@@ -63,7 +63,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor, *, num_products: int) -> bool:
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 

@@ -101,7 +101,7 @@ class _SynchronisedBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        applied = _Normalise.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+        applied = _Normalise.apply(input, self.weight, self.bias, self.eps)
         normalised, mean, variance, count = cast(tuple[Tensor, Tensor, Tensor, Tensor], applied)
         self._remember(mean, variance * (count / (count - 1).clamp(min=1)))
         return normalised
