@@ -10,19 +10,17 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, MediaError, Modality, Status
-from .buffers import RowTable
+from .buffers import RowTable, SampleSpool, keep_freed_memory
 from .decode import DecodeEnd, Decoder, FramesChunk, SamplesChunk, reading_ahead
 from .networks import checked_rows
-from .spool import SampleSpool
 from .types import DEFAULT_LIMITS, AudioWanted, Backbone, DecodedAudio, FramesWanted, Limits, MediaInfo
 from .windows import Batcher, Stopwatch, VisualBackbone, Window, WindowCutter, Windows
 
-# Worst last. A status that is not here left nothing to use, which is worse than both.
+# Worst last. A status that is not here left nothing to use, which is worse than all three.
 _USABLE = (Status.OK, Status.DAMAGED, Status.TRUNCATED)
 AHEAD_BYTES = 16 * 1024**2
 """Decoded pictures and sound that may wait for the models."""
@@ -46,7 +44,7 @@ def extract_files(
         backbones: with different names. One that reads text gives the status ``no_text``.
         limits: what a file may cost; a decoder that is given brings its own.
         decoder: a decoder to reuse; None starts one for this call.
-        stopwatch: is told where the time goes.
+        stopwatch: adds up where the time goes.
 
     Returns:
         For each file, in order, one feature for each backbone's name. Failure of a file is a status with a message.
@@ -54,18 +52,30 @@ def extract_files(
     Raises:
         ConfigError: two backbones have the same name, or the audio ones disagree on the sample rate.
     """
+    keep_freed_memory()
     stopwatch = stopwatch or Stopwatch()
-    asked = _Asked(backbones)
-    works = [_Work(asked) for _ in paths]
+    request = DecodeRequest(backbones)
+    states = [FileState(request) for _ in paths]
     batcher = Batcher(stopwatch=stopwatch)
     with ExitStack() as stack:
         if decoder is None:
             decoder = stack.enter_context(Decoder(limits=limits))
-        source = _decode_files(paths, decoder, asked)
-        for happened in _timed(stack.enter_context(_ahead(source, decoder)), stopwatch):
-            works[happened.position].take(happened.event, batcher, stopwatch)
+        source = reading_ahead(
+            _decode_files(paths, decoder, request),
+            max_bytes=AHEAD_BYTES,
+            num_bytes=lambda event: event.num_bytes,
+            interrupt=decoder.interrupt,
+        )
+        events = stack.enter_context(source)
+        while True:
+            begun = time.perf_counter()
+            event = next(events, None)
+            stopwatch.waiting += time.perf_counter() - begun
+            if event is None:
+                break
+            states[event.position].take(event.content, batcher, stopwatch)
         batcher.flush()
-    return [work.features() for work in works]
+    return [state.features() for state in states]
 
 
 def extract_file(
@@ -131,66 +141,51 @@ def file_status(features: Mapping[str, FeatureArray]) -> tuple[Status, str]:
     judged = [feature for feature in features.values() if not feature.status.is_absence]
     if not judged:
         judged = sorted(features.values(), key=lambda feature: feature.status is not Status.NO_VIDEO)[:1]
-    worst = max(judged, key=_badness)
+    worst = max(judged, key=lambda one: _USABLE.index(one.status) if one.status in _USABLE else len(_USABLE))
     return worst.status, worst.message
 
 
-def _badness(feature: FeatureArray) -> int:
-    return _USABLE.index(feature.status) if feature.status in _USABLE else len(_USABLE)
+@dataclass(frozen=True, slots=True)
+class DecodeEvent:
+    """Something that decoding the file at this position gave, or why there is nothing more."""
+
+    position: int
+    content: FramesChunk | SamplesChunk | DecodeEnd | MediaError
+
+    @property
+    def num_bytes(self) -> int:
+        """About what it takes in memory."""
+        if isinstance(self.content, FramesChunk):
+            return self.content.frames.frames.nbytes
+        return self.content.samples.nbytes if isinstance(self.content, SamplesChunk) else 0
+
+
+def _decode_files(
+    paths: Sequence[Path], decoder: Decoder, request: DecodeRequest
+) -> Generator[DecodeEvent, None, None]:
+    for position, path in enumerate(paths):
+        try:
+            before = check_file(path)
+            with closing(decoder.decode(path, frames=request.frames_wanted, audio=request.audio_wanted)) as chunks:
+                for chunk in chunks:
+                    if isinstance(chunk, DecodeEnd) and _identity(check_file(path)) != _identity(before):
+                        raise MediaError(Status.CHANGED, "the file changed while it was read; the next run tries again")
+                    yield DecodeEvent(position, chunk)
+        except MediaError as error:
+            yield DecodeEvent(position, error)
 
 
 def _identity(state: os.stat_result) -> tuple[int, int, int]:
     return state.st_ino, state.st_size, state.st_mtime_ns
 
 
-@dataclass(frozen=True, slots=True)
-class _Happened:
-    """Something that decoding gave, or why there is nothing more to give, for the file at this position."""
+class DecodeRequest:
+    """What backbones need of every file.
 
-    position: int
-    event: FramesChunk | SamplesChunk | DecodeEnd | MediaError
-
-    @property
-    def num_bytes(self) -> int:
-        if isinstance(self.event, FramesChunk):
-            return self.event.frames.frames.nbytes
-        return self.event.samples.nbytes if isinstance(self.event, SamplesChunk) else 0
-
-
-def _decode_files(paths: Sequence[Path], decoder: Decoder, asked: _Asked) -> Generator[_Happened, None, None]:
-    for position, path in enumerate(paths):
-        try:
-            before = check_file(path)
-            with closing(decoder.decode(path, frames=asked.frames_wanted, audio=asked.audio_wanted)) as events:
-                for event in events:
-                    if isinstance(event, DecodeEnd) and _identity(check_file(path)) != _identity(before):
-                        raise MediaError(Status.CHANGED, "the file changed while it was read; the next run tries again")
-                    yield _Happened(position, event)
-        except MediaError as error:
-            yield _Happened(position, error)
-
-
-def _ahead(source: Generator[_Happened, None, None], decoder: Decoder) -> Any:
-    return reading_ahead(
-        source,
-        max_bytes=AHEAD_BYTES,
-        num_bytes=lambda happened: happened.num_bytes,
-        interrupt=decoder.interrupt,
-    )
-
-
-def _timed(items: Iterator[_Happened], stopwatch: Stopwatch) -> Iterator[_Happened]:
-    while True:
-        begun = time.perf_counter()
-        item = next(items, None)
-        stopwatch.waiting += time.perf_counter() - begun
-        if item is None:
-            return
-        yield item
-
-
-class _Asked:
-    """What the backbones ask of every file."""
+    Raises:
+        ConfigError: two have the same name, or the audio ones disagree on the sample rate.
+        InputError: one reads video and has no `encode_windows`.
+    """
 
     def __init__(self, backbones: Sequence[Backbone]) -> None:
         self.backbones = {backbone.spec.name: backbone for backbone in backbones}
@@ -198,29 +193,28 @@ class _Asked:
             names = sorted(backbone.spec.name for backbone in backbones)
             raise ConfigError(f"each backbone may be given once; got {', '.join(names)}")
         self.visual: dict[FramesWanted, list[VisualBackbone]] = {}
-        for backbone in self._of(Modality.VIDEO):
-            if not isinstance(backbone, VisualBackbone):
-                raise InputError(f"the backbone {backbone.spec.name!r} reads video and has no encode_windows")
-            self.visual.setdefault(frames_wanted(backbone.spec), []).append(backbone)
+        rates = set()
+        for backbone in backbones:
+            if backbone.spec.modality is Modality.VIDEO:
+                if not isinstance(backbone, VisualBackbone):
+                    raise InputError(f"the backbone {backbone.spec.name!r} reads video and has no encode_windows")
+                self.visual.setdefault(frames_wanted(backbone.spec), []).append(backbone)
+            elif backbone.spec.modality is Modality.AUDIO:
+                rates.add(int(backbone.spec.sampling["sample_rate_hz"]))
+        if len(rates) > 1:
+            raise ConfigError(f"audio backbones of one project read one sample rate; these ask for {sorted(rates)} Hz")
         self.frames_wanted = list(self.visual)
-        self.audio_wanted = _audio_wanted([backbone.spec for backbone in self._of(Modality.AUDIO)])
-
-    def _of(self, modality: Modality) -> list[Backbone]:
-        return [backbone for backbone in self.backbones.values() if backbone.spec.modality is modality]
-
-    def readers(self, index: int) -> list[VisualBackbone]:
-        """The backbones that the request of this index is for."""
-        return self.visual[self.frames_wanted[index]]
+        self.audio_wanted = AudioWanted(rates.pop()) if rates else None
 
 
-class _Work:
+class FileState:
     """What has come of one file so far."""
 
-    def __init__(self, asked: _Asked) -> None:
-        self._asked = asked
+    def __init__(self, request: DecodeRequest) -> None:
+        self._request = request
         self._cutters = {
             backbone.spec.name: WindowCutter(backbone.windows)
-            for readers in asked.visual.values()
+            for readers in request.visual.values()
             for backbone in readers
         }
         self._rows = {name: RowTable() for name in self._cutters}
@@ -232,30 +226,31 @@ class _Work:
         self._error: MediaError | None = None
 
     def take(
-        self, event: FramesChunk | SamplesChunk | DecodeEnd | MediaError, batcher: Batcher, stopwatch: Stopwatch
+        self, content: FramesChunk | SamplesChunk | DecodeEnd | MediaError, batcher: Batcher, stopwatch: Stopwatch
     ) -> None:
         """Cut pictures into windows as they come; keep sound, whose features look at the whole track."""
-        if isinstance(event, FramesChunk):
-            stopwatch.num_frames += len(event.frames.frames)
-            for backbone in self._asked.readers(event.index):
-                self._add(backbone, self._cutters[backbone.spec.name].push(event.frames), batcher)
-        elif isinstance(event, SamplesChunk):
+        if isinstance(content, FramesChunk):
+            stopwatch.num_frames += len(content.frames.frames)
+            for backbone in self._request.visual[self._request.frames_wanted[content.index]]:
+                self._add(backbone, self._cutters[backbone.spec.name].push(content.frames), batcher)
+        elif isinstance(content, SamplesChunk):
             self._sound = self._sound or SampleSpool()
-            self._sound.append(event.samples)
-            self._start_seconds = event.start_seconds
-        elif isinstance(event, MediaError):
-            self._error = event
+            self._sound.append(content.samples)
+            self._start_seconds = content.start_seconds
+        elif isinstance(content, MediaError):
+            self._error = content
             self._close_sound()
         else:
-            self._end = event
-            for readers in self._asked.visual.values():
+            self._end = content
+            for readers in self._request.visual.values():
                 for backbone in readers:
                     self._add(backbone, self._cutters[backbone.spec.name].finish(), batcher)
-            self._hear(stopwatch)
+            self._encode_audio(stopwatch)
+            self._close_sound()
 
     def features(self) -> dict[str, FeatureArray]:
         """The features of the file, once every batch has been run."""
-        return {name: self._feature(backbone) for name, backbone in self._asked.backbones.items()}
+        return {name: self._feature(backbone.spec) for name, backbone in self._request.backbones.items()}
 
     def _add(self, backbone: VisualBackbone, windows: Iterator[Window], batcher: Batcher) -> None:
         rows, times = self._rows[backbone.spec.name], self._times[backbone.spec.name]
@@ -264,62 +259,48 @@ class _Work:
             place = rows.reserve()  # pictures of another size may come back first
             batcher.add(backbone, window, functools.partial(rows.put, place))
 
-    def _hear(self, stopwatch: Stopwatch) -> None:
-        """Make the audio features, and let the sound go."""
-        if self._end.audio_status in _USABLE:
-            for name, backbone in self._asked.backbones.items():
-                if backbone.spec.modality is Modality.AUDIO:
-                    begun = time.perf_counter()
-                    self._audio[name] = self._audio_feature(backbone)
-                    stopwatch.audio[name] = stopwatch.audio.get(name, 0.0) + time.perf_counter() - begun
-        self._close_sound()
+    def _encode_audio(self, stopwatch: Stopwatch) -> None:
+        if self._end.audio_status not in _USABLE or self._request.audio_wanted is None:
+            return
+        rate = self._request.audio_wanted.sample_rate_hz
+        track = DecodedAudio(self._sound if self._sound is not None else SampleSpool(), rate, self._start_seconds)
+        for name, backbone in self._request.backbones.items():
+            if backbone.spec.modality is Modality.AUDIO:
+                begun = time.perf_counter()
+                feature = backbone.encode(track)
+                if feature.status is Status.OK:
+                    messages = "; ".join(filter(None, (self._end.audio_message, feature.message)))
+                    feature = FeatureArray(feature.values, feature.times, self._end.audio_status, messages)
+                self._audio[name] = feature
+                stopwatch.audio[name] = stopwatch.audio.get(name, 0.0) + time.perf_counter() - begun
 
     def _close_sound(self) -> None:
         if self._sound is not None:
             self._sound.close()
             self._sound = None
 
-    def _feature(self, backbone: Backbone) -> FeatureArray:
-        spec = backbone.spec
-        if spec.modality is Modality.TEXT:
-            message = "a media file holds no caption; encode captions as text"
-            return FeatureArray.empty(spec, Status.NO_TEXT, message)
-        if self._error is not None:
-            return FeatureArray.empty(spec, self._error.status, self._error.message)
-        if spec.modality is Modality.VIDEO:
-            return self._video_feature(spec)
+    def _feature(self, spec: FeatureSpec) -> FeatureArray:
         if spec.name in self._audio:
             return self._audio[spec.name]
-        return FeatureArray.empty(spec, self._end.audio_status, self._end.audio_message)
-
-    def _video_feature(self, spec: FeatureSpec) -> FeatureArray:
         status, message = self._end.video_status, self._end.video_message
-        if status not in _USABLE:
+        if spec.modality is Modality.TEXT:
+            status, message = Status.NO_TEXT, "a media file holds no caption; encode captions as text"
+        elif self._error is not None:
+            status, message = self._error.status, self._error.message
+        elif spec.modality is Modality.AUDIO:
+            status, message = self._end.audio_status, self._end.audio_message
+        elif status in _USABLE and not self._rows[spec.name]:
+            num_frames = Windows.from_data(spec.sampling).num_frames
+            why = f"no {num_frames} frames of one size follow one another"
+            message = message or (why if num_frames > 1 else "every frame that is wanted is damaged")
+            status = Status.UNDECODABLE
+        if spec.modality is not Modality.VIDEO or status not in _USABLE:
             return FeatureArray.empty(spec, status, message)
-        if not self._rows[spec.name]:
-            return FeatureArray.empty(spec, *self._why_no_rows(spec))
         times = self._times.pop(spec.name).rows()
         feature = checked_rows(spec, self._rows.pop(spec.name).rows(), times)
         if feature.status is not Status.OK:
             return feature
         return FeatureArray(feature.values, feature.times, status, message, self._end.video_extent)
-
-    def _why_no_rows(self, spec: FeatureSpec) -> tuple[Status, str]:
-        num_frames = Windows.from_data(spec.sampling).num_frames
-        if num_frames == 1:
-            return Status.UNDECODABLE, self._end.video_message or "every frame that is wanted is damaged"
-        what = self._end.video_message or f"no {num_frames} frames of one size follow one another"
-        return Status.UNDECODABLE, what
-
-    def _audio_feature(self, backbone: Backbone) -> FeatureArray:
-        assert self._asked.audio_wanted is not None
-        samples = self._sound if self._sound is not None else SampleSpool()
-        rate = self._asked.audio_wanted.sample_rate_hz
-        feature = backbone.encode(DecodedAudio(samples, rate, self._start_seconds))
-        if feature.status is not Status.OK:
-            return feature
-        messages = "; ".join(filter(None, (self._end.audio_message, feature.message)))
-        return FeatureArray(feature.values, feature.times, self._end.audio_status, messages)
 
 
 def frames_wanted(spec: FeatureSpec) -> FramesWanted:
@@ -327,10 +308,3 @@ def frames_wanted(spec: FeatureSpec) -> FramesWanted:
     preprocessing = spec.preprocessing
     crop = None if preprocessing["crop"] is None else int(preprocessing["crop"])
     return FramesWanted(Windows.from_data(spec.sampling).frame_rate_hz, int(preprocessing["short_side"]), crop=crop)
-
-
-def _audio_wanted(specs: list[FeatureSpec]) -> AudioWanted | None:
-    rates = {int(spec.sampling["sample_rate_hz"]) for spec in specs}
-    if len(rates) > 1:
-        raise ConfigError(f"audio backbones of one project read one sample rate; these ask for {sorted(rates)} Hz")
-    return AudioWanted(rates.pop()) if rates else None

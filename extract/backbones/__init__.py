@@ -1,4 +1,4 @@
-"""TODO door of extract/backbones."""
+"""The frozen backbones: each file registers its own."""
 
 from . import (
     bert,

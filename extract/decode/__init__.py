@@ -1,6 +1,20 @@
-"""TODO door of extract/decode."""
+"""Decoding media files in a subprocess, under limits of memory and time."""
 
+from ..types import DEFAULT_LIMITS, AudioWanted, DecodedAudio, DecodedFrames, FramesWanted, Limits, MediaInfo
 from .decoder import DecodeEnd, Decoder, FramesChunk, SamplesChunk
 from .prefetch import reading_ahead
 
-__all__ = ["DecodeEnd", "Decoder", "FramesChunk", "SamplesChunk", "reading_ahead"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "AudioWanted",
+    "DecodeEnd",
+    "DecodedAudio",
+    "DecodedFrames",
+    "Decoder",
+    "FramesChunk",
+    "FramesWanted",
+    "Limits",
+    "MediaInfo",
+    "SamplesChunk",
+    "reading_ahead",
+]

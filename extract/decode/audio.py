@@ -1,4 +1,4 @@
-"""From decoded sound to one channel at one rate, on one time line. Runs in the child only.
+"""From decoded sound to one channel at one rate, on one time line. Runs in the decoder subprocess only.
 
 Channels are averaged with equal weight (what sox does to make one channel), then resampled by libswresample.
 Presentation timestamps place every block: a gap is filled with silence and an overlap dropped, both when longer than
@@ -159,14 +159,11 @@ class AudioPass:
         elif self._kind.sample_rate_hz == self._sample_rate_hz:
             self._store(mono)
         else:
-            self._convert(mono, self._kind.sample_rate_hz)
-
-    def _convert(self, mono: NDArray[np.float32], rate: int) -> None:
-        if self._resampler is None:
-            self._resampler = AudioResampler(format="flt", layout="mono", rate=self._sample_rate_hz)
-        block = AudioFrame.from_ndarray(mono[None], format="flt", layout="mono")
-        block.sample_rate = rate
-        self._take(self._resampler.resample(block))
+            if self._resampler is None:
+                self._resampler = AudioResampler(format="flt", layout="mono", rate=self._sample_rate_hz)
+            block = AudioFrame.from_ndarray(mono[None], format="flt", layout="mono")
+            block.sample_rate = self._kind.sample_rate_hz
+            self._take(self._resampler.resample(block))
 
     def _take(self, blocks: list[Any]) -> None:
         for block in blocks:

@@ -1,7 +1,7 @@
-"""The decoding child: a process of its own that opens media files for its owner, under limits of memory and time.
+"""The decoder subprocess: it opens media files for its parent, under limits of memory and time.
 
 It imports NumPy and PyAV and nothing heavier, reads requests from standard input, answers on standard output, and ends
-when its owner does: by end of input, by a watch on the pipe while it is busy, and on Linux by the parent-death signal.
+when its parent does: by end of input, by a watch on the pipe while it is busy, and on Linux by the parent-death signal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import MediaError, Status
 from ..types import AudioWanted, DecodedFrames, FramesWanted, Limits
-from .memory import is_worn
+from .memory import needs_restart
 from .probe import probe_media
 from .walk import decode
 from .wire import receive, send
@@ -34,11 +34,11 @@ _MAX_OPEN_FILES = 64
 
 
 class _EndOfInputError(Exception):
-    """The owner has closed the pipe."""
+    """The parent has closed the pipe."""
 
 
 class _PipeSink:
-    """Sends decoded chunks to the owner."""
+    """Sends decoded chunks to the parent."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -59,8 +59,10 @@ class _PipeSink:
 
 def main() -> None:
     """Serve requests until the input ends."""
-    source, target = _claim_pipes()
-    _die_with_owner(source)
+    source, target = os.dup(0), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the pipes are for messages; what else prints goes to standard error
+    os.dup2(2, 1)
+    _end_with_parent(source)
     av.logging.set_level(None)
     gc.freeze()  # what is loaded stays: `_serve` need not look through it
     send(target, {"kind": "ready", "pid": os.getpid()})
@@ -76,7 +78,11 @@ def main() -> None:
 def _serve(request: dict[str, Any], target: BinaryIO) -> bool:
     """Answer one request. False when this process should be replaced by a fresh one."""
     limits = Limits(**request["limits"])
-    _set_limits(limits)
+    # The parent keeps the wall clock.
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(usage.ru_utime + usage.ru_stime + limits.seconds) + 2
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
     send(target, {"kind": "begun"})
     try:
         _answer(request, limits, target)
@@ -90,7 +96,7 @@ def _serve(request: dict[str, Any], target: BinaryIO) -> bool:
         message = f"the file cannot be read: {error.strerror or error}"
         send(target, {"kind": "rejected", "status": Status.UNREADABLE.value, "message": message})
     gc.collect()  # a walk over a file and its takers hold each other, with the decoder's pictures among them
-    return not is_worn(limits)
+    return not needs_restart(limits)
 
 
 def _answer(request: dict[str, Any], limits: Limits, target: BinaryIO) -> None:
@@ -117,15 +123,6 @@ def _answer(request: dict[str, Any], limits: Limits, target: BinaryIO) -> None:
     )
 
 
-def _claim_pipes() -> tuple[int, BinaryIO]:
-    """Keep the pipes for messages; whatever else prints goes to standard error."""
-    source, target = os.dup(0), os.dup(1)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.dup2(2, 1)
-    return source, os.fdopen(target, "wb")
-
-
 def _read_exactly(source: int, view: memoryview) -> None:
     while view:
         count = os.readv(source, [view])
@@ -134,32 +131,24 @@ def _read_exactly(source: int, view: memoryview) -> None:
         view = view[count:]
 
 
-def _set_limits(limits: Limits) -> None:
-    """Bound this file's memory and processor time. The owner keeps the wall clock."""
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(usage.ru_utime + usage.ru_stime + limits.seconds) + 2
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-
-
-def _die_with_owner(source: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the owner, who ends us
+def _end_with_parent(source: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the parent, which ends us
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_STDERR_BYTES, _MAX_STDERR_BYTES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_OPEN_FILES, _MAX_OPEN_FILES))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_watch, args=(source,), daemon=True).start()
 
+    def watch() -> None:
+        """End the process as soon as the other end of the pipe is closed, even in the middle of a file."""
+        poller = select.poll()
+        poller.register(source, 0)  # hang-up and error are always reported
+        while True:
+            for _, event in poller.poll():
+                if event & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
+                    os._exit(0)
 
-def _watch(source: int) -> None:
-    """End the process as soon as the other end of the pipe is closed, even in the middle of a file."""
-    poller = select.poll()
-    poller.register(source, 0)  # hang-up and error are always reported
-    while True:
-        for _, event in poller.poll():
-            if event & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
-                os._exit(0)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

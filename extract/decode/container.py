@@ -55,7 +55,7 @@ def is_cut(path: Path) -> bool | None:
     """Whether the file ends before its outermost structure does; None for formats that do not say."""
     size = path.stat().st_size
     with path.open("rb") as stream:
-        head = stream.read(64)
+        head = stream.read(4 * _TS_PACKET_BYTES)
         if head[4:8] in _ISO_FIRST_BOXES:
             boxes = list(_iso_boxes(stream, size))
             return any(box.start + box.length > size for box in boxes if box.kind not in _ISO_FILLERS)
@@ -64,14 +64,9 @@ def is_cut(path: Path) -> bool | None:
         if head.startswith(b"RIFF"):
             declared = int.from_bytes(head[4:8], "little")
             return None if declared in (0, 0xFFFFFFFF) else 8 + declared > size
-        if head.startswith(_TS_SYNC) and _is_transport_stream(stream):
+        if head[::_TS_PACKET_BYTES] == _TS_SYNC * 4:
             return True if size % _TS_PACKET_BYTES else None
     return None
-
-
-def _is_transport_stream(stream: BinaryIO) -> bool:
-    stream.seek(0)
-    return stream.read(4 * _TS_PACKET_BYTES)[::_TS_PACKET_BYTES] == _TS_SYNC * 4
 
 
 def _as_text(head: bytes) -> str | None:

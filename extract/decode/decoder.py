@@ -1,4 +1,4 @@
-"""The owner's side of the decoding child: starts it, asks it, times it, buries it, starts another.
+"""Parent side of the decoder subprocess: start, request, time out, reap, restart.
 
 A subprocess and not a `multiprocessing` process, because the workers of a Dask cluster are daemonic and may not have
 children of that kind.
@@ -35,7 +35,7 @@ _CHILD_ENVIRONMENT = {
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "MALLOC_ARENA_MAX": "1",  # each further one takes 64 MB of the address space, which is limited
 }
-_LAST_WORDS_BYTES = 2000
+_STDERR_BYTES = 2000
 _PIPE_BYTES = 1 << 20
 
 
@@ -84,7 +84,7 @@ class Decoder:
     def __init__(self, *, limits: Limits = DEFAULT_LIMITS) -> None:
         self.limits = limits
         self._child: subprocess.Popen[bytes] | None = None
-        self._last_words: IO[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
         self._seconds_left = 0.0
         self._is_busy = False
 
@@ -106,10 +106,12 @@ class Decoder:
             child.kill()
             child.wait()
             for pipe in (child.stdin, child.stdout):
-                _close_quietly(pipe)
-        if self._last_words is not None:
-            self._last_words.close()
-            self._last_words = None
+                assert pipe is not None
+                with suppress(BrokenPipeError):  # what was still buffered has nobody to read it
+                    pipe.close()
+        if self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
 
     def interrupt(self) -> None:
         """End what another thread is waiting for: the child dies, and the iterator there raises MediaError."""
@@ -119,7 +121,7 @@ class Decoder:
 
     def probe(self, path: Path) -> MediaInfo:
         """Describe a file. Raises MediaError when it cannot be opened at all."""
-        with closing(self._ask({"op": "probe", "path": str(path.absolute())})) as answers:
+        with closing(self._request({"op": "probe", "path": str(path.absolute())})) as answers:
             header, _ = next(answers)
             info = MediaInfo.from_dict(header["info"])
             assert next(answers, None) is None
@@ -145,11 +147,24 @@ class Decoder:
             "frames": [asdict(wanted) for wanted in frames],
             "audio": None if audio is None else asdict(audio),
         }
-        with closing(self._ask(request)) as answers:
+        with closing(self._request(request)) as answers:
             for header, arrays in answers:
-                yield _event(header, arrays)
+                if header["kind"] == "frames":
+                    frames = DecodedFrames(arrays["frames"], arrays["times"], arrays["cells"])
+                    yield FramesChunk(header["index"], frames)
+                elif header["kind"] == "samples":
+                    yield SamplesChunk(arrays["samples"], header["start_seconds"])
+                else:
+                    video, audio_end, extent = header["video"], header["audio"], header["video_extent"]
+                    yield DecodeEnd(
+                        Status(video[0]),
+                        video[1],
+                        Status(audio_end[0]),
+                        audio_end[1],
+                        None if extent is None else (extent[0], extent[1]),
+                    )
 
-    def _ask(self, request: dict[str, Any]) -> Generator[tuple[dict[str, Any], Arrays], None, None]:
+    def _request(self, request: dict[str, Any]) -> Generator[tuple[dict[str, Any], Arrays], None, None]:
         """Send a request and give its answers up to the last. A caller that stops early costs the child its life."""
         if self._is_busy:
             raise RuntimeError("a decoder reads one file at a time: finish or close the iterator of the last one first")
@@ -185,7 +200,7 @@ class Decoder:
                 send(child.stdin, request)
                 header, _ = self._receive()
             except (BrokenPipeError, _ChildGoneError):
-                # The child ended before it began: it was worn, or killed while idle. No fault of this file.
+                # The child ended before it began: it needed a restart, or was killed while idle. No fault of this file.
                 if is_last_try:
                     raise _ChildGoneError from None
                 self.close()
@@ -216,23 +231,20 @@ class Decoder:
     def _running_child(self) -> subprocess.Popen[bytes]:
         if self._child is not None and self._child.poll() is not None:
             self.close()
-        if self._child is None:
-            self._start()
-        assert self._child is not None
-        return self._child
-
-    def _start(self) -> None:
-        self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
-        self._child = _spawner(os.getpid()).submit(_spawn, self._last_words).result()
+        if self._child is not None:
+            return self._child
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
+        self._child = child = _spawner(os.getpid()).submit(_spawn, self._stderr).result()
         seconds, self._seconds_left = self._seconds_left, _START_SECONDS
         try:
             header, _ = self._receive()
         except (_ChildGoneError, _OutOfTimeError, WireError):
-            words = self._words()
+            reason = self._last_error_line()
             self.close()
-            raise RuntimeError(f"the decoding child does not start: {words}") from None
+            raise RuntimeError(f"the decoder subprocess does not start: {reason}") from None
         assert header["kind"] == "ready"
         self._seconds_left = seconds
+        return child
 
     def _crash(self, error: Exception) -> MediaError:
         """How a child that is gone is reported."""
@@ -241,27 +253,17 @@ class Decoder:
             return MediaError(Status.DEADLINE, f"decoding took more than {self.limits.seconds:g} s of processor time")
         if code is not None and code < 0:
             return MediaError(Status.DECODER_CRASH, f"the decoder was killed by {signal.Signals(-code).name}")
-        reason = self._words() or str(error) or f"exit code {code}"
+        reason = self._last_error_line() or str(error) or f"exit code {code}"
         return MediaError(Status.DECODER_CRASH, f"the decoder failed: {reason}")
 
     def _words(self) -> str:
         """The last line that the child wrote to its standard error."""
-        if self._last_words is None:
+        if self._stderr is None:
             return ""
-        size = self._last_words.seek(0, os.SEEK_END)
-        self._last_words.seek(max(0, size - _LAST_WORDS_BYTES))
-        lines = self._last_words.read().decode(errors="replace").split("\n")
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - _STDERR_BYTES))
+        lines = self._stderr.read().decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def _event(header: dict[str, Any], arrays: Arrays) -> FramesChunk | SamplesChunk | DecodeEnd:
-    if header["kind"] == "frames":
-        return FramesChunk(header["index"], DecodedFrames(arrays["frames"], arrays["times"], arrays["cells"]))
-    if header["kind"] == "samples":
-        return SamplesChunk(arrays["samples"], header["start_seconds"])
-    (video_status, video_message), (audio_status, audio_message) = header["video"], header["audio"]
-    extent = None if header["video_extent"] is None else (header["video_extent"][0], header["video_extent"][1])
-    return DecodeEnd(Status(video_status), video_message, Status(audio_status), audio_message, extent)
 
 
 @functools.cache
@@ -288,13 +290,3 @@ def _spawn(last_words: IO[bytes]) -> subprocess.Popen[bytes]:
         with suppress(OSError):  # a larger pipe means fewer wake-ups; the system may allow none
             fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return child
-
-
-def _close_quietly(pipe: IO[bytes] | None) -> None:
-    """Close a pipe whose other end is gone; what was still buffered has nobody to read it."""
-    if pipe is None:
-        return
-    try:
-        pipe.close()
-    except BrokenPipeError:
-        return

@@ -1,4 +1,4 @@
-"""How much of the memory that the child may have it has used. Runs in the child only."""
+"""How much of its memory limit the decoder subprocess has used. Runs in it only."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def raise_if_memory_was_short(limits: Limits, *, spare_bytes: int) -> None:
         raise MemoryError
 
 
-def is_worn(limits: Limits) -> bool:
+def needs_restart(limits: Limits) -> bool:
     """Whether so much has been used that a fresh process should read the next file."""
     return peak_bytes() > _MUCH * limits.memory_bytes

@@ -1,4 +1,4 @@
-"""Opening a media file with FFmpeg, with the doors closed that it would otherwise leave open. Runs in the child only.
+"""Opening a media file with FFmpeg, without what it would otherwise allow. Runs in the decoder subprocess only.
 
 Only local files are read, only containers from a list are recognised (so that a playlist named ``.mp4`` cannot pull in
 other files or addresses), and every refusal becomes a status and a sentence.
@@ -57,22 +57,41 @@ def open_media(path: Path, *, limits: Limits) -> Iterator[OpenMedia]:
     Raises:
         MediaError: the file cannot be used; it carries the status.
     """
-    with _open_container(path) as container:
+    try:
+        opened = av.open(
+            f"file:{path.resolve()}",
+            container_options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
+            metadata_errors="replace",
+        )
+    except MemoryError:
+        raise
+    except av.error.FFmpegError as error:
+        raise MediaError(*_why_not_open(path, error)) from error
+    with opened as container:
         if len(container.streams) > limits.max_streams:
             num_streams = len(container.streams)
             raise MediaError(
                 Status.TOO_LARGE, f"{num_streams} streams; at most {limits.max_streams} are allowed (max_streams)"
             )
-        videos = [stream for stream in container.streams.video if not _is_still(stream)]
-        video = max(filter(_is_decodable, videos), key=_video_rank, default=None)
-        audio = max(filter(_is_decodable, container.streams.audio), key=_audio_rank, default=None)
+        videos = [
+            stream
+            for stream in container.streams.video
+            if not any(stream.disposition & kind for kind in _NOT_PICTURES_IN_TIME)
+        ]
+        video = max((one for one in videos if one.codec_context is not None), key=_video_rank, default=None)
+        sounds = [one for one in container.streams.audio if one.codec_context is not None]
+        audio = max(sounds, key=_audio_rank, default=None)
+        # Exactly: the container's own figure is in microseconds.
+        starts = [
+            one.start_time * one.time_base for one in (*videos, *container.streams.audio) if one.start_time is not None
+        ]
         yield OpenMedia(
             container=container,
             video=video,
             audio=audio,
             video_problem=_missing_codec(container, videos) if video is None else None,
             audio_problem=_missing_codec(container, container.streams.audio) if audio is None else None,
-            zero=_zero(container, videos),
+            zero=min(starts) if starts else Fraction(container.start_time or 0, av.time_base),
         )
 
 
@@ -82,20 +101,6 @@ def is_empty(packet: Any) -> bool:
     A decoder would take it for the end of its stream; the packet that does mean the end has neither data nor a time.
     """
     return packet.size == 0 and bool(packet.buffer_ptr or packet.dts is not None)
-
-
-def _open_container(path: Path) -> InputContainer:
-    try:
-        container: InputContainer = av.open(
-            f"file:{path.resolve()}",
-            container_options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
-            metadata_errors="replace",
-        )
-    except MemoryError:
-        raise
-    except av.error.FFmpegError as error:
-        raise MediaError(*_why_not_open(path, error)) from error
-    return container
 
 
 def _why_not_open(path: Path, error: av.error.FFmpegError) -> tuple[Status, str]:
@@ -110,14 +115,6 @@ def _why_not_open(path: Path, error: av.error.FFmpegError) -> tuple[Status, str]
             return Status.NO_FRAMES, "the file ends before its first picture or sound"
         return status, message
     return Status.UNREADABLE, f"the file cannot be read: {error.strerror}"
-
-
-def _is_still(stream: Any) -> bool:
-    return any(stream.disposition & kind for kind in _NOT_PICTURES_IN_TIME)
-
-
-def _is_decodable(stream: Any) -> bool:
-    return stream.codec_context is not None
 
 
 def _video_rank(stream: Any) -> tuple[bool, int, int]:
@@ -135,28 +132,13 @@ def _missing_codec(container: Any, streams: Any) -> tuple[Status, str] | None:
     """What to say of streams none of which has a decoder; None where there are no streams."""
     if not streams:
         return None
-    found = re.search(rf"Stream #\d+:{streams[0].index}\b.*?: (?:Video|Audio): ([^\n,]+)", _described(container))
-    codec = found.group(1).strip() if found else "unknown"
-    return Status.CODEC_MISSING, f"no decoder for the codec {codec}; convert the file, for instance to H.264 and AAC"
-
-
-def _described(container: Any) -> str:
-    """FFmpeg's own description of a file, where alone PyAV shows a codec that has no decoder. It goes by the log."""
+    # FFmpeg's own description of a file is where alone PyAV shows a codec that has no decoder. It goes by the log.
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)
     try:
-        return str(container.dumps_format())
+        described = str(container.dumps_format())
     finally:
         av.logging.set_level(level)
-
-
-def _zero(container: InputContainer, videos: list[Any]) -> Fraction:
-    """The earliest start of the picture and sound streams, exactly; the container's own figure is in microseconds."""
-    starts: list[Fraction] = [
-        stream.start_time * stream.time_base
-        for stream in (*videos, *container.streams.audio)
-        if stream.start_time is not None
-    ]
-    if starts:
-        return min(starts)
-    return Fraction(container.start_time or 0, av.time_base)
+    found = re.search(rf"Stream #\d+:{streams[0].index}\b.*?: (?:Video|Audio): ([^\n,]+)", described)
+    codec = found.group(1).strip() if found else "unknown"
+    return Status.CODEC_MISSING, f"no decoder for the codec {codec}; convert the file, for instance to H.264 and AAC"

@@ -56,42 +56,32 @@ class _Queue(Generic[Item]):
         self._waiting: deque[Item] = deque()
         self._waiting_bytes = 0
         self._is_stopped = False
-        self._is_finished = False
+        self.is_finished = False
         self._error: BaseException | None = None
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether the source has ended, or has given its last item."""
-        return self._is_finished
-
     def fill(self, source: Generator[Item, None, None]) -> None:
+        """Take the source's items until it ends or `stop` is called. Runs in the thread."""
         try:
             for item in source:
-                if not self._put(item):
-                    break
+                with self._changed:
+                    self._waiting.append(item)
+                    self._waiting_bytes += self._num_bytes(item)
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._is_stopped or self._waiting_bytes < self._max_bytes)
+                    if self._is_stopped:
+                        break
         except BaseException as error:  # noqa: BLE001 - it is the reader's to handle, in the reader's thread
             self._error = error
         finally:
             source.close()
-            self._finish()
-
-    def _finish(self) -> None:
-        with self._changed:
-            self._is_finished = True
-            self._changed.notify_all()
-
-    def _put(self, item: Item) -> bool:
-        with self._changed:
-            self._waiting.append(item)
-            self._waiting_bytes += self._num_bytes(item)
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._is_stopped or self._waiting_bytes < self._max_bytes)
-            return not self._is_stopped
+            with self._changed:
+                self.is_finished = True
+                self._changed.notify_all()
 
     def items(self) -> Iterator[Item]:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._waiting) or self._is_finished)
+                self._changed.wait_for(lambda: bool(self._waiting) or self.is_finished)
                 if not self._waiting:
                     break
                 item = self._waiting.popleft()

@@ -1,4 +1,4 @@
-"""What a file holds, found by opening it and decoding its first picture and first sound. Runs in the child only."""
+"""What a file holds: it is opened, and its first picture and sound are decoded. Runs in the decoder subprocess only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ def probe_media(path: Path, *, limits: Limits) -> MediaInfo:
     with open_media(path, limits=limits) as media:
         first = _first_frames(media)
         video_status, video_message = _video_status(media, first, limits=limits)
-        audio_status, audio_message = _audio_status(media, first)
+        audio_status, audio_message = Status.OK, ""
+        if media.audio is None:
+            audio_status, audio_message = media.audio_problem or (Status.NO_AUDIO, "no sound track")
+        elif "audio" not in first:
+            audio_status, audio_message = Status.NO_SAMPLES, "no sound could be decoded"
         if video_status is Status.OK and is_cut(path):
             video_status, video_message = Status.TRUNCATED, "the file ends before its own structure does"
         duration = media.container.duration
@@ -48,9 +52,16 @@ def _first_frames(media: OpenMedia) -> dict[str, Any]:
         stream.codec_context.thread_count = 1
     try:
         for count, packet in enumerate(media.container.demux(wanted) if wanted else ()):
-            frame = _first_decoded(packet) if packet.stream.type not in found else None
-            if frame is not None:
-                found[packet.stream.type] = frame
+            kind = packet.stream.type
+            if kind not in found and not is_empty(packet):
+                try:
+                    frames = packet.decode()
+                    if frames:
+                        found[kind] = frames[0]
+                except MemoryError:
+                    raise
+                except av.error.FFmpegError:
+                    pass  # a damaged packet: the next one may do
             if len(found) == len(wanted) or count >= _MAX_PACKETS:
                 break
     except MemoryError:
@@ -58,17 +69,6 @@ def _first_frames(media: OpenMedia) -> dict[str, Any]:
     except (av.error.FFmpegError, IndexError):  # the latter where a stream came up midway
         return found  # the file cannot be read any further: what is missing is reported as such
     return found
-
-
-def _first_decoded(packet: Any) -> Any:
-    if is_empty(packet):
-        return None
-    try:
-        return next(iter(packet.decode()), None)
-    except MemoryError:
-        raise
-    except av.error.FFmpegError:
-        return None  # a damaged packet: the next one may do
 
 
 def _video_status(media: OpenMedia, first: dict[str, Any], *, limits: Limits) -> tuple[Status, str]:
@@ -80,14 +80,6 @@ def _video_status(media: OpenMedia, first: dict[str, Any], *, limits: Limits) ->
         return error.status, error.message
     if "video" not in first:
         return Status.NO_FRAMES, "no frame could be decoded"
-    return Status.OK, ""
-
-
-def _audio_status(media: OpenMedia, first: dict[str, Any]) -> tuple[Status, str]:
-    if media.audio is None:
-        return media.audio_problem or (Status.NO_AUDIO, "no sound track")
-    if "audio" not in first:
-        return Status.NO_SAMPLES, "no sound could be decoded"
     return Status.OK, ""
 
 

@@ -1,4 +1,4 @@
-"""From decoded pictures to the frames that were asked for: which one, upright, scaled. Runs in the child only.
+"""From decoded pictures to the requested frames: which one, upright, scaled. Runs in the decoder subprocess only.
 
 Rule of choice. The picture on display at instant t is the one whose ``[start, next start)`` holds t, both measured by
 presentation timestamps; an index divided by a frame rate is never used. A grid of r Hz asks for the instants
@@ -188,8 +188,15 @@ class FrameSampler:
             pixels = self._scaler.scaled(picture.frame, self._wanted.short_side)
             if self._wanted.crop is not None:
                 pixels = centre_crop(pixels, self._wanted.crop)
+            if self._pictures and self._pictures[0].shape != pixels.shape:
+                self.flush()
             for cell in range(self._next - count, self._next):
-                self._keep(pixels, picture.start, picture.end, cell)
+                self._pictures.append(pixels)
+                self._times.append((picture.start, picture.end))
+                self._cells.append(cell)
+                self.num_rows += 1
+                if len(self._pictures) == CHUNK_FRAMES or len(self._pictures) * pixels.nbytes >= _CHUNK_BYTES:
+                    self.flush()
 
     def flush(self) -> None:
         """Hand on what has been gathered."""
@@ -212,16 +219,6 @@ class FrameSampler:
         if instants is None:
             return (index + 0.5) / self._wanted.rate_hz
         return instants[index] if index < len(instants) else math.inf
-
-    def _keep(self, picture: NDArray[np.uint8], start: float, end: float, cell: int) -> None:
-        if self._pictures and self._pictures[0].shape != picture.shape:
-            self.flush()
-        self._pictures.append(picture)
-        self._times.append((start, end))
-        self._cells.append(cell)
-        self.num_rows += 1
-        if len(self._pictures) == CHUNK_FRAMES or len(self._pictures) * picture.nbytes >= _CHUNK_BYTES:
-            self.flush()
 
 
 class Timestamps:
@@ -283,7 +280,10 @@ class VideoPass:
 
     def push(self, frame: Any, start: float | None, duration: float | None) -> None:
         """Take the next picture in order of display. A picture without a timestamp follows the one before it."""
-        self._check_size(frame)
+        if (frame.width, frame.height) != self._size:
+            self.picture_bytes = max(self.picture_bytes, _BYTES_PER_PIXEL * frame.width * frame.height)
+            self._size = frame.width, frame.height
+            check_dimensions(*self._size, limits=self._limits)
         if start is None:
             start = 0.0 if self._held is None else self._held[1] + self._duration
             self.num_misplaced += 1
@@ -319,9 +319,3 @@ class VideoPass:
         frame, start, is_damaged = self._held
         self._held = None
         self._show(Picture(frame, start, end, is_damaged))
-
-    def _check_size(self, frame: Any) -> None:
-        if (frame.width, frame.height) != self._size:
-            self.picture_bytes = max(self.picture_bytes, _BYTES_PER_PIXEL * frame.width * frame.height)
-            self._size = frame.width, frame.height
-            check_dimensions(*self._size, limits=self._limits)

@@ -1,4 +1,4 @@
-"""One pass over a file for everything that was asked of it. Runs in the child only.
+"""One pass over a file for everything that was asked of it. Runs in the decoder subprocess only.
 
 Picture and sound are decoded from the same walk over the packets, in order; nothing is sought. The walk goes on in a
 thread of its own while this one scales the pictures and hands them on: each takes about as long as the other, and where
@@ -72,20 +72,14 @@ def decode(
         outcomes = run.judge()
         missing = run.requests_without_rows()
     if missing:
-        _decode_middles(path, missing, limits=limits, sink=sink)
+        # A second, equal walk for content so short that no grid instant falls into it: the frame in its middle. Where
+        # that one is damaged there are no rows, which says enough.
+        with open_media(path, limits=limits) as media:
+            run = _Run(media, path=path, frames=list(missing.values()), audio=None, limits=limits, sink=sink)
+            run.indices = list(missing)
+            run.walk()
+            run.judge()
     return outcomes
-
-
-def _decode_middles(path: Path, missing: dict[int, FramesWanted], *, limits: Limits, sink: Sink) -> None:
-    """A second, equal walk for content so short that no grid instant falls into it: the frame in its middle.
-
-    Where that one is damaged there are no rows, which says enough.
-    """
-    with open_media(path, limits=limits) as media:
-        run = _Run(media, path=path, frames=list(missing.values()), audio=None, limits=limits, sink=sink)
-        run.indices = list(missing)
-        run.walk()
-        run.judge()
 
 
 class _Clock:
@@ -172,7 +166,7 @@ class _Run:
         self._packet_end = 0.0
         self._bytes_end = 0
         self._clocks = {
-            stream.index: _Clock(stream, media.zero, self._latest_declared_end(stream))
+            stream.index: _Clock(stream, media.zero, self._latest_end(stream))
             for stream in (media.video, media.audio)
             if stream is not None
         }
@@ -199,7 +193,11 @@ class _Run:
             stream.codec_context.thread_count = 1
         if streams:
             for packet in self._packets(streams):
-                self._note_end(packet)
+                self._bytes_end = max(self._bytes_end, (packet.pos or 0) + packet.size)
+                clock = self._clocks[packet.stream.index]
+                start = clock.instant(packet.pts)
+                if start is not None:
+                    self._packet_end = max(self._packet_end, start + (clock.span(packet.duration) or 0.0))
                 self._decode_packet(packet)
                 yield from self._taken()
         if not self._is_drained:
@@ -251,14 +249,15 @@ class _Run:
             self._samplers.append(FrameSampler(wanted, scaler=scaler, emit=emit))
         duration = float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS
         size = stream.codec_context.width, stream.codec_context.height
-        return VideoPass(show=self._show, default_duration=duration, limits=self._limits, declared_size=size)
 
-    def _show(self, picture: Picture) -> None:
-        def hand_on() -> None:
-            for sampler in self._samplers:
-                sampler.offer(picture)
+        def show(picture: Picture) -> None:
+            def hand_on() -> None:
+                for sampler in self._samplers:
+                    sampler.offer(picture)
 
-        self._ready.append(_Ready(hand_on, picture.num_bytes))
+            self._ready.append(_Ready(hand_on, picture.num_bytes))
+
+        return VideoPass(show=show, default_duration=duration, limits=self._limits, declared_size=size)
 
     def _start_audio(self, wanted: AudioWanted) -> AudioPass:
         def emit(samples: NDArray[np.float32]) -> None:
@@ -285,13 +284,6 @@ class _Run:
             if packet is None:
                 return
             yield packet
-
-    def _note_end(self, packet: Any) -> None:
-        self._bytes_end = max(self._bytes_end, (packet.pos or 0) + packet.size)
-        clock = self._clocks[packet.stream.index]
-        start = clock.instant(packet.pts)
-        if start is not None:
-            self._packet_end = max(self._packet_end, start + (clock.span(packet.duration) or 0.0))
 
     def _decode_packet(self, packet: Any, stream: Any = None) -> None:
         stream = stream or packet.stream
@@ -404,7 +396,7 @@ class _Run:
         elif cut is None and not is_read:
             outcome.report(Status.TRUNCATED, f"nothing in the last part of the file can be read, after {end:.2f} s")
 
-    def _latest_declared_end(self, stream: Any) -> float | None:
+    def _latest_end(self, stream: Any) -> float | None:
         duration = self._media.container.duration
         ends = [self._declared_end(stream), None if duration is None else duration / av.time_base]
         known = [end for end in ends if end is not None]

@@ -1,6 +1,6 @@
-"""Messages between the decoding child and its owner: a length, a JSON header, then the bytes of the arrays it names.
+"""Messages between the decoder subprocess and its parent: a length, a JSON header, the bytes of the arrays it names.
 
-No pickle crosses the pipe, so a child that a hostile file has taken over can send numbers and text, and nothing else.
+No pickle crosses the pipe: a subprocess that a hostile file has taken over can send numbers and text, and no more.
 """
 
 from __future__ import annotations
@@ -51,7 +51,12 @@ def receive(read_into: ReadInto, *, max_array_bytes: int) -> tuple[dict[str, Any
     (length,) = _LENGTH.unpack(_read_bytes(read_into, _LENGTH.size))
     if length > _MAX_HEADER_BYTES:
         raise WireError(f"a header of {length} bytes; at most {_MAX_HEADER_BYTES} are allowed")
-    header = _parse_header(_read_bytes(read_into, length))
+    try:
+        header = json.loads(_read_bytes(read_into, length))
+    except ValueError as error:
+        raise WireError(f"a header that is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise WireError("a header that is not a JSON object")
     arrays = {}
     for described in _listed(header.pop("arrays", [])):
         name, dtype, shape = (*_listed(described), None, None, None)[:3]
@@ -69,16 +74,6 @@ def _read_bytes(read_into: ReadInto, count: int) -> bytes:
     buffer = bytearray(count)
     read_into(memoryview(buffer))
     return bytes(buffer)
-
-
-def _parse_header(text: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise WireError(f"a header that is not JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise WireError("a header that is not a JSON object")
-    return header
 
 
 def _read_array(read_into: ReadInto, dtype: Any, shape: list[Any], max_bytes: int) -> NDArray[Any]:

@@ -127,7 +127,9 @@ class Convolution(nn.Module):
 
 def _convolved(maps: Tensor, conv: nn.Conv3d, norm: nn.BatchNorm3d, padding: Sequence[int] | None = None) -> Tensor:
     """ReLU of the normalised convolution, with the frozen normalisation inside the convolution's weights."""
-    padding = _triple(conv.padding) if padding is None else padding
+    if padding is None:
+        assert not isinstance(conv.padding, str)
+        padding = conv.padding
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
@@ -138,11 +140,6 @@ def _convolved(maps: Tensor, conv: nn.Conv3d, norm: nn.BatchNorm3d, padding: Seq
     # Twice as fast as the three-dimensional convolution of oneDNN; the views cost nothing.
     flat = functional.conv2d(maps.flatten(3), weight.flatten(3), bias, (conv.stride[0], 1), (padding[0], 0))
     return flat.relu_().view(*flat.shape[:3], *maps.shape[3:])
-
-
-def _triple(padding: str | tuple[int, ...]) -> tuple[int, ...]:
-    assert not isinstance(padding, str)
-    return padding
 
 
 class SelfGating(nn.Module):
@@ -212,7 +209,9 @@ class Inception(nn.Module):
             self.conv_b2_b(self.conv_b2_a(maps)),
             self.conv_b3_b(self.maxpool_b3(maps)),
         )
-        outputs = self._empty_outputs(branches[0])
+        like = branches[0]
+        shape = (like.shape[0], sum(self.widths.outputs), *like.shape[2:])
+        outputs = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last_3d)
         for index, (branch, place) in enumerate(
             zip(branches, torch.split(outputs, list(self.widths.outputs), dim=1), strict=True)
         ):
@@ -226,10 +225,6 @@ class Inception(nn.Module):
     def last_norms(self) -> list[nn.BatchNorm3d]:
         """The normalisation at the end of each branch."""
         return [conv.last_norm for conv in (self.conv_b0, self.conv_b1_b, self.conv_b2_b, self.conv_b3_b)]
-
-    def _empty_outputs(self, like: Tensor) -> Tensor:
-        shape = (like.shape[0], sum(self.widths.outputs), *like.shape[2:])
-        return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last_3d)
 
 
 class S3D(nn.Module):
@@ -263,7 +258,7 @@ class S3D(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:
         """(B, 3, T, H, W) to (B, D). InputError where space-to-depth meets an odd size."""
-        maps = self._opened(video)
+        maps = self.first_maps(video)
         for name in ORDER[1:]:
             maps = getattr(self, name)(maps)
         rows = maps.mean((3, 4))
@@ -271,12 +266,7 @@ class S3D(nn.Module):
             rows = (rows[..., :-1] + rows[..., 1:]) / 2
         return rows.mean(2)
 
-    def fit_head(self, num_outputs: int) -> None:
-        """Give the last linear layer another number of outputs, with new random weights."""
-        if num_outputs != self.fc.out_features:
-            self.fc = nn.Linear(self.dim, num_outputs)
-
-    def _opened(self, video: Tensor) -> Tensor:
+    def first_maps(self, video: Tensor) -> Tensor:
         """The first convolution.
 
         After space-to-depth the official one pads on both sides and drops the first plane of each axis. Without that
@@ -286,6 +276,11 @@ class S3D(nn.Module):
             maps: Tensor = self.conv1(video)
             return maps
         return _convolved(space_to_depth(video, behind=1), self.conv1.conv1, self.conv1.bn1, padding=(0, 1, 1))
+
+    def fit_head(self, num_outputs: int) -> None:
+        """Give the last linear layer another number of outputs, with new random weights."""
+        if num_outputs != self.fc.out_features:
+            self.fc = nn.Linear(self.dim, num_outputs)
 
 
 def space_to_depth(video: Tensor, *, behind: int = 0) -> Tensor:

@@ -9,17 +9,16 @@ pickles: refused).
 from __future__ import annotations
 
 import mmap
-import os
 import re
-import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._files import make_folder, publish
 from ..._vocabulary import InputError
 
 _WORD = re.compile(r"[\w']+")
@@ -65,7 +64,13 @@ def read_word_vectors(path: Path) -> WordVectors:
             words, vectors = reader(path, data, stream.tell(), num_words, dim)
     if not np.isfinite(vectors).all():
         raise InputError(f"word vectors in {path}: some values are not finite numbers")
-    return _without_repeats(words, vectors)
+    first = {word: row for row, word in reversed(list(enumerate(words)))}
+    kept = sorted(first.values())  # of a word that occurs twice the first vector counts, as in gensim
+    return (
+        WordVectors([words[row] for row in kept], vectors[kept])
+        if len(kept) < len(words)
+        else WordVectors(words, vectors)
+    )
 
 
 def train_word_vectors(captions: Sequence[str], path: Path, *, dim: int = 300, seed: int = 0, epochs: int = 20) -> None:
@@ -73,7 +78,7 @@ def train_word_vectors(captions: Sequence[str], path: Path, *, dim: int = 300, s
 
     The same captions and seed give the same bytes: one worker thread, and no use of Python's random hashes. Every
     word is kept, however rare, but for those of 1,000 bytes and more, which the format's reader refuses. What the
-    vectors have in common is taken out (`_told_apart` says why), and all are scaled by one factor to mean length 2.
+    vectors have in common is taken out (`spread` says why), and all are scaled by one factor to mean length 2.
 
     Raises:
         InputError: the captions hold no word.
@@ -82,29 +87,6 @@ def train_word_vectors(captions: Sequence[str], path: Path, *, dim: int = 300, s
     sentences = [words for words in readable if words]
     if not sentences:
         raise InputError(f"none of the {len(captions)} captions holds a word; word vectors need at least one")
-    words, vectors = _train(sentences, dim=dim, seed=seed, epochs=epochs)
-    write_word_vectors(WordVectors(words, _told_apart(vectors)), path)
-
-
-def write_word_vectors(vectors: WordVectors, path: Path) -> None:
-    """Write the binary format: aside first, made durable, then renamed, so that no half of a file has the name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(b"%d %d\n" % vectors.vectors.shape)
-            for word, vector in zip(vectors.words, vectors.vectors, strict=True):
-                stream.write(word.encode() + b" " + vector.astype("<f4").tobytes())
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _train(sentences: list[list[str]], *, dim: int, seed: int, epochs: int) -> WordVectors:
     from gensim.models import Word2Vec
 
     model = Word2Vec(
@@ -118,12 +100,22 @@ def _train(sentences: list[list[str]], *, dim: int, seed: int, epochs: int) -> W
         seed=seed,
         workers=1,
         epochs=epochs,
-        hashfxn=_stable_hash,
+        hashfxn=lambda word: zlib.crc32(str(word).encode()),
     )
-    return WordVectors(list(model.wv.index_to_key), np.asarray(model.wv.vectors, np.float32))
+    vectors = np.asarray(model.wv.vectors, np.float32)
+    write_word_vectors(WordVectors(list(model.wv.index_to_key), spread(vectors)), path)
 
 
-def _told_apart(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def write_word_vectors(vectors: WordVectors, path: Path) -> None:
+    """Write the binary format, durably and whole or not at all."""
+    lines = [b"%d %d\n" % vectors.vectors.shape]
+    for word, vector in zip(vectors.words, vectors.vectors, strict=True):
+        lines.append(word.encode() + b" " + vector.astype("<f4").tobytes())
+    make_folder(path.parent)
+    publish(path, b"".join(lines))
+
+
+def spread(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors (V, D) whose common part and strongest directions weigh less: centred, singular values to the power 1/4.
 
     A small collection uses the words of a kind (its colours, say) in the same few contexts, and their trained vectors
@@ -138,10 +130,6 @@ def _told_apart(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     mean_length = np.linalg.norm(flat, axis=1).mean()
     scaled: NDArray[np.float32] = (flat * (_MEAN_LENGTH / mean_length)).astype(np.float32)
     return scaled
-
-
-def _stable_hash(text: Any) -> int:
-    return zlib.crc32(str(text).encode())
 
 
 def _read_header(path: Path, line: bytes, size: int) -> tuple[int, int]:
@@ -218,20 +206,3 @@ def _word(path: Path, raw: bytes, row: int) -> str:
         return raw.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"word vectors in {path}: the word of entry {row + 1} is not UTF-8: {raw[:40]!r}") from error
-
-
-def _without_repeats(words: list[str], vectors: NDArray[np.float32]) -> WordVectors:
-    """Of a word that occurs twice the first vector counts, as in gensim."""
-    first = {word: row for row, word in reversed(list(enumerate(words)))}
-    if len(first) == len(words):
-        return WordVectors(words, vectors)
-    kept = sorted(first.values())
-    return WordVectors([words[row] for row in kept], vectors[kept])
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -62,7 +62,15 @@ def load_into(network: Any, state_dict: Mapping[str, Any], *, ignored_prefixes: 
     given = {key.removeprefix(_PREFIX): value for key, value in state_dict.items()}
     given = {key: value for key, value in given.items() if not key.startswith(tuple(ignored_prefixes))}
     wanted = network.state_dict()
-    problems = _name_problems(given, wanted) + _value_problems(given, wanted)
+    # A count of training batches is no weight, and old checkpoints do not have it.
+    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    problems = [f"{key} is missing" for key in missing]
+    problems += [f"{key} is not expected" for key in given if key not in wanted]
+    for key in sorted(given.keys() & wanted.keys()):
+        if given[key].shape != wanted[key].shape:
+            problems.append(f"{key} is {tuple(given[key].shape)}, not {tuple(wanted[key].shape)}")
+        elif given[key].is_floating_point() and not given[key].isfinite().all():
+            problems.append(f"{key} holds values that are not finite")
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise InputError(f"these weights are not for {type(network).__name__}: {'; '.join(problems[:_SHOWN])}{more}")
@@ -79,22 +87,6 @@ def digest_of_weights(state_dict: Mapping[str, Any]) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
     return f"state_dict:{digest.hexdigest()}"
-
-
-def _name_problems(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    # A count of training batches is no weight, and old checkpoints do not have it.
-    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
-    return [f"{key} is missing" for key in missing] + [f"{key} is not expected" for key in given if key not in wanted]
-
-
-def _value_problems(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    problems = []
-    for key in given.keys() & wanted.keys():
-        if given[key].shape != wanted[key].shape:
-            problems.append(f"{key} is {tuple(given[key].shape)}, not {tuple(wanted[key].shape)}")
-        elif given[key].is_floating_point() and not given[key].isfinite().all():
-            problems.append(f"{key} holds values that are not finite")
-    return sorted(problems)
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:

@@ -1,18 +1,17 @@
-"""TODO door of extract/windows."""
+"""Which frames stand for a video, how they are gathered into windows, and windows into batches."""
 
-from . import sampling
 from .batches import Batcher, Stopwatch, VisualBackbone
-from .sampling import End, Windows
+from .sampling import End, Segments, Windows
 from .windows import Window, WindowCutter, stacked
 
 __all__ = [
     "Batcher",
     "End",
+    "Segments",
     "Stopwatch",
     "VisualBackbone",
     "Window",
     "WindowCutter",
     "Windows",
-    "sampling",
     "stacked",
 ]

@@ -73,7 +73,10 @@ class WindowCutter:
             cell = int(index) - self._base
             if cell >= self._first:  # between the windows lies what no row is made of
                 start, end = item.times[position]
-                self._held.append(_Cell(cell, self._kept(item.frames[position]), (float(start), float(end))))
+                picture = item.frames[position]
+                if self._plan.stride_frames > self._plan.num_frames:
+                    picture = picture.copy()  # apart from its chunk, most of which is not kept
+                self._held.append(_Cell(cell, picture, (float(start), float(end))))
             yield from self._completed(cell)
 
     def finish(self) -> Iterator[Window]:
@@ -84,10 +87,6 @@ class WindowCutter:
         is_whole = [cell.index for cell in cells] == list(range(self._first, self._first + len(cells)))
         if cells and is_whole and not is_unwanted and _one_size(cells):
             yield self._window(cells)
-
-    def _kept(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A picture apart from its chunk, where most of the chunk is not kept."""
-        return picture.copy() if self._plan.stride_frames > self._plan.num_frames else picture
 
     @property
     def _first(self) -> int:

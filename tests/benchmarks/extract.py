@@ -168,7 +168,8 @@ def _scaled(frame: Any, aspect: Fraction, scaled_size: Callable[..., tuple[int, 
 
 def _ours(names: list[str], save: str = "", **options: Any) -> Callable[[argparse.Namespace], dict[str, Any]]:
     def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-        from frameloom.extract import Decoder, Stopwatch, extract_files
+        from frameloom.extract import Decoder, extract_files
+        from frameloom.extract.windows import Stopwatch
 
         _set_threads(arguments.threads)
         files, backbones, watch = _files(arguments.clips), _backbones(names, dtype="float32", **options), Stopwatch()
@@ -267,7 +268,8 @@ def _pure(name: str, **options: Any) -> Callable[[argparse.Namespace], dict[str,
 
 
 def _full_batches(backbone: Any, files: list[Path]) -> Iterator[list[Any]]:
-    from frameloom.extract import Decoder, FramesChunk
+    from frameloom.extract import Decoder
+    from frameloom.extract.decode import FramesChunk
     from frameloom.extract.pipeline import frames_wanted
     from frameloom.extract.windows.windows import WindowCutter
 
@@ -288,7 +290,8 @@ def _full_batches(backbone: Any, files: list[Path]) -> Iterator[list[Any]]:
 
 
 def _pure_sound(arguments: argparse.Namespace) -> dict[str, Any]:
-    from frameloom.extract import AudioWanted, DecodedAudio, Decoder, SamplesChunk
+    from frameloom.extract import DecodedAudio, Decoder
+    from frameloom.extract.decode import AudioWanted, SamplesChunk
 
     _set_threads(arguments.threads)
     (backbone,) = _backbones(["logmel_avlnet"])

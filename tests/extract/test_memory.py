@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 from frameloom._vocabulary import OutOfSpaceError
-from frameloom.extract.spool import SampleSpool
+from frameloom.extract.buffers import SampleSpool
 from frameloom.workflows.sync.executor import WORKER_ENVIRONMENT
 from helpers.media import barcode
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from frameloom._vocabulary import ConfigError, FeatureArray, InputError, Modality, Status
-from frameloom.extract import Decoder, MediaInfo, create_backbone, extract_file, file_status, probe
+from frameloom.extract import Decoder, create_backbone, extract_file, file_status, probe
 from frameloom.extract.buffers import RowTable, lasting_array
+from frameloom.extract.decode import MediaInfo
 from frameloom.extract.networks.word_vectors import WordVectors, write_word_vectors
 from numpy.testing import assert_allclose
 

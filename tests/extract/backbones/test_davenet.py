@@ -12,7 +12,7 @@ from frameloom._davenet import DAVEnet
 from frameloom._vocabulary import ConfigError, InputError, Status
 from frameloom.extract import DecodedAudio, Decoder, backbone_spec, create_backbone, extract_file
 from frameloom.extract.backbones.davenet import BLOCK_FRAMES, FrozenDAVEnet
-from frameloom.extract.spool import SampleSpool
+from frameloom.extract.buffers import SampleSpool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose

@@ -10,16 +10,9 @@ import h5py
 import numpy as np
 import pytest
 from frameloom._vocabulary import ConfigError, FeatureArray, InputError, Status
-from frameloom.extract import (
-    DecodedFrames,
-    Decoder,
-    FramesChunk,
-    FramesWanted,
-    VisualBackbone,
-    backbone_spec,
-    create_backbone,
-    extract_file,
-)
+from frameloom.extract import DecodedFrames, Decoder, backbone_spec, create_backbone, extract_file
+from frameloom.extract.decode import FramesChunk, FramesWanted
+from frameloom.extract.windows import VisualBackbone
 from frameloom.store import FeatureStore, Sample, feature_fingerprint
 from hypothesis import given
 from hypothesis import strategies as st

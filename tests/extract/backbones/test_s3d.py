@@ -112,7 +112,7 @@ class TestNetwork:
         network = create_backbone("test_s3d").network
         video = torch.rand(2, 3, 4, 32, 32)
         expected = network.conv1(space_to_depth(video))[:, :, 1:, 1:, 1:]
-        torch.testing.assert_close(network._opened(video), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(network.first_maps(video), expected, rtol=1e-5, atol=1e-5)
 
     def test_folded_normalisation_is_the_module_s_own(self) -> None:
         network = create_backbone("test_s3d").network

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import ConfigError, InputError, Status
 from frameloom.extract import DecodedAudio, Decoder, backbone_spec, create_backbone, extract_file
-from frameloom.extract.spool import SampleSpool
+from frameloom.extract.buffers import SampleSpool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray

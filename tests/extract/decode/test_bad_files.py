@@ -11,7 +11,8 @@ import av
 import numpy as np
 import pytest
 from frameloom._vocabulary import FeatureArray, Outcome, Status
-from frameloom.extract import Decoder, FramesChunk, FramesWanted, create_backbone, extract_file, file_status, probe
+from frameloom.extract import Decoder, create_backbone, extract_file, file_status, probe
+from frameloom.extract.decode import FramesChunk, FramesWanted
 from frameloom.extract.decode.container import is_cut
 from helpers.media import click_track, read_barcodes, steady, write_media
 from hypothesis import HealthCheck, given, settings

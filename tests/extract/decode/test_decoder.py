@@ -16,16 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from frameloom._vocabulary import MediaError, Status
-from frameloom.extract import (
-    AudioWanted,
-    DecodeEnd,
-    Decoder,
-    FramesWanted,
-    Limits,
-    create_backbone,
-    extract_file,
-    probe,
-)
+from frameloom.extract import Decoder, Limits, create_backbone, extract_file, probe
+from frameloom.extract.decode import AudioWanted, DecodeEnd, FramesWanted
 from frameloom.extract.decode.wire import WireError, receive, send
 from helpers.children import run_python
 from helpers.media import steady, write_media
@@ -178,7 +170,8 @@ def test_the_child_outlives_the_thread_that_asked_for_it(clip: Path) -> None:
 OWNER = """
 import os, sys
 from pathlib import Path
-from frameloom.extract import Decoder, FramesWanted
+from frameloom.extract import Decoder
+from frameloom.extract.decode import FramesWanted
 decoder = Decoder()
 events = decoder.decode(Path(sys.argv[1]), frames=[FramesWanted(25.0, 224)])
 next(events)

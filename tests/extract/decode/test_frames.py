@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from frameloom._vocabulary import Status
-from frameloom.extract import DecodedFrames, DecodeEnd, Decoder, FramesChunk, FramesWanted
+from frameloom.extract import DecodedFrames, Decoder
+from frameloom.extract.decode import DecodeEnd, FramesChunk, FramesWanted
 from frameloom.extract.decode.video import FrameSampler, Timestamps, VideoPass, scaled_size
 from frameloom.extract.types import Limits
 from helpers.media import barcode, read_barcodes, steady, write_media

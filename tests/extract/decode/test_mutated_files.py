@@ -16,19 +16,8 @@ import av
 import numpy as np
 import pytest
 from frameloom._vocabulary import FeatureArray, Outcome, Status
-from frameloom.extract import (
-    AudioWanted,
-    DecodedFrames,
-    DecodeEnd,
-    Decoder,
-    FramesChunk,
-    FramesWanted,
-    Limits,
-    SamplesChunk,
-    create_backbone,
-    extract_file,
-    file_status,
-)
+from frameloom.extract import DecodedFrames, Decoder, Limits, create_backbone, extract_file, file_status
+from frameloom.extract.decode import AudioWanted, DecodeEnd, FramesChunk, FramesWanted, SamplesChunk
 from helpers.media import steady, write_media
 from helpers.mutations import MUTATORS, Mutant, mutants
 from helpers.numbered_media import PAIRS, read_numbers

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from frameloom._vocabulary import Status
-from frameloom.extract import AudioWanted, DecodeEnd, Decoder, FramesChunk, FramesWanted, SamplesChunk
+from frameloom.extract import Decoder
+from frameloom.extract.decode import AudioWanted, DecodeEnd, FramesChunk, FramesWanted, SamplesChunk
 from frameloom.extract.windows.sampling import Segments
 from helpers.numbered_media import FRAME_RATE, PAIRS, Pair, chirp_instants, read_numbers
 from numpy.testing import assert_allclose

@@ -9,7 +9,8 @@ import av
 import numpy as np
 import pytest
 from frameloom._vocabulary import MediaError, Status
-from frameloom.extract import AudioWanted, DecodeEnd, Decoder, SamplesChunk
+from frameloom.extract import Decoder
+from frameloom.extract.decode import AudioWanted, DecodeEnd, SamplesChunk
 from frameloom.extract.decode.audio import AudioPass, to_mono
 from frameloom.extract.types import Limits
 from helpers.media import click_track, onsets, steady, write_media, write_wav

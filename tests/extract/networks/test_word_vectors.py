@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from frameloom._vocabulary import ConfigError, InputError, Status
+from frameloom import ConfigError, FrameloomError, InputError, Status
 from frameloom.extract import create_backbone, tokenize, train_word_vectors
-from frameloom.extract.networks import word_vectors as module
 from frameloom.extract.networks.word_vectors import WordVectors, read_word_vectors, write_word_vectors
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -174,8 +173,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
     def fail(handle: int) -> None:
         raise OSError("no space")
 
-    monkeypatch.setattr(module.os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr("frameloom._files.os.fsync", fail)
+    with pytest.raises(FrameloomError, match="no space"):
         write_word_vectors(WordVectors(["b"], np.zeros((1, 2), np.float32)), path)
     assert read_word_vectors(path).words == ["a"]
     assert list(tmp_path.iterdir()) == [path]
