@@ -50,7 +50,7 @@ class Collection:
         return list(dict.fromkeys(caption for span in self._rows(split) for caption in span.captions))
 
     def column_texts(self, column: str, *, split: str | None = None) -> list[str]:
-        """What stands in a further column, as text, in order, each once; where it is empty there is none."""
+        """The texts of a further column in order, each once, without empty ones."""
         found = (text_of(span.metadata, column) for span in self._rows(split))
         return list(dict.fromkeys(text for text in found if text))
 
@@ -59,7 +59,7 @@ class Collection:
 
 
 def text_of(metadata: Mapping[str, Scalar], column: str) -> str:
-    """What stands in a further column, as text; empty where nothing does."""
+    """The value of a further column as text; empty for none."""
     value = metadata.get(column)
     return "" if value is None else str(value).strip()
 

@@ -80,7 +80,7 @@ def write_published_manifest(
         path: the list.
         out: the manifest to write, .jsonl.
         videos: folder of the videos, searched through for a file named by each id; rows of videos that are not there
-            are left out. None: every video is taken to lie beside the manifest.
+            are left out. None: every video is taken to be next to the manifest.
         suffix: ending of the videos' files where `videos` is None.
         split: of all rows, in place of what the list says.
 

@@ -33,7 +33,7 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(64 << 20),
     # Small pieces that a thread keeps for itself split what lies between them: at random a worker grew by a quarter.
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
-    # Threads that wait for one another sleep: spinning made a training three times slower beside one busy process.
+    # Threads that wait for one another sleep: spinning made a training three times slower next to one busy process.
     "OMP_WAIT_POLICY": "PASSIVE",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
