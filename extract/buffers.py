@@ -104,6 +104,30 @@ class RowTable:
         return held
 
 
+class RaggedTable:
+    """`RowTable` for windows that give several rows each, and not the same number."""
+
+    def __init__(self) -> None:
+        self._blocks: list[NDArray[Any]] = []
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def reserve(self) -> int:
+        """The place of the next block."""
+        self._blocks.append(np.empty(0))
+        return len(self._blocks) - 1
+
+    def put(self, place: int, rows: NDArray[Any]) -> None:
+        """Fill a place with (P, D) rows, which are copied."""
+        self._blocks[place] = lasting_array(rows.shape, rows.dtype)
+        self._blocks[place][:] = rows
+
+    def rows(self) -> list[NDArray[Any]]:
+        """All blocks, once every place is filled."""
+        return self._blocks
+
+
 class SampleSpool:
     """A sound track of any length in bounded memory: (N,) float32 samples, appended and then read by slices.
 

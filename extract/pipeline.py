@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, MediaError, Modality, Status
-from .buffers import RowTable, SampleSpool, keep_freed_memory
+from .buffers import RaggedTable, RowTable, SampleSpool, keep_freed_memory
 from .decode import DecodeEnd, Decoder, FramesChunk, SamplesChunk, reading_ahead
 from .networks import checked_rows
 from .types import DEFAULT_LIMITS, AudioWanted, Backbone, DecodedAudio, FramesWanted, Limits, MediaInfo
@@ -217,7 +217,8 @@ class FileState:
             for readers in request.visual.values()
             for backbone in readers
         }
-        self._rows = {name: RowTable() for name in self._cutters}
+        ragged = {name for name, backbone in request.backbones.items() if getattr(backbone, "is_ragged", False)}
+        self._rows = {name: RaggedTable() if name in ragged else RowTable() for name in self._cutters}
         self._times = {name: RowTable() for name in self._cutters}
         self._sound: SampleSpool | None = None
         self._start_seconds = 0.0

@@ -3,18 +3,26 @@
 There is no network and no paper; the bytes are those that the decoder gives: upright RGB pictures of square pixels,
 whose short side is scaled to ``size``, and their middle square.
 
-- `pixels`: one row for each frame, its size x size x 3 bytes in the order rows, columns, channels.
+- `pixels`: one row for each frame, its size x size x 3 bytes in the order rows, columns, channels. With
+  ``frames="jpeg"`` a frame is a JPEG picture (Pillow's libjpeg-turbo, whose version is part of the fingerprint, as is
+  the quality) in rows of 1,024 bytes, all at the frame's time, the last one filled up with zeros; frames have different
+  numbers of rows. Some seven times smaller than raw.
 - `pixel_tokens`: one row for each patch, patch x patch x 3 bytes in the same order. The patches of a frame follow one
   another in raster order, all at the frame's time; the (T, D) values become (frames, patches, D) by
   ``reshape(-1, spec.sampling["rows_per_window"], spec.dim)``.
+
+The same picture gives the same JPEG: libjpeg-turbo's default transform has the same results on every processor. pillow
+is a dependency of torchvision and matplotlib as well, and is loaded only for JPEG.
 
 Legend: B frames, S size, P patch, G = S / P patches along a side.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +35,12 @@ from ..types import Backbone, DecodedAudio, DecodedFrames
 from ..windows import Window, Windows, stacked
 
 _SMALLEST, _LARGEST = 32, 1024
+JPEG_ROW_BYTES = 1024
+Frames = Literal["raw", "jpeg"]
 
 
 class RawPixels:
-    """Frames as rows of bytes: (B, S * S * 3), or (B, G * G, P * P * 3) as patches."""
+    """Frames as rows of bytes: (B, S * S * 3), (B, G * G, P * P * 3) as patches, or for each its JPEG's rows."""
 
     def __init__(self, spec: FeatureSpec, *, weights_digest: str) -> None:
         self.spec = spec
@@ -38,13 +48,15 @@ class RawPixels:
         self.windows = Windows.from_data(spec.sampling)
         self._size = int(spec.preprocessing["crop"])
         self._patch: int | None = spec.preprocessing["patch"]
+        self._quality: int | None = spec.preprocessing.get("quality")
+        self.is_ragged = self._quality is not None
 
     def batch_windows(self, picture: tuple[int, ...]) -> int:
         """One: nothing is gained by waiting for more."""
         del picture
         return 1
 
-    def encode_windows(self, windows: Sequence[Window]) -> NDArray[np.uint8]:
+    def encode_windows(self, windows: Sequence[Window]) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
         """Windows of one frame each to their rows."""
         return self._rows(np.concatenate(stacked(windows)))
 
@@ -56,8 +68,10 @@ class RawPixels:
             return FeatureArray.empty(self.spec, Status.NO_FRAMES, "no frames were given")
         return checked_rows(self.spec, self._rows(item.frames), item.times)
 
-    def _rows(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _rows(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
         square = self._square(frames)
+        if self._quality is not None:
+            return [jpeg_rows(frame, quality=self._quality) for frame in square]
         if self._patch is None:
             return square.reshape(len(square), -1)
         side = self._size // self._patch
@@ -76,7 +90,34 @@ class RawPixels:
         return frames[:, top : top + self._size, left : left + self._size]
 
 
-def _spec(name: str, *, rate_hz: float, size: int, patch: int | None) -> FeatureSpec:
+def jpeg_rows(frame: NDArray[np.uint8], *, quality: int) -> NDArray[np.uint8]:
+    """One frame (H, W, 3) as JPEG, (P, JPEG_ROW_BYTES)."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(frame)).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    data = file.getvalue()
+    rows = np.zeros((-(-len(data) // JPEG_ROW_BYTES), JPEG_ROW_BYTES), np.uint8)
+    rows.reshape(-1)[: len(data)] = np.frombuffer(data, np.uint8)
+    return rows
+
+
+def jpeg_facts(name: str, quality: int) -> dict[str, str | int]:
+    """What decides the bytes of a JPEG, for the fingerprint."""
+    from PIL import features
+
+    return {
+        "frames": "jpeg",
+        "quality": int(checked_number(name, "quality", quality, lowest=1, highest=95, whole=True)),
+        "subsampling": "4:2:0",
+        "encoder": f"libjpeg-turbo {features.version('libjpeg_turbo')}",
+        "layout": f"JPEG in rows of {JPEG_ROW_BYTES} bytes, the last filled up with zeros",
+    }
+
+
+def _spec(
+    name: str, *, rate_hz: float, size: int, patch: int | None, frames: Frames = "raw", quality: int = 90
+) -> FeatureSpec:
     windows = Windows(frame_rate_hz=checked_number(name, "rate_hz", rate_hz, lowest=0.01, highest=120))
     size = int(checked_number(name, "size", size, lowest=_SMALLEST, highest=_LARGEST, whole=True))
     side, layout = size, "rows, columns, channels"
@@ -86,12 +127,15 @@ def _spec(name: str, *, rate_hz: float, size: int, patch: int | None) -> Feature
         if size % side:
             raise ConfigError(f"the options of the backbone {name!r} need a size that is a multiple of patch: {size}")
         num_rows, layout = (size // side) ** 2, f"patches in raster order; in each {layout}"
+    if frames not in get_args(Frames):
+        raise ConfigError(f"the option frames of the backbone {name!r} is {frames!r}: allowed are raw and jpeg")
+    is_jpeg = frames == "jpeg"
     return FeatureSpec(
         name=name,
         modality=Modality.VIDEO,
-        dim=side * side * 3,
+        dim=JPEG_ROW_BYTES if is_jpeg else side * side * 3,
         rate_hz=windows.rate_hz * num_rows,
-        sampling={**windows.as_data(), "rows_per_window": num_rows},
+        sampling=windows.as_data() if is_jpeg else {**windows.as_data(), "rows_per_window": num_rows},
         preprocessing={
             "short_side": size,
             "crop": size,
@@ -100,6 +144,7 @@ def _spec(name: str, *, rate_hz: float, size: int, patch: int | None) -> Feature
             "channels": "RGB",
             "patch": None if patch is None else side,
             "layout": layout,
+            **(jpeg_facts(name, quality) if is_jpeg else {}),
         },
         dtype="uint8",
         paper="none: the decoder's pictures as they are",
@@ -112,8 +157,10 @@ def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed
 
 
 def _register(pixels: str, tokens: str, *, default_size: int) -> None:
-    def describe(*, rate_hz: float = 1.0, size: int = default_size) -> FeatureSpec:
-        return _spec(pixels, rate_hz=rate_hz, size=size, patch=None)
+    def describe(
+        *, rate_hz: float = 1.0, size: int = default_size, frames: Frames = "raw", quality: int = 90
+    ) -> FeatureSpec:
+        return _spec(pixels, rate_hz=rate_hz, size=size, patch=None, frames=frames, quality=quality)
 
     def describe_tokens(*, rate_hz: float = 1.0, size: int = default_size, patch: int = 16) -> FeatureSpec:
         return _spec(tokens, rate_hz=rate_hz, size=size, patch=patch)

@@ -122,15 +122,21 @@ class FrozenNetwork(OfficialWeights):
         return values
 
 
-def checked_rows(spec: FeatureSpec, values: NDArray[Any], times: NDArray[np.float64]) -> FeatureArray:
+def checked_rows(
+    spec: FeatureSpec, values: NDArray[Any] | Sequence[NDArray[Any]], times: NDArray[np.float64]
+) -> FeatureArray:
     """Rows as a feature, or its refusal where a value is not finite.
 
     Args:
         spec: what the rows are.
-        values: (W, D), or (W, P, D) where each window gives P rows: they follow one another at the window's time.
+        values: (W, D), or (W, P, D) where each window gives P rows: they follow one another at the window's time. Where
+            P differs from window to window, a sequence of (P, D).
         times: (W, 2).
     """
-    if values.ndim == 3:
+    if not isinstance(values, np.ndarray):
+        times = np.repeat(times, [len(rows) for rows in values], axis=0)
+        values = np.concatenate(values)
+    elif values.ndim == 3:
         times = np.repeat(times, values.shape[1], axis=0)
         values = values.reshape(-1, values.shape[2])
     if values.dtype.kind == "f" and not np.isfinite(values).all():

@@ -31,6 +31,7 @@ from .sidecar import (
     readable_columns,
     restored_sidecar,
 )
+from .webdataset import sample_id
 
 __all__ = [
     "FORMATS",
@@ -71,6 +72,7 @@ __all__ = [
     "remember",
     "restored_sidecar",
     "sample_checksum",
+    "sample_id",
     "span_disagreement",
     "webdataset",
 ]

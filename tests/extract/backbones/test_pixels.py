@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from frameloom.store import FeatureStore, Sample, feature_fingerprint
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 KINDS = ["pixels", "pixel_tokens"]
 OPTIONS = {"pixels": {"size": 48, "rate_hz": 2.0}, "pixel_tokens": {"size": 48, "rate_hz": 2.0, "patch": 12}}
@@ -86,6 +88,46 @@ def test_survives_the_store_bit_for_bit(name: str, clip: Path, tmp_path: Path, d
     np.testing.assert_array_equal(second.values, feature.values[per_frame : 2 * per_frame])
 
 
+def jpegs_of(feature: FeatureArray) -> list[bytes]:
+    """The JPEG of each frame: rows of one time belong together."""
+    first_rows = np.flatnonzero(np.r_[True, (np.diff(feature.times, axis=0) != 0).any(axis=1)])
+    return [rows.tobytes() for rows in np.split(feature.values, first_rows[1:])]
+
+
+def test_jpeg_frames_are_nearly_the_decoder_s(clip: Path, tmp_path: Path, decoder: Decoder) -> None:
+    backbone = create_backbone("pixels", size=48, rate_hz=2.0, frames="jpeg", quality=95)
+    feature = extract_file(clip, [backbone], decoder=decoder)["pixels"]
+    pictures, times = decoded(clip, decoder, rate_hz=2.0, size=48)
+    files = jpegs_of(feature)
+    assert (feature.status, feature.values.shape[1], len(files)) == (Status.OK, 1024, len(pictures))
+    np.testing.assert_array_equal(np.unique(feature.times, axis=0), times)
+    for file, picture in zip(files, pictures, strict=True):
+        found = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+        assert np.abs(found.astype(int) - picture).mean() < 6
+    again = extract_file(clip, [backbone], decoder=decoder)["pixels"]
+    assert again.values.tobytes() == feature.values.tobytes()
+    sample = Sample(key="clip.mp4", source_digest="clip", fingerprint="a" * 32, feature=feature)
+    for format in ("hdf5", "webdataset"):
+        FeatureStore(tmp_path / format).write_shard("pixels", [sample], spec=backbone.spec, format=format)
+        found = FeatureStore(tmp_path / format).read("a" * 32)
+        assert found.values.tobytes() == feature.values.tobytes()
+        second = FeatureStore(tmp_path / format).read_span("a" * 32, 0.5, 1.0)
+        assert jpegs_of(second) == files[1:2]
+
+
+def test_the_encoder_and_the_quality_are_part_of_the_fingerprint() -> None:
+    specs = [
+        backbone_spec("pixels", **options) for options in ({}, {"frames": "jpeg"}, {"frames": "jpeg", "quality": 80})
+    ]
+    assert len({feature_fingerprint("a", spec, "none") for spec in specs}) == 3
+    assert specs[1].preprocessing["quality"] == 90
+    assert str(specs[1].preprocessing["encoder"]).startswith("libjpeg-turbo ")
+    assert "encoder" not in specs[0].preprocessing
+    assert feature_fingerprint("a", specs[0], "none") == feature_fingerprint(
+        "a", backbone_spec("pixels", frames="raw"), "none"
+    )
+
+
 def test_values_of_another_type_are_not_stored_as_pixels(tmp_path: Path) -> None:
     spec = backbone_spec("test_pixels")
     feature = FeatureArray(np.zeros((1, spec.dim), np.float32), np.array([[0.0, 1.0]]))
@@ -121,7 +163,14 @@ def test_specifications_say_the_layout() -> None:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("pixels", {"size": 16}), ("pixels", {"size": 40.5}), ("pixels", {"rate_hz": 0}), ("pixel_tokens", {"patch": 15})],
+    [
+        ("pixels", {"frames": "png"}),
+        ("pixels", {"frames": "jpeg", "quality": 99}),
+        ("pixels", {"size": 16}),
+        ("pixels", {"size": 40.5}),
+        ("pixels", {"rate_hz": 0}),
+        ("pixel_tokens", {"patch": 15}),
+    ],
 )
 def test_impossible_options_are_refused(name: str, options: dict) -> None:
     with pytest.raises(ConfigError, match=name):
