@@ -6,7 +6,7 @@ and lancedb: each is loaded by the first call that needs it.
 
 from .features import FeatureStore, Problem
 from .fingerprints import embedding_fingerprint, feature_fingerprint, file_digest
-from .formats import Entry, Sample, ShardGoneError, ShardInfo, code_version, sample_checksum, sample_id
+from .formats import Entry, Sample, ShardGoneError, ShardInfo, code_version, sample_checksum
 from .health import (
     Compaction,
     Finding,
@@ -63,7 +63,6 @@ __all__ = [
     "repair_table",
     "row_bytes",
     "sample_checksum",
-    "sample_id",
     "superseded",
     "verify_features",
     "verify_table",

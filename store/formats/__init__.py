@@ -31,7 +31,6 @@ from .sidecar import (
     readable_columns,
     restored_sidecar,
 )
-from .webdataset import sample_id
 
 __all__ = [
     "FORMATS",
@@ -72,7 +71,6 @@ __all__ = [
     "remember",
     "restored_sidecar",
     "sample_checksum",
-    "sample_id",
     "span_disagreement",
     "webdataset",
 ]

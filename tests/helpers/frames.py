@@ -9,7 +9,7 @@ from frameloom._vocabulary import FeatureArray, FeatureSpec, Status
 from frameloom.extract import backbone_spec
 from frameloom.extract.backbones.pixels import jpeg_rows
 from frameloom.store import FeatureStore, Sample, feature_fingerprint
-from frameloom.train.data.frames import FrameClip
+from frameloom.train.data import FrameClip
 from numpy.typing import NDArray
 
 SIDE = 32

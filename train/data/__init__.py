@@ -2,6 +2,7 @@
 
 from .clips import ClipDataset, ClipFeatures, ClipSample, PreparedClip, TrainingData, collate
 from .features import FeatureDataset
+from .frames import FrameBatch, FrameClip, FrameLoader, FrameOptions
 from .loader import FeatureLoader
 from .narrated import NarratedDataset, NarratedVideo
 from .narration import AudioShift
@@ -18,6 +19,10 @@ __all__ = [
     "EpochOrder",
     "FeatureDataset",
     "FeatureLoader",
+    "FrameBatch",
+    "FrameClip",
+    "FrameLoader",
+    "FrameOptions",
     "NarratedDataset",
     "NarratedVideo",
     "PreparedClip",

@@ -36,7 +36,7 @@ from pydantic import Field, PositiveInt
 
 from ..._settings import Settings
 from ..._vocabulary import InputError, IntegrityError, digest_of
-from ...store import Entry, FeatureStore, ReaderHold, sample_id
+from ...store import Entry, FeatureStore, SharedLock
 from .frame_indices import Draws, clover_indices, frozen_in_time_indices, vindlu_indices
 from .frame_shards import Picture, checked_arrays, decoded_bytes, decoded_jpeg, picture_of, random_crop, read_members
 from .order import EpochOrder, Indices, Remainder, ShardBatchSampler, check_order, process_of
@@ -186,7 +186,7 @@ class FrameLoader:
         if lanes < 1:
             raise InputError(f"lanes {lanes}: 1 or more shards are streamed at a time")
         self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
-        self._hold = ReaderHold(self.store.place.folder)  # nothing is merged while it is read
+        self._hold = SharedLock(self.store.place.folder)  # nothing is merged while it is read
         given = list(clips)
         entries = [self.store.entry(clip.frames) for clip in given]
         problems = [_missing_frames(clip, entry) for clip, entry in zip(given, entries, strict=True)]
@@ -342,9 +342,8 @@ class _Reader:
                 yield {"url": path, "entries": [entries[fingerprint] for fingerprint in samples]}
 
         def checked(samples: Iterable[dict[str, Any]]) -> Iterator[tuple[Entry, NDArray[Any], NDArray[Any]]]:
-            names = {sample_id(fingerprint): entry for fingerprint, entry in entries.items()}
             for sample in samples:
-                entry = names[sample["__key__"]]
+                entry = entries[sample["__key__"]]
                 yield (entry, *checked_arrays(entry, sample))
 
         def chosen(samples: Iterable[tuple[Entry, NDArray[Any], NDArray[Any]]]) -> Iterator[_Chosen]:

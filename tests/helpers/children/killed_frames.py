@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from frameloom.train.data.frames import FrameLoader, FrameOptions
+from frameloom.train.data import FrameLoader, FrameOptions
 
 from helpers.frames import write_frames
 
