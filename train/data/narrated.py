@@ -137,11 +137,11 @@ class NarratedDataset:
         if len(counts) > 1:
             raise InputError(f"the videos name {sorted(counts)} video features: each must name the same ones")
         self.streams = tuple(f"video {number}" for number in range(1, max(counts, default=0) + 1))
-        prints = {
+        prints: dict[str, list[str | None]] = {
             name: [video.features["video"][number] for video in given] for number, name in enumerate(self.streams)
         }
-        audio = [next(iter(video.features.get(AUDIO, ())), None) for video in given]
-        plans = {name: Plan(self.store, name, one) for name, one in {**prints, AUDIO: audio}.items()}
+        prints[AUDIO] = [next(iter(video.features.get(AUDIO, ())), None) for video in given]
+        plans = {name: Plan(self.store, name, one) for name, one in prints.items()}
         self.missing_counts = {name: plan.reasons for name, plan in plans.items()}
         names = [video.key for video in given]
         kept = kept_clips(
@@ -176,7 +176,13 @@ class NarratedDataset:
             else np.zeros((0, 2))
             for name in self.streams
         }
-        return [self._prepared(index, *each, times=times) for each in self._drawn(index)]
+        prepared = []
+        for clip, frames in self._drawn(index):
+            rows = [self._rows(name, index, _overlapping(times[name], clip)) for name in self.streams]
+            text = self._text(index, clip.sentences) if clip.sentences else None
+            audio = self._rows(AUDIO, index, frames)
+            prepared.append(self.limits.prepare(text=text, video=rows or None, audio=audio))
+        return prepared
 
     def clips(self, index: int) -> list[NarratedClip]:
         """The spans and sentences that are drawn of a video in this epoch."""
@@ -203,16 +209,6 @@ class NarratedDataset:
             )
             drawn.append((clip, frames))
         return drawn
-
-    def _prepared(
-        self, index: int, clip: NarratedClip, frames: slice, *, times: dict[str, NDArray[np.float64]]
-    ) -> PreparedClip:
-        rows = [self._rows(name, index, _overlapping(times[name], clip)) for name in self.streams]
-        return self.limits.prepare(
-            text=self._text(index, clip.sentences) if clip.sentences else None,
-            video=rows or None,
-            audio=self._rows(AUDIO, index, frames),
-        )
 
     def _text(self, index: int, sentences: Sequence[int]) -> NDArray[Any]:
         video = self._videos[index]

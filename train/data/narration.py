@@ -69,17 +69,14 @@ def grown_clip(starts: Sequence[float], ends: Sequence[float], *, index: int, mi
     first = last = index
     sentences = [index]
     while ends[last] - starts[first] < min_seconds and (first > 0 or last < len(ends) - 1):
-        if last == len(ends) - 1 or (first > 0 and _is_earlier_shorter(starts, ends, first=first, last=last)):
+        is_last = last == len(ends) - 1
+        if is_last or (first > 0 and ends[last] - starts[first - 1] <= ends[last + 1] - starts[first]):
             first -= 1
             sentences.append(first)
         else:
             last += 1
             sentences.append(last)
     return NarratedClip(starts[first], ends[last], tuple(sentences))
-
-
-def _is_earlier_shorter(starts: Sequence[float], ends: Sequence[float], *, first: int, last: int) -> bool:
-    return ends[last] - starts[first - 1] <= ends[last + 1] - starts[first]
 
 
 def audio_frames_of(
@@ -107,15 +104,12 @@ def audio_frames_of(
         return slice(first, first + max_frames)
     span = (clip.start_seconds, clip.end_seconds)
     if shift != "none":
-        start = max(0.0, clip.start_seconds + _direction(shift, generator) * min_seconds / 2)
+        direction = 1
+        if shift == "random":
+            if generator is None:
+                raise InputError("a random shift of the sound needs a generator: give np.random.default_rng(seed)")
+            direction = 1 if generator.random() < 0.5 else -1
+        start = max(0.0, clip.start_seconds + direction * min_seconds / 2)
         span = (start, start + min_seconds)
     frames = frames_of_span(*span)
     return slice(frames.start, min(frames.stop, frames.start + max_frames))
-
-
-def _direction(shift: AudioShift, generator: np.random.Generator | None) -> int:
-    if shift == "later":
-        return 1
-    if generator is None:
-        raise InputError("a random shift of the sound needs a generator: give np.random.default_rng(seed)")
-    return 1 if generator.random() < 0.5 else -1

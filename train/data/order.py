@@ -84,17 +84,13 @@ class EpochOrder:
         """The clips of one epoch for this process, `len(self)` of them."""
         if not self.shuffle:
             return self._mine(np.arange(len(self.groups)))
-        shards, clips = self._draws(epoch)
+        numbers = np.random.PCG64((self.seed, epoch))
+        shards = numbers.random_raw(int(self.groups.max(initial=-1)) + 1)  # a random number for every shard
+        clips = numbers.random_raw(len(self.groups))
         by_shard = np.lexsort((clips, shards[self.groups]))
         if self.split == "blocks":
             return self._mixed(self._mine(by_shard), clips)
         return self._mine(self._mixed(by_shard, clips))
-
-    def _draws(self, epoch: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """A random number for every shard and one for every clip."""
-        numbers = np.random.PCG64((self.seed, epoch))
-        num_shards = int(self.groups.max(initial=-1)) + 1
-        return numbers.random_raw(num_shards), numbers.random_raw(len(self.groups))
 
     def _mixed(self, order: Indices, draws: NDArray[np.uint64]) -> Indices:
         """Clips shard by shard, mixed within each window of shards."""

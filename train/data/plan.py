@@ -146,7 +146,13 @@ class Plan:
                 continue
             number = numbers.setdefault(entry.fingerprint, len(numbers))
             if number == len(self.entries):
-                self._add(entry)
+                self.entries.append(entry)
+                known = self.entries[0].shard
+                if (entry.shard.dim, entry.shard.dtype) != (known.dim, known.dtype):
+                    raise InputError(
+                        f"{name} is {known.dtype} (T, {known.dim}) and, of {entry.key!r}, {entry.shard.dtype} "
+                        f"(T, {entry.shard.dim}): name features that were computed in one way"
+                    )
             self.sample[index], self.last[index] = number, entry.num_rows
             if entry.start_seconds is not None and entry.end_seconds is not None:  # text has no times
                 start, end = self.span[index]
@@ -155,15 +161,6 @@ class Plan:
                     cut.setdefault(entry.shard.path, {}).setdefault(number, []).append(index)
         for path, samples in cut.items():
             self._cut_shard(store, path, samples)
-
-    def _add(self, entry: Entry) -> None:
-        known = self.entries[0] if self.entries else entry
-        if (entry.shard.dim, entry.shard.dtype) != (known.shard.dim, known.shard.dtype):
-            raise InputError(
-                f"{self.name} is {known.shard.dtype} (T, {known.shard.dim}) and, of {entry.key!r}, {entry.shard.dtype} "
-                f"(T, {entry.shard.dim}): name features that were computed in one way"
-            )
-        self.entries.append(entry)
 
     def _cut_shard(self, store: FeatureStore, path: Path, samples: dict[int, list[int]]) -> None:
         """Narrow whole videos to their clips' spans. One read gives the times of all of them."""

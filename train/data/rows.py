@@ -110,8 +110,9 @@ class Rows:
         """The rows of several clips, cut to spans where these are given. Raises IntegrityError."""
         spans = self.spans
         sample = spans.sample[index]
-        begin = np.append(spans.row, 0)[sample]
-        first, last = begin + spans.first[index], begin + spans.last[index]
+        begin: NDArray[np.int64] = np.append(spans.row, 0)[sample]
+        first: NDArray[np.int64] = begin + spans.first[index]
+        last: NDArray[np.int64] = begin + spans.last[index]
         if cuts is not None:
             self._cut(index, cuts, first, last)
         num_rows = last - first

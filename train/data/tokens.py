@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Real
@@ -92,7 +92,8 @@ def join_streams(
     else:
         kernels = [len(stream) // max_tokens for stream in streams]
         if how == "max_pool" and min(kernels) > 1:
-            streams = [_max_pool(stream, kernel=kernel) for stream, kernel in zip(streams, kernels, strict=True)]
+            pairs = [(stream, kernel, len(stream) // kernel) for stream, kernel in zip(streams, kernels, strict=True)]
+            streams = [rows[: n * kernel].reshape(n, kernel, -1).max(axis=1) for rows, kernel, n in pairs]
         same_length = [resample_nearest(stream, num_rows=max_tokens) for stream in streams]
     return np.concatenate([unit_rows(stream) for stream in same_length], axis=1)
 
@@ -121,12 +122,6 @@ def join_padded(
 def max_over_time(streams: Sequence[Real[np.ndarray, "_ _"]]) -> Float[np.ndarray, " D"]:
     """One row for a whole clip (AVLnet's input): each stream's maximum over time, normalised, laid side by side."""
     return np.concatenate([unit_rows(stream.max(axis=0, keepdims=True))[0] for stream in streams])
-
-
-def _max_pool(rows: Real[np.ndarray, "N D"], *, kernel: int) -> Real[np.ndarray, "M D"]:
-    whole = len(rows) // kernel
-    pooled: NDArray[Any] = rows[: whole * kernel].reshape(whole, kernel, -1).max(axis=1)
-    return pooled
 
 
 def average_by_id(ids: Sequence[str], embeddings: Real[np.ndarray, "N E"]) -> tuple[list[str], Real[np.ndarray, "M E"]]:

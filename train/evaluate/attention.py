@@ -70,7 +70,10 @@ def mean_attention(model: Any, batches: Iterator[Mapping[str, Any]], *, block: i
         names = list(groups)
         sizes = [len(rows) for rows in groups.values()]
         weights = attention_weights(model.fusion, list(groups.values()), block=block)
-        found.append(_between(weights, sizes))
+        # Summed over the keys of a modality, averaged over the queries of one: (H, N, N) to (H, M, M).
+        starts = np.cumsum([0, *sizes[:-1]])
+        by_key = np.add.reduceat(weights, starts, axis=2)
+        found.append(np.add.reduceat(by_key, starts, axis=1) / np.asarray(sizes)[None, :, None])
         counts.append(sizes)
     return ModalityAttention(
         modalities=tuple(names),
@@ -143,11 +146,3 @@ def _normed(layer: Any, x: Any) -> Any:
     from torch.nn import functional
 
     return functional.layer_norm(x, layer.normalized_shape, layer.weight.double(), layer.bias.double(), layer.eps)
-
-
-def _between(weights: NDArray[np.float64], sizes: Sequence[int]) -> NDArray[np.float64]:
-    """(H, N, N) to (H, M, M): summed over the keys of a modality, averaged over the queries of one."""
-    starts = np.cumsum([0, *sizes[:-1]])
-    by_key = np.add.reduceat(weights, starts, axis=2)
-    by_both: NDArray[np.float64] = np.add.reduceat(by_key, starts, axis=1) / np.asarray(sizes)[None, :, None]
-    return by_both

@@ -68,7 +68,10 @@ def label_steps(
     Raises:
         InputError: fewer seconds than steps, no step, or costs that are not finite.
     """
-    _check_costs(costs)
+    if costs.ndim != 2 or not costs.shape[1] or len(costs) < costs.shape[1]:
+        raise InputError(f"costs have shape {costs.shape}: they must be (seconds, steps), with a second for every step")
+    if not np.isfinite(costs).all():
+        raise InputError("costs must be finite numbers: a NaN has no order")
     if seconds_per_step not in get_args(SecondsPerStep):
         raise InputError(f"seconds_per_step {seconds_per_step!r}: allowed are {', '.join(get_args(SecondsPerStep))}")
     num_seconds, num_steps = costs.shape
@@ -84,13 +87,6 @@ def label_steps(
             labels[second, state // 2] = True
         state -= int(moves[second, state])
     return labels
-
-
-def _check_costs(costs: NDArray[Any]) -> None:
-    if costs.ndim != 2 or not costs.shape[1] or len(costs) < costs.shape[1]:
-        raise InputError(f"costs have shape {costs.shape}: they must be (seconds, steps), with a second for every step")
-    if not np.isfinite(costs).all():
-        raise InputError("costs must be finite numbers: a NaN has no order")
 
 
 def _cheapest(
@@ -205,16 +201,15 @@ def localisation_recall(videos: Iterable[Localised], *, protocol: Protocol) -> L
         groups.setdefault("" if protocol == "miningyoutube" else each.task, []).append(counts)
     if not groups:
         raise InputError("there is no video to count: give at least one")
-    by_task = {task: _recall_of(task, groups[task], pooled=protocol == "crosstask") for task in sorted(groups)}
+    by_task = {}
+    for task in sorted(groups):
+        found, shown = np.array(groups[task], np.float64).T
+        if not shown.sum():
+            raise InputError(f"no video of the task {task!r} shows a step, so that it has no recall: leave it out")
+        is_pooled = protocol == "crosstask"
+        by_task[task] = 100.0 * float(found.sum() / shown.sum() if is_pooled else (found / shown).mean())
     mean = float(np.mean(list(by_task.values())))
     return LocalisationRecall(protocol=protocol, recall=mean, by_task=by_task, num_videos=num_videos)
-
-
-def _recall_of(task: str, counts: Sequence[tuple[int, int]], *, pooled: bool) -> float:
-    found, shown = np.array(counts, np.float64).T
-    if not shown.sum():
-        raise InputError(f"no video of the task {task!r} shows a step, so that it has no recall: leave it out")
-    return 100.0 * float(found.sum() / shown.sum() if pooled else (found / shown).mean())
 
 
 # --- the windows ------------------------------------------------------------------------------------------------------
@@ -339,7 +334,10 @@ class Localiser:
             raise InputError(
                 f"{video.video}: the annotation has shape {video.truth.shape} and there are {len(video.steps)} steps"
             )
-        text = _embedded(model, _texts([words[: self.max_words] for words in video.steps]), "text", video.video)
+        steps = collate([{"text": words[: self.max_words].astype(np.float32)} for words in video.steps])
+        if not steps:
+            raise InputError("no step has a known word: the texts of the steps and the word vectors do not fit")
+        text = _embedded(model, steps, "text", video.video)
         windows = step_windows(len(video.truth), radius=self.radius, context_seconds=self.context_seconds)
         parts = [windows[first : first + self.batch_size] for first in range(0, len(windows), self.batch_size)]
         seen = [_embedded(model, self.batch(video, part), self.combination, video.video) for part in parts]
@@ -391,13 +389,6 @@ def _tokens(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> Tokens:
     from ...fuse import Tokens
 
     return Tokens(torch.from_numpy(values), torch.from_numpy(mask))
-
-
-def _texts(steps: Sequence[NDArray[Any]]) -> dict[str, Tokens]:
-    batch = collate([{"text": words.astype(np.float32)} for words in steps])
-    if not batch:
-        raise InputError("no step has a known word: the texts of the steps and the word vectors do not fit")
-    return batch
 
 
 def _embedded(model: FusionModel, batch: Mapping[str, Tokens], combination: str, video: str) -> NDArray[np.float32]:

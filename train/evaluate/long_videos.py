@@ -125,7 +125,15 @@ class LongVideos:
             audio: log-mel frames (F, mel bands).
         """
         words = None if text is None else text[: self.max_words].astype(np.float32)
-        rows = None if video is None else self._rows([video] if isinstance(video, np.ndarray) else video)
+        rows, tokens = None, self.clip_video_tokens
+        if video is not None:
+            streams = [video] if isinstance(video, np.ndarray) else video
+            if self.strategy in ("at_once", "clips"):
+                rows = join_streams(streams, max_tokens=self.num_clips * tokens)
+            else:
+                rows = join_streams(
+                    streams, max_tokens=tokens, how="nearest" if self.strategy == "nearest" else "max_pool"
+                )
         frames = None if audio is None else audio[: self.num_clips * self.clip_audio_frames].astype(np.float32)
         if self.strategy != "clips":
             return [{"text": words, "video": rows, "audio": frames}]
@@ -137,12 +145,6 @@ class LongVideos:
             }
             for part in self._parts_that_count(rows, frames)
         ]
-
-    def _rows(self, streams: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        if self.strategy in ("at_once", "clips"):
-            return join_streams(streams, max_tokens=self.num_clips * self.clip_video_tokens)
-        how: Literal["nearest", "max_pool"] = "nearest" if self.strategy == "nearest" else "max_pool"
-        return join_streams(streams, max_tokens=self.clip_video_tokens, how=how)
 
     def _parts_that_count(self, rows: NDArray[Any] | None, frames: NDArray[Any] | None) -> Iterator[int]:
         has_sound = frames is not None and len(frames) > 0
@@ -200,9 +202,14 @@ def embed_test_clips(
     vectors: dict[str, list[NDArray[np.float32]]] = {name: [] for name in combinations}
     present: dict[str, list[bool]] = {name: [] for name in wanted}
     while chunk := list(islice(rest, batch_size)):
-        clips = [_prepared(plan, sample, wanted) for sample in chunk]
+        clips = []
+        for sample in chunk:
+            captions: Sequence[NDArray[Any]] = sample.get("text") or ()
+            text = captions[0] if len(captions) else None
+            parts = plan.prepare(text=text, video=sample.get("video"), audio=sample.get("audio"))
+            clips.append([{name: part[name] for name in wanted} for part in parts])
         for name in wanted:
-            present[name] += [any(_has(part, name) for part in parts) for parts in clips]
+            present[name] += [any((rows := part[name]) is not None and len(rows) for part in parts) for parts in clips]
         for name, rows in _mean_embeddings(view, clips, combinations).items():
             vectors[name].append(rows)
     if not present[wanted[0]]:
@@ -211,18 +218,6 @@ def embed_test_clips(
         {name: np.concatenate(rows) for name, rows in vectors.items()},
         {name: np.array(flags) for name, flags in present.items()},
     )
-
-
-def _prepared(plan: LongVideos, sample: ClipSample, wanted: Sequence[str]) -> list[PreparedClip]:
-    captions = sample.get("text") or ()
-    text = captions[0] if len(captions) else None
-    parts = plan.prepare(text=text, video=sample.get("video"), audio=sample.get("audio"))
-    return [{name: part[name] for name in wanted} for part in parts]
-
-
-def _has(clip: PreparedClip, name: str) -> bool:
-    rows = clip[name]
-    return rows is not None and len(rows) > 0
 
 
 def _view(model: FusionModel, options: Mapping[str, Any]) -> FusionModel:
@@ -264,17 +259,13 @@ def _embeddings(
     with torch.inference_mode():
         for mark, fusion in ("+", "joint"), (",", "late"):
             names = [name for name in combinations if mark in name or (mark == "+" and "," not in name)]
-            if names and _shows_pairs(model):
+            if names and "fusion" in inspect.signature(model.embeddings).parameters:
                 raw = model.embeddings(moved, fusion=fusion).vectors  # type: ignore[call-arg]
                 found |= {
                     name: raw[inner].float().cpu().numpy() for name in names if (inner := name.replace(",", "+")) in raw
                 }
     missing = [name for name in combinations if name not in found]
     return found | _unit_embeddings(model, batch, missing)
-
-
-def _shows_pairs(model: FusionModel) -> bool:
-    return "fusion" in inspect.signature(model.embeddings).parameters
 
 
 def _unit_embeddings(

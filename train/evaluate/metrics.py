@@ -115,21 +115,17 @@ def retrieval_metrics(
     if similarity.ndim != 2 or not len(similarity):
         raise InputError(f"similarities must be (queries, gallery) with at least one query; got {similarity.shape}")
     ranks = retrieval_ranks(similarity, targets=None if targets is None else np.asarray(targets), ties=ties)
-    divisor = len(ranks) if num_queries is None else _size_of(num_queries)
+    if isinstance(num_queries, str):
+        if num_queries not in COMPLETE_TEST_SETS:
+            raise InputError(f"test set {num_queries!r}: allowed are {', '.join(COMPLETE_TEST_SETS)}, or a number")
+        num_queries = COMPLETE_TEST_SETS[num_queries]
+    divisor = len(ranks) if num_queries is None else num_queries
     if divisor < len(ranks):
         raise InputError(f"num_queries is {divisor}, fewer than the {len(ranks)} queries given")
     recall = {k: 100.0 * float((ranks < k).sum()) / divisor for k in (5, 10, 50)}
     first = 100.0 * float((ranks == 0).sum()) / divisor
     median, mean = float(np.median(ranks)) + 1, float(ranks.mean()) + 1
     return RetrievalMetrics(first, recall[5], recall[10], recall[50], median, mean, divisor)
-
-
-def _size_of(num_queries: int | str) -> int:
-    if isinstance(num_queries, int):
-        return num_queries
-    if num_queries not in COMPLETE_TEST_SETS:
-        raise InputError(f"test set {num_queries!r}: allowed are {', '.join(COMPLETE_TEST_SETS)}, or a number")
-    return COMPLETE_TEST_SETS[num_queries]
 
 
 Direction = tuple[str, str]
@@ -164,7 +160,9 @@ def retrieval_table(
         sizes = {name: len(rows) for name, rows in vectors.items()}
         raise InputError(f"the embeddings must be of the same clips; got {sizes}")
     table = {}
-    for query, gallery in _disjoint(vectors) if directions is None else directions:
+    if directions is None:
+        directions = [(x, y) for x in vectors for y in vectors if not {*modalities_of(x)} & {*modalities_of(y)}]
+    for query, gallery in directions:
         kept = _kept(query, gallery, vectors, present or {})
         similarity = _unit(vectors[query][kept]) @ _unit(vectors[gallery][kept]).T
         table[query, gallery] = retrieval_metrics(similarity, ties=ties, num_queries=num_queries)
@@ -174,10 +172,6 @@ def retrieval_table(
 def modalities_of(combination: str) -> list[str]:
     """The modalities of "video+audio" or "video,audio"."""
     return combination.replace(",", "+").split("+")
-
-
-def _disjoint(names: Mapping[str, object]) -> list[Direction]:
-    return [(x, y) for x in names for y in names if not {*modalities_of(x)} & {*modalities_of(y)}]
 
 
 def _kept(
@@ -193,7 +187,7 @@ def _kept(
     for name in (*modalities_of(query), *modalities_of(gallery)):
         if name in present:
             if len(present[name]) != len(kept):
-                raise InputError(f"present of {name} tells of {len(present[name])} clips, and there are {len(kept)}")
+                raise InputError(f"present of {name} has {len(present[name])} clips, and there are {len(kept)}")
             kept &= present[name]
     if not kept.any():
         raise InputError(f"no clip has all of {query} and {gallery}: there is nothing to retrieve")

@@ -36,7 +36,8 @@ def equal_shapes(batch: Mapping[str, Tokens], *, modalities: Sequence[str]) -> d
     Raises FrameloomError where processes have shares of different sizes.
     """
     share = next(iter(batch.values())).mask if batch else torch.zeros(0)
-    sizes = [(tokens.values.shape[1], tokens.values.shape[2]) for tokens in _of(batch, modalities)]
+    nothing = Tokens(torch.zeros(0, 0, 0), torch.zeros(0, 0))
+    sizes = [batch.get(name, nothing).values.shape[1:] for name in modalities]
     # No batch at all, on this process, is a share of unknown size.
     known = [len(share), -len(share)] if batch else [0, -(2**31)]
     agreed = torch.tensor([*known, *(number for size in sizes for number in size)], device=share.device)
@@ -49,11 +50,6 @@ def equal_shapes(batch: Mapping[str, Tokens], *, modalities: Sequence[str]) -> d
     wanted = zip(modalities, numbers[::2], numbers[1::2], strict=True)
     padded = {name: _padded(batch.get(name), (largest, rows, width), share) for name, rows, width in wanted if rows}
     return {**batch, **padded}
-
-
-def _of(batch: Mapping[str, Tokens], modalities: Sequence[str]) -> list[Tokens]:
-    nothing = Tokens(torch.zeros(0, 0, 0), torch.zeros(0, 0))
-    return [batch.get(name, nothing) for name in modalities]
 
 
 def _padded(tokens: Tokens | None, shape: tuple[int, int, int], share: Tensor) -> Tokens:
@@ -138,7 +134,8 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_unused: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         x, weight, mean, scale, count = ctx.saved_tensors
-        shape, others = _channel_shape(x), _other_dims(x)
+        others = _other_dims(x)
+        shape = [1 if dim in others else x.shape[1] for dim in range(x.dim())]
         gradient = gradient.to(mean.dtype)
         x_hat = (x.to(mean.dtype) - mean.view(shape)) * scale.view(shape)
         sums = torch.stack([gradient.sum(others), (gradient * x_hat).sum(others)])
@@ -168,7 +165,3 @@ def _whole_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _other_dims(x: Tensor) -> list[int]:
     return [dim for dim in range(x.dim()) if dim != 1]
-
-
-def _channel_shape(x: Tensor) -> list[int]:
-    return [x.shape[1] if dim == 1 else 1 for dim in range(x.dim())]

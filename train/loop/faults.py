@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -28,7 +27,10 @@ def attribute_to_sample(dataset: TrainingData, loader: FeatureLoader, *, model: 
         faults = [(index, fault) for index in loader.clips if (fault := _fault_of(dataset, index, model=model))]
         if not faults:
             raise
-        raise InputError(_message(dataset, faults)) from problem
+        key = getattr(dataset, "key", None)
+        named = [f"sample {index} ({key(index)})" if key else f"sample {index}" for index, _ in faults[:_MOST_NAMED]]
+        more = f" and {len(faults) - _MOST_NAMED} more" if len(faults) > _MOST_NAMED else ""
+        raise InputError(f"{', '.join(named)}{more}: {faults[0][1]}. No step was taken with this batch") from problem
 
 
 def _fault_of(dataset: TrainingData, index: int, *, model: FusionModel) -> str:
@@ -44,14 +46,3 @@ def _fault_of(dataset: TrainingData, index: int, *, model: FusionModel) -> str:
     finally:
         model.train(training)
     return ""
-
-
-def _message(dataset: TrainingData, faults: Sequence[tuple[int, str]]) -> str:
-    named = [_name_of(dataset, index) for index, _ in faults[:_MOST_NAMED]]
-    more = f" and {len(faults) - _MOST_NAMED} more" if len(faults) > _MOST_NAMED else ""
-    return f"{', '.join(named)}{more}: {faults[0][1]}. No step was taken with this batch"
-
-
-def _name_of(dataset: Any, index: int) -> str:
-    key = getattr(dataset, "key", None)
-    return f"sample {index} ({key(index)})" if key else f"sample {index}"

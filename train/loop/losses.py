@@ -15,7 +15,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ..._files import fail_point, publish, write_errors
 from ..._vocabulary import ConfigError, IntegrityError
@@ -63,17 +62,13 @@ def read_losses(folder: Path) -> tuple[StepLoss, ...]:
     run = read_checkpoint(folder).provenance.get(RUN) or {}
     if "losses_sha256" not in run:
         raise ConfigError(f"the checkpoint in {folder} keeps no loss curve. Train it anew to have one")
-    return _parsed(_kept(folder, run), where=folder)
-
-
-def _kept(folder: Path, run: Mapping[str, Any]) -> bytes:
     path = folder / final_name(run["losses_sha256"])
     if not path.is_file():
         raise IntegrityError(f"{path} is missing. Restore it, or train again")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != run["losses_sha256"]:
         raise IntegrityError(f"{path} is damaged: its SHA-256 is not the one recorded. Restore it, or train again")
-    return data
+    return _parsed(data, where=folder)
 
 
 def _parsed(data: bytes, *, where: Path) -> tuple[StepLoss, ...]:

@@ -56,11 +56,19 @@ class Position:
 
 def save_progress(folder: Path, position: Position, *, model: FusionModel, optimizer: Optimizer) -> None:
     """Save a state and remove the older ones. Raises IntegrityError when the weights are not finite."""
-    tensors, groups = _flat_optimizer(optimizer)
-    files = {_MODEL: weights_bytes(model), _OPTIMIZER: save({**tensors, **_random_state()})}
+    saved = optimizer.state_dict()
+    tensors = {
+        f"optimizer.{index}.{name}": value.detach().cpu().contiguous()
+        for index, values in saved["state"].items()
+        for name, value in values.items()
+    }
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    files = {_MODEL: weights_bytes(model), _OPTIMIZER: save(tensors)}
     state = {
         "position": asdict(position),
-        "groups": groups,
+        "groups": saved["param_groups"],
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     final = folder / FOLDER_NAME / f"step-{position.step:09d}"
@@ -86,8 +94,15 @@ def load_progress(
     check_identity(position.identity, identity, folder=folder)
     load_weights(model, read_weights(saved[-1] / _MODEL, sha256=state["sha256"][_MODEL]), where=saved[-1])
     tensors = read_weights(saved[-1] / _OPTIMIZER, sha256=state["sha256"][_OPTIMIZER])
-    _restore_random_state(tensors)
-    _restore_optimizer(optimizer, tensors, state["groups"])
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    values: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            values.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": values, "param_groups": state["groups"]})
     return position
 
 
@@ -115,36 +130,3 @@ def _read_state(saved: Path) -> dict[str, Any]:
         raise IntegrityError(
             f"the saved training in {saved} is damaged ({problem!r}). Remove it, or begin anew with resume=False"
         ) from problem
-
-
-def _flat_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    state = optimizer.state_dict()
-    tensors = {
-        f"optimizer.{index}.{name}": value.detach().cpu().contiguous()
-        for index, values in state["state"].items()
-        for name, value in values.items()
-    }
-    return tensors, state["param_groups"]
-
-
-def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        kind, _, rest = key.partition(".")
-        if kind == "optimizer":
-            index, _, name = rest.partition(".")
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _random_state() -> dict[str, Tensor]:
-    states = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["random.cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _restore_random_state(tensors: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 
 from torch import nn
@@ -27,18 +27,14 @@ def recomputed(model: FusionModel) -> Iterator[None]:
     if not blocks:
         raise ConfigError(f"{model.name} has no blocks to compute again: set gradient_checkpointing to false")
     for block in blocks:
-        again = partial(_contexts, block)
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=again)  # type: ignore[method-assign]
+        # What surrounds the first computation of a block, and the second.
+        surround = partial(lambda block: (nullcontext(), _statistics_kept(block)), block)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=surround)  # type: ignore[method-assign]
     try:
         yield
     finally:
         for block in blocks:
             del block.forward
-
-
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds the first computation of a block, and the second."""
-    return nullcontext(), _statistics_kept(block)
 
 
 @contextmanager

@@ -34,14 +34,10 @@ def num_epochs(recipe: Recipe, *, steps_per_epoch: int) -> int:
 
 def learning_rate(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
     """The learning rate of a step (from 0): a linear warm-up times the recipe's schedule."""
-    warm = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
-    return recipe.learning_rate * warm * _decay(recipe, step=step, steps_per_epoch=steps_per_epoch)
-
-
-def _decay(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
+    rate = recipe.learning_rate * (min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0)
     if recipe.schedule == "exponential":
-        return float(recipe.decay ** (step // steps_per_epoch))
+        return rate * float(recipe.decay ** (step // steps_per_epoch))
     if recipe.schedule == "cosine":
         steps = num_epochs(recipe, steps_per_epoch=steps_per_epoch) * steps_per_epoch
-        return 0.5 * (1.0 + math.cos(math.pi * step / steps))
-    return 1.0
+        return rate * (0.5 * (1.0 + math.cos(math.pi * step / steps)))
+    return rate

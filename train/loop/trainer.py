@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
+from ..._files import make_folder
 from ..._vocabulary import ConfigError, IntegrityError, digest_of
 from ..._weights import check_device
 from ...fuse import FusionModel, Tokens
@@ -60,12 +61,23 @@ class Trainer:
 
     def run(self, *, resume: bool) -> FitResult:
         """Train, or take up what the folder holds."""
-        _check(self.recipe, num_clips=len(self.dataset), device=self.device)
+        if not len(self.dataset):
+            raise ConfigError("there are no clips to train on: training needs clips that have captions, video or audio")
+        check_device(self.device)
+        if self.device == "cpu" and self.recipe.precision == "fp16":
+            raise ConfigError(f"recipe {self.recipe.name}: precision fp16 needs a GPU; on a CPU set it to no or bf16")
         with _accelerator(self.recipe, device=self.device) as self.accelerator:
             self.loader = self._loader()
             self.steps_per_epoch = len(self.loader)
             self.epochs = num_epochs(self.recipe, steps_per_epoch=self.steps_per_epoch)
-            self.identity = self._identity()
+            facts = {
+                "recipe": self.recipe.model_dump(exclude=_NO_NUMBERS),
+                "model": [self.model.name, digest_of(plain(vars(self.model.config)))],
+                "number of clips": len(self.dataset),
+                "provenance": self.provenance,
+                "number of processes": self._num_processes,
+            }
+            self.identity = plain(facts)
             if resume and (finished := self._finished()):
                 return finished
             with torch.random.fork_rng():
@@ -77,17 +89,6 @@ class Trainer:
     @property
     def _num_processes(self) -> int:
         return int(self.accelerator.num_processes)
-
-    def _identity(self) -> dict[str, Any]:
-        return plain(
-            {
-                "recipe": self.recipe.model_dump(exclude=_NO_NUMBERS),
-                "model": [self.model.name, digest_of(plain(vars(self.model.config)))],
-                "number of clips": len(self.dataset),
-                "provenance": self.provenance,
-                "number of processes": self._num_processes,
-            }
-        )
 
     def _finished(self) -> FitResult | None:
         """The result of a training that ended here before, its weights put into the model."""
@@ -118,10 +119,19 @@ class Trainer:
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def _train(self, *, resume: bool) -> FitResult:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self.model.to(self.accelerator.device)
-        self.optimizer = _optimizer(self.recipe, self.model)
-        position = self._begin(resume=resume)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        kind = torch.optim.Adam if self.recipe.optimizer == "adam" else torch.optim.AdamW
+        rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
+        # Always the fused one, on a CPU too: another would round in another way, and resume to other bits.
+        self.optimizer = kind(trained, lr=rate, weight_decay=decay, fused=True)
+        position = None
+        if resume:
+            position = load_progress(self.folder, self.identity, model=self.model, optimizer=self.optimizer)
+        elif self.accelerator.is_main_process:
+            forget_progress(self.folder)
+        position = position or Position(identity=self.identity)
         self.parallel, prepared = self.accelerator.prepare(self.model, self.optimizer)
         self.prepared = cast(Optimizer, prepared)
         if position.scaler and self.accelerator.scaler is not None:
@@ -130,29 +140,17 @@ class Trainer:
             self.loader.load_state_dict(position.loader)
         resumed_at, self.began = position.step, time.monotonic()
         with ExitStack() as stack:
-            self._enter(stack, position)
+            if self._num_processes > 1 and self.recipe.sync_batch_norm:
+                stack.enter_context(synchronised_batch_norm(self.model))
+            if self.recipe.gradient_checkpointing:
+                stack.enter_context(recomputed(self.model))
+            self.curve: LossCurve | None = None
+            if self.accelerator.is_main_process:
+                self.curve = LossCurve(self.folder, num_bytes=position.losses_bytes, sha256=position.losses_sha256)
+                stack.callback(self.curve.close)
             while self.loader.epoch < self.epochs:
                 self._train_epoch(position, resumed_at=resumed_at)
             return self._end(position, resumed_at=resumed_at)
-
-    def _enter(self, stack: ExitStack, position: Position) -> None:
-        """Put the model into the shape that it trains in, and open the loss curve, until the stack ends."""
-        if self._num_processes > 1 and self.recipe.sync_batch_norm:
-            stack.enter_context(synchronised_batch_norm(self.model))
-        if self.recipe.gradient_checkpointing:
-            stack.enter_context(recomputed(self.model))
-        self.curve: LossCurve | None = None
-        if self.accelerator.is_main_process:
-            self.curve = LossCurve(self.folder, num_bytes=position.losses_bytes, sha256=position.losses_sha256)
-            stack.callback(self.curve.close)
-
-    def _begin(self, *, resume: bool) -> Position:
-        if resume:
-            position = load_progress(self.folder, self.identity, model=self.model, optimizer=self.optimizer)
-            return position or Position(identity=self.identity)
-        if self.accelerator.is_main_process:
-            forget_progress(self.folder)
-        return Position(identity=self.identity)
 
     def _train_epoch(self, position: Position, *, resumed_at: int) -> None:
         self.parallel.train(not self.recipe.freeze_batch_norm)
@@ -181,10 +179,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Data may have more than a model reads: the sound of a text-video model's clips.
-        read = {name: tokens for name, tokens in batch.items() if name in self.model.modalities}
-        batch = _moved(read, self.accelerator.device)
-        with self.accelerator.autocast():
-            loss, terms = self._forward(batch)
+        device, names = self.accelerator.device, self.model.modalities
+        batch = {
+            name: Tokens(*(part.to(device, non_blocking=True) for part in each))
+            for name, each in batch.items()
+            if name in names
+        }
+        with self.accelerator.autocast(), whole_batch() if self._num_processes > 1 else nullcontext():
+            if self._num_processes > 1:
+                batch = equal_shapes(batch, modalities=names)
+            loss, terms = cast(tuple[Tensor, Mapping[str, Tensor]], self.parallel(batch))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise self._diverged(f"the loss of step {step + 1} is {value}")
@@ -194,14 +198,6 @@ class Trainer:
         self.prepared.step()
         self.prepared.zero_grad()
         return value, {name: float(term) for name, term in terms.items()}
-
-    def _forward(self, batch: Mapping[str, Tokens]) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The loss of the whole batch, of which this process has a share."""
-        if self._num_processes == 1:
-            return cast(tuple[Tensor, Mapping[str, Tensor]], self.parallel(batch))
-        with whole_batch():
-            shared = equal_shapes(batch, modalities=self.model.modalities)
-            return cast(tuple[Tensor, Mapping[str, Tensor]], self.parallel(shared))
 
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(
@@ -277,14 +273,6 @@ _NO_NUMBERS = {"name", "checkpoint_steps", "gradient_checkpointing"}
 """Fields of a recipe that change no number of the training."""
 
 
-def _check(recipe: Recipe, *, num_clips: int, device: str) -> None:
-    if num_clips == 0:
-        raise ConfigError("there are no clips to train on: training needs clips that have captions, video or audio")
-    check_device(device)
-    if device == "cpu" and recipe.precision == "fp16":
-        raise ConfigError(f"recipe {recipe.name}: precision fp16 needs a GPU; on a CPU set it to no or bf16")
-
-
 @contextmanager
 def _accelerator(recipe: Recipe, *, device: str) -> Iterator[Accelerator]:
     """An accelerator of our own: its process-wide state is put away afterwards, so that the next may differ."""
@@ -304,14 +292,3 @@ def _accelerator(recipe: Recipe, *, device: str) -> Iterator[Accelerator]:
             accelerator.free_memory()
             # The processes' connection stays for the next; the precision does not.
             AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
-
-
-def _optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    # Always the fused one, on a CPU too: another implementation would round in another way, and resume to other bits.
-    return kind(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-
-
-def _moved(batch: Mapping[str, Tokens], device: torch.device) -> dict[str, Tokens]:
-    return {name: Tokens(*(part.to(device, non_blocking=True) for part in each)) for name, each in batch.items()}

@@ -67,7 +67,7 @@ def read_crosstask_tasks(path: Path) -> dict[str, CrossTaskTask]:
     for first in range(0, len(lines), _LINES_PER_TASK):
         task = _task(path, first, lines[first : first + _LINES_PER_TASK])
         if task.task in tasks:
-            raise InputError(f"{path}, line {first + 1}: the task {task.task!r} stands there twice")
+            raise InputError(f"{path}, line {first + 1}: the task {task.task!r} is a duplicate")
         tasks[task.task] = task
     if not tasks:
         raise InputError(f"{path} holds no task: blocks of six lines are read")
@@ -102,7 +102,7 @@ def read_crosstask_videos(path: Path) -> list[tuple[str, str]]:
         if len(parts) != 3 or not parts[0] or not parts[1]:
             raise InputError(f"{path}, line {number}: expected task,video,address; found {line!r:.80}")
         if (parts[0], parts[1]) in found:
-            raise InputError(f"{path}, line {number}: the video {parts[1]!r} of task {parts[0]!r} stands there twice")
+            raise InputError(f"{path}, line {number}: the video {parts[1]!r} of task {parts[0]!r} is a duplicate")
         found[parts[0], parts[1]] = None
     return list(found)
 
@@ -162,17 +162,14 @@ def read_step_set(
         if key not in known:
             raise InputError(f"{where}: {steps} has no steps of {key!r:.60}")
         name = f"{task}_{video}.npy" if dataset == "crosstask" else f"{video}.npy"
-        truth = _truth(annotations / name, num_steps=len(known[key]))
-        yield StepLabels(video=video, task=task, steps=known[key], truth=truth)
-
-
-def _truth(path: Path, *, num_steps: int) -> NDArray[np.bool_]:
-    values = read_npy(path)
-    if values.ndim != 2 or values.shape[1] != num_steps:
-        raise InputError(f"{path} has shape {values.shape}; (seconds, {num_steps}) fits its steps")
-    if not np.isin(values, (0, 1)).all():
-        raise InputError(f"{path} holds numbers other than 0 and 1")
-    return values.astype(bool)
+        truth = read_npy(annotations / name)
+        if truth.ndim != 2 or truth.shape[1] != len(known[key]):
+            raise InputError(
+                f"{annotations / name} has shape {truth.shape}; (seconds, {len(known[key])}) fits its steps"
+            )
+        if not np.isin(truth, (0, 1)).all():
+            raise InputError(f"{annotations / name} holds numbers other than 0 and 1")
+        yield StepLabels(video=video, task=task, steps=known[key], truth=truth.astype(bool))
 
 
 def _steps(path: Path) -> dict[str, tuple[str, ...]]:

@@ -111,24 +111,25 @@ def read_published_clips(
     others = clips if video_path is None else _records(video_path)
     if len(others) != len(clips):
         raise InputError(f"{video_path} lists {len(others)} clips and {path} lists {len(clips)}: they must be the same")
-    rules = _ruling_key(clips) if video_path is not None else None
+    rules = None
+    if video_path is not None:  # the key of the ResNet features by which the authors decide that a clip counts
+        rules = next((key for key in ("2d_full", "2d") if any(key in record for record in clips)), None)
     found = []
     for number, (record, other) in enumerate(zip(clips, others, strict=True)):
         where = f"{path}, clip {number}"
-        name = _id_of(record, where)
+        if not isinstance(record.get("id"), str | int):
+            raise InputError(f"{where}: it has no `id` that is a text or a number")
+        name = str(record["id"])
         if "id" in other and str(other["id"]) != name:
             raise InputError(f"{where} is {name!r:.60} and {video_path} has {other['id']!r:.60} in its place")
         if (rules is None or rules in record) and all(key in other for key in video):
-            found.append(_clip(record, other, name, where, video=video, audio=audio))
+            streams = tuple(_array(other[key], f"{where}: {key}") for key in video)
+            frames = None if audio is None or audio not in record else _array(record[audio], f"{where}: {audio}").T
+            found.append(PublishedClip(id=name, video=streams, audio=frames, captions=_captions(record, where)))
     if not found:
         keys = ", ".join(repr(key) for key in others[0]) if others else "no clip"
         raise InputError(f"{video_path or path}: no clip has all of {', '.join(video)}; there are {keys:.200}")
     return found, len(clips) - len(found)
-
-
-def _ruling_key(records: Sequence[Mapping[Any, Any]]) -> str | None:
-    """The key of the ResNet features by which the authors decide that a clip counts, where the pickle has it."""
-    return next((key for key in ("2d_full", "2d") if any(key in record for record in records)), None)
 
 
 def _records(path: Path) -> list[Mapping[Any, Any]]:
@@ -136,30 +137,6 @@ def _records(path: Path) -> list[Mapping[Any, Any]]:
     if not isinstance(records, list | tuple) or not all(isinstance(one, dict) for one in records):
         raise InputError(f"{path}: a list of dicts, one for each clip, is read")
     return list(records)
-
-
-def _id_of(record: Mapping[Any, Any], where: str) -> str:
-    if not isinstance(record.get("id"), str | int):
-        raise InputError(f"{where}: it has no `id` that is a text or a number")
-    return str(record["id"])
-
-
-def _clip(
-    record: Mapping[Any, Any],
-    other: Mapping[Any, Any],
-    name: str,
-    where: str,
-    *,
-    video: Sequence[str],
-    audio: str | None,
-) -> PublishedClip:
-    frames = None if audio is None or audio not in record else _array(record[audio], f"{where}: {audio}").T
-    return PublishedClip(
-        id=name,
-        video=tuple(_array(other[key], f"{where}: {key}") for key in video),
-        audio=frames,
-        captions=_captions(record, where),
-    )
 
 
 def _array(value: Any, where: str) -> NDArray[Any]:

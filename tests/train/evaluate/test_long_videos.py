@@ -220,7 +220,7 @@ class TestTable:
         [
             ({"directions": [("text", "audio")]}, "no embeddings of 'audio'; there are text"),
             ({"present": {"text": np.zeros(12, bool)}}, "nothing to retrieve"),
-            ({"present": {"text": np.ones(11, bool)}}, "tells of 11 clips, and there are 12"),
+            ({"present": {"text": np.ones(11, bool)}}, "has 11 clips, and there are 12"),
             ({"num_queries": "msvd"}, "allowed are msrvtt, youcook2"),
             ({"num_queries": 11}, "fewer than the 12"),
         ],

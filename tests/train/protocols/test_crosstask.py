@@ -51,7 +51,7 @@ def test_task_lists(tmp_path: Path, text: str) -> None:
         ("3\npour", "three\npour", "line 4: 'three' steps"),
         ("2\nbrake", "2\n,brake", "line 10: '2' steps, and line 11 names 3"),
         ("mixture\n\n", "mixture\n", "line 6: an empty line must follow a task, found '94276'"),
-        ("94276", "23521", "line 7: the task '23521' stands there twice"),
+        ("94276", "23521", "line 7: the task '23521' is a duplicate"),
         ("2\nbrake on, get things out\n\n", "", "line 9: a task ends after 3 of its 5 lines"),
         (TASKS, "", "holds no task"),
     ],
@@ -67,7 +67,7 @@ def test_video_lists(tmp_path: Path) -> None:
     assert read_crosstask_videos(path) == [("1", "abc"), ("2", "abc")]
     with pytest.raises(InputError, match="line 2: expected task,video,address"):
         read_crosstask_videos(written(path, "1,abc,u\n1,\n"))
-    with pytest.raises(InputError, match="line 2: the video 'abc' of task '1' stands there twice"):
+    with pytest.raises(InputError, match="line 2: the video 'abc' of task '1' is a duplicate"):
         read_crosstask_videos(written(path, "1,abc,u\n1,abc,u\n"))
     with pytest.raises(InputError, match="cannot be read as text"):
         read_crosstask_videos(tmp_path / "nowhere.csv")
