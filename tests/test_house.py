@@ -55,24 +55,32 @@ OPTIONAL = {"gensim", "dask", "distributed", "lancedb", "av", "webdataset", "typ
 HEAVY = {"torch", "torchaudio", "timm", "transformers", "av", "gensim", "pandas", "h5py", "pyarrow", "lancedb", "dask"}
 
 # Ratchets. Each figure may only be lowered, and is when the tree has become better.
-MOST_LINES = {"source": 38_915, "store": 7_441}
-MOST_CALLED_ONCE_PERCENT = 29.7
+MOST_LINES = {"source": 36_970, "store": 7_180}
+MOST_CALLED_ONCE_PERCENT = 21.2
 MOST_NAMES_IN_A_DOOR = 20
-WIDE_DOORS = {
-    "extract": 47, "fuse": 22, "store": 43, "store/formats": 40, "train/data": 24, "workflows/sync": 30,
-}  # fmt: skip
+WIDE_DOORS = {"extract": 42, "store": 37, "store/formats": 40, "workflows/sync": 28}
 FOLDERS_IN_A_CIRCLE = {"store"}
 LONG_FILES = {"_files.py", "lance.py"}
-# What the house does not say, and how often it still does. The field's words are in /ARCHITECTURE.md.
+# What the house does not say, and how often it still does. The field's words are in ARCHITECTURE.md.
 MOST_WORDS = {
-    r"\b[Tt]old\b|_told\b": 207,
-    r"\bstands?\b": 64,
-    r"\bbeside\b": 56,
-    r"\bis none\b|(?<!there )\bis no \w": 96,
-    r"\bmade world\b|\bwhat of\b|\bWhat of\b": 3,
-    r"\bFor a person\b|JSON-ready": 46,
-    r"\b[Cc]rew\b": 34,
+    r"\b[Tt]old\b|_told\b": 132,
+    r"\bstands?\b": 48,
+    r"\bbeside\b": 39,
+    r"\bis none\b|(?<!there )\bis no \w": 62,
+    r"\bmade world\b|\bwhat of\b|\bWhat of\b": 2,
+    r"\bFor a person\b|JSON-ready": 25,
+    r"\b[Cc]rew\b": 0,
 }
+# Packages, and the families of folders: each has a page that says what it knows and how to add to it.
+WITH_README = {
+    *PACKAGES, "extract/backbones", "fuse/baselines", "store/formats", "train/protocols", "train/recipes",
+    "workflows/cli", "workflows/exchange", "workflows/experiments", "workflows/laboratory", "workflows/project",
+    "workflows/search", "workflows/sync",
+}  # fmt: skip
+README_TO_COME = {
+    "extract", "extract/backbones", "fuse", "fuse/baselines", "store", "store/formats", "train", "train/protocols",
+    "train/recipes", "workflows/exchange",
+}  # fmt: skip
 
 
 def folder_name(folder: tuple[str, ...]) -> str:
@@ -147,6 +155,11 @@ def test_doors_have_names_and_no_logic(folder: str) -> None:
     names = exported(ROOT / folder / "__init__.py")
     assert len(names) <= WIDE_DOORS.get(folder, MOST_NAMES_IN_A_DOOR)
     assert names or not any(isinstance(node, ast.ImportFrom) for node in body)
+
+
+@pytest.mark.parametrize("folder", sorted({*WITH_README, "tests"} - README_TO_COME))
+def test_packages_and_families_have_a_page_to_read(folder: str) -> None:
+    assert len((ROOT / folder / "README.md").read_text(encoding="utf-8").splitlines()) <= 100
 
 
 @pytest.mark.parametrize("folder", [*PACKAGES, "tests"])

@@ -62,7 +62,7 @@ def draw_losses(losses: Losses) -> Figure:
     axes[0].set_ylabel("loss (nats)")
     axes[0].legend(loc="upper right", frameon=False)
     if many:
-        # Each term as a mean over an epoch's worth of steps, so that six of them can be told apart.
+        # Each term as a mean over an epoch's worth of steps, so that six of them can be distinguished.
         width = max(1, round(losses.steps_per_epoch))
         for number, (name, points) in enumerate(losses.terms.items()):
             curve = np.array(points)

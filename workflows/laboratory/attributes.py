@@ -1,6 +1,6 @@
 """What can be seen and heard in the laboratory's clips, and the words for it.
 
-Every word stands for one value of one attribute and is used for nothing else, so that a caption can be understood as
+Every word means one value of one attribute and nothing else, so that a caption can be understood as
 an unordered set of words by models that see no word order. The exceptions are the temporal attributes, whose point is
 that order matters.
 """

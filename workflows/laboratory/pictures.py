@@ -46,7 +46,16 @@ def render_frames(
         fps: frames a second.
         rng: the clip's own random numbers.
     """
-    ground = _ground(traits, size, rng)
+    # One colour under a regular texture of random phase, which keeps its mean: half above, half below its brightness.
+    base = np.array(_GROUNDS[traits["background"]]) + rng.uniform(-4, 4)
+    periods = np.arange(size) / (size * _TEXTURE_STEP)
+    shift = rng.uniform(0, 1, 2)
+    rows, columns = np.broadcast_arrays(
+        (periods[:, None] + shift[1]) % 1 < 0.5, (periods[None, :] + shift[0]) % 1 < 0.5
+    )
+    halves = {"striped": rows, "barred": columns, "checked": rows ^ columns}.get(traits["texture"])
+    texture = np.zeros(rows.shape) if halves is None else halves - 0.5
+    ground = (base + _TEXTURE_CONTRAST * texture[..., None]).astype(np.float32)
     colour = np.clip(np.array(_COLOURS[traits["colour"]]) + rng.uniform(-5, 5, 3), 0, 255).astype(np.float32)
     things = _Things(traits, rng)
     noise = rng.normal(0, 1.5, (size, size, 1)).astype(np.float32)
@@ -124,16 +133,3 @@ def _distance(shape: str, dx: Image, dy: Image, radius: float) -> Image:
     if shape == "ring":
         return np.abs(distance - np.float32(0.85 * radius)) * np.float32(2.86)
     return distance
-
-
-def _ground(traits: Mapping[str, str], size: int, rng: np.random.Generator) -> Image:
-    """The still ground, (size, size, 3): one colour under a regular texture of random phase, which keeps its mean."""
-    base = np.array(_GROUNDS[traits["background"]]) + rng.uniform(-4, 4)
-    periods = np.arange(size) / (size * _TEXTURE_STEP)
-    shift = rng.uniform(0, 1, 2)
-    rows, columns = np.broadcast_arrays(
-        (periods[:, None] + shift[1]) % 1 < 0.5, (periods[None, :] + shift[0]) % 1 < 0.5
-    )
-    halves = {"striped": rows, "barred": columns, "checked": rows ^ columns}.get(traits["texture"])
-    texture = np.zeros(rows.shape) if halves is None else halves - 0.5
-    return (base + _TEXTURE_CONTRAST * texture[..., None]).astype(np.float32)

@@ -196,8 +196,25 @@ def make_collection(
     """
     clips = plan_clips(world)
     missing = missing_clips(folder / VIDEOS_NAME, [clip.video for clip in clips])
+
+    def render(clip: ClipAnswer) -> None:
+        path = folder / clip.video
+        # Seeded by the name: the same picture whichever clips are rendered before it or at the same time.
+        rng = np.random.default_rng([world.seed, int(path.stem, 16)])
+        sound = render_sound(clip.traits, seconds=world.seconds, sample_rate_hz=SAMPLE_RATE_HZ, rng=rng)
+        frames = render_frames(clip.traits, size=world.size, num_frames=world.num_frames, fps=world.fps, rng=rng)
+
+        def write(aside: Path) -> None:
+            encode_clip(aside, frames, None if clip.corruption == "no_audio" else sound, size=world.size, fps=world.fps)
+            if clip.corruption == "truncated":
+                truncate_file(aside)
+            elif clip.corruption == "damaged":
+                damage_file(aside, rng)
+
+        write_aside(path, write)
+
     render_all(
-        lambda clip: _render(folder / clip.video, world, clip),
+        render,
         [clip for clip in clips if clip.video in missing],
         num_present=len(clips) - len(missing),
         on_progress=on_progress,
@@ -246,19 +263,3 @@ def plan_clips(world: World) -> tuple[ClipAnswer, ...]:
             )
         )
     return tuple(sorted(clips, key=lambda clip: clip.video))
-
-
-def _render(path: Path, world: World, clip: ClipAnswer) -> None:
-    # Seeded by the name: the same picture whichever clips are rendered before it or at the same time.
-    rng = np.random.default_rng([world.seed, int(path.stem, 16)])
-    sound = render_sound(clip.traits, seconds=world.seconds, sample_rate_hz=SAMPLE_RATE_HZ, rng=rng)
-    frames = render_frames(clip.traits, size=world.size, num_frames=world.num_frames, fps=world.fps, rng=rng)
-
-    def write(aside: Path) -> None:
-        encode_clip(aside, frames, None if clip.corruption == "no_audio" else sound, size=world.size, fps=world.fps)
-        if clip.corruption == "truncated":
-            truncate_file(aside)
-        elif clip.corruption == "damaged":
-            damage_file(aside, rng)
-
-    write_aside(path, write)
