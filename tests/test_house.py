@@ -67,7 +67,7 @@ MOST_WORDS = {
     r"\bstands?\b": 48,
     r"\bbeside\b": 39,
     r"\bis none\b|(?<!there )\bis no \w": 62,
-    r"\bmade world\b|\bwhat of\b|\bWhat of\b": 2,
+    r"\bmade world\b|\bwhat of\b|\bWhat of\b": 0,
     r"\bFor a person\b|JSON-ready": 25,
     r"\b[Cc]rew\b": 0,
 }

@@ -39,7 +39,7 @@ class Result(Settings):
         end_seconds: first instant after it.
         score: cosine similarity with the question, from -1 to 1.
         clip: the clip's id, good for `like=`.
-        modalities: what of the clip was compared, such as ``video+audio``.
+        modalities: the media of the clip that were compared, such as ``video+audio``.
         split: the clip's split, if the collection has splits.
         captions: what the collection says of the clip.
         metadata: the manifest's other columns.

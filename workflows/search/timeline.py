@@ -25,7 +25,7 @@ class Timeline:
     Attributes:
         question: what was asked.
         video: the video's identity in the collection.
-        modalities: what of it was compared.
+        modalities: the media of it that were compared.
         windows: (P, 2) seconds [start, end) of each window.
         similarities: (P,) cosines.
         spans: captions of the video with their spans, where the collection has some.
