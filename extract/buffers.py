@@ -26,7 +26,7 @@ MAX_MEMORY_BYTES = 4 * 1024**2
 """What a sound track may take before it goes to a file."""
 _SMALLEST_BYTES = 64 * 1024
 _ITEM_BYTES = 4
-# glibc's mallopt: from where on, and how many, requests get pages of their own; how much of a free end is given back; and
+# glibc's mallopt: from where on, and how many, requests get pages of their own; how much of a free end is given back;
 # how much more than is needed the heap grows by.
 _MALLOC_OPTIONS = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 64 * 1024**2)}
 

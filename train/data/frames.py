@@ -248,7 +248,7 @@ class FrameLoader:
             self.epoch, self.batch = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, as JSON-ready data: the batches given so far."""
+        """The position as plain data: the batches given so far."""
         return {"epoch": self.epoch, "batch": self.batch, "order": self.sampler.as_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
