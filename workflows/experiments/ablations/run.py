@@ -134,7 +134,7 @@ def plan_jobs(
                 model=study.model,
                 model_config=config,
                 recipe=recipe,
-                limits=limits_of(recipe),
+                limits=recipe.limits(),
                 folder=str(folder / objective / f"{name}-seed{seed}-{identity[:12]}"),
                 provenance=provenance,
                 device=clips.project.config.run.device,
@@ -151,11 +151,6 @@ def _written(folder: Path, name: str, examples: TrainingSet) -> Path:
     if not path.exists():
         examples.write(path)
     return path
-
-
-def limits_of(recipe: Recipe) -> dict[str, int]:
-    """How much of a clip a model reads while it is trained."""
-    return {name: getattr(recipe, name) for name in ("max_video_tokens", "max_audio_frames", "max_words")}
 
 
 def run_jobs(jobs: Sequence[AblationJob], executor: Callable[[], Executor], console: Console) -> None:
