@@ -83,7 +83,7 @@ def read_members(shards: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]
     its sidecar promises.
 
     Raises:
-        IntegrityError: a shard is no plain tar, or ends before its end.
+        IntegrityError: a shard is not a plain tar, or ends before its end.
     """
     for shard in shards:
         limits: dict[str, int] = {}
