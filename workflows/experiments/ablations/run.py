@@ -13,7 +13,7 @@ from typing import Any
 
 from ...._files import publish_text
 from ...._vocabulary import IntegrityError, digest_of
-from ....train import Recipe, get_recipe, read_checkpoint
+from ....train import get_recipe, read_checkpoint
 from ....train.data import FeatureDataset, TrainingSet, stored_clips
 from ...console import Console, readable_seconds
 from ...sync import Executor, TrainJob, train_model
