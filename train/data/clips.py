@@ -207,7 +207,7 @@ class ClipDataset:
 
         Several streams are brought to the length of the last before they are cut.
 
-        Raises InputError for what is no table of rows.
+        Raises InputError for an array of other than two dimensions.
         """
         streams = [video] if isinstance(video, np.ndarray) else video
         others = {"text": text, "audio": None, **others}

@@ -91,7 +91,7 @@ class FeatureDataset:
             fingerprint or one that was stored without rows: one that is not stored is refused.
         narrow: what a span means that lies within a feature and yet holds the middle of none of its rows, because it is
             shorter than a row: "missing"; "nearest" for the row whose middle is nearest to the span's; "closest" for
-            that row wherever the span lies, as beside the rows of a damaged video.
+            that row wherever the span lies, as next to the rows of a damaged video.
         draw: cuts each clip anew in every epoch, for random windows of long videos: it is given (epoch, clip's number,
             the clip's seconds [start, end)) and gives the seconds to read of it, the same for all features. It must be
             a pure function, and picklable for workers (`UniformWindow` is one). A feature without a row in the drawn

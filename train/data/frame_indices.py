@@ -1,4 +1,4 @@
-"""Which frames of a video stand for it: the published rules, as indices into its decoded frames.
+"""Which frames represent a video: the published rules, as indices into its decoded frames.
 
 Each rule chooses frames among the `length` frames that a video has. `at="middle"` is what the authors do for testing,
 `at="random"` for training; a random rule takes `Draws`, which gives the authors' own numbers for a seed. Instants in

@@ -62,7 +62,9 @@ class FeatureLoader:
         from torch.utils.data import DataLoader
 
         if options.get("persistent_workers") and getattr(dataset, "draws", hasattr(dataset, "set_epoch")):
-            raise ConfigError("persistent_workers: workers that outlive an epoch cannot be told the next one's draws")
+            raise ConfigError(
+                "persistent_workers: workers that outlive an epoch keep the draws of the first: leave it out"
+            )
         self.dataset, self.sampler = dataset, sampler
         self.epoch, self.batch = 0, 0
         self.clips: list[int] = []
@@ -99,7 +101,7 @@ class FeatureLoader:
             self.epoch, self.batch = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, as JSON-ready data: the batches given so far. It is the same in all processes."""
+        """The position, JSON: the batches given so far. It is the same in all processes."""
         return {"epoch": self.epoch, "batch": self.batch, "order": self.sampler.as_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

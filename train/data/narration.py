@@ -31,7 +31,7 @@ class NarratedClip:
         start_seconds: its first instant.
         end_seconds: the instant after its last. At least the shortest length later where there are sentences enough.
         sentences: indices of the sentences whose words it has, in the order in which their words are joined: a sentence
-            that was added in front of others stands behind them. Empty where nothing is said.
+            added before others comes after them. Empty where nothing is said.
     """
 
     start_seconds: float

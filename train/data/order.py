@@ -37,7 +37,7 @@ class EpochOrder:
         groups: (N,) number of the shard that each clip lies in; clips with the same number are read near each other.
         identity: names the clips; part of what a saved position must agree with.
         seed: of the order.
-        shuffle: False gives the clips as they stand, in every epoch.
+        shuffle: False gives the clips in their own order, in every epoch.
         window_shards: shards that are mixed with each other. None mixes all: a uniform random order without locality.
         rank: this process, from 0.
         world_size: processes that share the clips.
@@ -120,7 +120,7 @@ class EpochOrder:
         return self.rank * total // self.world_size, (self.rank + 1) * total // self.world_size, 1
 
     def as_dict(self) -> dict[str, Any]:
-        """What decides the order, as JSON-ready data; rank and number of processes apart."""
+        """What decides the order, for JSON; rank and number of processes apart."""
         groups = np.ascontiguousarray(self.groups, "<i8").tobytes()
         return {
             "clips": len(self.groups),
@@ -211,7 +211,7 @@ class ShardBatchSampler:
             yield indices[first : first + self.batch_size].tolist()
 
     def as_dict(self) -> dict[str, Any]:
-        """What a saved position must agree with, as JSON-ready data.
+        """What a saved position must agree with, for JSON.
 
         Of an interleaved order this is the batch over all processes: it may be shared by another number of them.
         """

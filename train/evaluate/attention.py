@@ -28,7 +28,7 @@ class ModalityAttention:
         modalities: in the order of rows and columns.
         weights: (H, M, M), head, modality of the query, modality of the key: what a query gives to all keys of a
             modality together, averaged over its queries and then over clips. Rows sum to 1.
-        tokens: mean number of tokens of each modality in a clip. Attention that told no tokens apart would be in
+        tokens: mean number of tokens of each modality in a clip. Attention that did not distinguish tokens would be in
             proportion to them.
         num_clips: how many clips were averaged.
         block: of the transformer, from 1.

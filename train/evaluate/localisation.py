@@ -95,7 +95,7 @@ def _cheapest(
     """The cost of the cheapest way into every state at the end, and by how many states it advanced at each second."""
     num_states = state_costs.shape[1]
     moves = np.zeros(state_costs.shape, np.int8)
-    # Two states that nothing reaches stand in front, so that a way of one or two states is a slice.
+    # Two states that nothing reaches come first, so that a way of one or two states is a slice.
     before = np.full(num_states + 2, np.inf)
     before[2] = 0.0
     ways = np.empty((3, num_states))

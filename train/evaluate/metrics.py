@@ -57,7 +57,6 @@ class RetrievalMetrics:
         return float((self.r1 * self.r5 * self.r10) ** (1 / 3))
 
     def as_dict(self) -> dict[str, float]:
-        """The fields by name, JSON-ready."""
         return asdict(self)
 
 

@@ -195,7 +195,7 @@ def read_weights(path: Path, *, sha256: str) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load(data)
     except SafetensorError as problem:
-        raise IntegrityError(f"{path} is no safetensors file ({problem})") from problem
+        raise IntegrityError(f"{path} is not a safetensors file ({problem})") from problem
     return tensors
 
 
@@ -204,5 +204,5 @@ def plain(value: dict[str, Any]) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(canonical_json(value))
     except (TypeError, ValueError) as problem:
-        raise ConfigError(f"a checkpoint keeps JSON-ready values only: {problem}") from problem
+        raise ConfigError(f"a checkpoint keeps values for JSON only: {problem}") from problem
     return document

@@ -47,7 +47,7 @@ def fit(
         recipe: how. Its model and limits are the caller's business.
         folder: of the checkpoint, and of the saved states in `progress/` while training lasts.
         device: "cpu", "cuda" for the GPU (of each process, under `accelerate launch`), or "cuda:N" for one of several.
-        provenance: JSON-ready data kept in the checkpoint: what the model was trained on. Another provenance
+        provenance: data for JSON, kept in the checkpoint: what the model was trained on. Another provenance
             is another training.
         on_progress: called after every step.
         validate: called with the model after every epoch.

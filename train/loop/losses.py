@@ -128,7 +128,7 @@ class LossCurve:
         return self._hash.hexdigest()
 
     def publish(self) -> None:
-        """Put the whole curve beside the checkpoint that will name it."""
+        """Publish the whole curve next to the checkpoint that will name it."""
         publish(self.path.parent.parent / final_name(self._hash.hexdigest()), self.path.read_bytes(), kind="checkpoint")
 
     def close(self) -> None:
@@ -137,5 +137,5 @@ class LossCurve:
 
 
 def forget_other_curves(folder: Path, *, sha256: str) -> None:
-    """Remove what earlier trainings left beside the checkpoint."""
+    """Remove the curves of earlier trainings."""
     sweep(folder, _PATTERN, keep=final_name(sha256))

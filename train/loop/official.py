@@ -16,7 +16,7 @@ def read_official(path: Path) -> dict[str, Any]:
     """A checkpoint file of the authors as `from_official` takes it, with its tensors on the CPU.
 
     Args:
-        path: a ``.pt``, ``.pth`` or ``.bin`` file, weights alone or with what the authors keep beside them
+        path: a ``.pt``, ``.pth`` or ``.bin`` file, weights alone or with what the authors keep with them
             ("state_dict", "config", ...), or weights as ``.safetensors``.
 
     Raises:

@@ -29,7 +29,7 @@ _STATE, _MODEL, _OPTIMIZER = "state.json", "model.safetensors", "optimizer.safet
 
 @dataclass(kw_only=True)
 class Position:
-    """Where a training stands.
+    """The position of a training.
 
     Attributes:
         identity: what makes it this training: recipe, model, clips, processes.
@@ -117,7 +117,7 @@ def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], *, folde
 
 
 def forget_progress(folder: Path) -> None:
-    """Remove every saved state, and the loss curve that grew beside them."""
+    """Remove every saved state, and the growing loss curve."""
     shutil.rmtree(folder / FOLDER_NAME, ignore_errors=True)
 
 

@@ -17,7 +17,7 @@ class DivergedError(FrameloomError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainProgress:
-    """Where a training stands, after one step. `read_losses` gives the same numbers of every step, afterwards too.
+    """The progress of a training after one step. `read_losses` gives the same numbers of every step, afterwards too.
 
     Attributes:
         epoch: epochs begun, from 1.

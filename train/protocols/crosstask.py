@@ -134,7 +134,7 @@ def read_crosstask_annotation(path: Path, *, num_seconds: int, num_steps: int) -
         if step != int(step) or not 1 <= step <= num_steps:
             raise InputError(f"{where}: step {parts[0].strip()!r:.20} is not one of 1 to {num_steps}")
         if not 0 <= start <= end:
-            raise InputError(f"{where}: {start} to {end} s is no span: 0 <= start <= end is needed")
+            raise InputError(f"{where}: the span {start} to {end} s is invalid: 0 <= start <= end is needed")
         labels[math.floor(start) : math.ceil(end), int(step) - 1] = True
     return labels
 
@@ -202,7 +202,7 @@ def _number(text: str, where: str, *, what: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{where}: {text.strip()!r:.40} is no number ({what})")
+        raise InputError(f"{where}: {text.strip()!r:.40} is not a number ({what})")
     return value
 
 

@@ -413,7 +413,7 @@ class TestRefusals:
             (0, {}, {}, "no clips to train on"),
             (8, {"device": "tpu"}, {}, "allowed are cpu, cuda and cuda:N"),
             (8, {}, {"precision": "fp16"}, "fp16 needs a GPU"),
-            (8, {"provenance": {"when": object()}}, {}, "JSON-ready"),
+            (8, {"provenance": {"when": object()}}, {}, "values for JSON only"),
         ],
     )
     def test_what_cannot_be_trained_is_explained(

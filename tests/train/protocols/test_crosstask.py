@@ -87,10 +87,10 @@ def test_an_annotation_covers_every_second_that_it_touches(tmp_path: Path) -> No
         ("0,1,2", "step '0' is not one of 1 to 3"),
         ("4,1,2", "step '4' is not one of 1 to 3"),
         ("1.5,1,2", "step '1.5' is not"),
-        ("one,1,2", "'one' is no number"),
-        ("1,nan,2", "'nan' is no number"),
-        ("1,-1,2", "is no span"),
-        ("1,3,2", "is no span"),
+        ("one,1,2", "'one' is not a number"),
+        ("1,nan,2", "'nan' is not a number"),
+        ("1,-1,2", "the span .* is invalid"),
+        ("1,3,2", "the span .* is invalid"),
     ],
 )
 def test_a_wrong_annotation_is_named_with_its_line(tmp_path: Path, line: str, message: str) -> None:
