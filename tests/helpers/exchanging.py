@@ -10,7 +10,7 @@ import numpy as np
 from frameloom._vocabulary import FeatureArray, Modality, Status
 from frameloom.store import Sample, feature_fingerprint
 from frameloom.workflows.console import Console
-from frameloom.workflows.exchange.records import chosen_wants
+from frameloom.workflows.exchange.records import chosen_features
 from frameloom.workflows.project.project import Project
 from frameloom.workflows.sync.tasks import text_digest
 
@@ -82,7 +82,7 @@ def fill(project: Project) -> None:
     from frameloom.workflows.sync.survey import survey
 
     files = {state.file.video.video: state.file.digest for state in survey(project).videos}
-    for want in chosen_wants(project, None).values():
+    for want in chosen_features(project, None).values():
         digests: dict[str, Any] = {name: digest for name, digest in files.items() if digest and name != PENDING}
         if want.modality is Modality.TEXT:
             digests = {caption: text_digest(caption) for caption in project.collection.captions()}

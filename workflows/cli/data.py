@@ -1,4 +1,4 @@
-"""The commands `export`, `import` and `manifest`. See `_export.py`, `_import.py` and `_published_lists.py`."""
+"""The commands `export`, `import` and `manifest`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def export(
 ) -> None:
     """Write the stored features for other programs to read.
 
-    npy: FEATURE/VIDEO.npy (T, D) beside FEATURE/VIDEO.times.npy (T, 2), in folders like those of the collection.
+    npy: FEATURE/VIDEO.npy (T, D) and FEATURE/VIDEO.times.npy (T, 2), in folders like those of the collection.
     parquet: one row for each row of a feature (video, feature, index, start_seconds, end_seconds, values).
     webdataset: one sample for each video or clip, with all of its features, captions and metadata.
     In each, manifest.jsonl lists every video with its status, also those that have no numbers.
@@ -44,7 +44,7 @@ def export(
 
     Then in Python: webdataset.WebDataset("features/shard-{000000..000003}.tar", shardshuffle=False).decode()
     """
-    from ..exchange.export import export as export_features
+    from ..exchange.exporting import export as export_features
     from ..project.project import Project
 
     project = Project.open(config, read_only=True)
@@ -58,7 +58,7 @@ def export(
 def import_(
     path: Annotated[Path, typer.Argument(help="The folder, or for --layout pickle the file.")],
     layout: Annotated[
-        str, typer.Option("--layout", metavar="NAME", help="npy, pickle, video_features or frameloom (an export).")
+        str, typer.Option("--layout", metavar="NAME", help="npy, pickle, video_features or frameloom (an npy export).")
     ],
     feature: Annotated[str, typer.Option("--feature", metavar="NAME", help="video, audio, text, or a backbone.")],
     array: Annotated[
@@ -77,6 +77,9 @@ def import_(
     trust_weights: Annotated[
         bool, typer.Option("--trust-weights", help="Exactly the configured backbone and weights made these.")
     ] = False,
+    allow_length: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long after their video rows may end.")
+    ] = 60.0,
     vouch: Annotated[bool, typer.Option("--vouch", hidden=True, help="--trust-weights, as it was called.")] = False,
     absent: Annotated[
         bool, typer.Option("--absent", help="Record of videos without one that they have none, so that sync goes on.")
@@ -92,11 +95,11 @@ def import_(
     program did not make go under `weights: imported:NAME` (any name), an identity that nothing else shares.
 
     npy: a folder with ID.npy or ID.npz for each video. pickle: one file with a list of dicts or a dict of videos, read
-    without running anything in it. video_features: ID_resnet.npy beside ID_timestamps_ms.npy. frameloom: our exports.
+    without running anything in it. video_features: ID_resnet.npy with ID_timestamps_ms.npy. frameloom: our npy exports.
 
-    Rows may end 2 rows, 2 s or 2 % (whichever is most) after their video, or 10 % before it. Others are taken and told,
-    with the rate that would fit, for the videos may have been cut. Files whose rows end more than a minute after their
-    video are refused before they are read. Where nothing tells a video's length any number is taken, and that is told.
+    Files whose rows end more than a minute (--allow-length) after their video are refused before they are read. Rows
+    whose end is more than a tenth off are imported and listed, with the rate that would fit: the videos may have been
+    cut. Where the length of a video is unknown any number is taken, and that is listed.
 
     What is stored already is compared: other numbers are refused, and what is stored stays. An import that was stopped
     goes on when it is run again.
@@ -124,6 +127,7 @@ def import_(
         seconds_per_row=seconds_per_row,
         transposed=transposed,
         cast=cast,
+        allow_length=allow_length,
         vouch=trust_weights or vouch,
         absent=absent,
         dry_run=dry_run,

@@ -1,5 +1,6 @@
-"""TODO door of workflows/exchange."""
+"""Features out of a store and into one: `export`, `import` and their manifests."""
 
-from .ingest import NOTHING
+from .exporting import ExportReport, export
+from .importing import ImportReport, ImportRequest, import_into
 
-__all__ = ["NOTHING"]
+__all__ = ["ExportReport", "ImportReport", "ImportRequest", "export", "import_into"]

@@ -5,9 +5,9 @@ known here; the others are what the configuration says. So numbers of unknown ma
 ``weights: imported:NAME``, an identity that claims nothing and that nothing else shares. To put them under the identity
 of real weights takes `vouch`, except for exports of ours, which carry the identity that they were stored under.
 
-Rows are held against the length of their video before they are read (`_import_checks.py`), and what is stored already
-against what is stored. An import that was killed and is run again leaves the store as one that was not killed: what the
-killed one had begun is swept away, and what it had finished is read again and compared.
+Rows are compared with the length of their video before they are read (`lengths.py`), and what is stored already with
+what is stored. An import that was killed and is run again leaves the store as one that was not killed: what the killed
+one had begun is swept away, and what it had finished is read again and compared. Its record is written last.
 
 One array is in memory at a time, with the copies by which its values are checked and cast: the peak is at most four
 times the larger of its bytes as they were and as they are stored (measured: 3.4 times 384 MB of float16), besides 64 MB
@@ -19,31 +19,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, computed_field, field_serializer
 
-from ..._files import publish_text
-from ..._vocabulary import ConfigError, ExitCode, FeatureSpec, Modality, canonical_json, digest_of
+from ..._files import is_temporary
+from ..._vocabulary import ConfigError, ExitCode, FeatureSpec, Modality, digest_of
 from ...extract import Decoder
-from ...store import FeatureStore, code_version, feature_fingerprint, writer_lock
+from ...store import code_version, writer_lock
 from ..console import Console
-from ..project import PREFIX, FeatureRequest, Project, imported_weights, readable_path
+from ..project import (
+    PREFIX,
+    FeatureRequest,
+    ImportRecord,
+    Project,
+    imported_weights,
+    readable_path,
+)
 from ..sync import fingerprint_of, survey, text_digest
-from .ingest import Imported, Rules, check_rate, import_features
+from .ingest import Rules, check_rate, import_features
 from .layouts import Choice, Offers, find_offers
-from .lengths import Lengths, compare_with_stored
-from .matching import Matching, Target, match, read_mapping
-from .records import chosen_wants
-from .tidy import RECORDS, tidy
+from .lengths import ALLOWED_SECONDS, Lengths, compare_with_stored
+from .matching import Target, match, read_mapping
+from .records import chosen_features
 
 _SHOWN = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportReport:
+class ImportReport(BaseModel):
     """What an import did, or with `dry_run` would do.
 
     Attributes:
@@ -57,10 +61,12 @@ class ImportReport:
         without: keys of the collection that nothing fits.
         unreadable: videos of the collection that could not be read, so that their content has no name.
         ignored: files in the folder that are not of this feature.
-        unfit: (origin, sentence) of rows that were taken and end long before their video, or somewhat after it.
-        unmeasured: keys of videos whose length nothing tells, so that no rows were too many for them.
+        unfit: (origin, sentence) of rows that were taken and end long before or after their video.
+        unmeasured: keys of videos of unknown length, so that no rows were too many for them.
         dry_run: whether nothing was written.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     feature: str
     identity: str
@@ -76,13 +82,18 @@ class ImportReport:
     unmeasured: tuple[str, ...] = ()
     dry_run: bool = False
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def exit_code(self) -> int:
         """3 when something was refused, else 0."""
-        return ExitCode.FAILURES if self.refused else ExitCode.OK
+        return int(ExitCode.FAILURES if self.refused else ExitCode.OK)
+
+    @field_serializer("refused", "unfit")
+    def _as_objects(self, pairs: tuple[tuple[str, str], ...]) -> list[dict[str, str]]:
+        return [{"path": origin, "message": reason} for origin, reason in pairs]
 
     def lines(self) -> Iterator[str]:
-        """The report for a person."""
+        """The report as text."""
         for origin, reason in self.refused[:_SHOWN]:
             yield f"  refused: {origin}: {reason}"
         if len(self.refused) > _SHOWN:
@@ -104,20 +115,6 @@ class ImportReport:
             origin, reason = self.unfit[0]
             yield f"  {len(self.unfit)} were taken and are not as long as their video, such as {origin!r}: {reason}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        names = ("imported", "absent", "unmatched", "without", "unreadable", "ignored", "unmeasured")
-        return {
-            "feature": self.feature,
-            "identity": self.identity,
-            **{name: list(getattr(self, name)) for name in names},
-            "already": self.already,
-            "refused": [{"path": origin, "message": reason} for origin, reason in self.refused],
-            "unfit": [{"path": origin, "message": reason} for origin, reason in self.unfit],
-            "dry_run": self.dry_run,
-            "exit_code": self.exit_code,
-        }
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportRequest:
@@ -125,7 +122,7 @@ class ImportRequest:
 
     Attributes:
         path: the folder or file.
-        layout: one of `_layouts.LAYOUTS`.
+        layout: one of `layouts.LAYOUTS`.
         feature: the project's name for it, or its backbone's.
         array: see `Choice`.
         suffix: see `Choice`.
@@ -135,6 +132,7 @@ class ImportRequest:
         seconds_per_row: its inverse; both None for the specification's.
         transposed: see `Rules`.
         cast: see `Rules`.
+        allow_length: how many seconds after their video rows may end.
         vouch: whether the user stands for the configured weights having made these numbers.
         absent: whether videos without an offer are recorded as having none.
         dry_run: read and check everything, and write nothing.
@@ -151,6 +149,7 @@ class ImportRequest:
     seconds_per_row: float | None = None
     transposed: bool = False
     cast: bool = False
+    allow_length: float = ALLOWED_SECONDS
     vouch: bool = False
     absent: bool = False
     dry_run: bool = False
@@ -165,43 +164,45 @@ def import_into(project: Project, request: ImportRequest, console: Console) -> I
         LockedError: another process writes to the store.
         OutOfSpaceError: the disk is full; what was stored stays, and the same command goes on.
     """
-    name, want = _only_want(project, request.feature)
-    rules = _rules(request, want.spec)
-    choice = Choice(array=request.array, suffix=request.suffix, id_key=request.id_key, identity=dict(want.identity()))
+    chosen = chosen_features(project, [request.feature])
+    if len(chosen) > 1:
+        raise ConfigError(f"--feature {request.feature}: it is both of {', '.join(chosen)}: name one of these")
+    ((name, feature),) = chosen.items()
+    spec, rules = feature.spec, _rules(request, feature.spec)
+    choice = Choice(array=request.array, suffix=request.suffix, id_key=request.id_key, identity=feature.identity())
     found = find_offers(request.path, request.layout, choice)
-    claims = _check_claim(name, want, found, vouch=request.vouch)
-    targets, paths, unreadable = _targets(project, want)
-    mapping = None if request.mapping is None else read_mapping(request.mapping)
-    matching = match(found.offers, targets, mapping)
+    is_vouched = _check_claim(name, feature, found, vouch=request.vouch)
+    targets, paths, unreadable = _targets(project, feature)
+    matching = match(found.offers, targets, None if request.mapping is None else read_mapping(request.mapping))
     if not matching.pairs and not matching.refused:
         raise ConfigError(_nothing_matches(request, found, targets))
     with Decoder() as decoder, nullcontext() if request.dry_run else writer_lock(project.root):
         if not request.dry_run:
-            tidy(project.store, want.spec, console)
-        folder = request.path if request.layout in ("npy", "video_features") else None
-        lengths = Lengths(
-            spec=want.spec,
-            rules=rules,
-            folder=folder,
-            array=request.array,
-            paths=paths,
-            decoder=decoder,
-            num_stored=partial(_num_stored, project.store, want),
-        )
+            _sweep(project, console)
+        lengths = Lengths(spec=spec, rules=rules, paths=paths, decoder=decoder, allow_seconds=request.allow_length)
         guarded = lengths.guarded(matching)
-        compared = compare_with_stored(project.store, want, guarded, rules, console)
-        result = _take(project, want, guarded, rules, request, console)
-        if not request.dry_run and (result.imported or compared.num_same):
-            _record(project, name, want, request, claims=claims)
+        num_same, others = compare_with_stored(project.store, feature, guarded, rules, console)
+        result = import_features(
+            project.store,
+            spec,
+            lambda digest: fingerprint_of(digest, feature),
+            guarded,
+            rules,
+            console,
+            dry_run=request.dry_run,
+        )
+        absent = _absent(project, feature, matching.without) if request.absent else {}
+        if not request.dry_run and (result.imported or num_same or absent):
+            _write_record(project, name, feature, request, vouched=is_vouched, absent=absent)
     return ImportReport(
         feature=name,
-        identity=f"{want.spec.name}, {want.weights_digest:.24}",
+        identity=f"{spec.name}, {feature.weights_digest:.24}",
         imported=tuple(result.imported),
-        already=result.already - len(compared.others),
-        absent=tuple(result.absent),
-        refused=(*matching.refused, *compared.others, *result.refused),
+        already=result.already - len(others),
+        absent=tuple(absent),
+        refused=(*matching.refused, *others, *result.refused),
         unmatched=matching.unmatched,
-        without=tuple(target.key for target in matching.without if target.key not in result.absent),
+        without=tuple(target.key for target in matching.without if target.key not in absent),
         unreadable=unreadable,
         ignored=tuple(found.ignored),
         unfit=tuple(lengths.unfit.items()),
@@ -210,26 +211,14 @@ def import_into(project: Project, request: ImportRequest, console: Console) -> I
     )
 
 
-def _take(
-    project: Project, want: FeatureRequest, matching: Matching, rules: Rules, request: ImportRequest, console: Console
-) -> Imported:
-    return import_features(
-        project.store,
-        want.spec,
-        lambda digest: feature_fingerprint(digest, want.spec, want.weights_digest),
-        matching,
-        rules,
-        console,
-        absent=request.absent,
-        dry_run=request.dry_run,
-    )
-
-
-def _only_want(project: Project, feature: str) -> tuple[str, FeatureRequest]:
-    found = chosen_wants(project, [feature])
-    if len(found) > 1:
-        raise ConfigError(f"--feature {feature}: it is both of {', '.join(found)}: name one of these")
-    return next(iter(found.items()))
+def _sweep(project: Project, console: Console) -> None:
+    """Take away what an import that was killed had begun, as `sync` does."""
+    for line in project.store.sweep():
+        console.say(line)
+    folder = ImportRecord.folder(project.root)
+    for path in [one for one in folder.glob(".*") if is_temporary(one.name)]:
+        path.unlink(missing_ok=True)
+    project.store.refresh()
 
 
 def _rules(request: ImportRequest, spec: FeatureSpec) -> Rules:
@@ -239,6 +228,8 @@ def _rules(request: ImportRequest, spec: FeatureSpec) -> Rules:
         raise ConfigError("--rate-hz and --seconds-per-row say the same: give one")
     if any(one is not None and not (np.isfinite(one) and one > 0) for one in (rate, seconds)):
         raise ConfigError("--rate-hz and --seconds-per-row must be more than 0")
+    if not (np.isfinite(request.allow_length) and request.allow_length >= 0):
+        raise ConfigError(f"--allow-length {request.allow_length}: seconds, 0 or more, are allowed")
     seconds = 1 / rate if rate is not None else seconds
     if seconds is not None and spec.rate_hz is not None:
         check_rate(seconds, spec)
@@ -246,11 +237,11 @@ def _rules(request: ImportRequest, spec: FeatureSpec) -> Rules:
     return Rules(seconds_per_row=seconds, transposed=request.transposed, cast=request.cast, source=source)
 
 
-def _check_claim(name: str, want: FeatureRequest, found: Offers, *, vouch: bool) -> bool:
+def _check_claim(name: str, feature: FeatureRequest, found: Offers, *, vouch: bool) -> bool:
     """Whether the user stands for the weights. Raises ConfigError where nobody does."""
-    if imported_weights(want.weights_digest) is not None:
+    if imported_weights(feature.weights_digest) is not None:
         return False
-    if found.identity is not None and digest_of(dict(found.identity)) == digest_of(want.identity()):
+    if found.identity is not None and digest_of(dict(found.identity)) == digest_of(feature.identity()):
         return False
     if vouch:
         return True
@@ -259,20 +250,15 @@ def _check_claim(name: str, want: FeatureRequest, found: Offers, *, vouch: bool)
         spec, weights = found.identity.get("spec"), found.identity.get("weights")
         made = f" (the export says {spec.get('name') if isinstance(spec, dict) else '?'}, {str(weights)[:24]})"
     raise ConfigError(
-        f"nothing says that these numbers were made by {want.spec.name} with {want.weights_digest:.24}{made}:"
+        f"nothing says that these numbers were made by {feature.name} with {feature.weights_digest:.24}{made}:"
         f" write `weights: {PREFIX}NAME` under features.{name}, which gives them an identity of their own,"
         " or give --trust-weights where exactly these made them"
     )
 
 
-def _num_stored(store: FeatureStore, want: FeatureRequest, target: Target) -> int | None:
-    entry = store.entry(fingerprint_of(target.source_digest, want))
-    return None if entry is None else entry.num_rows
-
-
-def _targets(project: Project, want: FeatureRequest) -> tuple[list[Target], Mapping[str, Path], tuple[str, ...]]:
+def _targets(project: Project, feature: FeatureRequest) -> tuple[list[Target], Mapping[str, Path], tuple[str, ...]]:
     """What can have a feature, with the files of videos, and the videos that cannot be read."""
-    if want.modality is Modality.TEXT:
+    if feature.modality is Modality.TEXT:
         return [Target(key=one, source_digest=text_digest(one)) for one in project.texts()], {}, ()
     files = [state.file for state in survey(project).videos]
     known = [Target(key=file.video.video, source_digest=file.digest) for file in files if file.digest is not None]
@@ -291,19 +277,41 @@ def _nothing_matches(request: ImportRequest, found: Offers, targets: Sequence[Ta
     )
 
 
-def _record(project: Project, name: str, want: FeatureRequest, request: ImportRequest, *, claims: bool) -> None:
-    """Keep beside the features what was imported or is the same as what was, and who stands for it."""
-    facts = {
-        "feature": name,
-        "identity": want.identity(),
-        "layout": request.layout,
-        "path": readable_path(request.path.absolute()),
-        "array": request.array,
-        "suffix": request.suffix,
-        "cast": request.cast,
-        "transposed": request.transposed,
-        "vouched": claims,
-        "code_version": code_version(),
-    }
-    path = Path(project.root) / RECORDS / f"{digest_of(facts)}.json"
-    publish_text(path, canonical_json(facts) + "\n")
+def _absent(project: Project, feature: FeatureRequest, without: Sequence[Target]) -> dict[str, str]:
+    """Fingerprints of what has no such feature, by key: nothing is offered for it, and nothing is stored."""
+    named = {target.key: fingerprint_of(target.source_digest, feature) for target in without}
+    return {key: name for key, name in named.items() if name not in project.store}
+
+
+def _write_record(
+    project: Project,
+    name: str,
+    feature: FeatureRequest,
+    request: ImportRequest,
+    *,
+    vouched: bool,
+    absent: Mapping[str, str],
+) -> None:
+    """Keep what was imported or is the same as what was. What is stored by now is absent in no record any more."""
+    new = ImportRecord(
+        feature=name,
+        identity=feature.identity(),
+        layout=request.layout,
+        path=readable_path(request.path.absolute()),
+        array=request.array,
+        suffix=request.suffix,
+        id_key=request.id_key,
+        mapping=None if request.mapping is None else readable_path(request.mapping.absolute()),
+        cast=request.cast,
+        transposed=request.transposed,
+        allow_length=request.allow_length,
+        vouched=vouched,
+        code_version=code_version(),
+    )
+    for record in ImportRecord.all_in(project.root):
+        kept = {key: one for key, one in record.absent.items() if one not in project.store}
+        if record.model_copy(update={"absent": {}}) == new:  # the same import, made again
+            absent = {**kept, **absent}
+        elif kept != record.absent:
+            record.model_copy(update={"absent": kept}).write(project.root)
+    new.model_copy(update={"absent": absent}).write(project.root)

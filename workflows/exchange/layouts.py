@@ -5,8 +5,8 @@ npy             a folder of ``<id>.npy`` or ``<id>.npz``, one for each video, as
                 (array ``features``), ``<id>_spec.npz`` (array ``arr_0``, bands x frames: `transposed`)
 pickle          one pickle of many videos, as AVLnet publishes MSR-VTT and YouCook2: a list of dicts with an ``id``, or
                 a dict from id to an array or to a dict of arrays
-video_features  ``<stem>_<feature>.npy`` beside ``<stem>_timestamps_ms.npy`` and ``<stem>_fps.npy``
-frameloom       what `frameloom export` writes
+video_features  ``<stem>_<feature>.npy`` with ``<stem>_timestamps_ms.npy`` and ``<stem>_fps.npy``
+frameloom       what `frameloom export --format npy` writes
 
 Nothing here runs code of a file, and no path that a file names is opened: files are those that the folder lists.
 """
@@ -14,9 +14,9 @@ Nothing here runs code of a file, and no path that a file names is opened: files
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,14 @@ from numpy.typing import NDArray
 
 from ..._registry import nearest
 from ..._vocabulary import ConfigError, InputError, Status, digest_of
-from ...store.foreign import npz_names, read_npy, read_npy_stream, read_npz, read_pickle
+from ...store.foreign import npz_names, read_npy, read_npz, read_pickle
 from ..project import readable_path
-from .records import MANIFEST, PENDING, Header, Record, contradiction, read_manifest
+from .records import MANIFEST, PENDING, Record, read_manifest
 
 _ID_KEYS = ("id", "video_id", "vid", "video", "clip_id", "key")
 _ARRAY_KEYS = ("features", "arr_0")
 _KNOWN_ENDINGS = ("resnet", "clip", "timm", "s3d", "r21d", "rgb", "flow", "vggish", "raft", "i3d")
-_BESIDE = ("timestamps_ms", "fps")
-_MAX_PART_BYTES = 8_000_000_000
+_TIMES_ENDINGS = ("timestamps_ms", "fps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +52,22 @@ class Offered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """One feature that a layout has: what it is called there, where it is, and how it is read (raises InputError).
+    """One feature that a layout has.
 
-    `source_digest` is known of exports of ours alone: the digest of the file that it was made from.
+    Attributes:
+        name: what it is called there.
+        origin: where it is, for messages and mappings.
+        read: reads it, and raises InputError.
+        declared: reads its header alone: an array of its shape that takes no memory. None where that is not possible.
+        path: the file that it fills; None where a file holds many.
+        source_digest: of the file that it was made from; known of exports of ours alone.
     """
 
     name: str
     origin: str
     read: Callable[[], Offered]
+    declared: Callable[[], NDArray[Any]] | None = None
+    path: Path | None = None
     source_digest: str | None = None
 
 
@@ -96,19 +103,16 @@ def find_offers(path: Path, layout: str, choice: Choice) -> Offers:
         raise ConfigError(f"--layout {layout!r}: {nearest(layout, list(LAYOUTS))}")
     if not path.exists():
         raise ConfigError(f"{path} does not exist: name what is to be imported")
-    wants_file = layout == "pickle"
-    if path.is_dir() == wants_file:
-        raise ConfigError(f"{path}: the layout {layout} is {'one file' if wants_file else 'a folder'}")
+    is_file = layout == "pickle"
+    if path.is_dir() == is_file:
+        raise ConfigError(f"{path}: the layout {layout} is {'one file' if is_file else 'a folder'}")
     found = _LAYOUTS[layout](path, choice)
     if not found.offers:
-        raise ConfigError(f"{path} holds nothing in the layout {layout}{_suffix_hint(found, choice)}")
+        hint = ": `frameloom import --help` describes each"
+        if choice.suffix and found.ignored:
+            hint = f": none of its {len(found.ignored)} files ends in {choice.suffix!r}, such as {found.ignored[0]!r}"
+        raise ConfigError(f"{path} holds nothing in the layout {layout}{hint}")
     return found
-
-
-def _suffix_hint(found: Offers, choice: Choice) -> str:
-    if choice.suffix and found.ignored:
-        return f": none of its {len(found.ignored)} files ends in {choice.suffix!r}, such as {found.ignored[0]!r}"
-    return ": `frameloom import --help` describes each"
 
 
 def _files(folder: Path, endings: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
@@ -123,6 +127,8 @@ def _files(folder: Path, endings: tuple[str, ...]) -> Iterator[tuple[str, Path]]
 
 # One file for each video
 
+_Times = Callable[[NDArray[Any]], NDArray[np.float64]]
+
 
 def _npy_offers(folder: Path, choice: Choice) -> Offers:
     offers: list[Offer] = []
@@ -133,17 +139,26 @@ def _npy_offers(folder: Path, choice: Choice) -> Offers:
             ignored.append(relative)
             continue
         name = stem[: len(stem) - len(choice.suffix)]
-        offers.append(Offer(name=name, origin=relative, read=partial(_read_array, path, choice.array)))
+        offers.append(_file_offer(name, relative, path, array=choice.array))
     return Offers(offers=offers, ignored=ignored)
 
 
-def _read_array(path: Path, array: str | None) -> Offered:
+def _file_offer(name: str, origin: str, path: Path, *, array: str | None = None, times: _Times | None = None) -> Offer:
+    def read() -> Offered:
+        values = _read_array(path, array)
+        return Offered(values=values, times=None if times is None else times(values))
+
+    declared = partial(_read_array, path, array, only_shape=True)
+    return Offer(name=name, origin=origin, read=read, declared=declared, path=path)
+
+
+def _read_array(path: Path, array: str | None, *, only_shape: bool = False) -> NDArray[Any]:
     if path.suffix == ".npy":
-        return Offered(values=read_npy(path))
+        return read_npy(path, only_shape=only_shape)
     if array is None:
         names = npz_names(path)
         array = next((name for name in _ARRAY_KEYS if name in names), None)
-    return Offered(values=read_npz(path, array))
+    return read_npz(path, array, only_shape=only_shape)
 
 
 # One pickle of many videos
@@ -152,31 +167,24 @@ def _read_array(path: Path, array: str | None) -> Offered:
 def _pickle_offers(path: Path, choice: Choice) -> Offers:
     data = read_pickle(path)
     if isinstance(data, dict):
-        items = [(_text_of(key), value) for key, value in data.items()]
+        items = list(data.items())
     elif isinstance(data, list | tuple):
         items = [(_id_of(item, number, choice, path), item) for number, item in enumerate(data)]
     else:
         raise InputError(
             f"{path} holds a {type(data).__name__}: a list of dicts or a dict from video to arrays is read"
         )
-    unnamed = [number for number, (name, _) in enumerate(items) if name is None]
-    if unnamed:
-        raise InputError(f"{path}: the key number {unnamed[0]} is neither a text nor a number")
-    offers = [
-        Offer(name=name, origin=f"{path.name}[{name!r}]", read=partial(_read_item, path, name, value, choice.array))
-        for name, value in items
-        if name is not None
-    ]
+    offers = []
+    for number, (key, value) in enumerate(items):
+        if not isinstance(key, str | bytes | int):
+            raise InputError(f"{path}: the key number {number} is neither a text nor a number")
+        name = key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
+        read = partial(_read_item, path, name, value, choice.array)
+        offers.append(Offer(name=name, origin=f"{path.name}[{name!r}]", read=read))
     return Offers(offers=offers, ignored=[])
 
 
-def _text_of(key: Any) -> str | None:
-    if isinstance(key, bytes):
-        return key.decode("utf-8", "backslashreplace")
-    return str(key) if isinstance(key, str | int) else None
-
-
-def _id_of(item: Any, number: int, choice: Choice, path: Path) -> str | None:
+def _id_of(item: Any, number: int, choice: Choice, path: Path) -> Any:
     if not isinstance(item, dict):
         raise InputError(f"{path}: item {number} is a {type(item).__name__}: a list of dicts is read")
     known = [choice.id_key] if choice.id_key else [key for key in _ID_KEYS if key in item]
@@ -184,7 +192,7 @@ def _id_of(item: Any, number: int, choice: Choice, path: Path) -> str | None:
         keys = ", ".join(repr(key) for key in list(item)[:12])
         wanted = f"no key {choice.id_key!r}" if choice.id_key else "no id"
         raise InputError(f"{path}: item {number} has {wanted} among {keys}: name the id's key with --id-key")
-    return _text_of(item[known[0]])
+    return item[known[0]]
 
 
 def _read_item(path: Path, name: str, value: Any, array: str | None) -> Offered:
@@ -207,52 +215,44 @@ def _read_item(path: Path, name: str, value: Any, array: str | None) -> Offered:
 
 def _video_features_offers(folder: Path, choice: Choice) -> Offers:
     files = dict(_files(folder, (".npy",)))
-    ending = choice.array or _only_ending(folder, list(files))
+    ending = choice.array
+    if ending is None:
+        known = [one for one in _KNOWN_ENDINGS if any(file.endswith(f"_{one}.npy") for file in files)]
+        if len(known) != 1:
+            there = f"{', '.join(known)} are there" if known else "none of its known endings is there"
+            raise ConfigError(
+                f"{folder}: {there}: name the ending of the wanted files with --array, such as --array resnet"
+            )
+        (ending,) = known
     offers: list[Offer] = []
     ignored: list[str] = []
     for relative, path in files.items():
         stem = relative.removesuffix(".npy")
         if stem.endswith(f"_{ending}"):
             name = stem.removesuffix(f"_{ending}")
-            beside = {one: files.get(f"{name}_{one}.npy") for one in _BESIDE}
-            offers.append(Offer(name=name, origin=relative, read=partial(_read_stamped, path, beside)))
-        elif not stem.endswith(tuple(f"_{one}" for one in _BESIDE)):
+            stamps, rate = (files.get(f"{name}_{one}.npy") for one in _TIMES_ENDINGS)
+            times = None if stamps is None else partial(_read_times, stamps, rate)
+            offers.append(_file_offer(name, relative, path, times=times))
+        elif not stem.endswith(tuple(f"_{one}" for one in _TIMES_ENDINGS)):
             ignored.append(relative)
     return Offers(offers=offers, ignored=ignored)
 
 
-def _only_ending(folder: Path, files: Sequence[str]) -> str:
-    found = [one for one in _KNOWN_ENDINGS if any(file.endswith(f"_{one}.npy") for file in files)]
-    if len(found) != 1:
-        there = f"{', '.join(found)} are there" if found else "none of its known endings is there"
-        raise ConfigError(
-            f"{folder}: {there}: name the ending of the wanted files with --array, such as --array resnet"
-        )
-    return found[0]
-
-
-def _read_stamped(path: Path, beside: Mapping[str, Path | None]) -> Offered:
-    values = read_npy(path)
-    stamps, rate = beside["timestamps_ms"], beside["fps"]
-    if stamps is None:
-        return Offered(values=values)
+def _read_times(stamps: Path, rate: Path | None, values: NDArray[Any]) -> NDArray[np.float64]:
+    """(T, 2) seconds: a row's picture is shown as long as the frame rate says, or else until the next row."""
     starts = read_npy(stamps)
     if starts.ndim != 1 or starts.dtype.kind not in "fiu" or values.ndim < 1 or len(starts) != len(values):
         raise InputError(f"{stamps} has shape {starts.shape}, which are not the times of {values.shape} values")
     starts = starts.astype(np.float64) / 1000
     if not np.isfinite(starts).all() or (np.diff(starts) < 0).any():
         raise InputError(f"{stamps}: times must be finite and go forwards")
-    return Offered(values=values, times=np.stack([starts, starts + _row_seconds(starts, rate)], axis=1))
-
-
-def _row_seconds(starts: NDArray[np.float64], rate: Path | None) -> float:
-    """How long the picture of a row is shown: by the frame rate, or else until the next row."""
+    length = float(np.median(np.diff(starts))) if len(starts) > 1 else 0.0
     if rate is not None:
         found = read_npy(rate)
         if found.size != 1 or found.dtype.kind not in "fiu" or not 0 < float(found.reshape(())) < 1e6:
             raise InputError(f"{rate} holds no frame rate")
-        return 1 / float(found.reshape(()))
-    return float(np.median(np.diff(starts))) if len(starts) > 1 else 0.0
+        length = 1 / float(found.reshape(()))
+    return np.stack([starts, starts + length], axis=1)
 
 
 # Exports of ours
@@ -260,162 +260,53 @@ def _row_seconds(starts: NDArray[np.float64], rate: Path | None) -> float:
 
 def _frameloom_offers(folder: Path, choice: Choice) -> Offers:
     header, records = read_manifest(folder / MANIFEST)
-    if header.unit != "video" or header.format not in _READERS:
-        raise ConfigError(f"{folder} is an export of {header.unit}s as {header.format}: export whole videos instead")
-    feature = _exported_feature(folder, header, choice)
-    if header.format == "webdataset" and any(one.feature == feature and one.video is None for one in records):
+    if header.format != "npy":
         raise ConfigError(
-            f"{folder} is a webdataset export: features of captions, such as {feature!r}, are imported from npy and"
-            " parquet exports"
+            f"{folder} is an export of {header.unit}s as {header.format}: only npy exports are imported again; a"
+            " project's whole store can be copied as it is"
         )
-    # A record's file is spelled as a path can be stored, and so is the file on disk: spelling it again would change it.
-    listed = {path.relative_to(folder).as_posix(): path for _, path in _files(folder, (".npy", ".parquet", ".tar"))}
-    is_same = choice.identity is not None and digest_of(dict(choice.identity)) == digest_of(header.features[feature])
-    offers = [
-        Offer(
-            name=record.key,
-            origin=_as_utf8(record.file or f"{MANIFEST}: {record.key}"),
-            read=partial(_read_record, header, record, listed.get(record.file or ""), is_same=is_same),
-            source_digest=record.source_digest,
-        )
-        for record in records
-        if record.feature == feature and record.fingerprint is not None and record.status != PENDING
-    ]
-    return Offers(offers=offers, ignored=[], identity=header.features[feature])
-
-
-def _as_utf8(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _exported_feature(folder: Path, header: Header, choice: Choice) -> str:
-    names = list(header.features)
+    names, wanted = list(header.features), None if choice.identity is None else digest_of(dict(choice.identity))
+    same = [name for name, identity in header.features.items() if digest_of(identity) == wanted]
     if choice.array is not None:
         if choice.array not in names:
             raise ConfigError(f"{folder} holds no feature {choice.array!r}: {nearest(choice.array, names)}")
-        return choice.array
-    wanted = None if choice.identity is None else digest_of(choice.identity)
-    same = [name for name, identity in header.features.items() if digest_of(identity) == wanted]
-    if same or len(names) == 1:
-        return (same or names)[0]
-    raise ConfigError(f"{folder} holds {', '.join(names)}, none of them made as configured: choose with --array")
+        feature = choice.array
+    elif same or len(names) == 1:
+        feature = (same or names)[0]
+    else:
+        raise ConfigError(f"{folder} holds {', '.join(names)}, none of them made as configured: choose with --array")
+    # A record's file is spelled as a path can be stored, and so is the file on disk: spelling it again would change it.
+    listed = {path.relative_to(folder).as_posix(): path for _, path in _files(folder, (".npy",))}
+    offers = []
+    for record in records:
+        if record.feature != feature or record.fingerprint is None or record.status == PENDING:
+            continue
+        origin = (record.file or f"{MANIFEST}: {record.key}").encode("utf-8", "backslashreplace").decode()
+        read = partial(_read_record, record, listed.get(record.file or ""), is_same=feature in same)
+        offers.append(Offer(name=record.key, origin=origin, read=read, source_digest=record.source_digest))
+    return Offers(offers=offers, ignored=[], identity=header.features[feature])
 
 
-def _read_record(header: Header, record: Record, path: Path | None, *, is_same: bool) -> Offered:
-    if problem := contradiction(record):
+def _read_record(record: Record, path: Path | None, *, is_same: bool) -> Offered:
+    if problem := record.contradiction():
         raise InputError(f"{MANIFEST}: {problem}")
     extent = None
     if record.start_seconds is not None and record.end_seconds is not None:
-        extent = (float(record.start_seconds), float(record.end_seconds))
+        extent = (record.start_seconds, record.end_seconds)
     known: dict[str, Any] = {"extent": extent, "status": Status(record.status), "message": record.message}
     if not record.num_rows:
         return Offered(values=np.zeros((0, 0)), times=np.zeros((0, 2)), **known)
     if path is None:
         raise InputError(f"{record.file!r:.200} of {MANIFEST} is not a file of the export")
-    values, times = _READERS[header.format](path, record)
+    values = read_npy(path)
     if len(values) != record.num_rows:
         raise InputError(f"{path}: {record.key!r} has {len(values)} rows, and {MANIFEST} says {record.num_rows}")
+    times = None
+    if record.video is not None:
+        times = read_npy(path.with_name(path.name.removesuffix(".npy") + ".times.npy"))
     return Offered(values=values, times=times, checksum=record.checksum if is_same else None, **known)
 
 
-_Found = tuple[NDArray[Any], NDArray[np.float64] | None]
-
-
-def _read_npy_record(path: Path, record: Record) -> _Found:
-    times = path.with_name(path.name.removesuffix(".npy") + ".times.npy")
-    return read_npy(path), read_npy(times) if record.video is not None else None
-
-
-def _read_parquet_record(path: Path, record: Record) -> _Found:
-    table, places = _parquet_part(path)
-    if (record.feature, record.key) not in places:
-        raise InputError(f"{path} has no rows of {record.key!r}")
-    first, last = places[record.feature, record.key]
-    rows = table.slice(first, last - first).combine_chunks()
-    lists = rows.column("values").chunk(0)
-    flat = lists.flatten().to_numpy(zero_copy_only=False)
-    if (
-        len(flat) % (last - first)
-        or lists.null_count
-        or (lists.value_lengths().to_numpy() != len(flat) // (last - first)).any()
-    ):
-        raise InputError(f"{path}: the rows of {record.key!r} are not all of one width")
-    times = [rows.column(name).to_numpy() for name in ("start_seconds", "end_seconds")]
-    is_video = record.video is not None
-    return flat.reshape(last - first, -1), np.stack(times, axis=1).astype(np.float64) if is_video else None
-
-
-@lru_cache(maxsize=1)
-def _parquet_part(path: Path) -> tuple[Any, dict[tuple[str, str], tuple[int, int]]]:
-    """One part of an export with the place of each feature in it. Neighbours are read one after the other."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = ["video", "caption", "feature", "start_seconds", "end_seconds", "values"]
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            groups = [file.metadata.row_group(number).total_byte_size for number in range(file.metadata.num_row_groups)]
-            if sum(groups) > _MAX_PART_BYTES:
-                raise InputError(f"{path} unpacks to {sum(groups):,} bytes; at most {_MAX_PART_BYTES:,} are read")
-            table = file.read(columns=names, use_threads=False)
-        keys = [table.column(name).to_pylist() for name in ("feature", "video", "caption")]
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
-    places: dict[tuple[str, str], tuple[int, int]] = {}
-    for row, (feature, video, caption) in enumerate(zip(*keys, strict=True)):
-        key = (feature, caption if video is None else video)
-        first, last = places.get(key, (row, row))
-        if last != row:
-            raise InputError(f"{path}: the rows of {key[1]!r} are not together")
-        places[key] = (first, row + 1)
-    return table, places
-
-
-def _read_tar_record(path: Path, record: Record) -> _Found:
-    key = f"{digest_of(['video', record.video])}.{record.feature}"
-    return _tar_array(path, f"{key}.npy"), _tar_array(path, f"{key}.times.npy")
-
-
-def _tar_array(path: Path, name: str) -> NDArray[Any]:
-    import tarfile
-
-    try:
-        place, size = _tar_members(path)[name]
-        with path.open("rb") as file:
-            file.seek(place)
-            return read_npy_stream(_Part(file, size), num_bytes=size)  # type: ignore[arg-type]
-    except KeyError:
-        raise InputError(f"{path} has no {name}") from None
-    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-        raise InputError(f"{path}: {name}: {error}") from error
-
-
-@lru_cache(maxsize=1)
-def _tar_members(path: Path) -> dict[str, tuple[int, int]]:
-    """Where each file of a tar lies. Links and devices are not among them."""
-    import tarfile
-
-    with tarfile.open(path, "r:") as tar:
-        return {member.name: (member.offset_data, member.size) for member in tar if member.isreg()}
-
-
-class _Part:
-    """So many bytes of a file, from where it is."""
-
-    def __init__(self, file: Any, size: int) -> None:
-        self._file, self._left = file, size
-
-    def read(self, count: int = -1) -> bytes:
-        data: bytes = self._file.read(self._left if count < 0 else min(count, self._left))
-        self._left -= len(data)
-        return data
-
-
-_READERS: Mapping[str, Callable[[Path, Record], _Found]] = {
-    "npy": _read_npy_record,
-    "parquet": _read_parquet_record,
-    "webdataset": _read_tar_record,
-}
 _LAYOUTS: Mapping[str, Callable[[Path, Choice], Offers]] = {
     "npy": _npy_offers,
     "pickle": _pickle_offers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -45,70 +45,56 @@ def match(offers: Sequence[Offer], targets: Sequence[Target], mapping: Mapping[s
     the bare file name. The first of these that fits anything counts, and an offer that fits several targets fits none.
     """
     by_digest: dict[str, list[Target]] = {}
+    by_key: dict[str, list[Target]] = {}
+    levels: list[dict[str, list[Target]]] = [{} for _ in range(6)]
     for target in targets:
         by_digest.setdefault(target.source_digest, []).append(target)
-    by_key = {target.key: target for target in targets}
-    levels = _levels(targets)
+        by_key[target.key] = [target]
+        for level, name in zip(levels, _names_of(target.key), strict=True):
+            level.setdefault(unicodedata.normalize("NFC", name), []).append(target)
+
+    def fitting(offer: Offer) -> list[Target]:
+        if offer.source_digest is not None:
+            return by_digest.get(offer.source_digest, [])
+        if mapping is not None:
+            return by_key.get(mapping.get(offer.origin, mapping.get(offer.name, "")), [])
+        name = unicodedata.normalize("NFC", offer.name)
+        found = next((level[name] for level in levels if name in level), None)
+        if found is None:  # what lies in folders of its own
+            name = name.rpartition("/")[2]
+            found = next((level[name] for level in levels[-2:] if name in level), [])
+        return found
+
     chosen: dict[str, list[Offer]] = {}
     refused: list[tuple[str, str]] = []
     unmatched: list[str] = []
     for offer in offers:
-        fitting = _fitting(offer, by_digest, by_key, levels, mapping)
-        if not fitting:
+        found = fitting(offer)
+        if not found:
             unmatched.append(offer.origin)
-        elif len(fitting) > 1 and offer.source_digest is None:
-            names = ", ".join(repr(target.key) for target in fitting[:3])
-            refused.append((offer.origin, f"its name fits {len(fitting)} videos ({names}): tell with --mapping"))
+        elif len(found) > 1 and offer.source_digest is None:
+            names = ", ".join(repr(target.key) for target in found[:3])
+            refused.append((offer.origin, f"its name fits {len(found)} videos ({names}): tell with --mapping"))
         else:
-            for target in fitting:
+            for target in found:
                 chosen.setdefault(target.key, []).append(offer)
     pairs = []
     for target in targets:
-        found = chosen.get(target.key, [])
-        if len(found) == 1 or (found and found[0].source_digest is not None):
-            pairs.append((target, found[0]))
+        offered = chosen.get(target.key, [])
+        if len(offered) == 1 or (offered and offered[0].source_digest is not None):
+            pairs.append((target, offered[0]))
         else:
-            refused += [(one.origin, f"{len(found)} files fit {target.key!r}: tell with --mapping") for one in found]
+            reason = f"{len(offered)} files fit {target.key!r}: tell with --mapping"
+            refused += [(one.origin, reason) for one in offered]
     without = tuple(target for target in targets if target.key not in chosen)
     return Matching(pairs=tuple(pairs), refused=tuple(refused), unmatched=tuple(unmatched), without=without)
 
 
-def _levels(targets: Iterable[Target]) -> list[dict[str, list[Target]]]:
-    levels: list[dict[str, list[Target]]] = [{} for _ in range(6)]
-    for target in targets:
-        for level, name in zip(levels, _names_of(target.key), strict=True):
-            level.setdefault(_spelled(name), []).append(target)
-    return levels
-
-
 def _names_of(key: str) -> tuple[str, ...]:
+    """What a file for a video may be called: the nearer to its whole key, the earlier."""
     path = PurePosixPath(key)
     inner = PurePosixPath(*path.parts[1:]) if len(path.parts) > 1 else path
-    stem, inner_stem = str(path.with_suffix("")), str(inner.with_suffix(""))
-    return key, stem, str(inner), inner_stem, path.name, path.stem
-
-
-def _spelled(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-def _fitting(
-    offer: Offer,
-    by_digest: Mapping[str, list[Target]],
-    by_key: Mapping[str, Target],
-    levels: Sequence[Mapping[str, list[Target]]],
-    mapping: Mapping[str, str] | None,
-) -> list[Target]:
-    if offer.source_digest is not None:
-        return by_digest.get(offer.source_digest, [])
-    if mapping is not None:
-        named = mapping.get(offer.origin, mapping.get(offer.name))
-        return [by_key[named]] if named is not None and named in by_key else []
-    for level in levels:
-        if _spelled(offer.name) in level:
-            return level[_spelled(offer.name)]
-    last = _spelled(offer.name.rpartition("/")[2])
-    return next((level[last] for level in levels[-2:] if last in level), [])
+    return key, str(path.with_suffix("")), str(inner), str(inner.with_suffix("")), path.name, path.stem
 
 
 def read_mapping(path: Path) -> dict[str, str]:
@@ -131,5 +117,5 @@ def read_mapping(path: Path) -> dict[str, str]:
         if not isinstance(pair[0], str) or not isinstance(pair[1], str):
             raise ConfigError(f"--mapping {path}: row {number} needs the columns `file` and `video`")
         if found.setdefault(pair[0], pair[1]) != pair[1]:
-            raise ConfigError(f"--mapping {path}: {pair[0]!r} stands there for two videos")
+            raise ConfigError(f"--mapping {path}: {pair[0]!r} is mapped to two videos")
     return found

@@ -1,4 +1,4 @@
-"""What leaves a project and what comes into one: records of features, the manifest, and names of files for videos.
+"""The manifest of an export: what each video and feature has, and the names of files for videos.
 
 A manifest is JSON lines: first what the export is (`Header`), then one `Record` for each video and feature, also for
 those without numbers, so that nothing is left out silently. Records name a file by its bytes' digest and a feature by
@@ -9,154 +9,159 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from ..._registry import nearest
 from ..._vocabulary import ConfigError, InputError, Modality, Outcome, Status, canonical_json, digest_of
-from ...store import Entry, code_version, feature_fingerprint
-from ..project import FeatureRequest, Project, Video, in_split
-from ..sync import survey, text_digest
+from ...store import code_version
+from ..project import FeatureRequest, ImportRecord, Project, Video, in_split
+from ..sync import stream_of, survey, text_digest
 
 MANIFEST = "manifest.jsonl"
-FORMAT_VERSION = 1
 PENDING = "pending"
 MAX_MANIFEST_LINE = 1_000_000
 _MAX_NAME_BYTES = 180  # of 255, which also hold an ending and, while the file is written, a prefix
 _MAX_PATH_BYTES = 1000
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One feature of one video, or of one caption.
+class Record(BaseModel):
+    """One feature of one video, or of one caption."""
 
-    Attributes:
-        video: the video's identity in its collection; None for the feature of a caption.
-        caption: the sentence; None for the feature of a video.
-        feature: what the project calls it: ``video``, ``audio``, ``text``.
-        status: ``ok``, ``pending`` (not extracted yet), or why there are no numbers or not all.
-        message: a sentence for a person.
-        source_digest: of the video's bytes, or of the sentence; None where the file could not be read.
-        fingerprint: the feature's name in the store.
-        num_rows: T.
-        start_seconds: as `Entry` has it.
-        end_seconds: as `Entry` has it.
-        checksum: CRC-32 of values and times.
-        file: the file that holds it, from the export's folder, with forward slashes; None without numbers.
-    """
+    model_config = _STRICT
 
     video: str | None
+    """The video's identity in its collection; None for the feature of a caption."""
     caption: str | None
+    """The sentence; None for the feature of a video."""
     feature: str
+    """What the project calls it: ``video``, ``audio``, ``text``."""
     status: str
+    """``ok``, ``pending`` (not extracted yet), or why there are no numbers or not all."""
     message: str
     source_digest: str | None
+    """Of the video's bytes, or of the sentence; None where the file could not be read."""
     fingerprint: str | None = None
-    num_rows: int = 0
-    start_seconds: float | None = None
-    end_seconds: float | None = None
-    checksum: int | None = None
+    """The feature's name in the store."""
+    num_rows: int = Field(0, ge=0)
+    start_seconds: FiniteFloat | None = None
+    end_seconds: FiniteFloat | None = None
+    checksum: int | None = Field(None, ge=0, lt=1 << 64)
+    """Of values and times."""
     file: str | None = None
+    """The file that holds it, from the export's folder, with forward slashes; None without numbers."""
+
+    @field_validator("status")
+    @classmethod
+    def _known_status(cls, status: str) -> str:
+        return status if status == PENDING else Status(status).value
 
     @property
     def key(self) -> str:
-        """What a person calls it."""
+        """The video, or the caption."""
         return self.video if self.video is not None else self.caption or ""
 
+    def contradiction(self) -> str:
+        """Why what it says cannot be true of a feature, or be stored; empty where it can."""
+        texts = (self.video, self.caption, self.message, self.source_digest, self.fingerprint, self.file)
+        try:
+            "".join(one or "" for one in texts).encode()
+        except UnicodeEncodeError:
+            return "its texts hold half a surrogate pair and cannot be written as UTF-8"
+        start, end = self.start_seconds, self.end_seconds
+        if start is not None and end is not None and start > end:
+            return f"it ends at {end:g} s, before it starts at {start:g} s"
+        status = None if self.status == PENDING else Status(self.status)
+        if self.num_rows and (status is None or (status is not Status.OK and status.outcome is not Outcome.PARTIAL)):
+            return f"its status is {self.status}, and it has {self.num_rows} rows"
+        return ""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """What an export is: its format, its unit (``video`` or ``clip``), what identifies each feature's numbers."""
+
+class Header(BaseModel):
+    """What an export is: its format, its unit, and what identifies the numbers of each feature."""
+
+    model_config = _STRICT
 
     format: str
-    features: Mapping[str, Mapping[str, Any]]
-    unit: str = "video"
+    features: dict[str, dict[str, Any]] = Field(min_length=1)
+    unit: Literal["video", "clip"] = "video"
     split: str | None = None
     code_version: str = ""
-    frameloom_export: int = FORMAT_VERSION
+    frameloom_export: Literal[1] = 1
+
+    @field_validator("features")
+    @classmethod
+    def _has_a_digest(cls, features: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        canonical_json(features).encode()  # fails for NaN and half a surrogate pair
+        return features
 
 
-def header_of(wants: Mapping[str, FeatureRequest], *, format: str, unit: str, split: str | None) -> Header:
+def header_of(features: Mapping[str, FeatureRequest], *, format: str, unit: str, split: str | None) -> Header:
     """The header of an export of these features."""
-    identities = {name: want.identity() for name, want in wants.items()}
-    return Header(format=format, features=identities, unit=unit, split=split, code_version=code_version())
+    identities = {name: request.identity() for name, request in features.items()}
+    return Header.model_validate(
+        {"format": format, "features": identities, "unit": unit, "split": split, "code_version": code_version()}
+    )
 
 
-def chosen_wants(project: Project, names: Sequence[str] | None) -> dict[str, FeatureRequest]:
+def chosen_features(project: Project, names: Sequence[str] | None) -> dict[str, FeatureRequest]:
     """The features that the project asks for, by what it calls them: all, or those named by that or by their backbone.
 
-    Raises UnknownNameError for a name that is neither.
+    Raises ConfigError for a name that is neither.
     """
-    found = {str(name): want for name, want in project.features().named().items()}
+    found = {str(name): request for name, request in project.features().named().items()}
     if not names:
         return found
     chosen: dict[str, FeatureRequest] = {}
     for name in names:
-        fitting = {key: want for key, want in found.items() if name in (key, want.spec.name)}
+        fitting = {key: request for key, request in found.items() if name in (key, request.name)}
         if not fitting:
-            known = [*found, *(want.spec.name for want in found.values())]
+            known = [*found, *(request.name for request in found.values())]
             raise ConfigError(f"the configuration asks for no feature {name!r}: {nearest(name, known)}")
         chosen |= fitting
     return chosen
 
 
-def records_of(project: Project, wants: Mapping[str, FeatureRequest], *, split: str | None) -> list[Record]:
+def records_of(project: Project, features: Mapping[str, FeatureRequest], *, split: str | None) -> list[Record]:
     """A record for each video and each caption of a split (or of all) and each feature. Files are hashed, not opened.
 
     Raises ConfigError when the split has no video.
     """
-    found = [state.file for state in survey(project).videos if split is None or is_in_split(state.file.video, split)]
-    if not found:
+    files = [state.file for state in survey(project).videos]
+    if split is not None:  # a video is in the split of any of its rows
+        files = [one for one in files if any(in_split(name, split) for name in _splits(one.video))]
+    if not files:
         raise ConfigError(f"no video of the collection is in the split {split!r}: name another, or leave --split out")
-    media = {name: want for name, want in wants.items() if want.modality is not Modality.TEXT}
-    texts = {name: want for name, want in wants.items() if want.modality is Modality.TEXT}
-    records = [_video_record(project, file, name, want) for name, want in media.items() for file in found]
-    for name, want in texts.items():
-        captions = project.texts(split=split)
-        records += [_caption_record(project, caption, name, want) for caption in captions]
+    absent = ImportRecord.absent_in(project.root)
+    records: list[Record] = []
+    for name, request in features.items():
+        if request.modality is Modality.TEXT:
+            sources: list[tuple[Any, ...]] = [
+                (None, caption, text_digest(caption), Status.OK, "") for caption in project.texts(split=split)
+            ]
+        else:
+            sources = [(one.video.video, None, one.digest, one.status, one.message) for one in files]
+        for video, caption, digest, status, message in sources:
+            facts: dict[str, Any] = {"feature": name, "video": video, "caption": caption, "source_digest": digest}
+            facts |= {"status": status.value, "message": message}
+            if digest is not None:
+                stream = stream_of(project, request, digest, absent)
+                facts |= {"status": PENDING, "message": "not extracted yet", "fingerprint": stream.fingerprint}
+                if stream.entry is not None:
+                    kept = ("message", "num_rows", "start_seconds", "end_seconds", "checksum")
+                    facts |= {"status": stream.entry.status.value} | {one: getattr(stream.entry, one) for one in kept}
+            records.append(Record(**facts))
     return records
 
 
-def is_in_split(video: Video, split: str) -> bool:
-    """Whether any of a video's rows belongs to a split."""
-    return any(in_split(span.split, split) for span in video.spans) if video.spans else in_split(None, split)
-
-
-def _video_record(project: Project, file: Any, name: str, want: FeatureRequest) -> Record:
-    record = Record(
-        video=file.video.video,
-        caption=None,
-        feature=name,
-        status=file.status.value,
-        message=file.message,
-        source_digest=file.digest,
-    )
-    return record if file.digest is None else _stored(project, record, want)
-
-
-def _caption_record(project: Project, caption: str, name: str, want: FeatureRequest) -> Record:
-    digest = text_digest(caption)
-    return _stored(
-        project,
-        Record(video=None, caption=caption, feature=name, status=PENDING, message="", source_digest=digest),
-        want,
-    )
-
-
-def _stored(project: Project, record: Record, want: FeatureRequest) -> Record:
-    assert record.source_digest is not None
-    fingerprint = feature_fingerprint(record.source_digest, want.spec, want.weights_digest)
-    entry: Entry | None = project.store.entry(fingerprint)
-    if entry is None:
-        return replace(record, status=PENDING, message="not extracted yet", fingerprint=fingerprint)
-    names = ("num_rows", "start_seconds", "end_seconds", "checksum", "message")
-    known = {name: getattr(entry, name) for name in names}
-    return replace(record, status=entry.status.value, fingerprint=fingerprint, **known)
+def _splits(video: Video) -> list[str | None]:
+    return [span.split for span in video.spans] or [None]
 
 
 # Names of files
@@ -201,7 +206,7 @@ def _folded(name: str) -> str:
 
 def manifest_text(header: Header, records: Sequence[Record]) -> str:
     """The manifest of an export."""
-    return "".join(canonical_json(one) + "\n" for one in (asdict(header), *map(asdict, records)))
+    return "".join(canonical_json(one.model_dump()) + "\n" for one in (header, *records))
 
 
 def plan_digest(header: Header, records: Sequence[Record], **how: Any) -> str:
@@ -211,81 +216,27 @@ def plan_digest(header: Header, records: Sequence[Record], **how: Any) -> str:
 
 
 def read_manifest(path: Path) -> tuple[Header, list[Record]]:
-    """Read the manifest of an export. Raises InputError when it is not one, or says what none of ours says."""
+    """Read the manifest of an export. Raises InputError when it is not one, or holds what an export never writes."""
+    header: Header | None = None
+    records: list[Record] = []
     try:
-        lines = _manifest_lines(path)
-        header = _checked_header(next(lines, {}))
-        records = [_checked_record(line) for line in lines]
+        with path.open(encoding="utf-8") as file:
+            while line := file.readline(MAX_MANIFEST_LINE):
+                if not line.endswith("\n"):
+                    raise ValueError("it is cut, or a line is too long")
+                data = json.loads(line)
+                if header is None:
+                    header = Header.model_validate(data)
+                else:
+                    records.append(Record.model_validate(data))
+        if header is None:
+            raise ValueError("it is empty")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['input']!r:.80}: {first['msg']}"
+        raise InputError(f"{path} is not the manifest of an export: {problem}") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not the manifest of an export: {str(error)[:200]}") from error
     return header, records
-
-
-def _manifest_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8") as file:
-        while line := file.readline(MAX_MANIFEST_LINE):
-            if not line.endswith("\n"):
-                raise ValueError("it is cut, or a line is too long")
-            yield json.loads(line)
-
-
-def _checked(kind: type[Any], data: Any) -> Any:
-    names = {field.name for field in fields(kind)}
-    if not isinstance(data, dict) or not set(data) <= names:
-        raise ValueError(f"a line holds {data!r:.80}")
-    return kind(**data)
-
-
-def _checked_header(data: Any) -> Header:
-    header: Header = _checked(Header, data)
-    if header.frameloom_export != FORMAT_VERSION:
-        raise ValueError(f"its format is {header.frameloom_export!r:.20}; {FORMAT_VERSION} is read")
-    if header.unit not in ("video", "clip") or not isinstance(header.format, str):
-        raise ValueError(f"it holds {header.unit!r:.40} as {header.format!r:.40}")
-    features = header.features
-    if not isinstance(features, dict) or not features or not all(isinstance(one, dict) for one in features.values()):
-        raise ValueError(f"its features are {features!r:.80}")
-    canonical_json([header.format, features]).encode()  # fails for what has no digest: NaN, half a surrogate pair
-    return header
-
-
-def _checked_record(data: Any) -> Record:
-    record: Record = _checked(Record, data)
-    texts = (record.feature, record.status, record.message)
-    maybe = (record.video, record.caption, record.source_digest, record.fingerprint, record.file)
-    if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, str | None) for one in maybe):
-        raise ValueError(f"a line holds {data!r:.80}")
-    seconds, maximum = (record.start_seconds, record.end_seconds), sys.float_info.max
-    if not all(one is None or _is_number(one, int | float, -maximum, maximum) for one in seconds):
-        raise ValueError(f"seconds are {seconds!r:.80}; finite numbers are wanted")
-    checksum = record.checksum
-    if not _is_number(record.num_rows, int, 0) or not (checksum is None or _is_number(checksum, int, 0, 0xFFFFFFFF)):
-        raise ValueError(f"there are {record.num_rows!r:.40} rows with the checksum {checksum!r:.40}")
-    if record.status != PENDING:
-        Status(record.status)
-    return record
-
-
-def _is_number(value: Any, kind: Any, least: float, most: float = float("inf")) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most
-
-
-def contradiction(record: Record) -> str:
-    """Why what a record says cannot be true of a feature, or be stored; empty where it can."""
-    texts = (record.video, record.caption, record.message, record.source_digest, record.fingerprint, record.file)
-    try:
-        "".join(one or "" for one in texts).encode()
-    except UnicodeEncodeError:
-        return "its texts hold half a surrogate pair and cannot be written as UTF-8"
-    start, end = record.start_seconds, record.end_seconds
-    if start is not None and end is not None and start > end:
-        return f"it ends at {end:g} s, before it starts at {start:g} s"
-    if record.num_rows and (record.status == PENDING or not _has_rows(Status(record.status))):
-        return f"its status is {record.status}, and it has {record.num_rows} rows"
-    return ""
-
-
-def _has_rows(status: Status) -> bool:
-    return status is Status.OK or status.outcome is Outcome.PARTIAL

@@ -2,7 +2,7 @@
 
 from .collection import Video, clips_of, dropped_spans, in_split, readable_path, text_of
 from .config import combination_fault
-from .imported import PREFIX, imported_weights
+from .imported import PREFIX, ImportRecord, imported_weights
 from .project import CHECKPOINT_POINTER, CONFIG_NAME, VECTORS_POINTER, Project, read_json
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Features, Resolved
 
@@ -15,6 +15,7 @@ __all__ = [
     "CheckpointRef",
     "FeatureRequest",
     "Features",
+    "ImportRecord",
     "Project",
     "Resolved",
     "Video",

@@ -4,7 +4,7 @@ from .executor import Executor, in_batches
 from .report import FileReport, Plan, Report, file_lines
 from .stages import embed_job, lacks_word_vectors, row_columns, training_set
 from .state import ClipState, State, take_state
-from .survey import Survey, fingerprint_of, survey
+from .survey import Survey, fingerprint_of, stream_of, survey
 from .sync import embed_only, extract_only, make_plan, status_of, sync, train_only, working
 from .tasks import TrainJob, embed_clips, loaded_model, text_digest, train_model
 
@@ -29,6 +29,7 @@ __all__ = [
     "make_plan",
     "row_columns",
     "status_of",
+    "stream_of",
     "survey",
     "sync",
     "take_state",

@@ -15,7 +15,7 @@ from ..._vocabulary import InputError, Status, digest_of
 from ...train import Recipe
 from ...train.data import ClipFeatures, NarratedVideo, TrainingSet
 from ..console import Console, count_of, readable_seconds
-from ..project import CHECKPOINT_POINTER, CheckpointRef, Project, Resolved, in_split
+from ..project import CHECKPOINT_POINTER, CheckpointRef, ImportRecord, Project, Resolved, in_split
 from .executor import Executor, WorkerLostError, in_batches, num_cores
 from .state import ClipState, State, TablePlan
 from .survey import Survey, VideoState, fingerprint_of
@@ -157,7 +157,8 @@ def read_captions(stage: Stage, resolved: Resolved, *, renew_vectors: bool = Fal
     if text is None:
         return resolved
     names = {caption: fingerprint_of(text_digest(caption), text) for caption in captions}
-    missing = [(caption, name) for caption, name in names.items() if name not in project.store]
+    absent = ImportRecord.absent_in(project.root)
+    missing = [pair for pair in names.items() if pair[1] not in project.store and pair[1] not in absent]
     if not missing:
         return resolved
     fetch_requested([text.request], stage.console)

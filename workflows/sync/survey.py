@@ -10,7 +10,7 @@ from typing import Any
 from ..._vocabulary import MediaError, Modality, Outcome, Status
 from ...extract import file_status
 from ...store import feature_fingerprint
-from ..project import FeatureRequest, Project, Video
+from ..project import FeatureRequest, ImportRecord, Project, Video
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,22 @@ class FileState:
     message: str = ""
 
 
+NOTHING_IMPORTED = "nothing was imported for it"
+_ABSENCE = {Modality.VIDEO: Status.NO_VIDEO, Modality.AUDIO: Status.NO_AUDIO, Modality.TEXT: Status.NO_TEXT}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absence:
+    """In place of an entry of the store: an import was said to have nothing for this feature."""
+
+    status: Status
+    message: str = NOTHING_IMPORTED
+    num_rows: int = 0
+    start_seconds: None = None
+    end_seconds: None = None
+    checksum: None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
     """One requested feature of one video.
@@ -30,7 +46,7 @@ class Stream:
     Attributes:
         request: the feature.
         fingerprint: its name in the store.
-        entry: what the store holds under that name; None before it is extracted.
+        entry: what the store holds under that name, or an `Absence`; None before it is extracted.
     """
 
     request: FeatureRequest
@@ -139,12 +155,15 @@ class Survey:
     def updated(self, project: Project) -> Survey:
         """The same files with what was stored of them since. The files themselves are not looked at again."""
         project.store.refresh()
-        entry = project.store.entry
+        absent = ImportRecord.absent_in(project.root)
         return Survey(
             videos=tuple(
-                replace(state, streams=tuple(replace(one, entry=entry(one.fingerprint)) for one in state.streams))
-                if state.missing
-                else state
+                state
+                if not state.missing or state.file.digest is None
+                else replace(
+                    state,
+                    streams=tuple(stream_of(project, one.request, state.file.digest, absent) for one in state.streams),
+                )
                 for state in self.videos
             )
         )
@@ -155,6 +174,7 @@ def survey(project: Project, *, on_hashed: Callable[[Path], None] | None = None)
     project.store.refresh()
     videos = project.collection.videos
     digests = project.ledger.digests_of_files([video.path for video in videos], on_hashed=on_hashed)
+    absent = ImportRecord.absent_in(project.root)
     states = []
     for video in videos:
         digest = digests[video.path]
@@ -162,12 +182,18 @@ def survey(project: Project, *, on_hashed: Callable[[Path], None] | None = None)
             file = FileState(video=video, status=digest.status, message=digest.message)
             states.append(VideoState(file=file))
             continue
-        named = [(request, fingerprint_of(digest, request)) for request in project.media]
-        streams = tuple(
-            Stream(request=request, fingerprint=name, entry=project.store.entry(name)) for request, name in named
-        )
+        streams = tuple(stream_of(project, request, digest, absent) for request in project.media)
         states.append(VideoState(file=FileState(video=video, digest=digest), streams=streams))
     return Survey(videos=tuple(states))
+
+
+def stream_of(project: Project, request: FeatureRequest, digest: str, absent: frozenset[str]) -> Stream:
+    """One feature of one source in the store as it was last refreshed. `ImportRecord.absent_in` says what is absent."""
+    name = fingerprint_of(digest, request)
+    entry: Any = project.store.entry(name)
+    if entry is None and name in absent:
+        entry = Absence(status=_ABSENCE[request.modality])
+    return Stream(request=request, fingerprint=name, entry=entry)
 
 
 def fingerprint_of(source_digest: str, request: FeatureRequest) -> str:

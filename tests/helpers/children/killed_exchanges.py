@@ -19,8 +19,8 @@ from typing import Any
 import frameloom.store  # noqa: F401 - loaded before the forks
 from frameloom._files import FAIL_POINT_VARIABLE
 from frameloom.workflows.console import Console
-from frameloom.workflows.exchange import ingest as _take
-from frameloom.workflows.exchange.export import export
+from frameloom.workflows.exchange import ingest
+from frameloom.workflows.exchange.exporting import export
 from frameloom.workflows.exchange.importing import ImportRequest, import_into
 from frameloom.workflows.exchange.lengths import Lengths
 from frameloom.workflows.project.project import Project
@@ -30,7 +30,7 @@ QUIET = Console(quiet=True)
 
 def prepare(patch: Callable[[Any, str, Any], None] = setattr) -> None:
     """Shards of two, and no child that looks into files of a few bytes."""
-    patch(_take, "SHARD_SAMPLES", 2)
+    patch(ingest, "SHARD_SAMPLES", 2)
     patch(Lengths, "_measured", lambda *_: None)
 
 

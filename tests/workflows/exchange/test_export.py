@@ -15,7 +15,8 @@ import pytest
 from frameloom._files import FailPointError
 from frameloom._vocabulary import ConfigError, ExitCode, IntegrityError, OutOfSpaceError
 from frameloom.workflows.cli.app import app
-from frameloom.workflows.exchange.export import FORMATS, export
+from frameloom.workflows.exchange import exporting
+from frameloom.workflows.exchange.exporting import FORMATS, export
 from frameloom.workflows.exchange.records import MANIFEST, file_names, read_manifest
 from frameloom.workflows.project.project import Project
 from helpers.exchanging import (
@@ -151,16 +152,12 @@ def test_webdataset_reads_one_sample_for_each_video(project: Project, tmp_path: 
 
 
 @LEAVES_OPEN
-def test_shards_are_cut_by_size_and_lose_no_sample(project: Project, tmp_path: Path) -> None:
-    import frameloom.workflows.exchange.export as module
-
+def test_shards_are_cut_by_size_and_lose_no_sample(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     export(project, tmp_path / "one", format="webdataset", console=QUIET)
-    plan = module._plan_webdataset
-    try:
-        module._PLANNERS["webdataset"] = lambda *given: plan(*given[:4], 12_000)  # type: ignore[index]
-        export(project, tmp_path / "many", format="webdataset", console=QUIET)
-    finally:
-        module._PLANNERS["webdataset"] = plan  # type: ignore[index]
+    monkeypatch.setattr(exporting, "BYTES_A_MB", 12_000 / 128)
+    export(project, tmp_path / "many", format="webdataset", console=QUIET)
     assert len(list((tmp_path / "many").glob("*.tar"))) > 3
     keys = [[sample["__key__"] for sample in read_webdataset(tmp_path / one)] for one in ("one", "many")]
     assert keys[0] == keys[1]
@@ -221,9 +218,9 @@ def test_features_are_chosen_by_their_name_or_that_of_their_backbone(project: Pr
 
 @pytest.mark.parametrize("format", EVERY)
 def test_a_second_export_finds_everything_done(format: str, project: Project, tmp_path: Path) -> None:
-    assert export(project, tmp_path / "out", format=format, console=QUIET).is_new
+    assert export(project, tmp_path / "out", format=format, console=QUIET).new
     before = files_below(tmp_path / "out")
-    assert not export(project, tmp_path / "out", format=format, console=QUIET).is_new
+    assert not export(project, tmp_path / "out", format=format, console=QUIET).new
     assert files_below(tmp_path / "out") == before
 
 
@@ -282,7 +279,7 @@ def test_a_full_disk_is_told_and_gone_on_from(
     with pytest.raises(OutOfSpaceError, match="bytes were needed"):
         export(project, tmp_path / "out", format="npy", console=QUIET)
     monkeypatch.delenv("FRAMELOOM_FAILPOINT")
-    assert export(project, tmp_path / "out", format="npy", console=QUIET).is_new
+    assert export(project, tmp_path / "out", format="npy", console=QUIET).new
 
 
 def test_damage_is_never_exported(filled: Path, tmp_path: Path) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from frameloom._files import PUBLISH_STEPS
-from frameloom.workflows.exchange.layouts import Choice, find_offers
-from frameloom.workflows.exchange.records import MANIFEST, read_manifest
+from frameloom._vocabulary import digest_of
+from frameloom.workflows.exchange.records import MANIFEST, Record, read_manifest
 from frameloom.workflows.project.project import Project
 from helpers.children import killed_exchanges
 from helpers.children.killed_exchanges import write
@@ -51,24 +55,50 @@ def test_a_killed_export_that_is_run_again_is_whole(format: str, project: Path, 
     assert_holds_what_is_stored(tmp_path / "clean", Project.open(project, read_only=True), format)
 
 
+def held_in(out: Path, format: str, records: list[Record]) -> dict[tuple[str, str], tuple[Any, Any]]:
+    """Values and times (None for captions) as another program reads them."""
+    found: dict[tuple[str, str], tuple[Any, Any]] = {}
+    for one in records:
+        if one.file is None:
+            continue
+        path = out / one.file
+        if format == "npy":
+            times = None if one.video is None else np.load(str(path).removesuffix(".npy") + ".times.npy")
+            found[one.feature, one.key] = np.load(path), times
+        elif format == "parquet":
+            mine = [row for row in pq.read_table(path).to_pylist() if (row["feature"], row["video"]) == key_of(one)]
+            mine = [row for row in mine if row["caption"] == one.caption]
+            times = np.array([[row["start_seconds"], row["end_seconds"]] for row in mine], np.float64)
+            found[one.feature, one.key] = np.array([row["values"] for row in mine], np.float32), times
+        elif one.video is not None:
+            stem = f"{digest_of(['video', one.video])}.{one.feature}"
+            with tarfile.open(path) as tar:
+                pair = [tar.extractfile(f"{stem}{ending}") for ending in (".npy", ".times.npy")]
+                values, times = (np.load(io.BytesIO(file.read())) for file in pair if file is not None)
+            found[one.feature, one.key] = values, times
+    return found
+
+
+def key_of(record: Record) -> tuple[str, str | None]:
+    return record.feature, record.video
+
+
 def assert_holds_what_is_stored(out: Path, project: Project, format: str) -> None:
     """Numbers, times and keys, bit for bit, of every feature that has numbers."""
     header, records = read_manifest(out / MANIFEST)
     stored = contents(project)
-    names = {name: identity["spec"]["name"] for name, identity in header.features.items()}  # type: ignore[index]
-    offers = {
-        (name, offer.name): offer.read()
-        for name in names
-        if format != "webdataset" or name != "text"  # whose captions are beside their videos there
-        for offer in find_offers(out, "frameloom", Choice(array=name)).offers
-    }
-    held = {(one.feature, one.key) for one in records if one.num_rows}
-    assert {(names[feature], key) for feature, key in held} == {one for one, told in stored.items() if told[5]}
-    for feature, key in held & offers.keys():
-        dtype, values, times = stored[names[feature], key][4:]
-        found = offers[feature, key]
-        assert found.values.astype(dtype).tobytes() == values
-        assert np.array_equal(found.values, found.values.astype(dtype))
-        if found.times is not None:
-            assert found.times.tobytes() == times
-    assert len(held & offers.keys()) >= 17
+    names = {name: identity["spec"]["name"] for name, identity in header.features.items()}
+    with_rows = {(one.feature, one.key) for one in records if one.num_rows}
+    assert {(names[feature], key) for feature, key in with_rows} == {one for one, kept in stored.items() if kept[5]}
+    held = held_in(out, format, records)
+    for (feature, key), (values, times) in held.items():
+        dtype, kept_values, kept_times = stored[names[feature], key][4:]
+        assert values.astype(dtype).tobytes() == kept_values
+        assert np.array_equal(values, values.astype(dtype))
+        if times is not None and feature != "text":
+            assert times.tobytes() == kept_times
+    texts = (
+        {one for one in with_rows if one[0] == "text"} if format == "webdataset" else set()
+    )  # with their videos there
+    assert held.keys() == with_rows - texts
+    assert len(held) >= 17

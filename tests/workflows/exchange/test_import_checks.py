@@ -16,9 +16,7 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import ExitCode
 from frameloom.store.foreign import npy_bytes
-from frameloom.workflows.exchange import lengths as _import_checks
 from frameloom.workflows.exchange.importing import ImportReport, ImportRequest, import_into
-from frameloom.workflows.exchange.lengths import overhang_seconds
 from frameloom.workflows.project.project import Project
 from helpers.exchanging import QUIET, contents, files_below
 from helpers.projects import make_clip, write_config
@@ -78,19 +76,15 @@ def only_reason(report: ImportReport) -> str:
 # Too many rows
 
 
-@pytest.mark.parametrize(
-    ("video", "row", "most"), [(2.0, 1.0, 2.0), (10.0, 1.0, 2.0), (10.0, 5.0, 10.0), (1000.0, 1.0, 20.0)]
-)
-def test_rows_may_overhang_by_the_most_of_three(video: float, row: float, most: float) -> None:
-    assert overhang_seconds(video, row) == most
-
-
 def test_more_rows_than_a_video_can_have_are_refused_with_what_would_fit(project: Project, given: Path) -> None:
     np.save(given / "v.npy", rows(100))
     report = take(project, given)
     assert report.refused[0][0] == "v.npy"
     reason = only_reason(report)
-    assert "its 100 rows, at 1 a second, end at 100.0 s, and its video at 2.0 s (until 62.0 s is let pass)" in reason
+    assert (
+        "its 100 rows, at 1 a second, end at 100.0 s, and its video at 2.0 s (limit 62.0 s: --allow-length"
+        in reason
+    )
     assert "about 50 rows a second would fit" in reason
     assert "rate_hz" in reason
     assert not list(project.store.entries())
@@ -112,16 +106,14 @@ def test_rows_that_overhang_are_taken_up_to_a_minute(count: int, is_taken: bool,
     assert bool(report.unfit) is (count in (5, 62))
 
 
-def test_rows_that_are_stored_already_are_not_too_many(project: Project, given: Path, monkeypatch) -> None:
+def test_an_import_may_allow_more_or_less(project: Project, given: Path) -> None:
     np.save(given / "v.npy", rows(100))
-    with monkeypatch.context() as patch:
-        patch.setattr(_import_checks, "REFUSED_SECONDS", 1000.0)
-        assert take(project, given).imported == ("videos/v.mp4",)
-    again = take(project, given)
+    assert "(limit 12.0 s: " in only_reason(take(project, given, allow_length=10.0))
+    assert take(project, given, allow_length=98.0).imported == ("videos/v.mp4",)
+    again = take(project, given, allow_length=98.0)
     assert (again.already, again.exit_code) == (1, ExitCode.OK)
     assert again.unfit
-    np.save(given / "v.npy", rows(101))
-    assert "its 101 rows, at 1 a second, end at 101.0 s" in only_reason(take(project, given))
+    assert "its 100 rows" in only_reason(take(project, given))
 
 
 def in_npz(folder: Path) -> dict[str, Any]:
@@ -219,7 +211,7 @@ def test_where_no_length_is_known_what_packs_too_well_is_refused(
     bomb(given / "v.npz", (300_000, DIM))
     monkeypatch.setattr("frameloom.workflows.exchange.lengths.MAX_UNPACKED_BYTES", 10_000_000)
     reason = only_reason(take(project, given))
-    assert "unpack to 57.6 MB (300,000 x 96), and nothing tells how long its video is" in reason
+    assert "unpack to 57.6 MB (300,000 x 96), and the length of its video is unknown" in reason
     bomb(given / "v.npz", (300_000, DIM), packed=zipfile.ZIP_STORED)
     assert take(project, given, dry_run=True).imported == ("videos/v.mp4",)
 
@@ -230,7 +222,7 @@ def test_a_length_that_nothing_tells_is_told(tmp_path: Path, given: Path) -> Non
     report = take(project, given)
     assert report.imported == ("videos/v.mp4",)
     assert report.unmeasured == ("videos/v.mp4",)
-    assert report.as_dict()["unmeasured"] == ["videos/v.mp4"]
+    assert report.model_dump(mode="json")["unmeasured"] == ["videos/v.mp4"]
     assert "1 are of unknown length, and any number of rows is taken for them" in "\n".join(report.lines())
 
 
@@ -249,7 +241,7 @@ def test_rows_that_end_long_before_their_video_are_taken_and_told(tmp_path: Path
     assert "its 10 rows, at 1 a second, end at 10.0 s, and its video at 30.0 s" in told
     assert "about 0.333 rows a second would fit" in told
     assert "1 were taken and are not as long as their video, such as 'v.npy'" in "\n".join(report.lines())
-    assert report.as_dict()["unfit"] == [{"path": "v.npy", "message": told}]
+    assert report.model_dump(mode="json")["unfit"] == [{"path": "v.npy", "message": told}]
     for count, is_short in ((26, True), (27, False), (32, False)):
         np.save(given / "v.npy", rows(count))
         fresh = made(tmp_path / f"of {count}", {"v.mp4": (tmp_path / "long.mp4").read_bytes()})
