@@ -76,7 +76,7 @@ class DType:
         self.order = order
 
     def __str__(self) -> str:
-        return self.order + self.code
+        return f"{self.order}{self.code}"
 
 
 class Array:
@@ -138,18 +138,21 @@ def _empty_bytes(*given: Any) -> bytes:
     return b""
 
 
+def _scalar(dtype: Any, data: Any = b"") -> Array:
+    return Array().fill(data, dtype, (), "scalar")
+
+
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    return Array().fill(data, dtype, shape, "fortran" if order == "F" else "c")
+
+
 _BUILDERS: dict[str, Callable[..., Any] | None] = {
-    **{
-        f"numpy.{core}.{name}": build
-        for core in ("core", "_core")
-        for name, build in {
-            "multiarray._reconstruct": Array,
-            "multiarray.scalar": lambda dtype, data=b"": Array().fill(data, dtype, (), "scalar"),
-            "numeric._frombuffer": lambda data, dtype, shape, order: Array().fill(
-                data, dtype, shape, "fortran" if order == "F" else "c"
-            ),
-        }.items()
-    },
+    "numpy.core.multiarray._reconstruct": Array,
+    "numpy._core.multiarray._reconstruct": Array,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
+    "numpy.core.numeric._frombuffer": _frombuffer,
+    "numpy._core.numeric._frombuffer": _frombuffer,
     "numpy.dtype": DType,
     "_codecs.encode": _encode,
     "collections.OrderedDict": lambda items=(): dict(items),

@@ -6,22 +6,18 @@ whatever has become of the sidecar that said it.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ..._vocabulary import FrameloomError
 from ...store import Identity, Repaired
-from ..exchange import NOTHING
-from ..project import FeatureRequest, Project, imported_weights
+from ..exchange import ALLOWED_SECONDS
+from ..project import FeatureRequest, ImportRecord, Project, imported_weights
 from ..sync import fingerprint_of, survey, text_digest
 
-# What is said of an imported feature whose own message is lost, with rows and without. The other one is what says of a
-# video that an import had nothing for it, and a later import may take it back.
-_INSTEAD = ("imported; what else was said of it was lost with its sidecar", NOTHING)
+# The message of an imported feature whose own is lost, with rows and without.
+_INSTEAD = ("imported; its message was lost with its sidecar",) * 2
 
 
 def identities_of(project: Project) -> dict[str, Identity]:
@@ -72,23 +68,21 @@ def imports_of_lost(
             yield f"next: `frameloom import` what was imported of {feature} again ({count} lost): sync cannot make it"
 
 
-def _records(project: Project, feature: str) -> Iterator[dict[str, Any]]:
-    """What `import` has noted of the imports of one feature."""
-    for path in sorted((Path(project.root) / "imports").glob("*.json")):
-        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            record = json.loads(path.read_bytes())
-            if record["identity"]["spec"]["name"] == feature:
-                yield {name: record[name] for name in ("path", "layout", "feature")} | record
+def _records(project: Project, feature: str) -> Iterator[ImportRecord]:
+    """The records of the imports of one feature."""
+    for record in ImportRecord.all_in(project.root):
+        spec = record.identity.get("spec")
+        if isinstance(spec, dict) and spec.get("name") == feature:
+            yield record
 
 
-def _command(record: Mapping[str, Any]) -> str:
+def _command(record: ImportRecord) -> str:
     """The command that made an import, as far as it was noted."""
-    words = ["frameloom", "import", str(record["path"]), "--layout", str(record["layout"])]
-    words += ["--feature", str(record["feature"])]
-    for name in ("array", "suffix"):
-        words += [f"--{name}", str(record[name])] if record.get(name) else []
-    words += [f"--{flag}" for flag, name in _FLAGS.items() if record.get(name) is True]
-    return shlex.join(words)
-
-
-_FLAGS = {"transposed": "transposed", "cast": "cast", "trust-weights": "vouched"}
+    words = ["frameloom", "import", record.path, "--layout", record.layout, "--feature", record.feature]
+    options = {"array": record.array, "suffix": record.suffix, "id-key": record.id_key, "mapping": record.mapping}
+    for name, value in options.items():
+        words += [f"--{name}", value] if value else []
+    if record.allow_length not in (None, ALLOWED_SECONDS):
+        words += ["--allow-length", f"{record.allow_length:g}"]
+    flags = {"transposed": record.transposed, "cast": record.cast, "trust-weights": record.vouched}
+    return shlex.join([*words, *(f"--{name}" for name, value in flags.items() if value)])
