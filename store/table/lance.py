@@ -11,7 +11,6 @@ and always see the newest version.
 from __future__ import annotations
 
 import datetime
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..._files import fail_point, make_folder, out_of_space
-from ..._vocabulary import ConfigError, FrameloomError, InputError, IntegrityError
-from .filters import check_columns, check_filter, id_filters
+from ..._files import fail_point, make_folder
+from ..._vocabulary import ConfigError, InputError, IntegrityError
+from .connection import Connection, brief
+from .filters import check_columns, id_filters
 from .rows import (
     COLUMN_TYPES,
-    TABLE_FORMAT,
     bad_rows,
     clip_schema,
     metadata_fields,
@@ -71,8 +70,7 @@ class ClipTable:
         self.uri = str(uri)
         self.name = name
         self._folder = None if "://" in self.uri else TableFolder(Path(self.uri) / f"{name}.lance")
-        self._connection: Any = None
-        self._process = 0
+        self._lance = Connection(self.uri, name, self._folder)
         self._held: tuple[int, set[str]] | None = None  # the ids of a version, of which this object knows all
         self._num_commits = 0  # since files were last merged
 
@@ -89,19 +87,17 @@ class ClipTable:
 
     def exists(self) -> bool:
         """Whether the table has been created. Of a table in a folder, LanceDB is not asked."""
-        if self._folder is not None:
-            return self._folder.head_version() is not None
-        return self.name in self._connected().list_tables().tables
+        return self._lance.exists()
 
     def version(self) -> int | None:
         """The newest version, as other processes see it too; None without a table. Cheap for a table in a folder."""
         if self._folder is not None:
             return self._folder.head_version()
-        return int(self._open().version) if self.exists() else None
+        return int(self._lance.open().version) if self.exists() else None
 
     def schema(self) -> pa.Schema:
         """The table's columns."""
-        return self._open().schema
+        return self._lance.open().schema
 
     def dim(self) -> int:
         """Width of the table's vectors."""
@@ -109,8 +105,8 @@ class ClipTable:
 
     def count(self, where: str | None = None) -> int:
         """Number of rows, or of those that a filter matches. Raises InputError for a filter that is wrong."""
-        table = self._open()
-        with self._reading(table, where):
+        table = self._lance.open()
+        with self._lance.reading(table, where):
             return int(table.count_rows(where))
 
     def rows(self) -> pa.Table:
@@ -126,17 +122,17 @@ class ClipTable:
         return self._read_rows()
 
     def _read_rows(self) -> pa.Table:
-        table = self._open()
-        with self._reading(table):
+        table = self._lance.open()
+        with self._lance.reading(table):
             rows = table.search().select(list(_PLAN_COLUMNS)).to_arrow().replace_schema_metadata(None)
         if num_duplicates := rows.num_rows - len(rows.column("id").unique()):
-            raise IntegrityError(f"{self._describe()} holds {num_duplicates} duplicate rows; {self._remedy()}")
+            raise IntegrityError(f"{self._lance.name} holds {num_duplicates} duplicate rows; {self._lance.remedy}")
         return rows.sort_by("id")
 
     def batches(self, columns: Sequence[str], *, num_rows: int = 8192) -> Iterator[pa.RecordBatch]:
         """Every row as the disk holds it, in no order and unchecked. Raises IntegrityError when it cannot be read."""
-        table = self._open()
-        with self._reading(table):
+        table = self._lance.open()
+        with self._lance.reading(table):
             yield from table.search().select(list(columns)).to_batches(num_rows)
 
     def get(
@@ -152,11 +148,15 @@ class ClipTable:
         Raises:
             InputError: the filter or a column is wrong.
         """
-        table = self._open()
+        table = self._lance.open()
         wanted = self._columns(table, columns)
-        filters = [where] if ids is None else [_both(one, where) for one in id_filters(list(dict.fromkeys(ids)))]
+        filters = (
+            [where]
+            if ids is None
+            else [one if where is None else f"({one}) AND ({where})" for one in id_filters(list(dict.fromkeys(ids)))]
+        )
         found: dict[str, dict[str, Any]] = {}
-        with self._reading(table, where):
+        with self._lance.reading(table, where):
             for one in filters:
                 search = table.search() if one is None else table.search().where(one)
                 rows = search.select(list({"id": None, **dict.fromkeys(wanted)})).to_arrow().to_pylist()
@@ -184,10 +184,10 @@ class ClipTable:
         """
         if not 1 <= top <= MAX_TOP:
             raise InputError(f"top = {top}: from 1 to {MAX_TOP:,} results can be asked for")
-        table = self._open()
+        table = self._lance.open()
         wanted = self._columns(table, columns)
         query = query_vector(vector, int(table.schema.field("vector").type.list_size))
-        with self._reading(table, where):
+        with self._lance.reading(table, where):
             rows = self._nearest(table, query, where, top, list({"id": None, **dict.fromkeys(wanted)}))
         rows.sort(key=lambda row: (row["_distance"], row["id"]))
         return [{**{name: row[name] for name in wanted}, "score": 1.0 - row["_distance"]} for row in rows[:top]]
@@ -232,7 +232,7 @@ class ClipTable:
         if self._folder is not None:
             make_folder(self._folder.path.parent)
         with self._commit():
-            self._connected().create_table(self.name, schema=schema)
+            self._lance.database().create_table(self.name, schema=schema)
 
     def _check_same_width(self, dim: int) -> None:
         if self.dim() != dim:
@@ -252,7 +252,7 @@ class ClipTable:
         Raises:
             ConfigError: a column exists with another type, or a name is not allowed.
         """
-        table = self._open()
+        table = self._lance.open()
         schema = table.schema
         fields = metadata_fields(metadata_schema)
         for field in fields:
@@ -283,7 +283,7 @@ class ClipTable:
             IntegrityError: LanceDB's counts are not what they must be.
             OutOfSpaceError: the disk is full; the table is as it was.
         """
-        table = self._open()
+        table = self._lance.open()
         batch = rows_table(upserts, table.schema)
         names = batch.column("id").to_pylist()
         removed = set(delete_ids)
@@ -303,11 +303,11 @@ class ClipTable:
                     fail_point("table.deleted")
             held.update(names)
             held.difference_update(doomed)
-            table = self._open()
+            table = self._lance.open()
             if (found := table.count_rows()) != len(held):
                 raise IntegrityError(
-                    f"{self._describe()} holds {found:,} rows after the commit, {len(held):,} are right;"
-                    f" {self._remedy()}"
+                    f"{self._lance.name} holds {found:,} rows after the commit, {len(held):,} are right;"
+                    f" {self._lance.remedy}"
                 )
             self._held = int(table.version), held
             self._num_commits += 1
@@ -317,7 +317,7 @@ class ClipTable:
             inserted=len(names) - sum(is_held),
             updated=sum(is_held),
             deleted=len(doomed),
-            version=int(self._open().version),
+            version=int(self._lance.open().version),
         )
 
     def _upsert(self, table: Any, batch: pa.Table, is_held: Sequence[bool]) -> None:
@@ -348,21 +348,23 @@ class ClipTable:
         """
         if not self.exists():
             return None
-        if (len(self._open().list_versions()) if self._folder is None else self._folder.num_versions()) > MAX_VERSIONS:
+        folder = self._folder
+        num_versions = len(self._lance.open().list_versions()) if folder is None else folder.num_versions()
+        if num_versions > MAX_VERSIONS:
             self.optimize(keep_seconds=KEEP_SECONDS)
-        elif self._folder is not None and self._folder.kept_rows() is None:
-            self._folder.keep_rows(self._read_rows())
+        elif folder is not None and folder.kept_rows() is None:
+            folder.keep_rows(self._read_rows())
         return self.version()
 
     def discard(self, ids: Sequence[str]) -> int:
         """Remove every row that has one of these ids, durably, also duplicates. Returns the version."""
-        table = self._open()
+        table = self._lance.open()
         with self._commit():
             for where in id_filters(ids):
                 table.delete(where)
         if self._folder is not None:
             self._folder.keep_rows(self._read_rows())
-        return int(self._open().version)
+        return int(self._lance.open().version)
 
     def optimize(self, *, keep_seconds: float = KEEP_SECONDS) -> int:
         """Merge small files and drop versions older than ``keep_seconds``. Returns the version afterwards.
@@ -370,7 +372,7 @@ class ClipTable:
         Raises:
             IntegrityError: the table has other rows afterwards.
         """
-        table = self._open()
+        table = self._lance.open()
         before = self.rows()
         # Merged files are durable before the versions that they replace are dropped.
         for seconds in (_ALL_SECONDS, max(keep_seconds, 0.001)):
@@ -380,13 +382,13 @@ class ClipTable:
         rows = self._read_rows()
         if rows != before:
             raise IntegrityError(
-                f"{self._describe()} held {before.num_rows:,} rows before its files were merged and holds"
-                f" {rows.num_rows:,}, or other ones; {self._remedy()}"
+                f"{self._lance.name} held {before.num_rows:,} rows before its files were merged and holds"
+                f" {rows.num_rows:,}, or other ones; {self._lance.remedy}"
             )
         if self._folder is not None:
             self._folder.keep_rows(rows)
         self._num_commits = 0
-        return int(self._open().version)
+        return int(self._lance.open().version)
 
     def drop(self) -> None:
         """Remove the table with all its versions. A table that is not there is no error."""
@@ -395,7 +397,7 @@ class ClipTable:
         if self._folder is not None:
             self._folder.remove()
         else:
-            self._connected().drop_table(self.name)
+            self._lance.database().drop_table(self.name)
 
     # Durability
 
@@ -403,7 +405,7 @@ class ClipTable:
     def _commit(self) -> Iterator[None]:
         """Make durable whatever the block commits; turn a full disk into OutOfSpaceError."""
         before = None if self._folder is None else self._folder.files()
-        with self._translated(None):
+        with self._lance.translated():
             yield
         if self._folder is not None and before is not None:
             fail_point("table.committed")
@@ -439,12 +441,14 @@ class ClipTable:
                 folder.sync_since(set())
                 break
             if head > 1 and head <= (last_durable_version or 0):
-                raise IntegrityError(f"{self._describe()} is damaged at version {head}: {problem}; {self._remedy()}")
+                raise IntegrityError(
+                    f"{self._lance.name} is damaged at version {head}: {problem}; {self._lance.remedy}"
+                )
             kept = folder.quarantine(head)
-            done.append(f"{self._describe()}: version {head} was never finished ({problem}); set aside as {kept}")
+            done.append(f"{self._lance.name}: version {head} was never finished ({problem}); set aside as {kept}")
         if (head or 0) < (last_durable_version or 0):
             done.append(
-                f"{self._describe()} is at version {head}, {last_durable_version} had been written; missing rows are "
+                f"{self._lance.name} is at version {head}, {last_durable_version} had been written; missing rows are "
                 "embedded anew"
             )
         return done
@@ -457,90 +461,10 @@ class ClipTable:
                 batch.validate(full=True)
                 num_bad += len(bad_rows(batch))
         except (IntegrityError, ValueError) as error:  # of Arrow: a text that is not UTF-8, or a list without its items
-            return _brief(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            return brief(error.__cause__ if isinstance(error.__cause__, Exception) else error)
         return f"{num_bad} vectors are not of length 1" if num_bad else None
-
-    # LanceDB
-
-    def _connected(self) -> Any:
-        if self._connection is None or self._process != os.getpid():
-            import lancedb
-
-            # No caching of versions: what another process committed is seen by the next call.
-            self._connection = lancedb.connect(self.uri, read_consistency_interval=datetime.timedelta(0))
-            self._process = os.getpid()
-        return self._connection
-
-    def _open(self) -> Any:
-        if not self.exists():
-            raise InputError(f"there is no table {self.name!r} in {self.uri}; run embed or sync first")
-        with self._translated(None):
-            table = self._connected().open_table(self.name)
-        if not table.schema.names:  # a manifest of zeros, which a power cut can leave, opens as an empty one
-            raise IntegrityError(f"{self._describe()} has no columns; {self._remedy()}")
-        found = (table.schema.metadata or {}).get(b"frameloom.format", b"none").decode()
-        if found != TABLE_FORMAT:
-            raise ConfigError(
-                f"{self._describe()} has format {found}, this version reads {TABLE_FORMAT}; {self._remedy()}"
-            )
-        return table
-
-    @contextmanager
-    def _reading(self, table: Any, where: str | None = None) -> Iterator[None]:
-        if where is not None:
-            check_filter(where)
-        with self._translated(where, table):
-            yield
-
-    @contextmanager
-    def _translated(self, where: str | None, table: Any = None) -> Iterator[None]:
-        """Turn the library's errors, its panics included, into ours."""
-        try:
-            yield
-        except Exception as error:
-            if isinstance(error, FrameloomError) or not _is_from_library(error):
-                raise
-            wrong_filter = where is not None and (isinstance(error, ValueError) or self._is_readable(table))
-            raise self._explained(error, where if wrong_filter else None) from error
-
-    def _is_readable(self, table: Any) -> bool:
-        try:
-            table.search().limit(1).to_arrow()
-        except (ValueError, RuntimeError, OSError):
-            return False
-        return True
-
-    def _explained(self, error: Exception, where: str | None) -> FrameloomError:
-        if where is not None:
-            columns = ", ".join(name for name in self.schema().names if name != "vector")
-            return InputError(f"the filter {where!r} is not right: {_brief(error)}. Columns: {columns}")
-        if "No space left" in str(error) or "os error 28" in str(error):
-            return out_of_space(self._describe())
-        return IntegrityError(f"{self._describe()}: {_brief(error)}; {self._remedy()}")
-
-    def _describe(self) -> str:
-        return f"table {self.name!r} in {self.uri}"
-
-    def _remedy(self) -> str:
-        where = self._folder.path if self._folder is not None else "the table"
-        return f"delete {where} and run sync again, which embeds the stored features anew"
-
-
-def _is_from_library(error: Exception) -> bool:
-    # LanceDB raises plain Python errors; a panic of its Rust code has a class of its own that cannot be imported.
-    return isinstance(error, ValueError | RuntimeError | OSError) or type(error).__name__ == "RustPanic"
-
-
-def _both(first: str, second: str | None) -> str:
-    return first if second is None else f"({first}) AND ({second})"
 
 
 def _expect(what: str, found: int, expected: int) -> None:
     if found != expected:
         raise IntegrityError(f"LanceDB says that it {what} {found} rows where {expected} are right; run sync again")
-
-
-def _brief(error: Exception) -> str:
-    """The library's sentence without the place in its source."""
-    text = str(error).splitlines()[0].removeprefix("Invalid input, ").removeprefix("lance error: ")
-    return re.sub(r",? /\S+\.rs:\d+(:\d+)?$", "", text)[:300].rstrip(". ")

@@ -286,7 +286,7 @@ def test_a_whole_table_has_no_findings(table, tmp_path):
 
 
 def test_rows_that_are_double_are_named_and_removed(table):
-    inner = table._connected().open_table("clips")
+    inner = table._lance.database().open_table("clips")
     inner.add(inner.search().where("id = 'id-004'").to_arrow())
     (finding,) = verify_table(table)
     assert (finding.kind, finding.key) == (Kind.DOUBLE_ROW, "id-004")

@@ -242,7 +242,7 @@ def test_a_model_of_another_width_is_refused(filled):
 
 
 def test_a_table_of_another_format_is_refused(filled):
-    filled._connected().create_table("other", schema=pa.schema([pa.field("id", pa.string())]))
+    filled._lance.database().create_table("other", schema=pa.schema([pa.field("id", pa.string())]))
     with pytest.raises(ConfigError, match="format none"):
         ClipTable(filled.uri, "other").count()
 
@@ -303,7 +303,7 @@ print(json.dumps([table.version(), len(rows), table.apply([], ["id-000"]).versio
 
 def test_a_copy_in_another_process_connects_by_itself(filled):
     copy = pickle.loads(pickle.dumps(filled))
-    assert copy._connection is None
+    assert copy._lance._database is None
     assert copy.count() == 10
 
 
@@ -350,7 +350,7 @@ def test_rows_are_known_without_lancedb_until_a_file_changes(filled, monkeypatch
     filled.finish()
     monkeypatch.setattr(filled, "_read_rows", lambda: pytest.fail("the table was read"))
     fresh = ClipTable(filled.uri)
-    monkeypatch.setattr(fresh, "_connected", lambda: pytest.fail("LanceDB was asked"))
+    monkeypatch.setattr(fresh._lance, "database", lambda: pytest.fail("LanceDB was asked"))
     assert fresh.exists()
     assert fresh.rows().num_rows == 10
     assert fresh.recover(fresh.version()) == []

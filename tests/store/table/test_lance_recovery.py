@@ -205,7 +205,7 @@ def test_wrong_counts_are_never_silent(table, monkeypatch):
 
 
 def test_rows_that_are_double_are_found(table):
-    inner = table._connected().open_table("clips")
+    inner = table._lance.database().open_table("clips")
     inner.add(inner.search().limit(2).to_arrow())
     with pytest.raises(IntegrityError, match="2 duplicate rows"):
         table.rows()

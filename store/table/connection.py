@@ -1,0 +1,110 @@
+"""One table as LanceDB opens it: its handle, and its errors as ours.
+
+LanceDB raises plain Python errors, for a filter that is wrong as for a disk that fails. What a user can do follows from
+which of them it is.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..._files import out_of_space
+from ..._vocabulary import ConfigError, FrameloomError, InputError, IntegrityError
+from .filters import check_filter
+from .rows import TABLE_FORMAT
+from .versions import TableFolder
+
+
+class Connection:
+    """A LanceDB database and the name of a table in it. Connects by itself, again in a process that was forked.
+
+    Args:
+        uri: of the database.
+        name: of the table.
+        folder: the table's files, where they are in a folder.
+
+    Attributes:
+        name: the table, for messages.
+        remedy: what helps when it is damaged, for messages.
+    """
+
+    def __init__(self, uri: str, name: str, folder: TableFolder | None) -> None:
+        self._uri, self._name, self._folder = uri, name, folder
+        self.name = f"table {name!r} in {uri}"
+        where = folder.path if folder is not None else "the table"
+        self.remedy = f"delete {where} and run sync again, which embeds the stored features anew"
+        self._database: Any = None
+        self._process = 0
+
+    def database(self) -> Any:
+        """LanceDB's own connection."""
+        if self._database is None or self._process != os.getpid():
+            import lancedb
+
+            # No caching of versions: what another process committed is seen by the next call.
+            self._database = lancedb.connect(self._uri, read_consistency_interval=datetime.timedelta(0))
+            self._process = os.getpid()
+        return self._database
+
+    def exists(self) -> bool:
+        """Whether the table has been created. Of a table in a folder, LanceDB is not asked."""
+        if self._folder is not None:
+            return self._folder.head_version() is not None
+        return self._name in self.database().list_tables().tables
+
+    def open(self) -> Any:
+        """The newest version. Raises InputError without a table, IntegrityError, or ConfigError for another format."""
+        if not self.exists():
+            raise InputError(f"there is no table {self._name!r} in {self._uri}; run embed or sync first")
+        with self.translated():
+            table = self.database().open_table(self._name)
+        if not table.schema.names:  # a manifest of zeros, which a power cut can leave, opens as an empty one
+            raise IntegrityError(f"{self.name} has no columns; {self.remedy}")
+        found = (table.schema.metadata or {}).get(b"frameloom.format", b"none").decode()
+        if found != TABLE_FORMAT:
+            raise ConfigError(f"{self.name} has format {found}, this version reads {TABLE_FORMAT}; {self.remedy}")
+        return table
+
+    @contextmanager
+    def reading(self, table: Any, where: str | None = None) -> Iterator[None]:
+        """Check a filter, and turn the library's errors into ours: InputError where the filter is the reason."""
+        if where is not None:
+            check_filter(where)
+        with self.translated(where, table):
+            yield
+
+    @contextmanager
+    def translated(self, where: str | None = None, table: Any = None) -> Iterator[None]:
+        """Turn the library's errors, its panics included, into ours."""
+        try:
+            yield
+        except Exception as error:
+            # A panic of its Rust code has a class of its own that cannot be imported.
+            is_theirs = isinstance(error, ValueError | RuntimeError | OSError) or type(error).__name__ == "RustPanic"
+            if isinstance(error, FrameloomError) or not is_theirs:
+                raise
+            if where is not None and (isinstance(error, ValueError) or _is_readable(table)):
+                columns = ", ".join(name for name in table.schema.names if name != "vector")
+                raise InputError(f"the filter {where!r} is not right: {brief(error)}. Columns: {columns}") from error
+            if "No space left" in str(error) or "os error 28" in str(error):
+                raise out_of_space(self.name) from error
+            raise IntegrityError(f"{self.name}: {brief(error)}; {self.remedy}") from error
+
+
+def _is_readable(table: Any) -> bool:
+    try:
+        table.search().limit(1).to_arrow()
+    except (ValueError, RuntimeError, OSError):
+        return False
+    return True
+
+
+def brief(error: Exception) -> str:
+    """The library's sentence without the place in its source."""
+    text = str(error).splitlines()[0].removeprefix("Invalid input, ").removeprefix("lance error: ")
+    return re.sub(r",? /\S+\.rs:\d+(:\d+)?$", "", text)[:300].rstrip(". ")
