@@ -1,14 +1,16 @@
-"""How near extraction comes to what the models alone would take, on the files of a folder.
+"""How fast extraction is: against the usual loop, and against what the models alone would take, on a folder's files.
 
-    python tests/benchmarks/extract.py CLIPS [--measure NAME ...] [--threads 2] [--save RESULTS.json]
+    python tests/benchmarks/extract.py CLIPS [--measure NAME ...] [--rounds 5] [--threads 2] [--save RESULTS.json]
 
-Everything is measured in one run, each measurement in a process of its own, one after another, with the same number of
-threads. What a worker sets before it starts (freed memory is kept) is set for ours and for the models at their best;
-what is done as peers do it runs with the system's defaults. Seconds are those of the work, without start and building
-the networks. Without CLIPS it uses a small world of the laboratory.
+Everything is measured in one run, each measurement in a process of its own, one after another, on the same cores.
+Measurements are interleaved: a round has each of them once, ratios are taken within a round, and the median over the
+rounds is printed with the smallest and the largest. Seconds are those of the work, without start and building the
+networks; those of the command are of the whole command. Without CLIPS it uses a small world of the laboratory.
 
-    peers     resnet152 as the usual tools run it: contiguous float32, one video at a time, decoded for it alone
-    ours      the same features through `extract_files`, float32, and again in bfloat16
+    loop      resnet152 as it is usually run: contiguous float32, one video at a time, decoded for it alone, in the
+              environment of a user (`loop`), and with the allocator set to keep freed memory (`loop_kept`). Against it
+              what a user calls, in the environment of a user: README's snippet in float32 and in bfloat16, and the
+              command `frameloom extract` with as many workers as there are cores
     once      resnet152 + resnext101_3d + s3d_howto100m + logmel_avlnet through one call, against the sum of the models'
               pure forward passes on batches that are already decoded and prepared
     tiny      the tiny siblings of these four, together and one after another: here decoding is what costs
@@ -20,6 +22,8 @@ import argparse
 import json
 import os
 import platform
+import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,7 +39,9 @@ import numpy as np
 FOUR = ["resnet152", "resnext101_3d", "s3d_howto100m", "logmel_avlnet"]
 TINY = ["test_resnet", "test_resnet3d", "test_s3d", "logmel_avlnet"]
 SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".ts"}
-MEASURES = ["peers", "ours", "once", "tiny"]
+MEASURES = ["loop", "once", "tiny"]
+# Of a user nothing is set; the others run as a worker of the command does.
+OF_A_USER = ("loop", "snippet_fp32", "snippet_bf16", "command_fp32", "command_bf16")
 
 
 def main() -> None:
@@ -46,13 +52,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         clips = arguments.clips or _laboratory(Path(scratch))
         results = {"about": _about(clips, arguments.threads)}
-        results["measured"] = {
-            name: _measure(name, clips, arguments.threads, Path(scratch))
-            for measure in arguments.measure
-            for name in PARTS[measure]
-        }
+        names = [name for measure in arguments.measure for name in PARTS[measure]]
+        rounds = [
+            {name: _measure(name, clips, arguments.threads, Path(scratch)) for name in names}
+            for _ in range(arguments.rounds)
+        ]
+        results["measured"] = rounds[-1]
+        results["seconds"] = {name: [one[name]["seconds"] for one in rounds] for name in names}
+        results["processor_seconds"] = {name: [one[name]["processor_seconds"] for one in rounds] for name in names}
         results["deviations"] = dict(_deviations(Path(scratch)))
-    results["ratios"] = dict(_ratios(results["measured"]))
+    results["ratios"] = _over_rounds([dict(_ratios(one, "seconds")) for one in rounds])
+    results["ratios_of_processor_seconds"] = _over_rounds([dict(_ratios(one, "processor_seconds")) for one in rounds])
     _show(results)
     if arguments.save:
         arguments.save.write_text(json.dumps(results, indent=1) + "\n")
@@ -62,6 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="?", type=Path)
     parser.add_argument("--measure", nargs="+", choices=MEASURES, default=MEASURES)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--save", type=Path)
     parser.add_argument("--one", choices=sorted(ONE), help=argparse.SUPPRESS)
@@ -72,12 +83,16 @@ def _arguments() -> argparse.Namespace:
 def _measure(name: str, clips: Path, threads: int, scratch: Path) -> dict[str, Any]:
     from frameloom.workflows.sync.executor import WORKER_ENVIRONMENT
 
-    environment = dict(os.environ) if name.startswith("peers") else {**os.environ, **WORKER_ENVIRONMENT}
-    environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    environment = dict(os.environ) if name in OF_A_USER else {**os.environ, **WORKER_ENVIRONMENT}
+    if name not in OF_A_USER:
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     command = [sys.executable, __file__, str(clips), "--one", name, "--threads", str(threads), "--out", str(scratch)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     found: dict[str, Any] = json.loads(done.stdout)
-    print(f"{name:12} {found['seconds']:8.1f} s", file=sys.stderr)
+    found["processor_seconds"] = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    print(f"{name:12} {found['seconds']:8.1f} s, {found['processor_seconds']:8.1f} s of a core", file=sys.stderr)
     return found
 
 
@@ -100,7 +115,7 @@ def _set_threads(threads: int) -> None:
 # One measurement each, in a process of its own.
 
 
-def _peers(arguments: argparse.Namespace) -> dict[str, Any]:
+def _loop(arguments: argparse.Namespace) -> dict[str, Any]:
     """Contiguous float32, one video at a time, decoded for this backbone alone, in the same process."""
     import timm
     import torch
@@ -119,7 +134,7 @@ def _peers(arguments: argparse.Namespace) -> dict[str, Any]:
         with torch.inference_mode():
             features[path.name] = torch.cat([network(part) for part in frames.split(64)]).numpy()
     seconds = time.perf_counter() - begun
-    np.savez(arguments.out / "peers.npz", **features)
+    np.savez(arguments.out / "loop.npz", **features)
     return {"seconds": seconds, "rows": sum(map(len, features.values()))}
 
 
@@ -166,7 +181,7 @@ def _scaled(frame: Any, aspect: Fraction, scaled_size: Callable[..., tuple[int, 
     return upright(small.to_ndarray(), orientation)
 
 
-def _ours(names: list[str], save: str = "", **options: Any) -> Callable[[argparse.Namespace], dict[str, Any]]:
+def _ours(names: list[str], **options: Any) -> Callable[[argparse.Namespace], dict[str, Any]]:
     def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         from frameloom.extract import Decoder, extract_files
         from frameloom.extract.windows import Stopwatch
@@ -180,10 +195,6 @@ def _ours(names: list[str], save: str = "", **options: Any) -> Callable[[argpars
             extracted = time.perf_counter() - begun
             decoding = _processor_seconds(decoder.pid)
             written = _write(arguments.out, backbones, found)
-        if save:
-            np.savez(
-                arguments.out / f"{save}.npz", **{p.name: f[names[0]].values for p, f in zip(files, found, strict=True)}
-            )
         usable = sum(f[names[0]].status.value == "ok" for f in found)
         models = {name: seconds - prepared.get(name, 0.0) for name, seconds in (watch.visual | watch.audio).items()}
         preprocessing = sum(prepared.values())
@@ -202,18 +213,56 @@ def _ours(names: list[str], save: str = "", **options: Any) -> Callable[[argpars
     return measure
 
 
+def _snippet(save: str, **options: Any) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    """What README shows, and nothing else: `extract_files` on a list of files."""
+
+    def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+        from frameloom.extract import create_backbone, extract_files
+
+        _set_threads(arguments.threads)
+        files, backbone = _files(arguments.clips), create_backbone("resnet152", dtype="float32", **options)
+        begun = time.perf_counter()
+        found = extract_files(files, [backbone])
+        seconds = time.perf_counter() - begun
+        values = {path.name: one["resnet152"].values for path, one in zip(files, found, strict=True)}
+        np.savez(arguments.out / f"{save}.npz", **values)
+        return {"seconds": seconds, "rows": sum(map(len, values.values()))}
+
+    return measure
+
+
+def _command(**options: Any) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    """`frameloom extract` on a project of these files, from its start to its end, shards included."""
+
+    def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            config = {
+                "collection": {"videos": str(arguments.clips.absolute())},
+                "features": {"video": {"backbone": "resnet152", "options": options}, "audio": None, "text": None},
+            }
+            (Path(folder) / "frameloom.yaml").write_text(json.dumps(config))
+            begun = time.perf_counter()
+            command = [sys.executable, "-m", "frameloom", "extract", "-c", f"{folder}/frameloom.yaml", "--json"]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            seconds = time.perf_counter() - begun
+        assert done.returncode in (0, 3), done.stdout
+        return {"seconds": seconds}
+
+    return measure
+
+
 def _time_preparing(backbones: list[Any]) -> dict[str, float]:
-    """Have every network tell how long it takes to make pixels its input. Returns what they tell, as it grows."""
+    """Time how long every network takes to make pixels its input. The mapping that is returned grows."""
     seconds: dict[str, float] = {}
 
     def timed(name: str, prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def prepare_and_tell(frames: Any) -> Any:
+        def prepare_timed(frames: Any) -> Any:
             begun = time.perf_counter()
             inputs = prepare(frames)
             seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begun
             return inputs
 
-        return prepare_and_tell
+        return prepare_timed
 
     for backbone in backbones:
         if hasattr(backbone, "prepare"):
@@ -309,15 +358,17 @@ def _pure_sound(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 PARTS = {
-    "peers": ["peers"],
-    "ours": ["ours_fp32", "ours_bf16"],
+    "loop": ["loop", "loop_kept", "snippet_fp32", "snippet_bf16", "command_fp32", "command_bf16"],
     "once": ["pure_2d", "pure_3d", "pure_s3d", "pure_sound", "four"],
     "tiny": ["tiny_four", *(f"tiny_{name}" for name in TINY)],
 }
 ONE: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    "peers": _peers,
-    "ours_fp32": _ours(["resnet152"], save="fp32"),
-    "ours_bf16": _ours(["resnet152"], save="bf16", precision="bfloat16"),
+    "loop": _loop,
+    "loop_kept": _loop,
+    "snippet_fp32": _snippet("fp32"),
+    "snippet_bf16": _snippet("bf16", precision="bfloat16"),
+    "command_fp32": _command(dtype="float32"),
+    "command_bf16": _command(dtype="float32", precision="bfloat16"),
     "pure_2d": _pure("resnet152"),
     "pure_3d": _pure("resnext101_3d"),
     "pure_s3d": _pure("s3d_howto100m"),
@@ -328,11 +379,23 @@ ONE: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 }
 
 
-def _ratios(measured: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    seconds = {name: found["seconds"] for name, found in measured.items()}
-    for ours in ("ours_fp32", "ours_bf16"):
-        if {"peers", ours} <= seconds.keys():
-            yield f"peers / {ours}", seconds["peers"] / seconds[ours]
+def _over_rounds(rounds: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            "median": statistics.median(one[name] for one in rounds),
+            "smallest": min(one[name] for one in rounds),
+            "largest": max(one[name] for one in rounds),
+        }
+        for name in rounds[0]
+    }
+
+
+def _ratios(measured: dict[str, Any], of: str) -> Iterator[tuple[str, float]]:
+    seconds = {name: found[of] for name, found in measured.items()}
+    for ours in ("snippet_fp32", "snippet_bf16", "command_fp32", "command_bf16"):
+        for loop in ("loop", "loop_kept"):
+            if {loop, ours} <= seconds.keys():
+                yield f"{loop} / {ours}", seconds[loop] / seconds[ours]
     pure = [name for name in seconds if name.startswith("pure")]
     if pure and "four" in seconds:
         yield "four / sum of pure forwards", seconds["four"] / sum(seconds[name] for name in pure)
@@ -342,15 +405,15 @@ def _ratios(measured: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _deviations(folder: Path) -> Iterator[tuple[str, float]]:
-    """Largest difference from what the peers' way gives: of a value, and of a whole row relative to its length."""
-    if not (folder / "peers.npz").exists():
+    """Largest difference from what the usual loop gives: of a value, and of a whole row relative to its length."""
+    if not (folder / "loop.npz").exists():
         return
-    with np.load(folder / "peers.npz") as peers:
+    with np.load(folder / "loop.npz") as loop:
         for kind in ("fp32", "bf16"):
             if (folder / f"{kind}.npz").exists():
                 with np.load(folder / f"{kind}.npz") as ours:
-                    assert set(ours.files) == set(peers.files), "some files have features one way and not the other"
-                    rows = [(ours[name], peers[name]) for name in peers.files]
+                    assert set(ours.files) == set(loop.files), "some files have features one way and not the other"
+                    rows = [(ours[name], loop[name]) for name in loop.files]
                 yield (
                     f"{kind}, a value (absolute or relative)",
                     max(float((np.abs(a - b) / np.maximum(1, np.abs(b))).max()) for a, b in rows),
@@ -394,8 +457,9 @@ def _show(results: dict[str, Any]) -> None:
             print(f"      {'decode, beside the rest':24} {decoding:8.2f} s of one core")
             for stage, seconds in found["seconds_by_stage"].items():
                 print(f"      {stage:24} {seconds:8.2f} s  {100 * seconds / total:5.1f} %")
-    for name, ratio in results["ratios"].items():
-        print(f"  {name}: {ratio:.2f}")
+    for title, found in (("", results["ratios"]), (" (processor)", results["ratios_of_processor_seconds"])):
+        for name, one in found.items():
+            print(f"  {name}{title}: {one['median']:.2f} ({one['smallest']:.2f} to {one['largest']:.2f})")
     for name, deviation in results["deviations"].items():
         print(f"  largest deviation, {name}: {deviation:.2g}")
 
