@@ -129,7 +129,7 @@ class Bert(TextNetwork):
         return tokenizer
 
     @classmethod
-    def random_network(cls, spec: FeatureSpec, tokenizer: Any = None) -> torch.nn.Module:
+    def random_network(cls, spec: FeatureSpec, tokenizer: Any = None) -> Any:
         """Transformers' network without its heads."""
         from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 

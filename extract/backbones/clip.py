@@ -138,7 +138,7 @@ class ClipPictures(StillNetwork):
         return transformers_names(state_dict)
 
     @classmethod
-    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+    def random_network(cls, spec: FeatureSpec) -> Any:
         """Transformers' image tower."""
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -195,7 +195,7 @@ class ClipTexts(TextNetwork):
         return CLIPTokenizer(vocab=vocabulary, merges=[])
 
     @classmethod
-    def random_network(cls, spec: FeatureSpec, tokenizer: Any = None) -> torch.nn.Module:
+    def random_network(cls, spec: FeatureSpec, tokenizer: Any = None) -> Any:
         """Transformers' text tower."""
         from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 

@@ -72,7 +72,7 @@ class FrozenDAVEnet(FrozenNetwork):
         self._spectrogram = LogMel(backbone_spec(_SPECTROGRAM), weights_digest="none")
 
     @classmethod
-    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+    def random_network(cls, spec: FeatureSpec) -> Any:
         """The network, with weights drawn as its authors draw them."""
         from ..._davenet import DAVEnet
 

@@ -20,15 +20,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..._vocabulary import FeatureSpec, WeightsSource
 from ..networks import StillNetwork, still_spec
 from ..options import checked_whole
 from ..registry import register
-
-if TYPE_CHECKING:
-    import torch
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -101,7 +98,7 @@ class ResNet(StillNetwork):
     ignored_keys = ("fc.",)
 
     @classmethod
-    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+    def random_network(cls, spec: FeatureSpec) -> Any:
         """Timm's network, of which the last normalisation of each residual branch starts small."""
         import timm
         import torch

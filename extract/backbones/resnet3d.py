@@ -27,15 +27,12 @@ Legend: B windows, N frames, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..._vocabulary import FeatureSpec, WeightsSource
 from ..networks import ClipVariant, VisualNetwork, clip_spec
 from ..registry import register
 from ..windows import End
-
-if TYPE_CHECKING:
-    import torch
 
 _PAPER = "Hara et al., Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, CVPR 2018"
 # To the extractor's std of 1 its code adds 1e-8, which float32 cannot tell from 1.
@@ -91,7 +88,7 @@ class ResNet3dBackbone(VisualNetwork):
     batch_pixels = 8 * 16 * 112 * 112
 
     @classmethod
-    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+    def random_network(cls, spec: FeatureSpec) -> Any:
         """He's weights."""
         from ..networks.resnet3d import ResNet3d, randomise
 

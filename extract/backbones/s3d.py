@@ -92,12 +92,11 @@ class S3DBackbone(VisualNetwork):
     def before_load(self, weights: Mapping[str, Any]) -> None:
         weight = weights.get("fc.weight", weights.get("module.fc.weight"))
         if weight is not None:
-            network: Any = self.network
-            network.fit_head(len(weight))
+            self.network.fit_head(len(weight))
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
         """Features (B, 1024) through the last layer: the joint embedding, or the scores of classes before softmax."""
-        outputs: torch.Tensor = self.network.get_submodule("fc")(features)
+        outputs: torch.Tensor = self.network.fc(features)
         return outputs
 
 
@@ -110,7 +109,7 @@ class S3DHowTo100M(S3DBackbone):
     ignored_keys = ("text_module.",)
 
     @classmethod
-    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+    def random_network(cls, spec: FeatureSpec) -> Any:
         """The gated network, whose head is as wide as the specification's joint embedding."""
         from ..networks.s3d import S3D, Architecture, initialise
 
@@ -128,7 +127,7 @@ class S3DHowTo100M(S3DBackbone):
 
     def before_load(self, weights: Mapping[str, Any]) -> None:
         super().before_load(weights)
-        found = self.network.get_submodule("fc").out_features
+        found = self.network.fc.out_features
         if self._is_joint and found != self.spec.dim:
             raise InputError(
                 f"the joint embedding of these weights is {found} wide, not {self.spec.dim}; "
@@ -165,7 +164,7 @@ class S3DKinetics(S3DBackbone):
     """The plain S3D. Official weights are kylemin/S3D's, whatever the number of classes."""
 
     @classmethod
-    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+    def random_network(cls, spec: FeatureSpec) -> Any:
         """The plain network, with a classifier."""
         from ..networks.s3d import S3D, Architecture, initialise
 

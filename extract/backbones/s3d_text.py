@@ -7,7 +7,7 @@ vocabulary, counted from 1; 0 fills up, has a vector like any word, and takes pa
 The embedding is compared with the video's by dot product, without normalisation. MIL-NCE_HowTo100M, which trains the
 model, keeps the case and more words: options `lower_case` and `max_words`.
 
-Weights: the checkpoint of the video tower, which holds both. The vocabulary is a file of its own, published beside it
+Weights: the checkpoint of the video tower, which holds both. The vocabulary is a file of its own, published with it
 as ``s3d_dict.npy``: an array of strings, since the official code reads it with a call that has refused pickled objects
 since NumPy 1.16.3. A text file with a word on each line will do as well; its words count in the fingerprint, its name
 does not. Without weights and without a vocabulary a word's number comes from its CRC-32: enough to try out a project.
@@ -76,7 +76,7 @@ class SentenceSpec(FeatureSpec):
     vocabulary_path: Path | None = field(default=None, compare=False)
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide the numbers, as JSON-ready data."""
+        """The fields that decide the numbers."""
         fields = FeatureSpec.identity(self)
         del fields["vocabulary_path"]
         return fields
@@ -159,7 +159,7 @@ class S3DText(OfficialWeights):
 
     def after_load(self) -> None:
         self.network = self.network.to(self._device).eval().requires_grad_(False)
-        self._number = numbering(self._vocabulary, self.network.get_submodule("word_embd").num_embeddings)
+        self._number = numbering(self._vocabulary, self.network.word_embd.num_embeddings)
 
     def token_ids(self, texts: Sequence[str]) -> torch.Tensor:
         """The numbers of the texts' known words (B, N), 0 where there are no more."""
@@ -268,7 +268,7 @@ def build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed:
     if weights is not None and vocabulary is None:
         raise ConfigError(
             f"the weights of the backbone {spec.name!r} need the vocabulary that they were trained with;"
-            " give the option vocabulary: FILE (published beside them as s3d_dict.npy)"
+            " give the option vocabulary: FILE (published with them as s3d_dict.npy)"
         )
     sizes = replace(_VARIANTS[spec.name], dim=spec.dim)
     network = seeded_network(lambda: SentenceTower(**asdict(sizes)), seed=seed)

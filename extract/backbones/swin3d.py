@@ -19,14 +19,11 @@ Legend: B windows, N frames, H height, W width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..._vocabulary import FeatureSpec, WeightsSource
 from ..networks import ClipVariant, VisualNetwork, clip_spec
 from ..registry import register
-
-if TYPE_CHECKING:
-    import torch
 
 _TERMS = "Apache-2.0 (SwinTransformer/Video-Swin-Transformer, ported by torchvision under BSD-3-Clause); trained on"
 _TERMS_IMAGENET22K = f"{_TERMS} ImageNet-22k, whose terms allow non-commercial research, and Kinetics-400"
@@ -96,7 +93,7 @@ class Swin3d(VisualNetwork):
     ignored_keys = ("head.",)
 
     @classmethod
-    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+    def random_network(cls, spec: FeatureSpec) -> Any:
         """Torchvision's network without its head."""
         import torch
         from torchvision.models.video import SwinTransformer3d

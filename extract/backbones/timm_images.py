@@ -203,7 +203,7 @@ class TimmImages(StillNetwork):
         return {key: value for key, value in state_dict.items() if key in wanted or not key.startswith(heads)}
 
     @classmethod
-    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+    def random_network(cls, spec: FeatureSpec) -> Any:
         """Timm's network, for the specification's size of picture.
 
         Raises:

@@ -150,8 +150,8 @@ class Decoder:
         with closing(self._request(request)) as answers:
             for header, arrays in answers:
                 if header["kind"] == "frames":
-                    frames = DecodedFrames(arrays["frames"], arrays["times"], arrays["cells"])
-                    yield FramesChunk(header["index"], frames)
+                    pictures = DecodedFrames(arrays["frames"], arrays["times"], arrays["cells"])
+                    yield FramesChunk(header["index"], pictures)
                 elif header["kind"] == "samples":
                     yield SamplesChunk(arrays["samples"], header["start_seconds"])
                 else:
@@ -256,7 +256,7 @@ class Decoder:
         reason = self._last_error_line() or str(error) or f"exit code {code}"
         return MediaError(Status.DECODER_CRASH, f"the decoder failed: {reason}")
 
-    def _words(self) -> str:
+    def _last_error_line(self) -> str:
         """The last line that the child wrote to its standard error."""
         if self._stderr is None:
             return ""
@@ -267,7 +267,7 @@ class Decoder:
 
 
 @functools.cache
-def _spawner(_owner_pid: int) -> ThreadPoolExecutor:
+def _spawner(_parent_pid: int) -> ThreadPoolExecutor:
     """The thread that starts children, which lives as long as this process.
 
     Linux sends the parent-death signal when the *thread* that started the child ends, so a child that a short-lived

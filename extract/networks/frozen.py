@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -34,7 +34,7 @@ class OfficialWeights:
 
     spec: FeatureSpec
     weights_digest: str
-    network: torch.nn.Module
+    network: Any  # a torch.nn.Module, of which members read what they made themselves
 
     def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
         """Take the authors' weights, by their key names.
@@ -94,7 +94,7 @@ class FrozenNetwork(OfficialWeights):
         return backbone if weights is None else backbone.from_official(read_state_dict(weights_file(weights)))
 
     @classmethod
-    def random_network(cls, spec: FeatureSpec) -> torch.nn.Module:
+    def random_network(cls, spec: FeatureSpec) -> Any:
         """The network of a specification, with new random weights."""
         raise NotImplementedError
 

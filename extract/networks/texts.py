@@ -98,7 +98,7 @@ class TextNetwork(FrozenNetwork):
         raise NotImplementedError
 
     @classmethod
-    def random_network(cls, spec: FeatureSpec, tokenizer: Any = None) -> torch.nn.Module:
+    def random_network(cls, spec: FeatureSpec, tokenizer: Any = None) -> Any:
         """The network of a specification and a tokenizer, with new random weights."""
         raise NotImplementedError
 
@@ -153,7 +153,7 @@ def read_tokenizer(kind: Any, folder: Path, *, needs: Collection[tuple[str, ...]
         files = " or ".join(" and ".join(names) for names in needs)
         kinds = ", ".join(WEIGHTS_SUFFIXES)
         raise ConfigError(
-            f"no vocabulary in {folder}: the weights of a text backbone are a folder with {files} beside the weights"
+            f"no vocabulary in {folder}: the weights of a text backbone are a folder with {files} and the weights"
             f" ({kinds})"
         )
     try:

@@ -125,7 +125,7 @@ def is_loopback(host: str | None) -> bool:
 
 def _check_headers(source: WeightsSource, headers: Any, part: Path) -> None:
     if headers.get("Content-Encoding", "identity") != "identity":
-        raise InputError(f"{source.url}: the server compresses the file though it was told not to; fetch it by hand")
+        raise InputError(f"{source.url}: the server compresses the file against the request; fetch it by hand")
     length = headers.get("Content-Length", "")
     if not length.isdecimal():
         if "Transfer-Encoding" not in headers and source.size_bytes is None and source.sha256 is None:

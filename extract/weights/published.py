@@ -1,9 +1,9 @@
 """Published weights by their tags: from what a user writes under ``weights:`` to a file on this machine.
 
 A tag names a `WeightsSource` of the backbone. Its file is downloaded once into the cache folder, as
-``<first 16 digits of the hash>-<name>`` and with ``<that>.sha256`` beside it, in the form that ``sha256sum -c`` reads.
+``<first 16 digits of the hash>-<name>`` and with ``<that>.sha256`` next to it, in the form that ``sha256sum -c`` reads.
 Its name appears there only after its bytes were found to have the published hash. Where only the first digits of a hash
-are published, those are compared; where none are, the first download is trusted and its hash is kept beside it, which
+are published, those are compared; where none are, the first download is trusted and its hash is kept next to it, which
 every later download must have, also after the file itself was deleted.
 """
 
@@ -162,6 +162,6 @@ def cached_path(source: WeightsSource) -> Path:
 
 
 def record_path(source: WeightsSource) -> Path:
-    """The file beside it that keeps its hash."""
+    """The file next to it that keeps its hash."""
     path = cached_path(source)
     return path.with_name(f"{path.name}.sha256")
