@@ -25,8 +25,6 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ._products import convolution_over_time
-
 
 class ResidualBlock(nn.Module):
     """Two convolutions over time, each with batch normalisation, around a shortcut."""
@@ -108,15 +106,8 @@ def token_mask(frame_mask: Shaped[Tensor, "B T"], *, stride: int) -> Shaped[Tens
     return pooled.squeeze(1).bool()
 
 
-class TimeConvolution(nn.Conv2d):
-    """A convolution along the last axis, by the product that is fastest."""
-
-    def forward(self, x: Float[Tensor, "B C 1 T"]) -> Float[Tensor, "B C2 1 T2"]:
-        return convolution_over_time(x, self.weight, stride=self.stride[1])
-
-
-def _convolution(channels_in: int, channels_out: int, *, kernel: int, stride: int = 1) -> TimeConvolution:
-    return TimeConvolution(
+def _convolution(channels_in: int, channels_out: int, *, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(
         channels_in,
         channels_out,
         kernel_size=(1, kernel),

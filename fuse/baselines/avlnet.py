@@ -256,7 +256,7 @@ class AVLnet(SeparateModel):
         return OFFICIAL_NAMES
 
     def completed(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The authors' weights, with what this model keeps beside them."""
+        """The authors' weights, with what this model keeps besides."""
         return state_dict
 
     def to_official(self) -> dict[str, Any]:

@@ -30,7 +30,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..._products import Linear
 from ..._vocabulary import InputError
 from ..base import (
     MODALITIES,
@@ -49,6 +48,7 @@ from ..layers import (
     DAVEnet,
     FusionTransformer,
     GatedUnit,
+    Linear,
     Packed,
     add_positions,
     join,
@@ -374,7 +374,7 @@ class EverythingAtOnce(FusionModel):
         """A checkpoint that the authors' code reads, and `from_official`.
 
         Their code lets padded frames run through the audio CNN: the embeddings of a model that silences them are the
-        same there where audio is not padded. Epoch 0 stands in it because their evaluation reports one.
+        same there where audio is not padded. It says epoch 0, since their evaluation reports one.
 
         Returns:
             "arch" (their class), "epoch", "state_dict" (under their names, the tensors being the model's own) and

@@ -88,7 +88,7 @@ def unpacked_checkpoint(
 ) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
     """The weights and the configuration of a checkpoint, which may be weights alone.
 
-    A whole configuration given beside a checkpoint replaces what it names of the checkpoint's own, as the authors do it
+    A whole configuration given with a checkpoint replaces what it names of the checkpoint's own, as the authors do it
     for evaluation; arguments of a model alone replace all of it.
 
     Raises:

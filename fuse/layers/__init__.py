@@ -2,6 +2,7 @@
 
 from .davenet import AUDIO_CNNS, AudioCNNSpec, DAVEnet, ResidualBlock, audio_cnn_spec, token_mask
 from .packed import CLASS_TOKEN, Packed, add_positions, join, pack, real_rows
+from .products import Linear
 from .transformer import LAYER_NORM_EPS, ContextGating, FusionBlock, FusionTransformer, GatedUnit
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "FusionBlock",
     "FusionTransformer",
     "GatedUnit",
+    "Linear",
     "Packed",
     "ResidualBlock",
     "add_positions",

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..._products import Linear
 from .packed import Pool, Sequences
+from .products import Linear
 
 LAYER_NORM_EPS = 1e-6
 

@@ -93,12 +93,12 @@ def _in_a_process(side: str) -> dict[str, Any]:
 
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
-    from frameloom import _products
+    from frameloom.fuse.layers import products
     from frameloom.train.loop.recompute import recomputed
 
     side, device = arguments.side, torch.device(arguments.device)
     if not side.startswith("ours"):
-        _products.SMALLEST_PRODUCT = sys.maxsize
+        products.SMALLEST_PRODUCT = sys.maxsize
     model = _model(arguments.width).to(device).train()
     fused = {} if side == "plain" else {"fused": True}
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-5, **fused)

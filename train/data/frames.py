@@ -37,7 +37,7 @@ from pydantic import Field, PositiveInt
 from ..._settings import Settings
 from ..._vocabulary import InputError, IntegrityError, digest_of
 from ...store import Entry, FeatureStore, SharedLock
-from .frame_indices import Draws, clover_indices, frozen_in_time_indices, vindlu_indices
+from .frame_indices import At, Draws, clover_indices, frozen_in_time_indices, vindlu_indices
 from .frame_shards import Picture, checked_arrays, decoded_bytes, decoded_jpeg, picture_of, random_crop, read_members
 from .order import EpochOrder, Indices, Remainder, ShardBatchSampler, check_order, process_of
 
@@ -92,7 +92,7 @@ class FrameOptions(Settings):
 class FrameSample(NamedTuple):
     """One clip, prepared. `frames` is (T, C, H, W) uint8, of which the first `num_frames` are real."""
 
-    index: int
+    place: int
     clip: str
     caption: str
     frames: Tensor
@@ -108,7 +108,7 @@ class FrameBatch(NamedTuple):
         num_frames: (B,) how many of T are real.
         captions: of each clip the one that was chosen; "" where it has none.
         clips: names.
-        index: (B,) places among the clips that the loader was given (the kept ones).
+        places: (B,) places among the clips that the loader was given (the kept ones).
         metadata: of each clip.
     """
 
@@ -116,7 +116,7 @@ class FrameBatch(NamedTuple):
     num_frames: Tensor
     captions: list[str]
     clips: list[str]
-    index: Tensor
+    places: Tensor
     metadata: list[Mapping[str, Any]]
 
     def normalised(self, mean: Sequence[float], std: Sequence[float], *, device: Any = None) -> Tensor:
@@ -132,9 +132,10 @@ def collate_frames(samples: Sequence[FrameSample]) -> FrameBatch:
     """A batch of prepared clips."""
     import torch
 
-    index, clips, captions, frames, num_frames, metadata = zip(*samples, strict=True)
-    counts, places = torch.tensor(num_frames), torch.tensor(index)
-    return FrameBatch(torch.stack(frames), counts, list(captions), list(clips), places, list(metadata))
+    places, clips, captions, frames, counts, metadata = zip(*samples, strict=True)
+    return FrameBatch(
+        torch.stack(frames), torch.tensor(counts), list(captions), list(clips), torch.tensor(places), list(metadata)
+    )
 
 
 class FrameLoader:
@@ -321,7 +322,7 @@ class _Reader:
     lanes: int
     seed: int
 
-    def lane(self, order: Sequence[int], epoch: int) -> Iterable[FrameSample]:
+    def lane(self, order: Sequence[int], epoch: int) -> Any:
         """The pipeline of one lane, over clips in their order."""
         from webdataset import DataPipeline
         from webdataset.tariterators import group_by_keys
@@ -359,7 +360,7 @@ class _Reader:
                     if one is None:
                         entry = entries[self.clips[index].frames]
                         raise IntegrityError(f"sample {entry.key!r} is missing in shard {entry.shard.path}; repair it")
-                    held[one.index] = one
+                    held[one.place] = one
                 yield held.pop(index)
 
         def prepared(found: Iterable[_Chosen]) -> Iterator[FrameSample]:
@@ -380,7 +381,8 @@ class _Reader:
         inside = np.flatnonzero((starts < clip.end_seconds) & (ends > clip.start_seconds))
         if not len(inside):
             inside = np.array([np.abs(starts + ends - clip.start_seconds - clip.end_seconds).argmin()])
-        count, at = len(inside), "random" if options.training else "middle"
+        count = len(inside)
+        at: At = "random" if options.training else "middle"
         if options.rule == "frozen_in_time":
             picked = frozen_in_time_indices(count, num_frames=options.num_frames, at=at, draws=draws)
         elif options.rule == "vindlu":
@@ -396,7 +398,7 @@ class _Reader:
         import torch
         from torchvision.transforms.v2 import functional
 
-        options, side, clip = self.options, self.picture.side, self.clips[chosen.index]
+        options, side, clip = self.options, self.picture.side, self.clips[chosen.place]
         decode = decoded_jpeg if self.picture.is_jpeg else decoded_bytes
         pictures = torch.from_numpy(np.stack([decode(frame, side) for frame in chosen.frames])).permute(0, 3, 1, 2)
         if options.training:
@@ -408,13 +410,13 @@ class _Reader:
             pictures = functional.resize(pictures, [options.size, options.size], antialias=True)
         frames = pictures.new_zeros(options.num_frames, 3, options.size, options.size)
         frames[: len(pictures)] = pictures
-        return FrameSample(chosen.index, clip.clip, chosen.caption, frames, len(pictures), clip.metadata)
+        return FrameSample(chosen.place, clip.clip, chosen.caption, frames, len(pictures), clip.metadata)
 
 
 class _Chosen(NamedTuple):
     """A clip's frames as they are stored, waiting for their turn."""
 
-    index: int
+    place: int
     caption: str
     frames: list[bytes]
     draw: np.random.Generator

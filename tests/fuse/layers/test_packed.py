@@ -6,10 +6,10 @@ from itertools import combinations
 
 import pytest
 import torch
-from frameloom import _products
-from frameloom._products import Linear, convolution_over_time, linear
 from frameloom.fuse import Tokens, create_model
+from frameloom.fuse.layers import products
 from frameloom.fuse.layers.packed import Sequences, add_positions, join, pack, real_rows
+from frameloom.fuse.layers.products import Linear, linear
 from frameloom.fuse.layers.transformer import FusionTransformer
 from frameloom.fuse.objectives.nce import compared_samples
 from hypothesis import given, settings
@@ -239,8 +239,7 @@ class TestWhatTheLossLooksAt:
 class TestProducts:
     @pytest.fixture(autouse=True)
     def ask_for_every_product(self, monkeypatch) -> None:
-        monkeypatch.setattr(_products, "SMALLEST_PRODUCT", 1)
-        monkeypatch.setattr(_products, "SMALLEST_KERNEL", 1)
+        monkeypatch.setattr(products, "SMALLEST_PRODUCT", 1)
 
     def both(self, ours, theirs, *wanted) -> None:
         gradient = torch.randn_like(theirs)
@@ -270,16 +269,6 @@ class TestProducts:
         linear(torch.randn(empty), weight).sum().backward()
         assert not weight.grad.any()
 
-    @pytest.mark.parametrize(("stride", "kernel"), [(1, 9), (2, 9), (2, 1), (1, 3)])
-    @pytest.mark.parametrize("length", [1, 2, 13, 16])
-    def test_convolution(self, stride, kernel, length) -> None:
-        x, weight = torch.randn(2, 6, 1, length, requires_grad=True), torch.randn(5, 6, 1, kernel, requires_grad=True)
-        theirs = functional.conv2d(x, weight, stride=(1, stride), padding=(0, kernel // 2))
-        ours = convolution_over_time(x, weight, stride=stride)
-        assert ours.grad_fn is not None
-        assert "_Convolution" in str(ours.grad_fn)
-        self.both(ours, theirs, x, weight)
-
     def test_other_types_and_autocast_are_torchs_own(self) -> None:
         weight = torch.randn(3, 8)
         assert torch.equal(
@@ -292,7 +281,7 @@ class TestProducts:
         """The whole step through oneDNN against torch's own layers."""
         found = []
         for smallest in (1, 1 << 60):
-            _products.SMALLEST_PRODUCT = smallest
+            products.SMALLEST_PRODUCT = smallest
             torch.manual_seed(0)
             model = create_model("test_everything_at_once").train()
             loss, _ = model.loss(make_batch())

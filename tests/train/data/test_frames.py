@@ -44,7 +44,7 @@ def loader_of(world: tuple[Path, list[FrameClip]], options: FrameOptions = PLAIN
 
 
 def same(one: FrameBatch, other: FrameBatch) -> bool:
-    tensors = all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("frames", "num_frames", "index"))
+    tensors = all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("frames", "num_frames", "places"))
     return tensors and (one.clips, one.captions) == (other.clips, other.captions)
 
 
@@ -78,7 +78,7 @@ class TestOrder:
         shard_of = [sorted(set(paths)).index(path) for path in paths]
         share = (rank * NUM_CLIPS // 2, (rank + 1) * NUM_CLIPS // 2)
         for epoch in range(3):
-            found = [index for batch in loader for index in batch.index.tolist()]
+            found = [index for batch in loader for index in batch.places.tolist()]
             assert found == plain_order(shard_of, seed=3, epoch=epoch, window=window, share=share, lanes=3)
 
     @pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
@@ -176,7 +176,7 @@ class TestShares:
 class TestPictures:
     def test_they_are_those_that_were_stored(self, world) -> None:
         for batch in loader_of(world):
-            for place, index in enumerate(batch.index.tolist()):
+            for place, index in enumerate(batch.places.tolist()):
                 count = num_frames_of(index)
                 rows = frozen_in_time_indices(count, num_frames=4)
                 expected = np.stack([picture(index, row) for row in rows]).transpose(0, 3, 1, 2)
@@ -221,7 +221,7 @@ class TestPictures:
         """Whole pictures, mirrored always: the stored ones from right to left."""
         options = FrameOptions(size=SIDE, training=True, min_area=1, max_aspect=1, flip=1)
         for batch in loader_of(world, options):
-            for place, index in enumerate(batch.index.tolist()):
+            for place, index in enumerate(batch.places.tolist()):
                 draw = np.random.default_rng((3, 0, index))
                 draw.integers(2)
                 rows = frozen_in_time_indices(
