@@ -1,11 +1,12 @@
 """The feature store: shards, in one folder for each feature, which any number of processes may write into.
 
 Writers never meet, because a shard's name is the hash of its bytes; readers see a shard when its sidecar is there and
-never before. Nothing but sidecars is read to know what the store holds.
+never before. Nothing but sidecars is read to know what the store holds, and where its rows lie.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import threading
@@ -18,39 +19,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import taken_over
-from .._vocabulary import FeatureArray, FeatureSpec, FrameloomError, InputError, IntegrityError, Status
-from .formats import (  # noqa: F401 - members of FORMATS
+from .._vocabulary import FeatureArray, FeatureSpec, FrameloomError, InputError, IntegrityError, Outcome, Status
+from .formats import (
+    DIGEST_BYTES,
     FORMATS,
-    FROM_SIDECARS,
     REMEDY,
-    SETTLED_SECONDS,
     SUFFIX,
+    Contents,
     Entry,
-    Known,
-    PageSums,
+    Part,
+    Rows,
     Sample,
-    SampleChecks,
-    ShardFormat,
+    ShardFile,
     ShardGoneError,
     ShardInfo,
     Sidecar,
-    Stamp,
-    check_mark,
     check_samples,
     encode_sidecar,
-    hash_with_sums,
-    hdf5,
-    promised_mark,
+    num_blocks,
     read_sidecar,
-    recall,
-    remember,
-    webdataset,
 )
-from .index import Index, keep_best
 from .places import FEATURE_NAME, OURS, Listed, open_place
 
 _log = logging.getLogger(__name__)
 _TRIES = 3
+_BEST_FIRST = (Outcome.INDEXED, Outcome.PARTIAL, Outcome.REJECTED, Outcome.QUARANTINED, Outcome.PENDING)
+_PLACE_BITS = 32
+# Of a sidecar, its size, and its shard's size.
+_Stamp = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,43 +60,74 @@ class Problem:
     message: str
 
 
+class Index:
+    """Where the sample of every fingerprint is, and which one counts where there are several.
+
+    One integer for each: of integers Python's garbage collector keeps no account, and of as many pairs it would.
+    """
+
+    def __init__(self) -> None:
+        self.located: dict[str, int] = {}
+        self.sidecars: list[Sidecar] = []
+
+    def where(self, located: int) -> tuple[Sidecar, int]:
+        """The sidecar of a sample, and its place there."""
+        return self.sidecars[located >> _PLACE_BITS], located & ~(-1 << _PLACE_BITS)
+
+    def add(self, sidecar: Sidecar) -> None:
+        """Add a sidecar's samples. Of a fingerprint that is there twice, the better outcome stays."""
+        first = len(self.sidecars) << _PLACE_BITS
+        self.sidecars.append(sidecar)
+        names = sidecar.column("fingerprint")
+        news = zip(names, range(first, first + len(sidecar)), strict=True)
+        if self.located.keys().isdisjoint(names):  # as it is but for retries
+            self.located.update(news)
+            return
+        for fingerprint, located in news:
+            known = self.located.get(fingerprint)
+            if known is None or self._rank(located) < self._rank(known):
+                self.located[fingerprint] = located
+
+    def _rank(self, located: int) -> tuple[int, str]:
+        sidecar, place = self.where(located)
+        return _BEST_FIRST.index(Status(sidecar.column("status")[place]).outcome), sidecar.shard.name
+
+
 class FeatureStore:
     """Features by fingerprint.
 
     Args:
         root: the store's folder, or an address that fsspec knows, as ``s3://bucket/prefix``. It need not exist: the
             first write makes it. A bucket must exist, and its credentials are those of its service's own variables
-            and files. See `_places` for what is kept where.
+            and files. See `places` for what is kept where.
 
     Attributes:
         root: the folder as a path, or the address as text.
         place: where the shards lie.
 
     Raises:
-        ConfigError: the address cannot be one of a store. Whether it can be reached shows when it is first used.
+        ConfigError: the address cannot be one of a store. Whether it can be reached shows when it is first used, and so
+            does whether it is of a format that this version reads.
     """
 
     def __init__(self, root: Path | str) -> None:
         self.place = open_place(root)
         self.root = self.place.root
-        self._loaded = Known()
+        self._loaded: dict[Path, tuple[_Stamp, Sidecar]] = {}
         self._index: Index | None = None
         self._problems: list[Problem] = []
         self._refreshing = threading.RLock()
-        self._reader = self.place.reader(self._check_shard)
-        self._checks = SampleChecks()
-        self._marks: dict[str, bytes] = {}
+        self._files = self.place.shard_files()
+        self._by_shard: dict[Path, Sidecar] = {}
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.root)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        marks = {sidecar.shard.name: promised_mark(sidecar) for _, sidecar in self._loaded.values()}
-        return {"root": self.root, "marks": self._marks | marks}
+        return {"root": self.root}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["root"])  # type: ignore[misc]  # a copy in another process opens its own files
-        self._marks = state["marks"]  # and parses no sidecar to know what they must be
 
     # Writing
 
@@ -120,47 +147,45 @@ class FeatureStore:
             format: name of a member of `FORMATS`. A store may hold shards of several.
 
         Raises:
-            InputError: a sample must not be stored (wrong width or type, NaN, a fingerprint that is there twice).
+            InputError: a sample must not be stored (wrong width or type, NaN, a duplicate fingerprint).
             LockedError: another process has taken the store over and swept this shard away before it was complete.
             UnknownNameError: there is no such format.
             OutOfSpaceError: the disk is full; nothing that was committed is lost.
             FrameloomError: a remote store cannot be reached, or refuses; nothing that was committed is lost.
         """
-        _check_feature_name(feature)
+        if not FEATURE_NAME.fullmatch(feature):
+            allowed = "letters, digits, '_', '.' and '-' are allowed, starting with a letter or digit"
+            raise InputError(f"feature name {feature!r}: {allowed}")
         shard_format = FORMATS[format]
         samples = check_samples(samples, spec=spec)
-        sidecar = self._publish(feature, samples, spec=spec, token=token, shard_format=shard_format)
-        with self._refreshing:
-            if self._index is not None:
-                keep_best(self._index, sidecar)
-        return sidecar.shard
+        contents: Contents | None = None
 
-    def _publish(
-        self, feature: str, samples: Sequence[Sample], *, spec: FeatureSpec, token: str, shard_format: ShardFormat
-    ) -> Sidecar:
-        """Commit shard and sidecar, and look whether both are there: a sweep may have taken the shard for litter.
+        def write(target: io.RawIOBase) -> None:
+            nonlocal contents
+            shard_format.write(target, samples, spec=spec)
+            contents = shard_format.contents(target)  # type: ignore[arg-type]  # a raw file, which reads as any other
 
-        Then it is written again: the store's new owner, who has the same bytes, may rely on the sidecar by now.
-        """
         num_bytes = sum(sample.feature.values.nbytes + sample.feature.times.nbytes for sample in samples)
         for _ in range(_TRIES):
             published = self.place.publish_by_content(
-                feature,
-                shard_format.suffix,
-                lambda target: shard_format.write(target, samples, spec=spec),
-                num_bytes=num_bytes,
-                kind="shard",
-                token=token,
+                feature, shard_format.suffix, write, num_bytes=num_bytes, kind="shard", token=token
             )
-            path, sidecar = published.path.with_suffix(SUFFIX), self._committed_sidecar(published.path)
+            path = published.path.with_suffix(SUFFIX)
+            sidecar = self._committed_sidecar(published.path)
             if sidecar is None:
                 if not self.place.has(published.path):
                     raise taken_over(published.path)
-                data = encode_sidecar(samples, spec=spec, num_bytes=published.num_bytes, sha256=published.sha256)
+                assert contents is not None
+                data = encode_sidecar(contents, num_bytes=published.num_bytes, sha256=published.sha256)
                 sidecar = read_sidecar(self.place.address(path), shard_path=published.path, data=data)
                 self.place.publish(path, data, kind="sidecar", token=token)
+            # A sweep may have taken the shard for a dead writer's. Then it is written again: the store's new owner,
+            # who has the same bytes, may rely on the sidecar by now.
             if self.place.has(published.path) and self.place.has(path):
-                return sidecar
+                with self._refreshing:
+                    if self._index is not None:
+                        self._index.add(sidecar)
+                return sidecar.shard
         self.place.remove_lone(path)
         raise taken_over(published.path)
 
@@ -192,66 +217,63 @@ class FeatureStore:
             a sentence for each file removed.
         """
         least = self.place.swept_seconds if older_than_seconds is None else older_than_seconds
-        old = [file.path for file in _litter(self.place.files()) if file.age_seconds >= least or not least]
+        files = list(self.place.files())
+        paired = {file.path for pair in _committed(files) for file in pair}
+        lone = sorted((file for file in files if file.path not in paired), key=lambda file: file.path)
+        old = [file.path for file in lone if file.age_seconds >= least or not least]
         removed = [path for path in old if self.place.remove_lone(path)]
         names = [self.place.address(path) for path in removed] + self.place.abandon(least)
         return [f"removed {name}, which a writer that was killed left unfinished" for name in names]
 
     # Knowing
 
-    def refresh(self, *, remembered: bool = True) -> None:
-        """See what other processes have committed since. Sidecars that have not changed are not read again.
-
-        Args:
-            remembered: whether what this machine has kept of a store of very many shards (`_remembered`) may be used.
-        """
+    def refresh(self) -> None:
+        """See what other processes have committed since. Sidecars that have not changed are not read again."""
         with self._refreshing:
             committed = {sidecar.path: (sidecar, shard) for sidecar, shard in _committed(self.place.files())}
-            before = self._loaded
-            if remembered and not before and len(committed) >= FROM_SIDECARS:
-                before = recall(self.root, self.place.folder)
-            loaded, news = Known(), dict[Path, Stamp]()
+            loaded: dict[Path, tuple[_Stamp, Sidecar]] = {}
+            news: dict[Path, _Stamp] = {}
             for path, (sidecar, shard) in committed.items():
-                stamp, known = (sidecar.stamp, sidecar.size, shard.size), before.get(path)
+                stamp, known = (sidecar.stamp, sidecar.size, shard.size), self._loaded.get(path)
                 if known is not None and known[0] == stamp:
                     loaded[path] = known
                 else:
                     news[path] = stamp
-            problems = self._read_anew(news, committed, loaded)
+            problems = self._read_new(news, committed, loaded)
             index = Index()
             for path in sorted(loaded):
-                keep_best(index, loaded[path][1])
+                index.add(loaded[path][1])
             # Whole or not at all: another thread that reads meanwhile sees the state before or the one after.
             self._loaded, self._problems, self._index = loaded, problems, index
-            if len(news) >= FROM_SIDECARS:
-                settled = {
-                    path: known for path, known in loaded.items() if committed[path][0].age_seconds >= SETTLED_SECONDS
-                }
-                remember(self.root, settled)
+            self._by_shard = {sidecar.shard.path: sidecar for _, sidecar in loaded.values()}
 
-    def _read_anew(
-        self, news: Mapping[Path, Stamp], committed: Mapping[Path, tuple[Listed, Listed]], loaded: Known
+    def _read_new(
+        self,
+        news: Mapping[Path, _Stamp],
+        committed: Mapping[Path, tuple[Listed, Listed]],
+        loaded: dict[Path, tuple[_Stamp, Sidecar]],
     ) -> list[Problem]:
         """Read sidecars into ``loaded``. Returns those that cannot be trusted."""
         problems: list[Problem] = []
         fetched = self.place.contents([committed[path][0] for path in news])
         for path, stamp in news.items():
+            shard, data = committed[path][1], fetched.get(path)
             try:
-                loaded[path] = (stamp, self._load(path, committed[path][1], fetched.get(path)))
+                data = path.read_bytes() if data is None else data
+                sidecar = read_sidecar(self.place.address(path), shard_path=shard.path, data=data)
+                if sidecar.shard.num_bytes != shard.size:
+                    sizes = f"{shard.size:,} bytes, {sidecar.shard.num_bytes:,} were written"
+                    raise IntegrityError(f"shard {self.place.address(shard.path)} has {sizes}; {REMEDY}")
+                loaded[path] = (stamp, sidecar)
             except FileNotFoundError:  # discarded by another process between the listing and now
                 continue
+            except OSError as error:
+                problems.append(Problem(path, f"sidecar {self.place.address(path)} cannot be read: {error}"))
             except IntegrityError as error:
                 problems.append(Problem(path, str(error)))
-                _log.warning("%s", error)
+        for problem in problems:
+            _log.warning("%s", problem.message)
         return problems
-
-    def _load(self, path: Path, shard: Listed, data: bytes | None) -> Sidecar:
-        name: Path | str = path if data is None else self.place.address(path)
-        sidecar = read_sidecar(name, shard_path=shard.path, data=data)
-        if sidecar.shard.num_bytes != shard.size:
-            expected = f"{shard.size:,} bytes, {sidecar.shard.num_bytes:,} were written"
-            raise IntegrityError(f"shard {self.place.address(shard.path)} has {expected}; {REMEDY}")
-        return sidecar
 
     @property
     def _entries(self) -> Index:
@@ -295,6 +317,18 @@ class FeatureStore:
         assert self._entries is not None
         return [sidecar.shard for _, sidecar in self._loaded.values()]
 
+    def sidecar(self, shard: Path) -> Sidecar:
+        """What the sidecar of a shard says, by the shard's path. Raises IntegrityError where there is none."""
+        found = self._by_shard.get(shard)
+        if found is None:  # a copy of this store in another process has not listed what there is
+            path = shard.with_suffix(SUFFIX)
+            try:
+                data = self.place.read_bytes(path)
+            except FileNotFoundError as error:
+                raise ShardGoneError(f"shard {shard} is gone; run sync again to make it anew") from error
+            found = self._by_shard[shard] = read_sidecar(self.place.address(path), shard_path=shard, data=data)
+        return found
+
     def num_bytes(self) -> int:
         """Size of all committed shards and their sidecars."""
         assert self._entries is not None
@@ -309,105 +343,52 @@ class FeatureStore:
             InputError: the fingerprint is not in the store.
             IntegrityError: the shard or the sample is not what was written; names both.
         """
-        return self._found(fingerprint, lambda: self._read(fingerprint))
+        return self._found(fingerprint, self._read)
 
-    def _read(self, fingerprint: str) -> FeatureArray:
-        entry = self._known(fingerprint)
+    def _read(self, entry: Entry) -> FeatureArray:
         if not entry.num_rows:
             return _no_rows(entry, entry.status, entry.message)
-        numbers = self._sample(entry)
-        if numbers is None and self.place.forget(entry.shard.path):  # the copy on this machine may be what is damaged
-            self._reader.close()
-            numbers = self._sample(entry)
-        if numbers is None:
-            shard = self.place.address(entry.shard.path)
-            raise IntegrityError(f"sample {entry.key!r} ({fingerprint}) in shard {shard} is damaged; {REMEDY}")
-        return FeatureArray(*numbers, entry.status, entry.message)
-
-    def _sample(self, entry: Entry) -> tuple[NDArray[Any], NDArray[np.float64]] | None:
-        """A sample's values and times; None where they are not what was written."""
-        last = entry.first_row + entry.num_rows
-        values, times = self._reader.read(entry.shard.path, first=entry.first_row, last=last, verify=False)
-        return (values, times) if self._checks.holds(entry.fingerprint, entry.checksum, values, times) else None
+        values, times = self._use(entry, lambda file: read_sample(file, entry))
+        return FeatureArray(values, times, entry.status, entry.message)
 
     def read_span(self, fingerprint: str, start_seconds: float, end_seconds: float) -> FeatureArray:
         """The rows whose interval's middle lies in ``[start_seconds, end_seconds)``.
 
-        A span that no row falls into gives no rows and the status ``too_short``. What lies outside of the span is not
-        read; what lies inside is compared with what the shard was when it was hashed.
+        A span that no row falls into gives no rows and the status ``too_short``. Of what lies outside of the span no
+        more is read than the blocks that it begins and ends in.
 
         Raises:
             InputError: the fingerprint is not in the store.
-            IntegrityError: the shard is not what was written.
+            IntegrityError: what was read is not what was written.
         """
-        return self._found(fingerprint, lambda: self._read_span(fingerprint, start_seconds, end_seconds))
+        return self._found(fingerprint, lambda entry: self._read_span(entry, start_seconds, end_seconds))
 
-    def read_rows(self, shard: Path, first: int, last: int, *, verify: bool = True) -> NDArray[Any]:
-        """Rows ``[first, last)`` of a shard's values (T, D), for readers that keep a plan of their own.
-
-        Args:
-            shard: `ShardInfo.path`.
-            first: as `Entry.first_row` counts.
-            last: the row after the last.
-            verify: whether they are compared with what the shard was when it was hashed.
-
-        Raises:
-            IntegrityError: the shard is gone, or not what was written.
-        """
-        return self._reader.read(shard, first=first, last=last, verify=verify)[0]
-
-    def read_rows_into(
-        self, shard: Path, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview], *, verify: bool = True
-    ) -> None:
-        """Rows ``[first, last)`` of a shard's values for each span, straight into memory that is already there.
-
-        Args:
-            shard: `ShardInfo.path`.
-            spans: as `Entry.first_row` counts. In ascending order they are read fastest.
-            targets: for each span the bytes of a writable array, contiguous in C order, that holds exactly these rows.
-            verify: whether they are compared with what the shard was when it was hashed. Whoever compares the rows
-                with what they were when they were verified need not.
-
-        Raises:
-            IntegrityError: the shard is gone, or not what was written, or has no such rows. Targets are then undefined.
-        """
-        self._reader.read_into(shard, spans, targets, verify=verify)
-
-    def read_times(self, shard: Path, first: int, last: int) -> NDArray[np.float64]:
-        """Rows ``[first, last)`` of a shard's times (T, 2), verified; perhaps not to be written to.
-
-        Raises IntegrityError as `read_rows` does.
-        """
-        return self._reader.read_times(shard, first=first, last=last)
-
-    def _found(self, fingerprint: str, read: Callable[[], FeatureArray]) -> FeatureArray:
-        """What is read; also when its shard has gone because it was merged with others meanwhile."""
-        try:
-            return read()
-        except ShardGoneError:
-            self._reader.close()
-            self.refresh()
-            if fingerprint not in self:
-                raise
-            return read()
-
-    def _read_span(self, fingerprint: str, start_seconds: float, end_seconds: float) -> FeatureArray:
-        entry = self._known(fingerprint)
+    def _read_span(self, entry: Entry, start_seconds: float, end_seconds: float) -> FeatureArray:
         if not entry.num_rows:
             return _no_rows(entry, entry.status, entry.message)
-        path, last = entry.shard.path, entry.first_row + entry.num_rows
-        starts, ends = self._reader.read_times(path, first=entry.first_row, last=last).T
-        twice = starts + ends  # the middles, without halving each
+        times = np.empty((entry.num_rows, 2))
+        self._use(entry, lambda file: file.read([_times_part(entry, times)]))
+        twice = times[:, 0] + times[:, 1]  # the middles, without halving each
         inside = ((twice >= 2.0 * float(start_seconds)) & (twice < 2.0 * float(end_seconds))).nonzero()[0]
         if not len(inside):
             span = f"[{start_seconds:.3f}, {end_seconds:.3f}) s"
             return _no_rows(entry, Status.TOO_SHORT, f"no row of {entry.feature} lies in {span}")
-        first, last = entry.first_row + int(inside[0]), entry.first_row + int(inside[-1]) + 1
-        values, times = self._reader.read(path, first=first, last=last)
-        if len(inside) < len(values):
-            kept = inside - inside[0]
-            values, times = values[kept], times[kept]
-        return FeatureArray(values, times, entry.status, entry.message)
+        first, last = int(inside[0]), int(inside[-1]) + 1
+        values = np.empty((last - first, entry.shard.dim), entry.shard.dtype)
+        self._use(entry, lambda file: file.read([_values_part(entry, values, first)]))
+        kept = inside - first if len(inside) < len(values) else slice(None)
+        return FeatureArray(values[kept], times[inside], entry.status, entry.message)
+
+    def _found(self, fingerprint: str, read: Callable[[Entry], FeatureArray]) -> FeatureArray:
+        """What is read; also when its shard has gone because it was merged with others meanwhile."""
+        try:
+            return read(self._known(fingerprint))
+        except ShardGoneError:
+            self._files.close()
+            self.refresh()
+            if fingerprint not in self:
+                raise
+            return read(self._known(fingerprint))
 
     def _known(self, fingerprint: str) -> Entry:
         entry = self.entry(fingerprint)
@@ -415,77 +396,135 @@ class FeatureStore:
             raise InputError(f"no feature {fingerprint} in {self.root}; run extract, or refresh this reader")
         return entry
 
+    def _use(self, entry: Entry, read: Callable[[ShardFile], Any]) -> Any:
+        """What ``read`` returns, given the open shard of a sample. Raises IntegrityError naming both."""
+        try:
+            return self._files.use(entry.shard.path, read)
+        except IntegrityError as error:
+            if error.__cause__ is None or isinstance(error, ShardGoneError):  # of the whole shard
+                raise
+            shard = self.place.address(entry.shard.path)
+            name = f"sample {entry.key!r} ({entry.fingerprint}) in shard {shard}"
+            raise IntegrityError(f"{name} is damaged ({error.__cause__}); {REMEDY}") from error
+
+    def read_rows(self, shard: Path, first: int, last: int) -> NDArray[Any]:
+        """Rows ``[first, last)`` of a shard's values (T, D), for readers that keep a plan of their own.
+
+        Args:
+            shard: `ShardInfo.path`.
+            first: as `Entry.first_row` counts.
+            last: the row after the last.
+
+        Raises:
+            IntegrityError: the shard is gone, or not what was written.
+        """
+        sidecar = self.sidecar(shard)
+        self._check_rows(shard, sidecar.values, first, last)
+        rows = np.empty((last - first, sidecar.shard.dim), sidecar.shard.dtype)
+        self.read_rows_into(shard, [(first, last)], [_bytes_of(rows)])
+        return rows
+
+    def read_rows_into(self, shard: Path, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview]) -> None:
+        """Rows ``[first, last)`` of a shard's values for each span, straight into memory that is already there.
+
+        Args:
+            shard: `ShardInfo.path`.
+            spans: as `Entry.first_row` counts. Those that follow each other in the file are read at once.
+            targets: for each span the bytes of a writable array, contiguous in C order, that holds exactly these rows.
+
+        Raises:
+            IntegrityError: the shard is gone, or not what was written, or has no such rows. Targets are then undefined.
+        """
+        parts = self._parts(shard, self.sidecar(shard).values, spans, targets)
+
+        def read(file: ShardFile) -> None:
+            file.read(parts)
+            if parts:
+                file.fetch_ahead(parts[0].offset + parts[0].begin, parts[-1].offset + parts[-1].end)
+
+        self._files.use(shard, read)
+
+    def read_times(self, shard: Path, first: int, last: int) -> NDArray[np.float64]:
+        """Rows ``[first, last)`` of a shard's times (T, 2).
+
+        Raises IntegrityError as `read_rows` does.
+        """
+        rows = self.sidecar(shard).times
+        self._check_rows(shard, rows, first, last)
+        times = np.empty((last - first, 2))
+        parts = self._parts(shard, rows, [(first, last)], [_bytes_of(times)])
+        self._files.use(shard, lambda file: file.read(parts))
+        return times
+
+    def _check_rows(self, shard: Path, rows: Rows, first: int, last: int) -> None:
+        """Before memory is taken for them."""
+        if not 0 <= first <= last <= rows.first_rows[-1]:
+            asked = f"rows {first} to {last} of {rows.first_rows[-1]} were asked for"
+            raise IntegrityError(f"shard {self.place.address(shard)}: {asked}")
+
+    def _parts(
+        self, shard: Path, rows: Rows, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview]
+    ) -> list[Part]:
+        try:
+            return rows.parts(spans, targets)
+        except ValueError as error:
+            raise IntegrityError(f"shard {self.place.address(shard)}: {error}") from error
+
     def close(self) -> None:
         """Close open shards. They open again when they are read."""
-        self._reader.close()
-
-    # Checking
-
-    def _check_shard(self, path: Path) -> PageSums:
-        """Refuse a shard, or a copy, that is not, byte for byte, the one that was committed, or not its sidecar's."""
-        sha256, sums = hash_with_sums(path)
-        _check_hash(path, sha256, str(path))
-        known = self._loaded.get(path.with_suffix(SUFFIX))
-        promised = self._marks.get(path.stem) if known is None else promised_mark(known[1])
-        if promised is not None:  # what this process has just written has no sidecar that it has read
-            try:
-                check_mark(path, promised)
-            except IntegrityError as error:
-                now = self._committed_sidecar(path)
-                if now is None or promised_mark(now) == promised:
-                    raise
-                raise ShardGoneError(f"the sidecar of shard {path} was written anew: refresh this reader") from error
-        return sums
+        self._files.close()
 
     def verify(self) -> Iterator[Problem]:
         """Read every byte of the store and yield what is not as it was written."""
         with self._refreshing:
-            self._loaded = Known()
-            self.refresh(remembered=False)
+            self._loaded = {}
+            self.refresh()
         yield from self._problems
         for shard in self.shards():
             name = self.place.address(shard.path)
             try:
-                _check_hash(shard.path, self.place.sha256(shard.path), name)
-            except FrameloomError as error:
-                yield Problem(shard.path, str(error))
-            except OSError as error:
+                found = self.place.sha256(shard.path)
+            except (FrameloomError, OSError) as error:
                 yield Problem(shard.path, f"shard {name} cannot be read: {error}")
+                continue
+            if found != shard.sha256:
+                yield Problem(shard.path, f"shard {name} is not what was written (SHA-256 {found}); {REMEDY}")
 
 
-def _check_hash(path: Path, found: str, name: str) -> None:
-    if found[: len(path.stem)] != path.stem:
-        raise IntegrityError(f"shard {name} is not what was written (SHA-256 {found}); {REMEDY}")
+def read_sample(file: ShardFile, entry: Entry) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The values (T, D) and times (T, 2) of a sample. Raises ValueError where they are damaged, and OSError."""
+    values, times = np.empty((entry.num_rows, entry.shard.dim), entry.shard.dtype), np.empty((entry.num_rows, 2))
+    file.read([_values_part(entry, values, 0), _times_part(entry, times)])
+    file.fetch_ahead(entry.values_offset, entry.values_offset + values.nbytes)
+    return values, times
 
 
-def _check_feature_name(feature: str) -> None:
-    if not FEATURE_NAME.fullmatch(feature):
-        raise InputError(
-            f"feature name {feature!r}: letters, digits, '_', '.' and '-' are allowed, starting with a letter or digit"
-        )
+def _values_part(entry: Entry, values: NDArray[Any], first: int) -> Part:
+    """The values from row ``first`` on, into an array."""
+    width = values.shape[1] * values.itemsize
+    low = first * width
+    return Part(entry.values_offset, entry.num_rows * width, entry.blocks, low, low + values.nbytes, _bytes_of(values))
+
+
+def _times_part(entry: Entry, times: NDArray[np.float64]) -> Part:
+    """All times of a sample, into an array."""
+    digests = entry.blocks[-DIGEST_BYTES * num_blocks(times.nbytes) :]
+    return Part(entry.times_offset, times.nbytes, digests, 0, times.nbytes, _bytes_of(times))
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _committed(files: Iterable[Listed]) -> Iterator[tuple[Listed, Listed]]:
     """Every sidecar whose shard is there, with its shard, by path."""
-    for first, second in itertools.pairwise(sorted(_finished(files), key=_order)):
-        if first.name.endswith(SUFFIX) and not second.name.endswith(SUFFIX) and _order(first)[:2] == _order(second)[:2]:
+
+    def order(file: Listed) -> tuple[str, str, bool]:  # each sidecar just before its shard
+        return file.feature, file.name.partition(".")[0], not file.name.endswith(SUFFIX)
+
+    for first, second in itertools.pairwise(sorted((file for file in files if OURS.fullmatch(file.name)), key=order)):
+        if first.name.endswith(SUFFIX) and not second.name.endswith(SUFFIX) and order(first)[:2] == order(second)[:2]:
             yield first, second
-
-
-def _litter(files: Iterable[Listed]) -> list[Listed]:
-    """Temporary files, and sidecars and shards that stand alone."""
-    files = list(files)
-    paired = {file.path for pair in _committed(files) for file in pair}
-    return sorted((file for file in files if file.path not in paired), key=lambda file: file.path)
-
-
-def _finished(files: Iterable[Listed]) -> Iterator[Listed]:
-    return (file for file in files if OURS.fullmatch(file.name))
-
-
-def _order(file: Listed) -> tuple[str, str, bool]:
-    """Each sidecar just before its shard."""
-    return file.feature, file.name.partition(".")[0], not file.name.endswith(SUFFIX)
 
 
 def _no_rows(entry: Entry, status: Status, message: str) -> FeatureArray:

@@ -1,76 +1,51 @@
-"""TODO door of store/formats."""
+"""The family of shard formats, the sidecar, and how rows are read and checked.
 
-from . import hdf5, webdataset
-from .agreement import check_mark, disagreement, is_true, mark_disagreement, promised_mark, span_disagreement
-from .base import (
-    FORMATS,
-    REMEDY,
-    OpenShard,
-    Sample,
-    SampleChecks,
-    ShardFormat,
-    ShardGoneError,
-    ShardReader,
-    check_samples,
-    format_of,
-    sample_checksum,
-)
-from .pages import PageSums, hash_with_sums
-from .records import Contents, Told
-from .remembered import FROM_SIDECARS, SETTLED_SECONDS, Known, Stamp, recall, remember
+The door for the rest of the store. A format is one file that adds itself to `FORMATS`.
+"""
+
+from . import hdf5, webdataset  # noqa: F401 - members of FORMATS
+from .base import FORMATS, REMEDY, Sample, ShardFormat, check_samples, format_of
+from .checksums import DIGEST_BYTES, block_checksums, num_blocks, sample_checksum
+from .records import FORMAT_VERSION, Contents
+from .rows import Part, ShardFile, ShardFiles, ShardGoneError
 from .sidecar import (
     SUFFIX,
     Entry,
+    Rows,
     ShardInfo,
     Sidecar,
     code_version,
     encode_sidecar,
-    is_as_written,
+    is_damaged_unread,
     one_line,
     read_sidecar,
-    readable_columns,
-    restored_sidecar,
 )
 
 __all__ = [
+    "DIGEST_BYTES",
     "FORMATS",
-    "FROM_SIDECARS",
+    "FORMAT_VERSION",
     "REMEDY",
-    "SETTLED_SECONDS",
     "SUFFIX",
     "Contents",
     "Entry",
-    "Known",
-    "OpenShard",
-    "PageSums",
+    "Part",
+    "Rows",
     "Sample",
-    "SampleChecks",
+    "ShardFile",
+    "ShardFiles",
     "ShardFormat",
     "ShardGoneError",
     "ShardInfo",
-    "ShardReader",
     "Sidecar",
-    "Stamp",
-    "Told",
-    "check_mark",
+    "block_checksums",
     "check_samples",
     "code_version",
-    "disagreement",
     "encode_sidecar",
     "format_of",
-    "hash_with_sums",
-    "hdf5",
-    "is_as_written",
-    "is_true",
-    "mark_disagreement",
+    "is_damaged_unread",
+    "num_blocks",
     "one_line",
-    "promised_mark",
     "read_sidecar",
-    "readable_columns",
-    "recall",
-    "remember",
-    "restored_sidecar",
     "sample_checksum",
-    "span_disagreement",
-    "webdataset",
 ]

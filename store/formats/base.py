@@ -1,4 +1,4 @@
-"""The family of shard formats, and what all members share: samples, their checks and checksums, and the open shards.
+"""The family of shard formats, and what all members share: samples and their checks.
 
 A shard holds many samples end to end. Rows are counted over a shard's samples in order, in every format, as the sidecar
 says it (`Entry.first_row`, `Entry.num_rows`). Each format is a file of its own that adds itself to `FORMATS`.
@@ -7,13 +7,10 @@ says it (`Entry.first_row`, `Entry.num_rows`). Each format is a file of its own 
 from __future__ import annotations
 
 import io
-import os
-import threading
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,50 +20,21 @@ from ..._vocabulary import (
     FeatureArray,
     FeatureSpec,
     InputError,
-    IntegrityError,
     Modality,
     Status,
     ValueType,
     canonical_json,
 )
-from .pages import KeptSums, PageSums
-from .records import Contents
 
-MAX_OPEN_FILES = 128
+if TYPE_CHECKING:
+    from .records import Contents
+
 STORED_TYPES = {name: np.dtype(name).newbyteorder("<") for name in get_args(ValueType)}  # as they lie in a shard
 MAX_DIM = 1 << 24
+TIME_BYTES = 16  # of a row
 _TIMES = np.dtype("<f8")
 _CHECKED_ROWS = 1 << 16
 REMEDY = "run `frameloom repair`, which keeps what is whole, and then sync again"
-_Result = TypeVar("_Result")
-
-
-class OpenShard(Protocol):
-    """One shard, open for reading. Any number of threads may read at once.
-
-    It gives its file back when it is closed or, at the latest, when nobody holds it any more.
-    """
-
-    def read(self, first: int, last: int, *, verify: bool = True) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Rows ``[first, last)``: values (T, D) and times (T, 2). Raises OSError, ValueError or KeyError on damage.
-
-        Without ``verify`` the caller checks them, by `sample_checksum`.
-        """
-        ...
-
-    def read_into(
-        self, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview], *, verify: bool = True
-    ) -> None:
-        """Values of rows ``[first, last)`` of each span into the bytes of its target. Raises as `read` does."""
-        ...
-
-    def read_times(self, first: int, last: int) -> NDArray[np.float64]:
-        """Rows ``[first, last)`` of times (T, 2), verified; perhaps not to be written to. Raises as `read` does."""
-        ...
-
-    def close(self) -> None:
-        """Give its file back. Nobody reads after that."""
-        ...
 
 
 class ShardFormat(Protocol):
@@ -87,25 +55,8 @@ class ShardFormat(Protocol):
         """
         ...
 
-    def open(self, path: Path, sums: PageSums | None = None) -> OpenShard:
-        """Open a shard. What is not one raises ValueError, KeyError or OSError and does no harm.
-
-        Args:
-            path: of the file.
-            sums: of its pages, when they are known: what is read is then compared with these.
-        """
-        ...
-
-    def mark(self, path: Path) -> bytes:
-        """`_told.mark` of what a shard says itself; quick where the shard is opened as well. Raises as `open` does."""
-        ...
-
-    def name_of(self, fingerprint: str) -> str:
-        """What the `mark` of a shard has for a sample."""
-        ...
-
-    def contents(self, path: Path) -> Contents:
-        """What a shard says of its samples, all of which is read. Raises as `open` does."""
+    def contents(self, file: BinaryIO) -> Contents:
+        """What a shard says of its samples, and where their rows lie. Raises ValueError for anything else."""
         ...
 
 
@@ -229,130 +180,3 @@ def _as_stored(feature: FeatureArray, dtype: np.dtype[Any]) -> FeatureArray:
     extent = None if feature.extent is None else (float(feature.extent[0]), float(feature.extent[1]))
     values, times = feature.values.astype(dtype, copy=False), feature.times.astype(_TIMES, copy=False)
     return replace(feature, values=values, times=times, extent=extent)
-
-
-def sample_checksum(values: NDArray[Any], times: NDArray[np.float64]) -> int:
-    """CRC-32 of a sample's numbers, values first: finds every single flipped bit."""
-    return zlib.crc32(_contiguous(times), zlib.crc32(_contiguous(values)))
-
-
-def _contiguous(array: NDArray[Any]) -> memoryview:
-    """An array's bytes in C order, not copied where they lie so already."""
-    return np.ascontiguousarray(array).data
-
-
-class SampleChecks:
-    """Whether samples are what was written, each time that one is read.
-
-    The first time a sample's CRC-32 is computed. That takes longer than to read it from memory, so a sum over its words
-    is noted, and every later reading is compared with that. A changed bit changes the sum, whatever else it is next to.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, int], tuple[int, int]] = {}
-
-    def holds(self, fingerprint: str, checksum: int, values: NDArray[Any], times: NDArray[np.float64]) -> bool:
-        """Whether these numbers, contiguous in C order, are those that have this `sample_checksum`."""
-        found = (_sum_of_words(values), zlib.crc32(_contiguous(times)))
-        known = self._known.get((fingerprint, checksum))
-        if known is None:
-            if sample_checksum(values, times) != checksum:
-                return False
-            known = self._known[fingerprint, checksum] = found
-        return found == known
-
-
-def _sum_of_words(values: NDArray[Any]) -> int:
-    """The sum of an array's 64-bit words, modulo 2 to the 64th; bytes that are left over count as one more word."""
-    if not values.shape[1] * values.itemsize & 7:
-        return int(np.add.reduce(values.view(np.uint64), axis=None))
-    data = values.reshape(-1).view(np.uint8)
-    whole = len(data) & ~7
-    words = np.add.reduce(data[:whole].view(np.uint64))
-    return (int(words) + int.from_bytes(data[whole:].data, "little")) & ~(-1 << 64)
-
-
-class ShardReader:
-    """Open shards, a bounded number at a time. Safe in threads and after a fork.
-
-    Args:
-        check: called with a shard's path before this process first opens it, to refuse a file that is not what was
-            committed. No parser is ever shown a file that it did not write. It gives the sums of the file's pages, or
-            None, and then what is read is compared with the shard's own checksums.
-    """
-
-    def __init__(self, check: Callable[[Path], PageSums | None]) -> None:
-        self._check = check
-        self._checked: dict[Path, tuple[int, int, int]] = {}
-        self._sums = KeptSums()
-        self._open: dict[Path, OpenShard] = {}  # in the order in which they were opened
-        self._opening = threading.RLock()
-        self._process = os.getpid()
-
-    def close(self) -> None:
-        """Close every file, those that another thread reads at this moment as soon as it has done so."""
-        self._open = {}
-
-    def read(
-        self, path: Path, *, first: int, last: int, verify: bool = True
-    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Rows ``[first, last)`` of values and times. Raises IntegrityError naming the shard.
-
-        Whoever compares whole samples with their checksums need not have them verified here as well.
-        """
-        return self._use(path, lambda shard: shard.read(first, last, verify=verify))
-
-    def read_into(
-        self, path: Path, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview], *, verify: bool = True
-    ) -> None:
-        """Values of rows ``[first, last)`` of each span into the bytes of its target. Raises IntegrityError."""
-        self._use(path, lambda shard: shard.read_into(spans, targets, verify=verify))
-
-    def read_times(self, path: Path, *, first: int, last: int) -> NDArray[np.float64]:
-        """Rows ``[first, last)`` of times (T, 2). Raises IntegrityError naming the shard."""
-        return self._use(path, lambda shard: shard.read_times(first, last))
-
-    def _use(self, path: Path, use: Callable[[OpenShard], _Result]) -> _Result:
-        try:
-            return use(self._shard(path))
-        except (OSError, KeyError, ValueError) as error:
-            raise _explained(path, error) from error
-
-    def _shard(self, path: Path) -> OpenShard:
-        """The open shard. Whoever holds it may read from it, even when it is forgotten here meanwhile."""
-        return self._open.get(path) or self._open_shard(path)
-
-    def _open_shard(self, path: Path) -> OpenShard:
-        if self._process != os.getpid():  # another thread of the parent may have held the lock when this was forked
-            self._opening, self._process = threading.RLock(), os.getpid()
-        with self._opening:
-            known = self._open.get(path)
-            if known is not None:
-                return known
-            shard = format_of(path).open(path, self._check_once(path))
-            shards = self._open  # another thread may close all of them meanwhile, and then these are not kept
-            while len(shards) >= MAX_OPEN_FILES:
-                shards.pop(next(iter(shards)))
-            shards[path] = shard
-            return shard
-
-    def _check_once(self, path: Path) -> PageSums | None:
-        """Check a file that has not been checked as it is now. Returns the sums of its pages while they are kept."""
-        status = path.stat()
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-        if self._checked.get(path) != stamp:
-            self._sums.keep(path, self._check(path))
-            self._checked[path] = stamp
-        return self._sums.get(path)
-
-
-class ShardGoneError(IntegrityError):
-    """A shard is not there any more."""
-
-
-def _explained(path: Path, error: Exception) -> Exception:
-    if isinstance(error, InputError):
-        return error
-    if isinstance(error, FileNotFoundError):
-        return ShardGoneError(f"shard {path} is gone; run sync again to make it anew")
-    return IntegrityError(f"shard {path} cannot be read ({error}); {REMEDY}")

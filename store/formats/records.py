@@ -1,101 +1,121 @@
-"""What a shard says of its samples itself, beside their numbers.
-
-A sidecar says it too, and is what everybody plans with. Anybody can seal a sidecar, so the two are compared
-(`_agreement`).
-"""
+"""What a shard says of its samples besides their numbers: enough to write its sidecar again, byte for byte."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from ..._vocabulary import canonical_json
+from ..._vocabulary import FeatureArray, Status, canonical_json
+from .base import MAX_DIM, STORED_TYPES, TIME_BYTES, Sample
+from .checksums import DIGEST_BYTES, block_checksums, num_blocks
+
+FORMAT_VERSION = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """One sample, as its shard tells of it.
+class SampleRecord(BaseModel):
+    """One sample of a shard."""
 
-    Attributes:
-        key: what a person calls it; of a format that keeps less, its beginning.
-        fingerprint: its name in the store.
-        num_rows: T.
-        status: what became of it.
-        rest: what only some formats keep; None for the others.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     key: str
-    fingerprint: str
-    num_rows: int
-    status: str
-    rest: Rest | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rest:
-    """What is left of a sample: with it a sidecar can be written again from the shard alone.
-
-    Attributes:
-        source_digest: digest of the file that it came from.
-        message: a sentence for a person.
-        extent: the seconds [start, end) of its stream, where its rows' times do not say them.
-        checksum: CRC-32 of its values and times.
-    """
-
+    """What a person calls it."""
     source_digest: str
+    """Digest of the file that it came from."""
+    fingerprint: Annotated[str, Field(pattern=r"\A[\x00-\x7f]+\z")]
+    """Its name in the store."""
+    num_rows: Annotated[int, Field(ge=0, lt=1 << 48)]
+    """T."""
+    extent: tuple[FiniteFloat, FiniteFloat] | None
+    """Seconds [start, end) of the stream that its rows were sampled from; None without rows and for text."""
+    status: Status
+    """What became of it."""
     message: str
-    extent: tuple[float, float] | None
-    checksum: int
+    """A sentence for a person; empty when ok."""
+    blocks: Annotated[str, Field(pattern=r"\A([0-9a-f]{16})*\z")]
+    """`block_checksums` of its values and times, in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """A shard, as it tells of itself.
+    """A shard, as it describes itself.
 
     Attributes:
         spec: canonical JSON of the specification's identity.
         samples: in the order of their rows.
+        values_offsets: where the values of each sample begin in the file; 0 of one without rows.
+        times_offsets: the same of its times.
     """
 
     spec: str
-    samples: tuple[Told, ...]
+    samples: tuple[SampleRecord, ...]
+    values_offsets: tuple[int, ...]
+    times_offsets: tuple[int, ...]
 
 
-def mark(*, spec: str, dtype: str, dim: int, names: Iterable[str], num_rows: Sequence[int]) -> bytes:
-    """A digest of what decides which rows are whose and what they are: short enough to keep for every shard.
+def record_of(sample: Sample) -> SampleRecord:
+    """The record of a sample that is about to be written."""
+    feature = sample.feature
+    return SampleRecord(
+        key=sample.key,
+        source_digest=sample.source_digest,
+        fingerprint=sample.fingerprint,
+        num_rows=len(feature.values),
+        extent=_extent(feature),
+        status=feature.status,
+        message=feature.message,
+        blocks=block_checksums(feature.values, feature.times).hex(),
+    )
 
-    Args:
-        spec: canonical JSON of the specification's identity.
-        dtype: type of the values.
-        dim: width of the values.
-        names: what the shard calls its samples.
-        num_rows: of each sample.
-    """
-    digest = hashlib.blake2b(f"{np.dtype(dtype).str} {dim}\n{same_spec(spec)}\n".encode(), digest_size=16)
-    digest.update("\n".join(names).encode())
-    digest.update(np.asarray(num_rows, np.int64).tobytes())
-    return digest.digest()
+
+def _extent(feature: FeatureArray) -> tuple[float, float] | None:
+    times = feature.times
+    if not len(times) or np.isnan(times).any():
+        return None
+    if feature.extent is not None:
+        return feature.extent
+    return float(times[:, 0].min()), float(times[:, 1].max())
 
 
-@functools.lru_cache(maxsize=256)
-def same_spec(text: str) -> str:
-    """A specification's JSON in the one form that all JSON of the same content has. Raises ValueError for no JSON.
+def check_contents(spec: str, samples: Sequence[SampleRecord]) -> tuple[np.dtype[Any], int]:
+    """Refuse what no shard can say. Returns the type and the width of its values. Raises ValueError."""
+    dtype, dim = values_of(spec)
+    if not samples:
+        raise ValueError("it has no samples")
+    seen = set[str]()
+    for sample in samples:
+        if sample.fingerprint in seen:
+            raise ValueError(f"it has two samples {sample.fingerprint}")
+        seen.add(sample.fingerprint)
+        if sample.extent is not None and not sample.extent[0] <= sample.extent[1]:
+            raise ValueError(f"its sample {sample.key!r} begins and ends at {sample.extent} s")
+        expected = num_blocks(sample.num_rows * dim * dtype.itemsize) + num_blocks(sample.num_rows * TIME_BYTES)
+        if len(sample.blocks) != 2 * DIGEST_BYTES * expected:
+            raise ValueError(f"its sample {sample.key!r} of {sample.num_rows:,} rows lacks checksums")
+    return dtype, dim
 
-    Names that were numbers are sorted as numbers before they are text, and as text ever after.
-    """
+
+def values_of(spec: str) -> tuple[np.dtype[Any], int]:
+    """Type and width of the values that a specification, of whatever version, gives. Raises ValueError."""
     try:
-        return canonical_json(json.loads(text))
+        fields = json.loads(spec)
     except RecursionError as error:
-        raise ValueError("its specification is too deep") from error
+        raise ValueError("its specification is nested too deeply") from error
+    if not isinstance(fields, dict):
+        raise ValueError("its specification is no object")
+    dtype, dim = fields.get("dtype"), fields.get("dim")
+    if not isinstance(dtype, str) or dtype not in STORED_TYPES or type(dim) is not int or not 1 <= dim <= MAX_DIM:
+        raise ValueError(f"its specification says {dtype!r:.50} (T, {dim!r:.50})")
+    return STORED_TYPES[dtype], dim
 
 
-def stamp_of(path: Path) -> tuple[int, int, int, int]:
-    """As `RowFile.stamp`, of a file that is not open."""
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def canonical_spec(spec: object) -> str:
+    """A specification's canonical JSON. Raises ValueError."""
+    try:
+        return canonical_json(spec)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"its specification is not plain data ({error})") from error

@@ -1,17 +1,18 @@
-"""TODO door of store/health."""
+"""The health of a store: what is damaged, how to repair it, and how to keep it compact."""
 
-from .compact import Compaction, compact_features, num_small, plan_compaction, row_bytes, superseded
-from .recovered import Identity
+from .compact import Compaction, compact_features, merge_small_shards, num_small, plan_compaction, row_bytes, superseded
+from .findings import Finding, Kind, Repaired
+from .repair import quarantine_bytes, repair_features
 from .table import repair_table, verify_table
-from .verify import Finding, Kind, Repaired, num_shards, quarantine_bytes, repair_features, verify_features
+from .verify import num_shards, verify_features
 
 __all__ = [
     "Compaction",
     "Finding",
-    "Identity",
     "Kind",
     "Repaired",
     "compact_features",
+    "merge_small_shards",
     "num_shards",
     "num_small",
     "plan_compaction",

@@ -9,25 +9,29 @@ gives an empty plan.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..._files import fail_point
-from ..._vocabulary import IntegrityError
+from ..._vocabulary import IntegrityError, LockedError
 from ..features import FeatureStore
-from ..formats import SUFFIX, Entry, ShardInfo, read_sidecar
-from .salvage import sample_of
-from .verify import base_of, write_like
+from ..formats import SUFFIX, Entry, ShardInfo
+from ..locks import exclusive_lock
+from .samples import sample_of, write_like
 
 JOURNAL_NAME = ".compact.json"
 # One new shard is in memory while it is written. A quarter of a gigabyte is read at the disk's full speed.
 DEFAULT_SHARD_BYTES = 1 << 28
+MERGED_FROM = 32  # small shards of one feature: so many open as fast as one
 _SAMPLE_BYTES = 256  # of a sidecar and a shard, beside the rows
 _TIME_BYTES = 16
+_log = logging.getLogger(__name__)
 Advance = Callable[[int], None]
 # The samples that are read and wanted, by the shard that they are read from and by fingerprint.
 Live = dict[Path, dict[str, Entry]]
@@ -35,7 +39,7 @@ Live = dict[Path, dict[str, Entry]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compaction:
-    """What a compaction does, or would do.
+    """What a compaction or a merge does, or would do.
 
     Attributes:
         new_shards: fingerprints of the samples of each new shard, in order.
@@ -105,12 +109,16 @@ def plan_compaction(
     num_unwanted = 0 if wanted is None else sum(entry.fingerprint not in wanted for entry in dropped)
     return Compaction(
         new_shards=tuple(new),
-        old_shards=tuple(str(shard.path.relative_to(base_of(shard.path))) for shard in old),
+        old_shards=_names(old),
         num_shards=len(shards),
         num_superseded=len(dropped) - num_unwanted,
         num_unwanted=num_unwanted,
         dropped_bytes=sum(map(row_bytes, dropped)),
     )
+
+
+def _names(shards: Iterable[ShardInfo]) -> tuple[str, ...]:
+    return tuple(f"{shard.feature}/{shard.path.name}" for shard in shards)
 
 
 def _check_sound(store: FeatureStore) -> None:
@@ -129,9 +137,9 @@ def superseded(store: FeatureStore) -> tuple[int, int]:
     return len(entries), sum(map(row_bytes, entries))
 
 
-def num_small(store: FeatureStore) -> int:
+def num_small(store: FeatureStore, *, shard_bytes: int = DEFAULT_SHARD_BYTES) -> int:
     """How many shards are less than half as large as a new one may be, and have others like them to be merged with."""
-    small = [shard for shard in store.shards() if 2 * shard.num_bytes < DEFAULT_SHARD_BYTES]
+    small = [shard for shard in store.shards() if 2 * shard.num_bytes < shard_bytes]
     return sum(len(group) for group in _groups(small) if len(group) > 1)
 
 
@@ -153,9 +161,7 @@ def _unread(store: FeatureStore, shard: ShardInfo, live: Live) -> list[Entry]:
     here = live.get(shard.path, {})
     if len(here) == shard.num_samples:
         return []
-    path = shard.path.with_suffix(SUFFIX)
-    entries = read_sidecar(path, shard_path=shard.path, data=store.place.read_bytes(path))
-    return [entry for entry in entries if entry.fingerprint not in here]
+    return [entry for entry in store.sidecar(shard.path) if entry.fingerprint not in here]
 
 
 def _groups(shards: Iterable[ShardInfo]) -> Iterator[list[ShardInfo]]:
@@ -227,7 +233,7 @@ def compact_features(
         advance: called with the number of samples after each new shard.
 
     Returns:
-        what was done, beside what an earlier run had left to do.
+        what was done, besides what an earlier run had left to do.
 
     Raises:
         IntegrityError: a sample is damaged. Nothing is lost; run repair first.
@@ -235,16 +241,96 @@ def compact_features(
     """
     store.sweep()
     _check_sound(store)
-    base = store.root if isinstance(store.root, Path) else None
-    base = base or next((base_of(shard.path) for shard in store.shards()), None)
-    if base is None:
+
+    def plan() -> Compaction:
+        return plan_compaction(store, wanted=wanted, shard_bytes=shard_bytes)
+
+    return _apply(store, plan, wanted, advance)
+
+
+def merge_small_shards(
+    store: FeatureStore,
+    *,
+    max_bytes: int,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    progress: Advance | None = None,
+) -> Compaction:
+    """Merge the smallest shards of each feature that has many of them. For the holder of `writer_lock`.
+
+    A store that is read under `reader_lock` or by a training is left as it is, and so is one with damage: a later call
+    does the work. Shards are taken in the order of their size as long as one is no larger than all before it together,
+    so that repeated calls rewrite a sample a few times and not once for each call.
+
+    Args:
+        store: in a folder or in a remote place.
+        max_bytes: of rows that are moved at most in this call.
+        shard_bytes: how large a new shard may be.
+        progress: called with the number of samples after each new shard.
+
+    Returns:
+        what was done. A reader that holds a merged shard finds its samples in the new one.
+
+    Raises OutOfSpaceError; nothing is lost.
+    """
+    advance = progress or (lambda _count: None)
+    store.refresh()
+    done = Compaction(num_shards=len(store.shards()))
+    if num_small(store, shard_bytes=shard_bytes) < MERGED_FROM or store.problems:
+        return done
+    try:
+        with exclusive_lock(store.place.folder):
+            store.refresh()
+            return _apply(store, lambda: _plan_merge(store, max_bytes, shard_bytes), None, advance)
+    except LockedError as error:
+        _log.info("small shards are merged another time: %s", error)
+    except IntegrityError as error:
+        _log.warning("small shards are not merged: %s", error)
+        store.place.remove([store.place.folder / JOURNAL_NAME])
+    return done
+
+
+def _plan_merge(store: FeatureStore, max_bytes: int, shard_bytes: int) -> Compaction:
+    live, shards = _live(store, None), store.shards()
+    new: list[tuple[str, ...]] = []
+    old: list[ShardInfo] = []
+    for group in _groups(shard for shard in shards if 2 * shard.num_bytes < shard_bytes):
+        taken, sizes = sorted(group, key=lambda shard: (shard.num_bytes, shard.name)), list[int]()
+        for shard in taken:
+            sizes.append(shard.num_bytes)
+            max_bytes -= shard.num_bytes
+            if max_bytes < 0:
+                break
+        before = accumulate(sizes, initial=0)
+        last = max((place for place, (size, sum_) in enumerate(zip(sizes, before)) if size <= sum_), default=0)  # noqa: B905
+        taken = taken[: last + 1]
+        if len(group) < MERGED_FROM or len(taken) < 2:
+            continue
+        bins = _bins((entry for shard in taken for entry in live.get(shard.path, {}).values()), shard_bytes)
+        new += [tuple(entry.fingerprint for entry in one) for one in bins]
+        old += taken
+    dropped = [entry for shard in old for entry in _unread(store, shard, live)]
+    return Compaction(
+        new_shards=tuple(sorted(new)),
+        old_shards=_names(old),
+        num_shards=len(shards),
+        num_superseded=len(dropped),
+        dropped_bytes=sum(map(row_bytes, dropped)),
+    )
+
+
+def _apply(
+    store: FeatureStore, make_plan: Callable[[], Compaction], wanted: Collection[str] | None, advance: Advance
+) -> Compaction:
+    """Do what a run that was killed has left to do, and then what the plan asks for, written down before."""
+    base = store.place.folder
+    if not store.shards():
         return Compaction()
     store.place.remove(list(base.glob(f".{JOURNAL_NAME}.*.tmp")))  # of one that was killed while it made its plan
     journal = base / JOURNAL_NAME
     if (left := _read_journal(store, journal)) is not None:
         _carry_out(store, base, left, wanted, advance)
         store.place.remove([journal])
-    plan = plan_compaction(store, wanted=wanted, shard_bytes=shard_bytes)
+    plan = make_plan()
     if not plan.is_empty:
         content = json.dumps({"new": plan.new_shards, "old": plan.old_shards})
         store.place.publish(journal, content.encode(), kind="text", token="")

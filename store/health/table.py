@@ -14,7 +14,7 @@ from typing import Any
 
 from ..._vocabulary import IntegrityError
 from ..table import COLUMN_TYPES, ClipTable, bad_rows, metadata_of
-from .verify import Finding, Kind, Repaired
+from .findings import Finding, Kind, Repaired
 
 _REMEDY = "repair removes the row, and the next sync embeds the stored features anew"
 

@@ -1,12 +1,7 @@
-"""TODO door of store/places."""
+"""Where a store's files lie: in a folder, or in an object store with copies on this machine."""
 
-from .base import FEATURE_NAME, OURS, Listed, LocalPlace, Place, open_place
+from .address import open_place
+from .base import FEATURE_NAME, OURS, Listed, Place
+from .local import LocalPlace
 
-__all__ = [
-    "FEATURE_NAME",
-    "OURS",
-    "Listed",
-    "LocalPlace",
-    "Place",
-    "open_place",
-]
+__all__ = ["FEATURE_NAME", "OURS", "Listed", "LocalPlace", "Place", "open_place"]

@@ -20,7 +20,7 @@ import pytest
 from frameloom._vocabulary import FeatureArray, FeatureSpec, InputError, IntegrityError, Modality, Status, ValueType
 from frameloom.store import FeatureStore, Sample, ShardInfo, verify_features
 from frameloom.store import features as _features
-from frameloom.store.formats.base import FORMATS
+from frameloom.store.formats import FORMATS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -225,9 +225,9 @@ class ShardStoreContract:
         for batch in BATCHES:
             write(store, batch)
         copy = pickle.loads(pickle.dumps(store))
-        keep_best = _features.keep_best
+        add = _features.Index.add
         # Learning what there is takes long, so that some threads ask in the middle of it.
-        monkeypatch.setattr(_features, "keep_best", lambda *known: (time.sleep(0.05), keep_best(*known)))
+        monkeypatch.setattr(_features.Index, "add", lambda *known: (time.sleep(0.05), add(*known)))
         samples = [sample for batch in BATCHES for sample in batch] * 5
         with ThreadPoolExecutor(max_workers=len(samples)) as threads:
             found = list(threads.map(lambda sample: copy.read(sample.fingerprint).values, samples))

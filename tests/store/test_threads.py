@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality
 from frameloom.store import FeatureStore, Sample
-from frameloom.store.formats import base as _shards
+from frameloom.store.formats import rows as _rows
 from frameloom.train.data import ClipFeatures, FeatureDataset
 
 NUM_SHARDS, IN_SHARD, WIDTH = 12, 8, 1024
@@ -35,7 +35,7 @@ def root(tmp_path_factory):
 
 
 def test_threads_read_what_was_written_while_others_open_and_close_shards(root, monkeypatch) -> None:
-    monkeypatch.setattr(_shards, "MAX_OPEN_FILES", 3)
+    monkeypatch.setattr(_rows, "MAX_OPEN_FILES", 3)
     store, ending, faults = FeatureStore(root), threading.Event(), list[BaseException]()
     expected = {entry.fingerprint: FeatureStore(root).read(entry.fingerprint).values for entry in store.entries()}
 
@@ -60,7 +60,7 @@ def test_threads_read_what_was_written_while_others_open_and_close_shards(root, 
     for thread in threads:
         thread.join()
     assert not faults
-    assert len(store._reader._open) <= 3
+    assert len(store._files._open) <= 3
 
 
 def test_a_forked_child_reads_batches_as_large_as_its_parent_has_read(root) -> None:

@@ -47,7 +47,7 @@ class Offered:
     extent: tuple[float, float] | None = None
     status: Status = Status.OK
     message: str = ""
-    checksum: int | None = None
+    checksum: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

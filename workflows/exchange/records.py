@@ -52,8 +52,8 @@ class Record(BaseModel):
     num_rows: int = Field(0, ge=0)
     start_seconds: FiniteFloat | None = None
     end_seconds: FiniteFloat | None = None
-    checksum: int | None = Field(None, ge=0, lt=1 << 64)
-    """Of values and times."""
+    checksum: str | None = Field(None, pattern=r"\A[0-9a-f]{16}\z")
+    """`sample_checksum` of values and times."""
     file: str | None = None
     """The file that holds it, from the export's folder, with forward slashes; None without numbers."""
 

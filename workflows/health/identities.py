@@ -1,8 +1,4 @@
-"""What a project knows of its features beside the store: whose they are, and which of them came by an import.
-
-A fingerprint is made from the digest of a source. So a project that can name a stored fingerprint knows that source,
-whatever has become of the sidecar that said it.
-"""
+"""Which features of a project were imported, and the commands that bring lost ones back."""
 
 from __future__ import annotations
 
@@ -11,43 +7,32 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..._vocabulary import FrameloomError
-from ...store import Identity, Repaired
+from ...store import Repaired
 from ..exchange import ALLOWED_SECONDS
-from ..project import FeatureRequest, ImportRecord, Project, imported_weights
+from ..project import ImportRecord, Project, imported_weights
 from ..sync import fingerprint_of, survey, text_digest
 
-# The message of an imported feature whose own is lost, with rows and without.
-_INSTEAD = ("imported; its message was lost with its sidecar",) * 2
 
-
-def identities_of(project: Project) -> dict[str, Identity]:
-    """Every feature that the collection may have, by fingerprint: what proves a damaged sidecar right."""
+def imported_features(project: Project) -> dict[str, bool]:
+    """Every feature that the collection may have, by fingerprint: whether it was imported."""
     try:
         found = survey(project)
         text, captions = project.features().text, project.texts()
-    except FrameloomError:  # then sidecars are proven by what else is known
+    except FrameloomError:
         return {}
     known = {
-        stream.fingerprint: _identity(state.name, state.file.digest, stream.request)
+        stream.fingerprint: imported_weights(stream.request.weights_digest) is not None
         for state in found.videos
         for stream in state.streams
         if state.file.digest is not None
     }
-    for caption in captions if text is not None else ():
-        digest = text_digest(caption)
-        assert text is not None
-        known[fingerprint_of(digest, text)] = _identity(caption, digest, text)
+    if text is not None:
+        is_imported = imported_weights(text.weights_digest) is not None
+        known |= {fingerprint_of(text_digest(caption), text): is_imported for caption in captions}
     return known
 
 
-def _identity(key: str, digest: str, want: FeatureRequest) -> Identity:
-    is_imported = imported_weights(want.weights_digest) is not None
-    return Identity(key, digest, _INSTEAD if is_imported else None)
-
-
-def imports_of_lost(
-    project: Project, repaired: Iterable[Repaired], identities: Mapping[str, Identity]
-) -> Iterator[str]:
+def imports_of_lost(project: Project, repaired: Iterable[Repaired], known: Mapping[str, bool]) -> Iterator[str]:
     """A sentence for each import that brings back what is lost: `sync` makes nothing that came from elsewhere.
 
     A sample that the collection does not know any more may have come by any import of its feature.
@@ -55,8 +40,7 @@ def imports_of_lost(
     lost: dict[str, int] = {}
     for one in repaired:
         for _, fingerprint in one.lost:
-            known = identities.get(fingerprint)
-            if known is None or known.instead is not None:
+            if known.get(fingerprint, True):
                 feature = Path(one.path).parent.name
                 lost[feature] = lost.get(feature, 0) + 1
     for feature, count in sorted(lost.items()):

@@ -17,7 +17,6 @@ from ..._vocabulary import ConfigError, ExitCode, FrameloomError, IntegrityError
 from ...store import (
     Compaction,
     Finding,
-    Identity,
     Kind,
     Repaired,
     compact_features,
@@ -34,7 +33,7 @@ from ...store import (
 from ..console import Console, count_of, readable_bytes
 from ..project import Project
 from ..sync import survey, text_digest
-from .identities import identities_of, imports_of_lost
+from .identities import imported_features, imports_of_lost
 from .models import repair_models, verify_models
 from .rows import removed, unwanted_rows, verify_rows
 from .store_status import num_bytes
@@ -199,9 +198,9 @@ def repair(project: Project, console: Console, *, dry_run: bool = False) -> Repa
 
 def _repair(project: Project, console: Console, *, dry_run: bool) -> RepairReport:
     with console.progress("repair", num_shards(project.store), "shards") as advance:
-        identities = identities_of(project)
-        mended = list(repair_features(project.store, identities=identities, dry_run=dry_run, advance=advance))
-    imports = imports_of_lost(project, mended, identities)
+        imported = imported_features(project)
+        mended = list(repair_features(project.store, dry_run=dry_run, advance=advance))
+    imports = imports_of_lost(project, mended, imported)
     mended += repair_models(project, dry_run)
     known = project.ledger.table_version(project.table.uri)
     of_table = list(repair_table(project.table, last_durable_version=known, dry_run=dry_run))
@@ -218,16 +217,15 @@ def _repair(project: Project, console: Console, *, dry_run: bool) -> RepairRepor
         repaired=(*mended, *of_table),
         num_orphans=len(orphans),
         dry_run=dry_run,
-        num_to_make=sum(_num_to_make(one, identities) for one in (*mended, *of_table)),
+        num_to_make=sum(_num_to_make(one, imported) for one in (*mended, *of_table)),
         imports=tuple(imports),
     )
 
 
-def _num_to_make(repaired: Repaired, identities: Mapping[str, Identity]) -> int:
+def _num_to_make(repaired: Repaired, imported: Mapping[str, bool]) -> int:
     if repaired.kind in (Kind.CHECKPOINT, Kind.WORD_VECTORS, Kind.TABLE):
         return 1
-    known = (identities.get(fingerprint) for _, fingerprint in repaired.lost)
-    return sum(one is None or one.instead is None for one in known)
+    return sum(not imported.get(fingerprint, False) for _, fingerprint in repaired.lost)
 
 
 def _note_version(project: Project) -> None:

@@ -1,6 +1,7 @@
 """Files that somebody made to do harm, or that merely are no shards: refused with a clear error, and nothing is done.
 
-A store never shows a parser a file whose hash is not the committed one. Here that protection is off.
+Readers take the places of rows from the sidecar and parse no shard. A repair parses shards whose hash is the committed
+one, so that what is refused here would have to be written on purpose.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import tarfile
 import h5py
 import numpy as np
 import pytest
-from frameloom._vocabulary import InputError, IntegrityError, canonical_json
-from frameloom.store.formats import webdataset
-from frameloom.store.formats.base import FORMATS, ShardReader, format_of
+from frameloom._vocabulary import InputError, canonical_json
+from frameloom.store.formats import FORMATS, block_checksums, format_of, one_line
+from frameloom.store.formats.records import record_of
 from helpers.stores import SPEC, make_sample
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,14 +24,16 @@ SAMPLES = [make_sample("a.mp4", 3), make_sample("b.mp4", 0), make_sample("c.mp4"
 NUM_ROWS = 73
 
 
+def contents(path):
+    with path.open("rb") as file:
+        return format_of(path).contents(file)
+
+
 def refusal(path):
-    """What a reader says that checks no hash. Rows that nobody could have written are asked for too."""
-    reader = ShardReader(lambda path: None)
-    with pytest.raises(IntegrityError) as caught:
-        reader.read(path, first=0, last=2)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    """What a format says of a file that is not a shard of it."""
+    with pytest.raises(ValueError) as caught:
+        contents(path)
+    return one_line(caught.value)
 
 
 @pytest.fixture
@@ -44,25 +47,29 @@ def shard(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS))
-def test_a_good_shard_is_read_without_a_store(shard, name):
-    opened = FORMATS[name].open(shard(name))
-    values, times = opened.read(0, NUM_ROWS)
-    np.testing.assert_array_equal(values, np.concatenate([sample.feature.values for sample in SAMPLES]))
-    np.testing.assert_array_equal(times, np.concatenate([sample.feature.times for sample in SAMPLES]))
-    np.testing.assert_array_equal(opened.read_times(70, 71), SAMPLES[2].feature.times[67:68])
-    opened.close()
+def numbers(path, found):
+    """The rows that the contents of a shard point to."""
+    data = path.read_bytes()
+    for offset, times_offset, sample in zip(found.values_offsets, found.times_offsets, found.samples, strict=True):
+        size = sample.num_rows * SPEC.dim * 2
+        values, times = data[offset : offset + size], data[times_offset : times_offset + sample.num_rows * 16]
+        yield np.frombuffer(values, "f2").reshape(-1, SPEC.dim), np.frombuffer(times, "f8").reshape(-1, 2)
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
-@pytest.mark.parametrize("rows", [(-1, 1), (5, 4), (0, NUM_ROWS + 1), (10**15, 10**15 + 1), (0, 10**18)])
-@pytest.mark.parametrize("verify", [False, True])
-def test_rows_that_are_not_there_are_refused_before_memory_is_taken(shard, name, rows, verify):
-    opened = FORMATS[name].open(shard(name))
-    with pytest.raises(ValueError, match="were asked for"):
-        opened.read(*rows, verify=verify)
-    with pytest.raises(ValueError, match="were asked for"):
-        opened.read_times(*rows)
+def test_a_good_shard_says_everything(shard, name):
+    path = shard(name)
+    found = contents(path)
+    assert found.spec == canonical_json(SPEC.identity())
+    for record, sample, (values, times) in zip(found.samples, SAMPLES, numbers(path, found), strict=True):
+        assert (record.key, record.source_digest, record.fingerprint) == (
+            sample.key,
+            sample.source_digest,
+            sample.fingerprint,
+        )
+        assert record.blocks == block_checksums(sample.feature.values, sample.feature.times).hex()
+        np.testing.assert_array_equal(values, sample.feature.values)
+        np.testing.assert_array_equal(times, sample.feature.times)
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
@@ -79,10 +86,9 @@ def test_a_file_that_is_something_else_is_refused(tmp_path, name, content):
 def test_a_shard_cut_anywhere_is_refused(shard, name):
     path = shard(name)
     whole = path.read_bytes()
-    for size in range(0, len(whole), 487):
+    for size in range(0, len(whole.rstrip(b"\0")) - 1, 487):  # what is behind the last member says nothing
         path.write_bytes(whole[:size])
-        with pytest.raises((OSError, KeyError, ValueError)):
-            FORMATS[name].open(path).read(0, NUM_ROWS)
+        refusal(path)
 
 
 def test_a_name_of_no_format_is_refused(tmp_path):
@@ -93,43 +99,52 @@ def test_a_name_of_no_format_is_refused(tmp_path):
 # HDF5
 
 
+RECORDS = [record_of(sample).model_dump(mode="json") for sample in SAMPLES]
+
+
 def damaged_hdf5(path, change):
     """A shard in which ``change`` has put something else in the place of `values`."""
     rows = np.zeros((NUM_ROWS, SPEC.dim), np.float16)
     with h5py.File(path, "w") as file:
-        file.attrs["frameloom_format"] = 1
+        file.attrs["frameloom_format"] = 2
         file.attrs["spec"] = canonical_json(SPEC.identity())
         file["offsets"] = np.array([0, 3, 3, NUM_ROWS])
         file["keys"] = np.array([sample.key.encode() for sample in SAMPLES])
-        file["fingerprints"] = np.array([sample.fingerprint.encode() for sample in SAMPLES])
-        file["statuses"] = np.array([sample.feature.status.value.encode() for sample in SAMPLES])
-        file.create_dataset("times", data=np.zeros((NUM_ROWS, 2)), chunks=(NUM_ROWS, 2), fletcher32=True)
+        file["samples"] = np.bytes_(canonical_json(RECORDS).encode())
+        file.create_dataset("times", data=np.zeros((NUM_ROWS, 2)))
         change(file, rows)
     return path
 
 
 def with_rows(**settings):
     def change(file, rows):
-        file.create_dataset("values", **{"data": rows, "chunks": (10, SPEC.dim), "fletcher32": True, **settings})
+        file.create_dataset("values", **{"data": rows, **settings})
+
+    return change
+
+
+def with_records(*changes, **fields):
+    """A shard that is good but for a field of the records of one sample, or for all of them."""
+
+    def change(file, rows):
+        with_rows()(file, rows)
+        del file["samples"]
+        said = [{**record} for record in RECORDS]
+        said[2].update(fields)
+        text = changes[0] if changes else canonical_json(said)
+        file["samples"] = np.bytes_(text.encode())
 
     return change
 
 
 def gigantic(file, rows):
-    file.create_dataset("values", shape=(10**15, SPEC.dim), dtype="f2", chunks=(10, SPEC.dim), fletcher32=True)
+    file.create_dataset("values", shape=(10**15, SPEC.dim), dtype="f2")
     del file["times"]
-    file.create_dataset("times", shape=(10**15, 2), dtype="f8", chunks=(10, 2), fletcher32=True)
+    file.create_dataset("times", shape=(10**15, 2), dtype="f8")
 
 
-def with_a_hole(file, rows):
-    data = file.create_dataset("values", shape=rows.shape, dtype="f2", chunks=(10, SPEC.dim), fletcher32=True)
-    data[:40] = 1
-    data[50:] = 1
-
-
-def without_checksum_in_one_chunk(file, rows):
-    data = file.create_dataset("values", shape=rows.shape, dtype="f2", chunks=(73, SPEC.dim), fletcher32=True)
-    data.id.write_direct_chunk((0, 0), rows.tobytes(), filter_mask=1)
+def never_written(file, rows):
+    file.create_dataset("values", shape=rows.shape, dtype="f2")
 
 
 def external_storage(file, rows):
@@ -169,29 +184,37 @@ def said_by(name, put):
 
 
 HOSTILE_HDF5 = {
-    "fingerprints that are elsewhere": said_by(
-        "fingerprints", lambda file, name: file.__setitem__(name, h5py.ExternalLink("/etc/passwd", "/x"))
+    "records that are elsewhere": said_by(
+        "samples", lambda file, name: file.__setitem__(name, h5py.ExternalLink("/etc/passwd", "/x"))
     ),
-    "fingerprints that are a link": said_by(
-        "fingerprints", lambda file, name: file.__setitem__(name, h5py.SoftLink("/keys"))
+    "records that are a link": said_by("samples", lambda file, name: file.__setitem__(name, h5py.SoftLink("/keys"))),
+    "records without end": said_by(
+        "samples", lambda file, name: file.create_dataset(name, shape=(10**12,), dtype="S32", chunks=(10,))
     ),
-    "fingerprints without end": said_by(
-        "fingerprints", lambda file, name: file.create_dataset(name, shape=(10**12,), dtype="S32", chunks=(10,))
+    "records of any length": said_by(
+        "samples", lambda file, name: file.create_dataset(name, shape=(), dtype=h5py.string_dtype())
     ),
-    "fingerprints of any length": said_by(
-        "fingerprints", lambda file, name: file.create_dataset(name, shape=(3,), dtype=h5py.string_dtype())
-    ),
-    "fingerprints that are a group": said_by("fingerprints", lambda file, name: file.create_group(name)),
-    "no fingerprints": said_by("fingerprints", lambda file, name: None),
-    "offsets that go back": said_by(
-        "offsets", lambda file, name: file.__setitem__(name, np.array([0, 9, 3, NUM_ROWS]))
-    ),
-    "offsets beyond the rows": said_by(
-        "offsets", lambda file, name: file.__setitem__(name, np.array([0, 3, 3, NUM_ROWS + 1]))
-    ),
-    "offsets of fewer samples": said_by("offsets", lambda file, name: file.__setitem__(name, np.array([0, NUM_ROWS]))),
-    "offsets that are fractions": said_by("offsets", lambda file, name: file.__setitem__(name, np.zeros(4))),
-    "offsets that are one number": said_by("offsets", lambda file, name: file.create_dataset(name, data=0)),
+    "records that are a list": said_by("samples", lambda file, name: file.__setitem__(name, np.array([b"[]"]))),
+    "records that are a group": said_by("samples", lambda file, name: file.create_group(name)),
+    "no records": said_by("samples", lambda file, name: None),
+    "no samples": with_records("[]"),
+    "records that are no JSON": with_records("'"),
+    "records that are deep": with_records("[" * 100_000),
+    "more rows than there are": with_records(num_rows=71),
+    "fewer rows than there are": with_records(num_rows=69),
+    "rows below nothing": with_records(num_rows=-1),
+    "rows that overflow": with_records(num_rows=2**63),
+    "a number of rows that is text": with_records(num_rows="70"),
+    "a sample twice": with_records(fingerprint=SAMPLES[0].fingerprint),
+    "a fingerprint that is not ASCII": with_records(fingerprint="\u00e9"),
+    "no fingerprint": with_records(fingerprint=""),
+    "an unknown status": with_records(status="perfect"),
+    "a span that ends before it begins": with_records(extent=[2, 1]),
+    "a span of one number": with_records(extent=[2]),
+    "no checksums": with_records(blocks=""),
+    "too many checksums": with_records(blocks="0" * 48),
+    "checksums that are no digits": with_records(blocks="x" * 32),
+    "an unknown field": with_records(more=1),
     "a specification that is a number": lambda file, rows: (with_rows()(file, rows), file.attrs.create("spec", 7)),
     "an external link": linked(h5py.ExternalLink("/etc/passwd", "/values")),
     "an external link to a device": linked(h5py.ExternalLink("/dev/zero", "/values")),
@@ -202,36 +225,32 @@ HOSTILE_HDF5 = {
     "a group": lambda file, rows: file.create_group("values"),
     "nothing": lambda file, rows: None,
     "a named type": lambda file, rows: file.__setitem__("values", np.dtype("f2")),
-    "contiguous": with_rows(chunks=None, fletcher32=False),
+    "chunks": with_rows(chunks=(10, SPEC.dim)),
     "compact": compact,
-    "no checksum": with_rows(fletcher32=False),
-    "no checksum in one chunk": without_checksum_in_one_chunk,
     "compressed": with_rows(compression="gzip"),
-    "shuffled": with_rows(shuffle=True),
     "a gigantic shape": gigantic,
-    "a hole": with_a_hole,
-    "narrow chunks": with_rows(chunks=(10, 3)),
-    "one dimension": with_rows(data=np.zeros(NUM_ROWS, "f2"), chunks=(10,)),
-    "three dimensions": with_rows(data=np.zeros((NUM_ROWS, 2, 2), "f2"), chunks=(10, 2, 2)),
-    "no width": with_rows(data=None, shape=(NUM_ROWS, 0), dtype="f2", chunks=None, fletcher32=False),
+    "rows that were never written": never_written,
+    "one dimension": with_rows(data=np.zeros(NUM_ROWS, "f2")),
+    "three dimensions": with_rows(data=np.zeros((NUM_ROWS, 2, 2), "f2")),
+    "no width": with_rows(data=None, shape=(NUM_ROWS, 0), dtype="f2"),
     "float64": with_rows(dtype="f8"),
     "truths": with_rows(data=np.zeros((NUM_ROWS, 8), bool)),
     "the other byte order": with_rows(dtype=">f2"),
     "compound": with_rows(data=np.zeros((NUM_ROWS, 8), [("a", "f2"), ("b", "i4")])),
     "text": with_rows(data=np.full((NUM_ROWS, 8), b"x", "S2")),
-    "text of any length": with_rows(data=None, shape=(NUM_ROWS, 8), dtype=h5py.string_dtype(), fletcher32=False),
+    "text of any length": with_rows(data=None, shape=(NUM_ROWS, 8), dtype=h5py.string_dtype()),
     "arrays of any length": with_rows(
         data=None, shape=(NUM_ROWS, 8), dtype=h5py.vlen_dtype(np.float16), fletcher32=False
     ),
     "references": with_rows(data=None, shape=(NUM_ROWS, 8), dtype=h5py.ref_dtype),
     "an enumeration": with_rows(data=None, shape=(NUM_ROWS, 8), dtype=h5py.enum_dtype({"a": 1})),
-    "fewer rows than times": with_rows(data=np.zeros((5, 8), "f2"), chunks=(5, 8)),
+    "fewer rows than times": with_rows(data=np.zeros((5, 8), "f2")),
     "a newer format": lambda file, rows: (with_rows()(file, rows), file.attrs.modify("frameloom_format", 99)),
     "a format that is a list": lambda file, rows: (
         with_rows()(file, rows),
-        file.attrs.create("frameloom_format", [1, 1]),
+        file.attrs.create("frameloom_format", [2, 2]),
     ),
-    "a format that is text": lambda file, rows: (with_rows()(file, rows), file.attrs.create("frameloom_format", "1")),
+    "a format that is text": lambda file, rows: (with_rows()(file, rows), file.attrs.create("frameloom_format", "2")),
     "no format": lambda file, rows: (with_rows()(file, rows), file.attrs.__delitem__("frameloom_format")),
 }
 
@@ -242,8 +261,7 @@ def test_an_hdf5_file_that_is_no_shard_is_refused(tmp_path, kind):
 
 
 def test_the_same_file_with_nothing_wrong_is_read(tmp_path):
-    opened = FORMATS["hdf5"].open(damaged_hdf5(tmp_path / "x.h5", with_rows()))
-    assert opened.read(0, NUM_ROWS)[0].shape == (NUM_ROWS, SPEC.dim)
+    assert len(contents(damaged_hdf5(tmp_path / "x.h5", with_rows())).samples) == len(SAMPLES)
 
 
 # Tar
@@ -269,7 +287,7 @@ def edited(**changes):
 
     def change(members):
         for name, value in changes.items():
-            setattr(members[8][0], name, value)
+            setattr(members[9][0], name, value)
 
     return change
 
@@ -309,54 +327,50 @@ HOSTILE_TARS = {
     "a pickle": edited(name=SAMPLES[2].fingerprint + ".pyd"),
     "a symbolic link": edited(type=tarfile.SYMTYPE, linkname="/etc/passwd"),
     "a link": edited(type=tarfile.LNKTYPE, linkname=SAMPLES[0].fingerprint + ".json"),
-    "a link name in a file": edited(linkname="/etc/passwd"),
     "a device": edited(type=tarfile.CHRTYPE, devmajor=1, devminor=5),
     "a block device": edited(type=tarfile.BLKTYPE),
     "a pipe": edited(type=tarfile.FIFOTYPE),
     "a folder": edited(type=tarfile.DIRTYPE),
     "a sparse file": edited(type=tarfile.GNUTYPE_SPARSE),
-    "a contiguous file": edited(type=tarfile.CONTTYPE),
-    "an old file": edited(type=tarfile.AREGTYPE),
-    "an unknown type": edited(type=b"Z"),
     "a sample twice": lambda members: members.extend(members[1:4]),
-    "a member twice": lambda members: members.insert(8, members[8]),
+    "a member twice": lambda members: members.insert(9, members[9]),
     "a member less": lambda members: members.pop(),
-    "no values": lambda members: members.pop(2),
-    "another order": lambda members: members.insert(7, members.pop(8)),
-    "members of two samples": lambda members: members.insert(2, members.pop(8)),
+    "no values": lambda members: members.pop(3),
+    "another order": lambda members: members.insert(8, members.pop(9)),
+    "members of two samples": lambda members: members.insert(2, members.pop(9)),
     "a sample less": lambda members: members.__delitem__(slice(4, 7)),
     "no specification": lambda members: members.pop(0),
     "the specification last": lambda members: members.append(members.pop(0)),
     "the specification twice": lambda members: members.append(members[0]),
     "a specification that is a list": data_of(0, b"[]"),
-    "a specification that is no JSON": data_of(0, b"{'frameloom_format': 1}"),
+    "a specification that is no JSON": data_of(0, b"{'frameloom_format': 2}"),
     "a specification that is deep": data_of(0, b"[" * 100_000),
-    "a newer format": data_of(0, lambda data: data.replace(b'format":1', b'format":2')),
+    "a newer format": data_of(0, lambda data: data.replace(b'format":2', b'format":3')),
     "another width": data_of(0, lambda data: data.replace(b'"dim":8', b'"dim":4')),
     "no width": data_of(0, lambda data: data.replace(b'"dim":8', b'"dim":0')),
     "a width that is text": data_of(0, lambda data: data.replace(b'"dim":8', b'"dim":"8"')),
     "a gigantic width": data_of(0, lambda data: data.replace(b'"dim":8', b'"dim":1' + b"0" * 99)),
     "objects": data_of(0, lambda data: data.replace(b'"float16"', b'"O"')),
     "a type that is none": data_of(0, lambda data: data.replace(b'"float16"', b'"f2,f2,(9999,9999)f8"')),
-    "an array of objects": data_of(8, npy(np.array([[{}] * 8] * 70, object), allow_pickle=True)),
-    "an array of another type": data_of(8, npy(VALUES.astype("f4"))),
-    "the other byte order": data_of(8, npy(VALUES.astype(">f2"))),
-    "columns first": data_of(8, npy(np.asfortranarray(VALUES))),
-    "one dimension": data_of(8, npy(VALUES.reshape(-1))),
-    "three dimensions": data_of(8, npy(VALUES.reshape(70, 4, 2))),
-    "another width of an array": data_of(8, npy(VALUES.reshape(140, 4))),
-    "fewer rows than times": data_of(8, npy(VALUES[:-1])),
-    "another version of NumPy's format": data_of(8, npy(VALUES, version=(2, 0))),
-    "a gigantic shape": data_of(8, header_of((10**15, 8), data=VALUES.tobytes())),
-    "a shape that overflows": data_of(8, header_of((2**61, 8))),
-    "a shape of a thousand digits": data_of(8, header_of("1" * 1000 + ", 8")),
-    "a negative shape": data_of(8, header_of((-70, 8), data=VALUES.tobytes())),
-    "a shape that is code": data_of(8, header_of("(__import__('os').abort(), 8)")),
-    "bytes after the array": data_of(8, lambda data: data + b"\0"),
-    "an array that is cut": data_of(8, lambda data: data[:-1]),
-    "an empty array file": data_of(8, b""),
-    "a header that lies about its length": data_of(8, lambda data: data[:8] + b"\xff\xff" + data[10:]),
-    "an npz": data_of(8, b"PK\3\4" + bytes(500)),
+    "an array of objects": data_of(9, npy(np.array([[{}] * 8] * 70, object), allow_pickle=True)),
+    "an array of another type": data_of(9, npy(VALUES.astype("f4"))),
+    "the other byte order": data_of(9, npy(VALUES.astype(">f2"))),
+    "columns first": data_of(9, npy(np.asfortranarray(VALUES))),
+    "one dimension": data_of(9, npy(VALUES.reshape(-1))),
+    "three dimensions": data_of(9, npy(VALUES.reshape(70, 4, 2))),
+    "another width of an array": data_of(9, npy(VALUES.reshape(140, 4))),
+    "fewer rows than times": data_of(9, npy(VALUES[:-1])),
+    "another version of NumPy's format": data_of(9, npy(VALUES, version=(2, 0))),
+    "a gigantic shape": data_of(9, header_of((10**15, 8), data=VALUES.tobytes())),
+    "a shape that overflows": data_of(9, header_of((2**61, 8))),
+    "a shape of a thousand digits": data_of(9, header_of("1" * 1000 + ", 8")),
+    "a negative shape": data_of(9, header_of((-70, 8), data=VALUES.tobytes())),
+    "a shape that is code": data_of(9, header_of("(__import__('os').abort(), 8)")),
+    "bytes after the array": data_of(9, lambda data: data + b"\0"),
+    "an array that is cut": data_of(9, lambda data: data[:-1]),
+    "an empty array file": data_of(9, b""),
+    "a header that lies about its length": data_of(9, lambda data: data[:8] + b"\xff\xff" + data[10:]),
+    "an npz": data_of(9, b"PK\3\4" + bytes(500)),
 }
 
 
@@ -370,19 +384,19 @@ def test_a_tar_that_is_no_shard_is_refused(tmp_path, shard, kind):
 
 
 def test_the_same_tar_with_nothing_wrong_is_read(tmp_path, shard):
-    opened = FORMATS["webdataset"].open(tar_of(tmp_path / "x.tar", members_of(shard("webdataset"))))
-    np.testing.assert_array_equal(opened.read(3, NUM_ROWS)[0], VALUES)
+    path = tar_of(tmp_path / "x.tar", members_of(shard("webdataset")))
+    *_, (values, times) = numbers(path, contents(path))
+    np.testing.assert_array_equal(values, VALUES)
+    np.testing.assert_array_equal(times, SAMPLES[2].feature.times)
 
 
 HOSTILE_FACTS = {
-    "no checksums": facts_of(values_crc32=None),
-    "too many checksums": facts_of(values_crc32=[1, 2]),
-    "checksums that are text": facts_of(values_crc32=["1"]),
-    "checksums that are too large": facts_of(values_crc32=[2**32]),
-    "checksums below nothing": facts_of(values_crc32=[-1]),
-    "another checksum": facts_of(values_crc32=[1]),
-    "another checksum of times": facts_of(times_crc32=[1]),
-    "other blocks": facts_of(block_bytes=1),
+    "no checksums": facts_of(blocks=None),
+    "too many checksums": facts_of(blocks="0" * 48),
+    "checksums that are numbers": facts_of(blocks=[1, 2]),
+    "another number of rows": facts_of(num_rows=69),
+    "another name": facts_of(fingerprint="f"),
+    "an unknown status": facts_of(status="perfect"),
     "no object": data_of(7, b'"x"'),
     "no JSON": data_of(7, b"\xff\xfe"),
     "deep JSON": data_of(7, b'{"a":' * 100_000),
@@ -390,12 +404,10 @@ HOSTILE_FACTS = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE_FACTS)
-def test_a_sample_that_lies_about_its_checksums_is_refused(tmp_path, shard, kind):
+def test_a_record_that_cannot_be_is_refused(tmp_path, shard, kind):
     members = members_of(shard("webdataset"))
     HOSTILE_FACTS[kind](members)
-    path = tar_of(tmp_path / "x.tar", members)
-    with pytest.raises(IntegrityError, match="cannot be read"):
-        ShardReader(lambda path: None).read(path, first=3, last=5)
+    refusal(tar_of(tmp_path / "x.tar", members))
 
 
 def test_json_without_end_is_not_read(tmp_path, shard, monkeypatch):
@@ -411,9 +423,7 @@ def test_json_without_end_is_not_read(tmp_path, shard, monkeypatch):
         (slice(124, 136), b"-0000001000\0"),
         (slice(124, 136), b"0x000001000\0"),
         (slice(124, 136), b"\0" * 12),
-        (slice(257, 265), b"ustar  \0"),
         (slice(148, 156), b"000000\0 "),
-        (slice(345, 346), b"/"),
     ],
 )
 def test_a_header_that_lies_is_refused(shard, field, value):
@@ -432,13 +442,8 @@ def test_a_header_that_lies_is_refused(shard, field, value):
 @pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_extended_headers_are_refused(tmp_path, shard, format):
     members = members_of(shard("webdataset"))
-    members[8][0].name = "a" * 200 + ".values.npy"
+    members[9][0].name = "a" * 200 + ".values.npy"
     refusal(tar_of(tmp_path / "x.tar", members, format=format))
-
-
-@pytest.mark.parametrize("end", [0, 512])
-def test_a_tar_without_its_end_mark_is_refused(tmp_path, shard, end):
-    refusal(tar_of(tmp_path / "x.tar", members_of(shard("webdataset")), end=end))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -451,11 +456,11 @@ def test_a_tar_with_any_bytes_changed_is_refused_or_gives_the_same_numbers(shard
         piece = data.draw(st.binary(min_size=1, max_size=12))
         changed[place : place + len(piece)] = piece
     path.write_bytes(changed)
-    webdataset._layout.cache_clear()  # the file before this one may have been written at the same tick of the clock
     try:
-        opened = FORMATS["webdataset"].open(path)
-        values, times = opened.read(0, NUM_ROWS)
-    except (OSError, KeyError, ValueError):
+        found = contents(path)
+    except ValueError:
         return
-    np.testing.assert_array_equal(values, np.concatenate([sample.feature.values for sample in SAMPLES]))
-    np.testing.assert_array_equal(times, np.concatenate([sample.feature.times for sample in SAMPLES]))
+    for record, sample, rows in zip(found.samples, SAMPLES, numbers(path, found), strict=True):
+        if block_checksums(*rows).hex() == record.blocks:  # as a reader asks of them
+            np.testing.assert_array_equal(rows[0], sample.feature.values)
+            np.testing.assert_array_equal(rows[1], sample.feature.times)

@@ -1,56 +1,45 @@
-"""Sidecars that say what no shard can be, under seals that fit: they count as absent, and are reported."""
+"""Sidecars that say what no shard can be, with checksums that are right: they count as absent, and are reported."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from frameloom._vocabulary import IntegrityError, canonical_json
-from frameloom.store import FeatureStore
+import xxhash
+from frameloom._vocabulary import ConfigError, IntegrityError, canonical_json
+from frameloom.store import FeatureStore, Kind, repair_features, verify_features
 from frameloom.store.formats import sidecar as _sidecar
-from frameloom.store.formats.base import FORMATS
-from frameloom.store.formats.sidecar import encode_sidecar
 from helpers.stores import SPEC, make_sample
 
 SAMPLES = [make_sample("a.mp4", 3), make_sample("b.mp4", 0), make_sample("c.mp4", 70)]
 
 
 @pytest.fixture
-def shard(tmp_path):
-    def write(name):
-        path = tmp_path / f"good{FORMATS[name].suffix}"
-        with path.open("wb+", buffering=0) as target:
-            FORMATS[name].write(target, SAMPLES, spec=SPEC)
-        return path
-
-    return write
+def store(tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    store.write_shard("f", SAMPLES, spec=SPEC)
+    return store
 
 
-def sealed(tmp_path, shard, *, facts=None, **columns):
-    """A sidecar beside a good shard that says what it likes, under a seal that fits."""
-    path = shard("hdf5")
-    data = path.read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
-    place = tmp_path / "store" / "f" / f"{sha256[:32]}.h5"
-    place.parent.mkdir(parents=True)
-    path.rename(place)
-    good = encode_sidecar(SAMPLES, spec=SPEC, num_bytes=len(data), sha256=sha256)
-    table = pq.read_table(pa.BufferReader(good))
+def retold(store, *, facts=None, **columns):
+    """The store with a sidecar that says what it likes, and has the checksum of that."""
+    (path,) = store.root.rglob("*.parquet")
+    table = pq.read_table(path)
     said = {**json.loads(table.schema.metadata[b"frameloom"]), **(facts or {})}
-    del said["seal"]
     table = pa.table({**{name: table.column(name) for name in table.column_names}, **columns})
-    said["seal"] = _sidecar._seal(table.to_pydict(), said)
-    sidecar = place.with_suffix(".parquet")
-    pq.write_table(table.replace_schema_metadata({b"frameloom": canonical_json(said)}), sidecar)
-    return FeatureStore(tmp_path / "store")
+    try:
+        said["checksum"] = _sidecar._checksum(table, said)
+    except (TypeError, ValueError, pa.ArrowException):  # of columns of another type there is none
+        said["checksum"] = "0" * 32
+    pq.write_table(table.replace_schema_metadata({b"frameloom": canonical_json(said)}), path)
+    return FeatureStore(store.root)
 
 
-def test_a_sealed_sidecar_that_is_right_is_believed(tmp_path, shard):
-    store = sealed(tmp_path, shard)
+def test_a_sidecar_that_is_right_is_believed(store):
+    store = retold(store)
     np.testing.assert_array_equal(store.read(SAMPLES[2].fingerprint).values, SAMPLES[2].feature.values)
 
 
@@ -61,10 +50,13 @@ LIES = {
     "numbers that are text": {"num_rows": ["3", "0", "70"]},
     "no fingerprint": {"fingerprint": pa.array([None, "a", "b"], "string")},
     "a status that is none": {"status": ["ok", "ok", "perfect"]},
-    "no samples": {name: pa.array([], type) for name, type in _sidecar.COLUMNS.items()},
+    "no samples": {
+        name: pa.array([], {"double": "float64"}.get(type, type)) for name, type in _sidecar.COLUMNS.items()
+    },
     "another shard": {"facts": {"sha256": "0" * 64}},
     "another size": {"facts": {"num_bytes": 1}},
-    "a newer format": {"facts": {"format": 2}},
+    "a newer format": {"facts": {"format": 3}},
+    "an older format that never was": {"facts": {"format": 1}},
     "a hash that is a number": {"facts": {"sha256": 5}},
     "no hash": {"facts": {"sha256": None}},
     "a hash that is cut": {"facts": {"sha256": "0" * 32}},
@@ -85,10 +77,14 @@ LIES = {
     "a specification that is empty": {"facts": {"spec": "{}"}},
     "a specification that is a number": {"facts": {"spec": 7}},
     "a specification that is deep": {"facts": {"spec": "[" * 20_000}},
-    "a version that is a number": {"facts": {"code_version": 5}},
+    "an unknown fact": {"facts": {"more": 5}},
     "rows after the last": {"num_rows": [3, 0, 10**15]},
     "rows that overflow": {"num_rows": [3, 0, 2**62]},
-    "checksums that are none": {"checksum": [-1, 2**40, -(2**40)]},
+    "no checksums": {"blocks": [b"", b"", b""]},
+    "checksums of another length": {"blocks": [b"1" * 15, b"", b"1" * 16]},
+    "rows outside of the shard": {"values_offset": [0, 0, 10**9]},
+    "rows before the shard": {"values_offset": [-1, 0, 0]},
+    "times outside of the shard": {"times_offset": [2**62, 0, 0]},
     "one fingerprint three times": {"fingerprint": [SAMPLES[0].fingerprint] * 3},
     "a fingerprint that is empty": {"fingerprint": ["a", "", "b"]},
     "a fingerprint that is not ASCII": {"fingerprint": ["a", "\u00e9", "b"]},
@@ -98,32 +94,86 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_sidecar_that_lies_counts_as_absent_and_is_reported(tmp_path, shard, lie):
-    store = sealed(tmp_path, shard, **LIES[lie])
+def test_a_sidecar_that_lies_counts_as_absent_and_is_reported_and_mended(store, lie):
+    store = retold(store, **LIES[lie])
     assert len(store) == 0
     assert len(store.problems) == 1
     assert "\n" not in store.problems[0].message
+    (repaired,) = repair_features(store)
+    assert repaired.lost == ()
+    assert len(FeatureStore(store.root)) == 3
+    assert list(verify_features(store)) == []
 
 
-def test_what_only_reading_shows_is_refused_then(tmp_path, shard):
-    store = sealed(tmp_path, shard, checksum=[1, 2, 3])
-    with pytest.raises(IntegrityError):
+LIES_THAT_COULD_BE = {
+    "fingerprints of each other": {"fingerprint": [SAMPLES[n].fingerprint for n in (2, 1, 0)]},
+    "another status": {"status": ["ok", "ok", "ok"]},
+    "another message": {"message": ["", "no reason", ""]},
+    "another key": {"key": ["a", "b", "c"]},
+    "another digest": {"source_digest": ["a", "b", "c"]},
+    "another span": {"end_seconds": [3.5, None, 70.0]},
+    "checksums of other rows": {"blocks": [b"1" * 16, b"", b"1" * 16]},
+}
+
+
+@pytest.mark.parametrize("lie", LIES_THAT_COULD_BE)
+def test_a_sidecar_that_says_other_things_than_its_shard_is_found_by_verify_and_mended(store, lie):
+    (path,) = store.root.rglob("*.parquet")
+    good = path.read_bytes()
+    store = retold(store, **LIES_THAT_COULD_BE[lie])
+    finding = next(verify_features(store))
+    assert (finding.kind, finding.is_damage) == (Kind.SIDECAR, True)
+    list(repair_features(store))
+    assert path.read_bytes() == good
+
+
+def test_checksums_of_other_rows_are_refused_where_rows_are_read(store):
+    store = retold(store, blocks=[b"1" * 16, b"", b"1" * 16])
+    with pytest.raises(IntegrityError, match=r"c\.mp4"):
         store.read(SAMPLES[2].fingerprint)
 
 
-def test_a_small_sidecar_of_very_many_samples_is_not_unpacked(tmp_path, shard, monkeypatch):
-    store = sealed(tmp_path, shard)
+def test_a_small_sidecar_of_very_many_samples_is_not_unpacked(store, monkeypatch):
+    store = retold(store)
     monkeypatch.setattr("frameloom.store.formats.sidecar.MAX_SAMPLES", 2)
     assert len(store) == 0
     assert "claims 3 samples" in store.problems[0].message
 
 
-def test_the_seal_is_the_documented_one(tmp_path, shard):
-    store = sealed(tmp_path, shard)
-    (sidecar,) = store.root.rglob("*.parquet")
-    table = pq.read_table(sidecar)
+def test_the_checksum_is_the_documented_one(store):
+    (path,) = store.root.rglob("*.parquet")
+    table = pq.read_table(path)
     facts = json.loads(table.schema.metadata[b"frameloom"])
-    seal = facts.pop("seal")
-    columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    text = json.dumps([columns, dict(sorted(facts.items()))], allow_nan=False)
-    assert hashlib.blake2b(text.encode(), digest_size=16).hexdigest() == seal
+    expected = facts.pop("checksum")
+    digest = xxhash.xxh3_128(canonical_json(facts).encode())
+    for name in table.column_names:
+        items = table.column(name).to_pylist()
+        digest.update(bytes(item is not None for item in items))
+        if isinstance(items[0], str | bytes):
+            items = [item.encode() if isinstance(item, str) else item for item in items]
+            digest.update(np.array([len(item) for item in items], "<i4").tobytes() + b"".join(items))
+        else:
+            kind = "<f8" if "seconds" in name else "<i8"
+            digest.update(np.array([item or 0 for item in items], kind).tobytes())
+    assert digest.hexdigest() == expected
+
+
+OLD_SIDECAR = {  # what format 1 had
+    "frameloom": canonical_json({"format": 1, "seal": "0" * 32, "sha256": "0" * 64}),
+}
+
+
+def test_a_store_of_format_1_says_what_to_do(store):
+    (path,) = store.root.rglob("*.parquet")
+    pq.write_table(pa.table({"key": ["a"], "checksum": [1]}).replace_schema_metadata(OLD_SIDECAR), path)
+    for use in (
+        lambda: len(FeatureStore(store.root)),
+        lambda: list(verify_features(store)),
+        lambda: list(repair_features(store)),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"store of format 1.*run `frameloom extract` or `frameloom import`"
+        ) as told:
+            use()
+        assert "\n" not in str(told.value)
+        assert told.value.exit_code == 2

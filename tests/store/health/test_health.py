@@ -10,7 +10,6 @@ from frameloom._vocabulary import FeatureArray, Status
 from frameloom.store import (
     ClipTable,
     FeatureStore,
-    Identity,
     Kind,
     Sample,
     num_shards,
@@ -19,7 +18,6 @@ from frameloom.store import (
     verify_features,
     verify_table,
 )
-from frameloom.store.health import salvage
 from helpers.stores import BATCHES, DIM, METADATA, SPEC, make_row, make_sample, make_spec, tree, unit, write_all
 
 
@@ -165,14 +163,6 @@ def test_an_empty_or_foreign_shard_is_told_and_never_parsed(store, monkeypatch):
         assert findings[1].key == "d.mp4"
 
 
-def test_a_layout_that_this_version_does_not_know_loses_samples_and_never_returns_others(store, monkeypatch):
-    damage_rows(store, "c.mp4")
-    monkeypatch.setattr(salvage, "_write_skeleton", lambda path, *given: path.write_bytes(b"short"))
-    (repaired,) = repair_features(store)
-    assert [key for key, _ in repaired.lost] == ["a.mp4", "c.mp4"]
-    assert_reads(store, [key for key in ALL if key not in ("a.mp4", "c.mp4")])
-
-
 def test_a_missing_shard_names_every_sample_and_leaves_the_sidecar_in_quarantine(store):
     path = shard_of(store, "e/f.mp4")
     path.unlink()
@@ -185,54 +175,37 @@ def test_a_missing_shard_names_every_sample_and_leaves_the_sidecar_in_quarantine
     assert list(verify_features(store)) == []
 
 
-def test_a_shard_without_sidecar_is_a_note_and_stays(store):
+def test_a_shard_without_sidecar_is_a_note_and_repair_gives_it_its_sidecar_back(store):
+    path = shard_of(store, "c.mp4")
+    whole = path.with_suffix(".parquet").read_bytes()
+    path.with_suffix(".parquet").unlink()
+    (finding,) = verify_features(store)
+    assert (finding.kind, finding.is_damage) == (Kind.UNFINISHED_FILE, False)
+    (repaired,) = repair_features(store)
+    assert repaired.lost == ()
+    assert path.with_suffix(".parquet").read_bytes() == whole
+    assert_reads(store, ALL)
+
+
+def test_a_damaged_shard_without_sidecar_is_a_note_and_stays(store):
     path = shard_of(store, "d.mp4")
     path.with_suffix(".parquet").unlink()
+    flip(path, 100)
     (finding,) = verify_features(store)
     assert (finding.kind, finding.is_damage) == (Kind.UNFINISHED_FILE, False)
     assert list(repair_features(store)) == []
     assert path.is_file()
 
 
-def damaged_column(store, path, name):
-    """Flip bits of one column's page of a sidecar until its checksum fails."""
-    import pyarrow.parquet as pq
-
-    chunk = pq.read_metadata(path).row_group(0).column(list(pq.read_schema(path).names).index(name))
-    first = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
-    flip(path, first + chunk.total_compressed_size - 2, 0x08)
-
-
-@pytest.mark.parametrize("name", ["first_row", "checksum", "message", "key", "source_digest"])
-def test_a_sidecar_that_is_proven_is_written_as_it_was(tmp_path, name):
-    store = FeatureStore(tmp_path / "store")
-    samples = [make_sample("a.mp4", 3), make_sample("b.mp4", 5)]
-    sidecar = store.write_shard(SPEC.name, samples, spec=SPEC).path.with_suffix(".parquet")
-    whole = sidecar.read_bytes()
-    damaged_column(store, sidecar, name)
-    assert next(verify_features(store)).kind is Kind.SIDECAR
-    identities = {one.fingerprint: Identity(one.key, one.source_digest) for one in samples}
-    (repaired,) = repair_features(store, identities=identities)
-    assert repaired.lost == ()
-    assert sidecar.read_bytes() == whole
-    assert [path.suffix for path in repaired.kept.iterdir()].count(".parquet") == 1
-
-
-def test_a_sidecar_that_is_not_proven_takes_its_shard_along(store):
-    sidecar = shard_of(store, "c.mp4").with_suffix(".parquet")
-    damaged_column(store, sidecar, "message")  # which says why b.mp4 has no rows, and nothing else does
-    findings = list(verify_features(store))
-    assert [finding.key for finding in findings[1:]] == ["a.mp4", "b.mp4", "c.mp4"]
+def test_a_damaged_shard_whose_sidecar_is_damaged_as_well_is_set_aside(store):
+    path = damage_rows(store, "c.mp4")
+    path.with_suffix(".parquet").write_bytes(b"PAR1")
+    (finding,) = verify_features(store)
+    assert finding.kind is Kind.SHARD
     (repaired,) = repair_features(store)
-    assert len(repaired.lost) == 3
     assert sorted(path.suffix for path in repaired.kept.iterdir()) == [".h5", ".parquet"]
     assert_reads(store, ["d.mp4", "e/f.mp4", "g.mp4"])
     assert list(verify_features(store)) == []
-
-
-def test_a_sidecar_of_nothing_is_told_with_the_names_that_its_shard_knows(store):
-    shard_of(store, "c.mp4").with_suffix(".parquet").write_bytes(b"PAR1")
-    assert [finding.key for finding in verify_features(store)] == ["", "a.mp4", "b.mp4", "c.mp4"]
 
 
 def test_a_dry_run_says_the_same_and_changes_nothing(store):
@@ -336,66 +309,24 @@ def test_a_flip_in_a_tar_is_named_and_the_other_samples_are_kept(tmp_path):
     assert {shard.path.suffix for shard in store.shards()} == {".tar"}
 
 
-def remade(path, change, store):
-    """Put other bytes in the place of a sidecar's, and look again."""
-    path.with_suffix(".parquet").write_bytes(change(path.with_suffix(".parquet").read_bytes()))
-    return FeatureStore(store.root)
+def ending_flipped(data):
+    return data[:-6] + bytes([data[-6] ^ 1]) + data[-5:]
 
 
-@pytest.mark.parametrize("change", [lambda data: data[:-6] + bytes([data[-6] ^ 1]) + data[-5:], lambda data: b"PAR1"])
-def test_a_tar_gives_back_its_whole_sidecar(tmp_path, change):
+@pytest.mark.parametrize("format", ["hdf5", "webdataset"])
+@pytest.mark.parametrize("change", [ending_flipped, lambda data: b"PAR1", lambda data: b""])
+def test_a_shard_gives_back_its_whole_sidecar(tmp_path, change, format):
     store = FeatureStore(tmp_path)
     extent = FeatureArray(*numbers("x", 4), Status.TRUNCATED, "cut", (-0.5, 9.0))
     made = [with_feature("x", extent), make_sample("y", 0, message="no frame could be decoded"), make_sample("z", 9)]
-    path = store.write_shard(SPEC.name, made, spec=SPEC, format="webdataset").path
+    path = store.write_shard(SPEC.name, made, spec=SPEC, format=format).path.with_suffix(".parquet")
     whole = tree(tmp_path)
-    store = remade(path, change, store)
+    path.write_bytes(change(path.read_bytes()))
+    store = FeatureStore(tmp_path)
     findings = list(verify_features(store))
     assert [finding.key for finding in findings] == ["", "x", "y", "z"]
     assert "nothing is lost" in findings[0].remedy
     (repaired,) = repair_features(store)
     assert repaired.lost == ()
+    assert [path.suffix for path in repaired.kept.iterdir()] == [".parquet"]
     assert {name: data for name, data in tree(tmp_path).items() if "quarantine" not in name} == whole
-
-
-@pytest.mark.parametrize("format", ["hdf5", "webdataset"])
-def test_a_sidecar_whose_end_is_damaged_is_proven_by_its_seal(tmp_path, format):
-    store = FeatureStore(tmp_path)
-    path = store.write_shard(SPEC.name, BATCHES[0], spec=SPEC, format=format).path.with_suffix(".parquet")
-    whole = path.read_bytes()
-    for place in range(-8, 0):
-        flip(path, place, 0x20)
-        (repaired,) = repair_features(FeatureStore(tmp_path))
-        assert (repaired.lost, path.read_bytes()) == ((), whole)
-
-
-def test_imported_samples_are_kept_without_what_only_their_sidecar_said(tmp_path):
-    store = FeatureStore(tmp_path)
-    made = [make_sample("a.mp4", 3, message="from afar"), make_sample("b.mp4", 0), make_sample("c.mp4", 5)]
-    path = store.write_shard(SPEC.name, made, spec=SPEC).path
-    store = remade(path, lambda data: b"PAR1", store)
-    identities = {one.fingerprint: Identity(one.key, one.source_digest, ("kept", "none")) for one in made[:2]}
-    identities[made[2].fingerprint] = Identity("c.mp4", made[2].source_digest)  # is better made anew
-    (repaired,) = repair_features(store, identities=identities)
-    assert repaired.lost == (("c.mp4", made[2].fingerprint),)
-    assert "2 whole samples kept" in repaired.message
-    kept = {entry.key: entry for entry in store.entries()}
-    assert {key: (one.source_digest, one.message) for key, one in kept.items()} == {
-        "a.mp4": (made[0].source_digest, "kept"),
-        "b.mp4": (made[1].source_digest, "none"),
-    }
-    np.testing.assert_array_equal(store.read(made[0].fingerprint).values, made[0].feature.values)
-    assert list(verify_features(store)) == []
-
-
-def test_a_shard_all_of_whose_samples_were_imported_stays_where_it_is(tmp_path):
-    store = FeatureStore(tmp_path)
-    made = [make_sample("a.mp4", 3), make_sample("b.mp4", 5)]
-    path = store.write_shard(SPEC.name, made, spec=SPEC).path
-    data = path.read_bytes()
-    store = remade(path, lambda data: b"PAR1", store)
-    identities = {one.fingerprint: Identity("now " + one.key, one.source_digest, ("kept", "")) for one in made}
-    (repaired,) = repair_features(store, identities=identities)
-    assert (repaired.lost, path.read_bytes()) == ((), data)
-    assert [entry.key for entry in store.entries()] == ["a.mp4", "b.mp4"]
-    assert list(verify_features(store)) == []

@@ -21,8 +21,7 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import ConfigError, FrameloomError, IntegrityError, Modality, OutOfSpaceError
 from frameloom.store import FeatureStore, quarantine_bytes, repair_features, verify_features
-from frameloom.store import features as _features
-from frameloom.store.places import base as _places
+from frameloom.store.places import bucket as _bucket
 from frameloom.store.places import copies as _copies
 from frameloom.store.places import remote as _remote
 from helpers.shard_store_contract import ShardStoreContract
@@ -94,7 +93,7 @@ def service(endpoint, tmp_path_factory):
 @pytest.fixture
 def s3(service, monkeypatch, tmp_path):
     monkeypatch.setenv("FRAMELOOM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(_remote, "_pause", lambda seconds: None)
+    monkeypatch.setattr(_bucket, "_pause", lambda seconds: None)
     return S3()
 
 
@@ -230,7 +229,7 @@ def test_a_shard_whose_writer_is_late_is_not_swept_and_one_that_is_dead_is(s3, m
     assert s3.objects() == whole
     s3.files.rm_file(f"{s3.root}/{SPEC.name}/{sidecar}")
     later = time.time() + 25 * 3600
-    monkeypatch.setattr(_places, "time", SimpleNamespace(time=lambda: later))
+    monkeypatch.setattr(_remote, "time", SimpleNamespace(time=lambda: later))
     (told,) = store.sweep()
     assert f"{s3.root}/{SPEC.name}/{Path(sidecar).stem}.h5" in told
 
@@ -238,8 +237,8 @@ def test_a_shard_whose_writer_is_late_is_not_swept_and_one_that_is_dead_is(s3, m
 def test_a_shard_that_is_there_is_sent_again_so_that_no_sweep_takes_it_for_old(s3, monkeypatch):
     store = FeatureStore(s3.root)
     sent = []
-    put = _remote.Bucket._put
-    monkeypatch.setattr(_remote.Bucket, "_put", lambda self, *given: sent.append(given) or put(self, *given))
+    put = _bucket.Bucket._put
+    monkeypatch.setattr(_bucket.Bucket, "_put", lambda self, *given: sent.append(given) or put(self, *given))
     for _ in range(2):
         store.write_shard(SPEC.name, BATCHES[1], spec=SPEC)
     assert len(sent) == 2
@@ -251,9 +250,9 @@ def test_a_sweep_gives_up_unfinished_uploads_of_ours_and_no_others(s3, monkeypat
     for key in (ours, *others):
         s3.files.call_s3("create_multipart_upload", Bucket=s3.bucket, Key=key)
     begun = s3.files.list_multipart_uploads(s3.bucket)[0]["Initiated"].timestamp()
-    monkeypatch.setattr(_remote, "time", SimpleNamespace(time=lambda: begun + 23 * 3600))
+    monkeypatch.setattr(_bucket, "time", SimpleNamespace(time=lambda: begun + 23 * 3600))
     assert FeatureStore(s3.root).sweep() == []
-    monkeypatch.setattr(_remote, "time", SimpleNamespace(time=lambda: begun + 25 * 3600))
+    monkeypatch.setattr(_bucket, "time", SimpleNamespace(time=lambda: begun + 25 * 3600))
     (told,) = FeatureStore(s3.root).sweep()
     assert ours in told
     assert sorted(upload["Key"] for upload in s3.files.list_multipart_uploads(s3.bucket)) == sorted(others)
@@ -388,25 +387,14 @@ def test_many_readers_fetch_a_shard_once(s3, tmp_path, monkeypatch):
     write_all(s3.root)
     empty_cache(tmp_path)
     fetched = []
-    download = _remote.Bucket.download
+    download = _bucket.Bucket.download
     monkeypatch.setattr(
-        _remote.Bucket, "download", lambda self, *given: fetched.append(given) or download(self, *given)
+        _bucket.Bucket, "download", lambda self, *given: fetched.append(given) or download(self, *given)
     )
     stores = [FeatureStore(s3.root) for _ in range(8)]
     with ThreadPoolExecutor(len(stores)) as threads:
         list(threads.map(check_all, stores))
     assert len(fetched) == len(BATCHES)
-
-
-def test_a_store_that_was_opened_before_opens_with_one_request(s3, monkeypatch):
-    monkeypatch.setattr(_features, "FROM_SIDECARS", 2)
-    monkeypatch.setattr(_features, "SETTLED_SECONDS", -1.0)
-    write_all(s3.root)
-    first = {entry.fingerprint: entry for entry in FeatureStore(s3.root).entries()}
-    monkeypatch.setattr(_remote.Bucket, "_read_batch", lambda self, sizes: pytest.fail("a sidecar was fetched"))
-    store = FeatureStore(s3.root)
-    assert {entry.fingerprint: entry for entry in store.entries()} == first
-    check_all(store)
 
 
 def test_a_full_disk_while_fetching_is_told_and_leaves_nothing(s3, tmp_path, monkeypatch):
@@ -418,7 +406,7 @@ def test_a_full_disk_while_fetching_is_told_and_leaves_nothing(s3, tmp_path, mon
         target.write_bytes(b"some")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_remote.Bucket, "download", full)
+    monkeypatch.setattr(_bucket.Bucket, "download", full)
     with pytest.raises(OutOfSpaceError, match="FRAMELOOM_CACHE"):
         store.read(BATCHES[0][0].fingerprint)
     assert copies(tmp_path) == []
@@ -433,7 +421,7 @@ def test_a_cache_that_cannot_be_a_folder_is_a_clear_error(s3, tmp_path, monkeypa
 
 def test_what_fails_and_passes_is_tried_again(s3, clean, monkeypatch):
     failures = iter([OSError(16, "SlowDown"), ConnectionResetError("reset"), TimeoutError("late")])
-    put = _remote.Bucket._put
+    put = _bucket.Bucket._put
 
     def put_later(self, *given):
         for error in failures:
@@ -441,8 +429,8 @@ def test_what_fails_and_passes_is_tried_again(s3, clean, monkeypatch):
         put(self, *given)
 
     paused = []
-    monkeypatch.setattr(_remote, "_pause", paused.append)
-    monkeypatch.setattr(_remote.Bucket, "_put", put_later)
+    monkeypatch.setattr(_bucket, "_pause", paused.append)
+    monkeypatch.setattr(_bucket.Bucket, "_put", put_later)
     write_all(s3.root)
     assert s3.objects() == clean
     assert paused == [0.25, 0.5, 1.0]
@@ -455,7 +443,7 @@ def test_what_keeps_failing_is_told_and_commits_nothing(s3, monkeypatch):
         tries.append(given)
         raise OSError(16, f"SlowDown {SECRET} AKIAIOSFODNN7EXAMPLE Signature=abc123")
 
-    monkeypatch.setattr(_remote.Bucket, "_put", fail)
+    monkeypatch.setattr(_bucket.Bucket, "_put", fail)
     with pytest.raises(FrameloomError, match="tried 4 times") as told:
         write_all(s3.root)
     assert len(tries) == 4
@@ -464,24 +452,24 @@ def test_what_keeps_failing_is_told_and_commits_nothing(s3, monkeypatch):
 
 
 def test_an_upload_that_arrives_otherwise_is_never_committed(s3, clean, monkeypatch):
-    put = _remote.Bucket._put
+    put = _bucket.Bucket._put
 
     def damage(self, source, key):
         self._files().pipe_file(key, source.read_bytes()[:-1] + b"?")
 
-    monkeypatch.setattr(_remote.Bucket, "_put", damage)
+    monkeypatch.setattr(_bucket.Bucket, "_put", damage)
     with pytest.raises(FrameloomError, match="is not what was sent"):
         write_all(s3.root)
     assert [Path(name).suffix for name in s3.objects()] == [".h5"]
     assert len(FeatureStore(s3.root)) == 0
-    monkeypatch.setattr(_remote.Bucket, "_put", put)
+    monkeypatch.setattr(_bucket.Bucket, "_put", put)
     write_all(s3.root)
     assert s3.objects() == clean
 
 
 def test_a_service_that_tells_no_md5_is_read_back(s3, clean, monkeypatch):
-    of = _remote.Info.of
-    monkeypatch.setattr(_remote.Info, "of", lambda raw: of({**raw, "ETag": '"0123-2"'}))
+    of = _bucket.Info.of
+    monkeypatch.setattr(_bucket.Info, "of", lambda raw: of({**raw, "ETag": '"0123-2"'}))
     write_all(s3.root)
     assert s3.objects() == clean
 
@@ -507,7 +495,7 @@ def test_refused_access_is_a_clear_error(s3, monkeypatch):
     def refuse(self):
         raise PermissionError(f"Access Denied for {SECRET}")
 
-    monkeypatch.setattr(_remote.Bucket, "_files", refuse)
+    monkeypatch.setattr(_bucket.Bucket, "_files", refuse)
     with pytest.raises(ConfigError, match=r"access is refused .*Access Denied for \*\*\*"):
         len(FeatureStore(s3.root))
 

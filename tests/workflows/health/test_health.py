@@ -99,7 +99,7 @@ def test_repair_and_sync_restore_everything_and_decode_only_what_was_lost(synced
     assert verify(project(synced), QUIET).findings == ()
 
 
-def test_a_damaged_sidecar_is_proven_by_what_the_collection_knows(synced: Path, decodes: list[str]) -> None:
+def test_a_damaged_sidecar_is_written_again_from_its_shard(synced: Path, decodes: list[str]) -> None:
     import pyarrow.parquet as pq
 
     sidecar = entry_of(synced, VIDEO).shard.path.with_suffix(".parquet")
@@ -250,7 +250,7 @@ def test_status_of_the_store_says_what_is_covered_failed_and_superseded(run: Any
     assert found["superseded"] == {"samples": 0, "bytes": 0}
     store = project(synced).store
     old = entry_of(synced, VIDEO)
-    from frameloom.store.health.salvage import sample_of, spec_of
+    from frameloom.store.health.samples import sample_of, spec_of
 
     store.write_shard("test_resnet", [sample_of(old, store.read(old.fingerprint))], spec=spec_of(old.shard))
     assert store_status(project(synced))["superseded"]["samples"] == 1

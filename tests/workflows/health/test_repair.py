@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from frameloom.store import Kind, Repaired
-from frameloom.store.formats.sidecar import encode_sidecar
-from frameloom.store.health.salvage import sample_of, spec_of
+from frameloom.store.formats import Contents, encode_sidecar
+from frameloom.store.formats.records import record_of
+from frameloom.store.health.samples import sample_of
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.exchange.importing import ImportRequest, import_into
@@ -78,7 +79,7 @@ def test_repair_restores_imported_features_whose_sidecar_is_damaged(
         np.testing.assert_array_equal(after.values, before[entry.key].values)
         np.testing.assert_array_equal(after.times, before[entry.key].times)
         assert entry.source_digest
-        assert is_left is (after.message == before[entry.key].message)
+        assert after.message == before[entry.key].message
 
 
 def test_repair_says_how_imported_features_that_are_lost_come_back(imported: tuple[Project, ImportRequest]) -> None:
@@ -113,7 +114,8 @@ def test_a_pair_that_is_no_shard_ends_neither_verify_nor_repair_nor_sync(run: An
     path = entry.shard.path.with_name(f"{sha256[:32]}{suffix}")
     other = replace(sample_of(entry, store.read(entry.fingerprint)), fingerprint="f" * 32)
     path.write_bytes(data)
-    said = encode_sidecar([other], spec=spec_of(entry.shard), num_bytes=len(data), sha256=sha256)
+    contents = Contents(spec=entry.shard.spec, samples=(record_of(other),), values_offsets=(8,), times_offsets=(3000,))
+    said = encode_sidecar(contents, num_bytes=len(data), sha256=sha256)
     path.with_suffix(".parquet").write_bytes(said)
     found = json.loads(run("verify", "--json", "-q").stdout)
     assert (found["exit_code"], run("verify", "-q").exit_code) == (4, 4)

@@ -1,0 +1,137 @@
+"""A store in a folder of this machine: files are written aside, synced and renamed (`_files`)."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..._files import (
+    Published,
+    file_sha256,
+    make_folder,
+    publish,
+    publish_by_content,
+    sync_folder,
+    temporary_path,
+    write_error,
+    write_errors,
+)
+from ..formats import ShardFiles
+from .base import FEATURE_NAME, OURS, Listed, counterparts
+
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.(h5|tar|parquet)\..*\.tmp")
+_SWEPT = re.compile(r"\.([0-9a-f]{32}\.(h5|tar|parquet))\.swept\..*\.tmp")
+
+
+class LocalPlace:
+    """A folder of this machine. It need not exist: the first write makes it."""
+
+    swept_seconds = 0.0  # under the writer lock, whatever is unfinished is a dead writer's
+
+    def __init__(self, root: Path) -> None:
+        self.root: Path = root
+        self.folder = root
+
+    def address(self, path: Path) -> str:
+        return str(path)
+
+    def files(self) -> Iterator[Listed]:
+        if not self.root.is_dir():
+            return
+        now = time.time()
+        for folder in sorted(path for path in self.root.iterdir() if FEATURE_NAME.fullmatch(path.name)):
+            if folder.is_dir():
+                yield from _listed(folder, now)
+
+    def size_below(self, folder: str) -> int:
+        walk = os.walk(self.root / folder)
+        return sum((Path(where) / name).lstat().st_size for where, _, names in walk for name in names)
+
+    def contents(self, files: Sequence[Listed]) -> dict[Path, bytes]:  # noqa: ARG002
+        return {}
+
+    def publish_by_content(
+        self, feature: str, suffix: str, write: Callable[[Any], None], *, num_bytes: int, kind: str, token: str
+    ) -> Published:
+        make_folder(self.root / feature)
+        return publish_by_content(self.root / feature, suffix, write, num_bytes=num_bytes, kind=kind, token=token)
+
+    def publish(self, path: Path, data: bytes, *, kind: str, token: str) -> None:
+        publish(path, data, kind=kind, token=token)
+
+    def remove(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            with write_errors(path):
+                path.unlink(missing_ok=True)
+                sync_folder(path.parent)
+
+    def remove_lone(self, path: Path) -> bool:
+        swept = _SWEPT.fullmatch(path.name)
+        name = path.with_name(swept[1]) if swept else path
+        try:
+            if not OURS.fullmatch(name.name):
+                path.unlink()
+            elif not _remove_unless_completed(path, name):
+                return False
+            sync_folder(path.parent)
+        except FileNotFoundError:  # its writer has just renamed or removed it
+            return False
+        except OSError as error:
+            raise write_error(error, path) from error
+        return True
+
+    def has(self, path: Path) -> bool:
+        return path.exists()
+
+    def abandon(self, older_than_seconds: float) -> list[str]:  # noqa: ARG002
+        return []
+
+    def read_bytes(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def sha256(self, path: Path) -> str:
+        return file_sha256(path)
+
+    def fetch(self, path: Path) -> Path:
+        return path
+
+    def forget(self, path: Path) -> bool:  # noqa: ARG002
+        return False
+
+    def shard_files(self) -> ShardFiles:
+        return ShardFiles()
+
+
+def _remove_unless_completed(path: Path, name: Path) -> bool:
+    """Remove a shard or sidecar that stands alone, ``name``, or which another sweep moved to ``path`` to do so.
+
+    A writer that is late looks at both when it has completed them. So that it sees what is done here, or is seen, the
+    file loses its name first, and gets it back where the other one has come meanwhile.
+    """
+    aside = temporary_path(name, "swept")
+    path.replace(aside)
+    is_complete = any(other.exists() for other in counterparts(name))
+    if is_complete and not name.exists():
+        aside.replace(name)
+        sync_folder(name.parent)
+    else:  # nothing to complete, or another is in its place, which was written since
+        aside.unlink()
+    return not is_complete
+
+
+def _listed(folder: Path, now: float) -> Iterator[Listed]:
+    with os.scandir(folder) as listing:
+        items = [item for item in listing if OURS.fullmatch(item.name) or _UNFINISHED.fullmatch(item.name)]
+    for item in items:
+        try:
+            status = item.stat()
+        except FileNotFoundError:  # renamed or discarded by another process between the listing and now
+            continue
+        # Neither the time of the last change of status nor the number of the file is kept by what puts old times back.
+        stamp = f"{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
+        age = now - status.st_mtime
+        yield Listed(folder / item.name, folder.name, item.name, status.st_size, stamp, age)
