@@ -1,6 +1,15 @@
 """The health of a store: what is damaged, how to repair it, and how to keep it compact."""
 
-from .compact import Compaction, compact_features, merge_small_shards, num_small, plan_compaction, row_bytes, superseded
+from .compact import (
+    Compaction,
+    compact_features,
+    merge_small_shards,
+    num_small,
+    plan_compaction,
+    plan_merge,
+    row_bytes,
+    superseded,
+)
 from .findings import Finding, Kind, Repaired
 from .repair import quarantine_bytes, repair_features
 from .table import repair_table, verify_table
@@ -16,6 +25,7 @@ __all__ = [
     "num_shards",
     "num_small",
     "plan_compaction",
+    "plan_merge",
     "quarantine_bytes",
     "repair_features",
     "repair_table",

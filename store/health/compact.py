@@ -280,7 +280,7 @@ def merge_small_shards(
     try:
         with exclusive_lock(store.place.folder):
             store.refresh()
-            return _apply(store, lambda: _plan_merge(store, max_bytes, shard_bytes), None, advance)
+            return _apply(store, lambda: plan_merge(store, max_bytes=max_bytes, shard_bytes=shard_bytes), None, advance)
     except LockedError as error:
         _log.info("small shards are merged another time: %s", error)
     except IntegrityError as error:
@@ -289,7 +289,10 @@ def merge_small_shards(
     return done
 
 
-def _plan_merge(store: FeatureStore, max_bytes: int, shard_bytes: int) -> Compaction:
+def plan_merge(store: FeatureStore, *, max_bytes: int, shard_bytes: int = DEFAULT_SHARD_BYTES) -> Compaction:
+    """What `merge_small_shards` would do. Nothing, and at once, where few shards are small or some are damaged."""
+    if num_small(store, shard_bytes=shard_bytes) < MERGED_FROM or store.problems:
+        return Compaction(num_shards=len(store.shards()))
     live, shards = _live(store, None), store.shards()
     new: list[tuple[str, ...]] = []
     old: list[ShardInfo] = []

@@ -27,6 +27,7 @@ class Plan(Settings):
         embed: clips that would be embedded: those known now.
         embed_later: videos whose clips are known only once they are decoded.
         delete: rows that would be deleted.
+        merge: small shards that would be merged.
         estimated_seconds: from the rates of earlier runs here; None without one.
         notes: what else a user should know.
     """
@@ -38,13 +39,14 @@ class Plan(Settings):
     embed: int
     embed_later: int
     delete: int
+    merge: int
     estimated_seconds: float | None
     notes: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.extract or self.make_word_vectors or self.train or self.embed or self.delete)
+        return not (self.extract or self.make_word_vectors or self.train or self.embed or self.delete or self.merge)
 
     def lines(self) -> Iterator[str]:
         if self.is_empty:
@@ -57,6 +59,7 @@ class Plan(Settings):
             later = f", and those of {count_of(self.embed_later, 'new video')}" if self.embed_later else ""
             yield f"  embed:              {count_of(self.embed, 'clip')}{later}"
             yield f"  delete:             {count_of(self.delete, 'row')}"
+            yield f"  merge:              {count_of(self.merge, 'small shard')}"
             known = self.estimated_seconds is not None
             time = readable_seconds(self.estimated_seconds or 0.0) if known else "unknown before a first run"
             yield f"  estimated time:     {time}"
@@ -83,7 +86,7 @@ class Report(Settings):
         outcomes: how many videos are in each box; the boxes add up to `discovered`.
         modalities: for each modality, how many videos have each status.
         files: every video that is not `ok`, with status and message.
-        done: what this run did, as counts: ``extracted``, ``embedded``, ``written``, ``deleted``, ``trained``.
+        done: what this run did, as counts: extracted, embedded, written, deleted, trained, merged (small shards).
         notes: what else a user should know.
         max_failures: more failed videos than this make the exit code 3.
     """

@@ -11,7 +11,8 @@ from itertools import groupby
 from typing import Any
 
 from ..._files import publish_text
-from ..._vocabulary import InputError, Status, digest_of
+from ..._vocabulary import InputError, IntegrityError, Status, digest_of
+from ...store.health import merge_small_shards, plan_merge
 from ...train import Recipe
 from ...train.data import ClipFeatures, NarratedVideo, TrainingSet
 from ..console import Console, count_of, readable_seconds
@@ -38,6 +39,8 @@ from .weights import fetch_requested
 CAPTIONS_PER_TASK = 2000
 CLIPS_PER_TASK = 64
 ROWS_PER_COMMIT = 3000
+MERGE_BYTES = 2_000_000_000
+"""Of rows that one run moves at most when it merges small shards."""
 DEATHS_BEFORE_QUARANTINE = 2
 
 
@@ -367,6 +370,24 @@ def embed_job(
         device=project.config.run.device,
         threads=project.config.run.threads,
     )
+
+
+def merge(stage: Stage) -> int:
+    """Merge small shards where there are many, a bounded part of them in one run. Returns how many shards went."""
+    planned = shards_to_merge(stage.project)
+    if not planned:
+        return 0
+    num_samples = sum(shard.num_samples for shard in stage.project.store.shards())
+    with stage.console.progress("merge", num_samples, "samples") as advance:
+        return len(merge_small_shards(stage.project.store, max_bytes=MERGE_BYTES, progress=advance).old_shards)
+
+
+def shards_to_merge(project: Project) -> int:
+    """How many small shards the next run merges; none of a store that must be repaired first."""
+    try:
+        return len(plan_merge(project.store, max_bytes=MERGE_BYTES).old_shards)
+    except IntegrityError:
+        return 0
 
 
 def row_columns(state: State, found: ClipState, combination: str) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
         embed=len(rows.to_embed),
         embed_later=len(waiting),
         delete=len(rows.delete_ids),
+        merge=stages.shards_to_merge(project),
         estimated_seconds=sum(seconds) if len(seconds) == len(rates) else None,
         notes=tuple(_notes(state)),
     )
@@ -116,7 +117,7 @@ def sync(project: Project, console: Console) -> Report:
     resolved = project.resolve()
     with working(project, console, resolved) as stage:
         found, extracted = _extract(stage)
-        done = {"extracted": extracted, "trained": 0, "embedded": 0, "written": 0, "deleted": 0}
+        done = {"extracted": extracted, "trained": 0, "embedded": 0, "written": 0, "deleted": 0, "merged": 0}
         if next(clip_states(project, found, None), None) is None:
             videos = count_of(len(found.videos), "video")
             untrained = f"nothing to train on or to embed: none of the {videos} can be used"
@@ -125,9 +126,12 @@ def sync(project: Project, console: Console) -> Report:
             state, untrained = _trained(stage, resolved, found, done)
         if untrained:
             done["deleted"] = stages.delete(stage, state.stale_ids())
+            done["merged"] = stages.merge(stage)
             unindexed = frozenset(video.name for video in found.videos)
             return report_of(state, done, notes=(untrained,), unindexed=unindexed)
-        return _embed(stage, state, done)
+        _embed(stage, state, done)
+        done["merged"] = stages.merge(stage)
+        return report_of(state, done, notes=tuple(_notes(state)))
 
 
 def _trained(stage: Stage, resolved: Resolved, found: Survey, done: dict[str, int]) -> tuple[State, str]:
@@ -154,11 +158,10 @@ def _extract(stage: Stage) -> tuple[Survey, int]:
     return stages.extract(stage, found), len(found.to_extract())
 
 
-def _embed(stage: Stage, state: State, done: dict[str, int]) -> Report:
+def _embed(stage: Stage, state: State, done: dict[str, int]) -> None:
     plan = plan_table(state)
     done["embedded"] = len(plan.to_embed)
     done["written"], done["deleted"] = stages.embed(stage, state, plan)
-    return report_of(state, done, notes=tuple(_notes(state)))
 
 
 def extract_only(project: Project, console: Console) -> Report:
@@ -202,7 +205,9 @@ def embed_only(project: Project, console: Console) -> Report:
         if resolved.checkpoint is None:  # also where new word vectors ask for another model
             raise FrameloomError("no checkpoint to embed with: run `frameloom train` first, or give model.checkpoint")
         state = state_of(project, resolved, found)
-        return _embed(stage, state, {"embedded": 0, "written": 0, "deleted": 0})
+        done = {"embedded": 0, "written": 0, "deleted": 0}
+        _embed(stage, state, done)
+        return report_of(state, done, notes=tuple(_notes(state)))
 
 
 def status_of(project: Project) -> dict[str, Any]:

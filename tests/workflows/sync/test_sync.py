@@ -15,7 +15,7 @@ from frameloom.store import writer_lock
 from frameloom.workflows.console import Console
 from frameloom.workflows.project.project import Project
 from frameloom.workflows.sync.sync import embed_only, extract_only, make_plan, status_of, train_only
-from helpers.projects import make_clip, run_sync, write_config
+from helpers.projects import make_clip, make_collection, run_sync, write_config
 from helpers.stores import tree
 
 QUIET = Console(quiet=True)
@@ -82,7 +82,7 @@ def test_deleted_video_loses_its_rows(synced: Path, decodes: list[str]) -> None:
     (synced / "videos" / "red & low.v1.mp4").unlink()
     report = run_sync(synced)
     assert decodes == []
-    assert report.done == {"extracted": 0, "trained": 0, "embedded": 0, "written": 0, "deleted": 3}
+    assert report.done == {"extracted": 0, "trained": 0, "embedded": 0, "written": 0, "deleted": 3, "merged": 0}
     kept = {key for key, row in before.items() if row["video"] != "videos/red & low.v1.mp4"}
     assert rows_of(synced).keys() == kept
     assert run_sync(synced).did_nothing
@@ -251,7 +251,24 @@ def test_dry_run_tells_the_truth_and_writes_nothing(synced: Path) -> None:
     assert plan.estimated_seconds is not None
     assert tree(synced / ".frameloom", without=side_files) == before
     report = run_sync(synced)
-    assert report.done == {"extracted": 1, "trained": 0, "embedded": 1, "written": 3, "deleted": 3}
+    assert report.done == {"extracted": 1, "trained": 0, "embedded": 1, "written": 3, "deleted": 3, "merged": 0}
+
+
+def test_batches_of_few_videos_are_merged_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from frameloom.store.health import compact
+
+    make_collection(tmp_path)
+    write_config(tmp_path, run={"batch_videos": 1})
+    monkeypatch.setattr(compact, "MERGED_FROM", 4)
+    before = make_plan(Project.open(tmp_path, read_only=True))
+    report = run_sync(tmp_path)
+    assert before.merge == 0
+    assert report.done["merged"] == 2 * 8
+    store = Project.open(tmp_path).store
+    assert len([shard for shard in store.shards() if shard.feature == "test_resnet"]) == 1
+    assert len(features_of(tmp_path)) == len(list(store.entries()))
+    assert run_sync(tmp_path).did_nothing
+    assert make_plan(Project.open(tmp_path, read_only=True)).is_empty
 
 
 def test_second_writer_is_refused(synced: Path) -> None:
