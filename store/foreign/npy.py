@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 import struct
 import zipfile
 import zlib
@@ -30,11 +29,7 @@ MAX_MEMBERS = 10_000
 _MAX_DIMENSIONS = 8
 _MAX_HEADER_BYTES = 10_000
 _BLOCK = 1 << 20
-_MAGIC = b"\x93NUMPY"
 _LENGTHS = {(1, 0): "<H", (2, 0): "<I"}
-_DESCR = re.compile(r"""['"]descr['"]\s*:\s*['"]([^'"]{1,20})['"]""")
-_ORDER = re.compile(r"""['"]fortran_order['"]\s*:\s*(True|False)""")
-_SHAPE = re.compile(r"""['"]shape['"]\s*:\s*\(([\d\sL,]*)\)""")
 # What zipfile, zlib and NumPy raise at damaged input.
 _DAMAGED = (
     ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
@@ -65,8 +60,12 @@ def read_npz(
     """
     with _explained(path), open_regular_file(path) as file, zipfile.ZipFile(file) as archive:
         members = _members(archive)
-        chosen = _chosen(list(members), name)
-        member = members[chosen]
+        listed = ", ".join(repr(one) for one in sorted(members)[:10])
+        if name is not None and name not in members:
+            raise ValueError(f"it holds no array {name!r}, but {listed}")
+        if name is None and len(members) > 1:
+            raise ValueError(f"it holds {len(members)} arrays ({listed}): say which with --array")
+        member = members[next(iter(members)) if name is None else name]
         with archive.open(member) as stream:
             return _read(stream, member.file_size, max_bytes, only_shape=only_shape)
 
@@ -84,11 +83,6 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
     return sink.getvalue()
 
 
-def read_npy_stream(stream: IO[bytes], *, num_bytes: int, max_bytes: int = MAX_ARRAY_BYTES) -> NDArray[Any]:
-    """The array of a stream that holds `num_bytes` of a .npy file. Raises ValueError, EOFError or OSError."""
-    return _read(stream, num_bytes, max_bytes)
-
-
 def _read(stream: IO[bytes], num_bytes: int, max_bytes: int, *, only_shape: bool = False) -> NDArray[Any]:
     counted = _Counted(stream)
     shape, fortran, dtype = _header(counted)
@@ -104,7 +98,13 @@ def _read(stream: IO[bytes], num_bytes: int, max_bytes: int, *, only_shape: bool
         raise ValueError(f"it declares shape {shape} of {dtype}, {need:,} bytes, and holds {held:,}")
     if only_shape:
         return np.broadcast_to(np.zeros((), dtype.newbyteorder("=")), shape)
-    flat = np.frombuffer(_exactly(counted, need), dtype=dtype)
+    data = bytearray()
+    while len(data) < need:  # block by block, so that memory grows no faster than data comes
+        block = counted.read(min(_BLOCK, need - len(data)))
+        if not block:
+            raise EOFError(f"it ends after {len(data):,} of {need:,} bytes")
+        data += block
+    flat = np.frombuffer(data, dtype=dtype)
     if stream.read(1):  # also makes zipfile compare the checksum
         raise ValueError(f"it goes on after the {need:,} bytes that it declares")
     array = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
@@ -124,38 +124,27 @@ class _Counted:
         return data
 
 
-def _header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type. NumPy's own reader trusts the header's length, and parses the rest as Python."""
-    magic = stream.read(len(_MAGIC) + 2)
-    if len(magic) != len(_MAGIC) + 2 or not magic.startswith(_MAGIC):
+def _header(stream: _Counted) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type, as NumPy reads them; what a header may declare is checked before it is read."""
+    magic = stream.read(len(npy.MAGIC_PREFIX) + 2)
+    if len(magic) != len(npy.MAGIC_PREFIX) + 2 or not magic.startswith(npy.MAGIC_PREFIX):
         raise ValueError("it is not a .npy file")
     version = (magic[-2], magic[-1])
     if version not in _LENGTHS:
         raise ValueError(f"its format is {version[0]}.{version[1]}; 1.0 and 2.0 are read")
-    (length,) = struct.unpack(_LENGTHS[version], stream.read(struct.calcsize(_LENGTHS[version])))
+    prefix = stream.read(struct.calcsize(_LENGTHS[version]))
+    (length,) = struct.unpack(_LENGTHS[version], prefix)
     if length > _MAX_HEADER_BYTES:
         raise ValueError(f"its header has {length:,} bytes; at most {_MAX_HEADER_BYTES:,} are read")
-    text = stream.read(length).decode("latin-1")
-    descr, order, shape = (pattern.search(text) for pattern in (_DESCR, _ORDER, _SHAPE))
-    if descr is None:
-        raise ValueError("it holds records or something else that is not numbers")
-    if order is None or shape is None:
-        raise ValueError(f"its header says {text.strip()!r:.80}")
-    sizes = tuple(int(one) for one in re.findall(r"\d+", shape[1]))
-    if len(sizes) > _MAX_DIMENSIONS:
-        raise ValueError(f"it declares the shape {shape[1]:.60}, of more than {_MAX_DIMENSIONS} dimensions")
-    return sizes, order[1] == "True", np.dtype(descr[1])
-
-
-def _exactly(stream: _Counted, count: int) -> bytearray:
-    """`count` bytes, asked for block by block, so that memory grows no faster than data comes."""
-    data = bytearray()
-    while len(data) < count:
-        block = stream.read(min(_BLOCK, count - len(data)))
-        if not block:
-            raise EOFError(f"it ends after {len(data):,} of {count:,} bytes")
-        data += block
-    return data
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    text = stream.read(length)
+    try:
+        shape, fortran, dtype = read(io.BytesIO(prefix + text), max_header_size=_MAX_HEADER_BYTES)
+    except Exception as error:  # of NumPy's parser, which is Python's own and fails in many ways
+        raise ValueError(f"its header says {text.decode('latin-1').strip()!r:.80}") from error
+    if len(shape) > _MAX_DIMENSIONS or any(size < 0 for size in shape):
+        raise ValueError(f"it declares the shape {shape!s:.60}; at most {_MAX_DIMENSIONS} sizes, 0 or more, are read")
+    return shape, fortran, dtype
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -167,22 +156,11 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if info.filename.endswith(".npy"):
             name = info.filename.removesuffix(".npy")
             if name in members:
-                raise ValueError(f"it holds {name!r} twice")
+                raise ValueError(f"it holds the array {name!r} more than once")
             members[name] = info
     if not members:
         raise ValueError("it holds no array")
     return members
-
-
-def _chosen(names: list[str], wanted: str | None) -> str:
-    listed = ", ".join(repr(name) for name in sorted(names)[:10])
-    if wanted is not None:
-        if wanted not in names:
-            raise ValueError(f"it holds no array {wanted!r}, but {listed}")
-        return wanted
-    if len(names) > 1:
-        raise ValueError(f"it holds {len(names)} arrays ({listed}): say which with --array")
-    return names[0]
 
 
 @contextmanager

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from ..._files import make_folder
+from ..._files import file_sha256, set_aside
 from ..._vocabulary import FrameloomError
 from ...store import Finding, Kind, Repaired
 from ...train import read_checkpoint
@@ -15,34 +14,30 @@ from ..project import VECTORS_POINTER, Project, read_json
 
 POINTER_NAME = "current.json"
 POINTER_KEYS = ("folder", "digest", "examples_digest", "num_examples")
-_VECTORS_AGAIN = "repair sets them aside, and the next sync trains them anew from the captions"
-_AGAIN = "the next sync trains it anew from the stored features"
+_VECTORS_REMEDY = "repair sets them aside, and the next sync trains them anew from the captions"
+_REMEDY = "the next sync trains it anew from the stored features"
 
 
 def verify_models(project: Project) -> Iterator[Finding]:
     """Read every checkpoint and the word vectors, and compare them with what the pointers to them say."""
-    yield from _verify_checkpoints(project)
-    yield from _verify_word_vectors(project)
-
-
-def _verify_checkpoints(project: Project) -> Iterator[Finding]:
     damaged = set()
     for path in sorted((project.root / "models").glob("*/*/model.json")):
-        problem = _checkpoint_problem(path.parent)
-        if problem:
+        if problem := _checkpoint_problem(path.parent):
             damaged.add(path.parent)
-            yield Finding(kind=Kind.CHECKPOINT, path=path.parent, message=problem, remedy=_AGAIN)
+            yield Finding(kind=Kind.CHECKPOINT, path=path.parent, message=problem, remedy=_REMEDY)
     for pointer in sorted((project.root / "models").glob("*/current.json")):
         problem = "" if _folder_of(pointer) in damaged else _pointer_problem(pointer)
         if problem:
-            yield Finding(kind=Kind.CHECKPOINT, path=pointer, message=problem, remedy=_AGAIN)
+            yield Finding(kind=Kind.CHECKPOINT, path=pointer, message=problem, remedy=_REMEDY)
+    pointer = project.root / "models" / VECTORS_POINTER
+    if problem := _vectors_problem(pointer):
+        yield Finding(kind=Kind.WORD_VECTORS, path=pointer, message=problem, remedy=_VECTORS_REMEDY)
 
 
 def _checkpoint_problem(folder: Path) -> str:
     try:
         meta = read_checkpoint(folder)
-        with (folder / meta.weights_file).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(folder / meta.weights_file)
     except (OSError, FrameloomError) as error:
         return f"checkpoint {folder} cannot be read: {error}"
     if found != meta.weights_sha256:
@@ -69,20 +64,12 @@ def _folder_of(pointer: Path) -> Path | None:
     return pointer.parent / name if isinstance(name, str) and Path(name).name == name != ".." else None
 
 
-def _verify_word_vectors(project: Project) -> Iterator[Finding]:
-    pointer = project.root / "models" / VECTORS_POINTER
-    problem = _vectors_problem(pointer)
-    if problem:
-        yield Finding(kind=Kind.WORD_VECTORS, path=pointer, message=problem, remedy=_VECTORS_AGAIN)
-
-
 def _vectors_problem(pointer: Path) -> str:
     try:
         known = read_json(pointer, needs=("file",))
         if known is None:
             return ""
-        with (pointer.parent / str(known["file"])).open("rb") as file:
-            found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        found = f"sha256:{file_sha256(pointer.parent / str(known['file']))}"
     except (OSError, FrameloomError) as error:
         return f"the word vectors cannot be read: {error}"
     wanted = known.get("sha256", found)  # older pointers do not say
@@ -93,7 +80,8 @@ def repair_models(project: Project, dry_run: bool) -> Iterator[Repaired]:
     for finding in list(verify_models(project)):
         kept = None
         for path in [] if dry_run else _involved(Path(finding.path)):
-            kept = _set_aside(project, path)
+            models = project.root / "models"
+            kept = set_aside(path, project.root / ".quarantine" / "models" / path.parent.relative_to(models))
         yield Repaired(kind=finding.kind, path=finding.path, message="set aside; the next sync trains anew", kept=kept)
 
 
@@ -109,19 +97,3 @@ def _involved(path: Path) -> list[Path]:
         return [folder, path] if folder is not None and folder.is_dir() else [path]
     pointer = path.parent / POINTER_NAME
     return [pointer, path] if _folder_of(pointer) == path else [path]
-
-
-def _set_aside(project: Project, path: Path) -> Path:
-    models = project.root / "models"
-    kept = _free_name(project.root / ".quarantine" / "models" / path.relative_to(models))
-    make_folder(kept.parent)
-    path.rename(kept)
-    return kept
-
-
-def _free_name(path: Path) -> Path:
-    serial, free = 0, path
-    while free.exists():
-        serial += 1
-        free = path.with_name(f"{path.name}.{serial}")
-    return free
