@@ -285,8 +285,9 @@ def test_a_full_disk_is_told_and_gone_on_from(
 def test_damage_is_never_exported(filled: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(filled, tmp_path / "project", symlinks=True))
     (shard,) = (folder / ".frameloom" / "test_resnet").glob("*.h5")
+    (spec,) = [one.spec for one in Project.open(folder, read_only=True).media if one.name == "test_resnet"]
     data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[data.index(feature_of(NAMES[0], spec).values.tobytes())] ^= 1
     shard.write_bytes(data)
     with pytest.raises(IntegrityError):
         export(Project.open(folder, read_only=True), tmp_path / "out", format="parquet", console=QUIET)
