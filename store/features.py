@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._files import taken_over
-from .._vocabulary import FeatureArray, FeatureSpec, FrameloomError, InputError, IntegrityError, Outcome, Status
+from .._vocabulary import FeatureArray, FeatureSpec, InputError, IntegrityError, Outcome, Status
 from .formats import (
-    DIGEST_BYTES,
     FORMATS,
     REMEDY,
     SUFFIX,
@@ -34,10 +33,13 @@ from .formats import (
     ShardGoneError,
     ShardInfo,
     Sidecar,
+    bytes_of,
     check_samples,
     encode_sidecar,
-    num_blocks,
+    read_sample,
     read_sidecar,
+    times_part,
+    values_part,
 )
 from .places import FEATURE_NAME, OURS, Listed, open_place
 
@@ -367,7 +369,7 @@ class FeatureStore:
         if not entry.num_rows:
             return _no_rows(entry, entry.status, entry.message)
         times = np.empty((entry.num_rows, 2))
-        self._use(entry, lambda file: file.read([_times_part(entry, times)]))
+        self._use(entry, lambda file: file.read([times_part(entry, times)]))
         twice = times[:, 0] + times[:, 1]  # the middles, without halving each
         inside = ((twice >= 2.0 * float(start_seconds)) & (twice < 2.0 * float(end_seconds))).nonzero()[0]
         if not len(inside):
@@ -375,7 +377,7 @@ class FeatureStore:
             return _no_rows(entry, Status.TOO_SHORT, f"no row of {entry.feature} lies in {span}")
         first, last = int(inside[0]), int(inside[-1]) + 1
         values = np.empty((last - first, entry.shard.dim), entry.shard.dtype)
-        self._use(entry, lambda file: file.read([_values_part(entry, values, first)]))
+        self._use(entry, lambda file: file.read([values_part(entry, values, first)]))
         kept = inside - first if len(inside) < len(values) else slice(None)
         return FeatureArray(values[kept], times[inside], entry.status, entry.message)
 
@@ -421,7 +423,7 @@ class FeatureStore:
         sidecar = self.sidecar(shard)
         self._check_rows(shard, sidecar.values, first, last)
         rows = np.empty((last - first, sidecar.shard.dim), sidecar.shard.dtype)
-        self.read_rows_into(shard, [(first, last)], [_bytes_of(rows)])
+        self.read_rows_into(shard, [(first, last)], [bytes_of(rows)])
         return rows
 
     def read_rows_into(self, shard: Path, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview]) -> None:
@@ -452,7 +454,7 @@ class FeatureStore:
         rows = self.sidecar(shard).times
         self._check_rows(shard, rows, first, last)
         times = np.empty((last - first, 2))
-        parts = self._parts(shard, rows, [(first, last)], [_bytes_of(times)])
+        parts = self._parts(shard, rows, [(first, last)], [bytes_of(times)])
         self._files.use(shard, lambda file: file.read(parts))
         return times
 
@@ -473,47 +475,6 @@ class FeatureStore:
     def close(self) -> None:
         """Close open shards. They open again when they are read."""
         self._files.close()
-
-    def verify(self) -> Iterator[Problem]:
-        """Read every byte of the store and yield what is not as it was written."""
-        with self._refreshing:
-            self._loaded = {}
-            self.refresh()
-        yield from self._problems
-        for shard in self.shards():
-            name = self.place.address(shard.path)
-            try:
-                found = self.place.sha256(shard.path)
-            except (FrameloomError, OSError) as error:
-                yield Problem(shard.path, f"shard {name} cannot be read: {error}")
-                continue
-            if found != shard.sha256:
-                yield Problem(shard.path, f"shard {name} is not what was written (SHA-256 {found}); {REMEDY}")
-
-
-def read_sample(file: ShardFile, entry: Entry) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """The values (T, D) and times (T, 2) of a sample. Raises ValueError where they are damaged, and OSError."""
-    values, times = np.empty((entry.num_rows, entry.shard.dim), entry.shard.dtype), np.empty((entry.num_rows, 2))
-    file.read([_values_part(entry, values, 0), _times_part(entry, times)])
-    file.fetch_ahead(entry.values_offset, entry.values_offset + values.nbytes)
-    return values, times
-
-
-def _values_part(entry: Entry, values: NDArray[Any], first: int) -> Part:
-    """The values from row ``first`` on, into an array."""
-    width = values.shape[1] * values.itemsize
-    low = first * width
-    return Part(entry.values_offset, entry.num_rows * width, entry.blocks, low, low + values.nbytes, _bytes_of(values))
-
-
-def _times_part(entry: Entry, times: NDArray[np.float64]) -> Part:
-    """All times of a sample, into an array."""
-    digests = entry.blocks[-DIGEST_BYTES * num_blocks(times.nbytes) :]
-    return Part(entry.times_offset, times.nbytes, digests, 0, times.nbytes, _bytes_of(times))
-
-
-def _bytes_of(array: NDArray[Any]) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
 
 
 def _committed(files: Iterable[Listed]) -> Iterator[tuple[Listed, Listed]]:

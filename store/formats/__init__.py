@@ -14,11 +14,15 @@ from .sidecar import (
     Rows,
     ShardInfo,
     Sidecar,
+    bytes_of,
     code_version,
     encode_sidecar,
     is_damaged_unread,
     one_line,
+    read_sample,
     read_sidecar,
+    times_part,
+    values_part,
 )
 
 __all__ = [
@@ -39,6 +43,7 @@ __all__ = [
     "ShardInfo",
     "Sidecar",
     "block_checksums",
+    "bytes_of",
     "check_samples",
     "code_version",
     "encode_sidecar",
@@ -46,6 +51,9 @@ __all__ = [
     "is_damaged_unread",
     "num_blocks",
     "one_line",
+    "read_sample",
     "read_sidecar",
     "sample_checksum",
+    "times_part",
+    "values_part",
 ]

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, IntegrityError, Status, canonical_json
 from .base import REMEDY, TIME_BYTES
 from .checksums import DIGEST_BYTES, checksum_of, num_blocks
 from .records import FORMAT_VERSION, Contents, values_of
-from .rows import Part
+from .rows import Part, ShardFile
 
 SUFFIX = ".parquet"
 MAX_SAMPLES = 10_000_000
@@ -225,6 +226,31 @@ class Sidecar(Sequence[Entry]):
         return self.shard == other.shard and bool(self._table.equals(other._table))
 
     __hash__ = None  # type: ignore[assignment]  # compared by content
+
+
+def read_sample(file: ShardFile, entry: Entry) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The values (T, D) and times (T, 2) of a sample. Raises ValueError where they are damaged, and OSError."""
+    values, times = np.empty((entry.num_rows, entry.shard.dim), entry.shard.dtype), np.empty((entry.num_rows, 2))
+    file.read([values_part(entry, values, 0), times_part(entry, times)])
+    file.fetch_ahead(entry.values_offset, entry.values_offset + values.nbytes)
+    return values, times
+
+
+def values_part(entry: Entry, values: NDArray[Any], first: int) -> Part:
+    """The values from row ``first`` on, into an array."""
+    width = values.shape[1] * values.itemsize
+    low = first * width
+    return Part(entry.values_offset, entry.num_rows * width, entry.blocks, low, low + values.nbytes, bytes_of(values))
+
+
+def times_part(entry: Entry, times: NDArray[np.float64]) -> Part:
+    """All times of a sample, into an array."""
+    digests = entry.blocks[-DIGEST_BYTES * num_blocks(times.nbytes) :]
+    return Part(entry.times_offset, times.nbytes, digests, 0, times.nbytes, bytes_of(times))
+
+
+def bytes_of(array: NDArray[Any]) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
 
 
 def encode_sidecar(contents: Contents, *, num_bytes: int, sha256: str) -> bytes:

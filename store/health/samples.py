@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..._vocabulary import FeatureArray, FeatureSpec, IntegrityError, Modality
-from ..features import FeatureStore, read_sample
-from ..formats import Entry, Sample, ShardFile, ShardInfo, Sidecar, format_of, one_line
+from ..features import FeatureStore
+from ..formats import Entry, Sample, ShardFile, ShardInfo, Sidecar, format_of, one_line, read_sample
 
 
 def sample_of(entry: Entry, feature: FeatureArray) -> Sample:

@@ -14,7 +14,7 @@ from frameloom._vocabulary import ConfigError, FeatureArray, InputError, Status
 from frameloom.extract import DecodedFrames, Decoder, backbone_spec, create_backbone, extract_file
 from frameloom.extract.decode import FramesChunk, FramesWanted
 from frameloom.extract.windows import VisualBackbone
-from frameloom.store import FeatureStore, Sample, feature_fingerprint
+from frameloom.store import FeatureStore, Sample, feature_fingerprint, verify_features
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -80,7 +80,7 @@ def test_survives_the_store_bit_for_bit(name: str, clip: Path, tmp_path: Path, d
         np.uint8,
         missing.values.shape,
     )
-    assert list(reader.verify()) == []
+    assert list(verify_features(reader)) == []
     with h5py.File(info.path, locking=False) as file:
         assert file["values"].dtype == np.uint8
     second = reader.read_span(samples[0].fingerprint, 0.5, 1.0)

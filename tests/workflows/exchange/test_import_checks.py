@@ -81,10 +81,7 @@ def test_more_rows_than_a_video_can_have_are_refused_with_what_would_fit(project
     report = take(project, given)
     assert report.refused[0][0] == "v.npy"
     reason = only_reason(report)
-    assert (
-        "its 100 rows, at 1 a second, end at 100.0 s, and its video at 2.0 s (limit 62.0 s: --allow-length"
-        in reason
-    )
+    assert "its 100 rows, at 1 a second, end at 100.0 s, and its video at 2.0 s (limit 62.0 s: --allow-length" in reason
     assert "about 50 rows a second would fit" in reason
     assert "rate_hz" in reason
     assert not list(project.store.entries())
