@@ -235,7 +235,12 @@ def _rename_new(temporary: Path, path: Path) -> None:
         if error.errno not in _NO_LINKS:
             raise
         path.open("xb").close()  # without hard links, an empty file of ours holds the place
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            with suppress(OSError):
+                path.unlink()
+            raise
     temporary.unlink(missing_ok=True)
 
 

@@ -24,7 +24,6 @@ class Console:
         self.stream = stream or sys.stderr
 
     def say(self, text: str) -> None:
-        """Print one line."""
         if not self.quiet:
             print(text, file=self.stream, flush=True)
 
@@ -102,5 +101,4 @@ def readable_bytes(count: float) -> str:
 
 
 def count_of(number: int, noun: str) -> str:
-    """`1 video`, `2 videos`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

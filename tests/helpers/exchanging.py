@@ -85,7 +85,7 @@ def fill(project: Project) -> None:
     for want in chosen_features(project, None).values():
         digests: dict[str, Any] = {name: digest for name, digest in files.items() if digest and name != PENDING}
         if want.modality is Modality.TEXT:
-            digests = {caption: text_digest(caption) for caption in project.collection.captions()}
+            digests = {caption: text_digest(caption) for caption in project.collection.texts()}
         samples = [
             Sample(
                 key=name,

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..._vocabulary import InputError
 from ..console import Console
-from .options import AsJson, Quiet, answer
-
-_Study = Annotated[str | None, typer.Argument(metavar="STUDY", help="Which study. [default: list them]")]
-_Folder = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Where all of it is kept. Made if missing; a second run goes on.")
-]
-_Tables = Annotated[str | None, typer.Option(metavar="N,N", help="Tables of the paper, such as 4,5. [default: all]")]
-_Seeds = Annotated[int, typer.Option(min=1, max=100, help="Trainings of each model. Deviations need two at least.")]
-_Objective = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Weights of the objective, for every row. [default: published]")
-]
-_Train = Annotated[int, typer.Option(min=2, help="Clips to train on.")]
-_Test = Annotated[int, typer.Option(min=2, help="Clips to ask for, as long as those of training.")]
-_Long = Annotated[int, typer.Option(min=2, help="Clips to ask for that are longer.")]
-_World = Annotated[int, typer.Option(min=0, help="Another number draws other clips.")]
-_Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training clips. [default: the study's]")]
+from .options import AsJson, Quiet, answer, show
 
 
 def ablate(
-    study: _Study = None,
-    folder: _Folder = Path("frameloom-ablations"),
-    tables: _Tables = None,
-    seeds: _Seeds = 3,
-    objective: _Objective = None,
-    num_train: _Train = 900,
-    num_test: _Test = 400,
-    num_long: _Long = 200,
-    world: _World = 0,
-    epochs: _Epochs = None,
+    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="Which study. [default: list them]")] = None,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where all of it is kept. Made if missing; a second run goes on.")
+    ] = Path("frameloom-ablations"),
+    tables: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Tables of the paper, such as 4,5. [default: all]")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=100, help="Trainings of each model. Deviations need two at least.")
+    ] = 3,
+    objective: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Weights of the objective, for every row. [default: published]")
+    ] = None,
+    num_train: Annotated[int, typer.Option(min=2, help="Clips to train on.")] = 900,
+    num_test: Annotated[int, typer.Option(min=2, help="Clips to ask for, as long as those of training.")] = 400,
+    num_long: Annotated[int, typer.Option(min=2, help="Clips to ask for that are longer.")] = 200,
+    world: Annotated[int, typer.Option(min=0, help="Another number draws other clips.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training clips. [default: the study's]")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -52,10 +46,23 @@ def ablate(
 
     Example: frameloom ablate everything_at_once --tables 4,5 > tables.md
     """
-    from ..experiments.ablations import Worlds, run_study
+    from ..experiments.ablations import STUDIES, Worlds, run_study
 
     if study is None:
-        _list_studies(as_json)
+        known = [
+            {
+                "study": name,
+                "paper": STUDIES[name].paper,
+                "tables": {table.number: table.title for table in STUDIES[name].tables},
+                "objectives": list(STUDIES[name].objectives),
+            }
+            for name in STUDIES
+        ]
+        lines = (
+            "\n".join([f"{one['study']}: {one['paper']}", *(f"  table {n}: {t}" for n, t in one["tables"].items())])
+            for one in known
+        )
+        show(known, lines, as_json=as_json)
         return
     numbers = re.split(r"[,\s]+", tables.strip(" ,")) if tables is not None else []
     if not all(number.isdecimal() for number in numbers):
@@ -71,24 +78,3 @@ def ablate(
         console=Console(quiet=quiet),
     )
     answer(found, as_json=as_json)
-
-
-def _list_studies(as_json: bool) -> None:
-    from ..experiments.ablations import STUDIES
-
-    found: list[dict[str, Any]] = [
-        {
-            "study": name,
-            "paper": STUDIES[name].paper,
-            "tables": {table.number: table.title for table in STUDIES[name].tables},
-            "objectives": list(STUDIES[name].objectives),
-        }
-        for name in STUDIES
-    ]
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    for one in found:
-        print(f"{one['study']}: {one['paper']}")
-        for number, title in one["tables"].items():
-            print(f"  table {number}: {title}")

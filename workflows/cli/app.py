@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -18,10 +18,7 @@ from . import ablations as _ablate_commands
 from . import data as _exchange_commands
 from . import health as _health_commands
 from . import plots as _plots_commands
-from .options import DEFAULT_CONFIG, AsJson, Commands, ConfigPath, ListsByDefault, Quiet, answer, print_json, show
-
-if TYPE_CHECKING:
-    from ..project.project import Project
+from .options import DEFAULT_CONFIG, AsJson, Commands, ConfigPath, ListsByDefault, Quiet, answer, open_project, show
 
 app = typer.Typer(
     name="frameloom",
@@ -111,9 +108,8 @@ def probe(
 
     files: list[Path] = []
     for path in paths:
-        is_folder = path.is_dir()
-        videos = discover([str(path)], captions=None, base=Path.cwd()).videos if is_folder else ()
-        files += [video.path for video in videos] if is_folder else [path]
+        folder = discover([str(path)], captions=None, base=Path.cwd()) if path.is_dir() else None
+        files += [path] if folder is None else [video.path for video in folder.videos]
     with Decoder() as decoder:
         found = [probe_file(path, decoder=decoder) for path in files]
     show(found, (_probe_line(info.as_dict()) for info in found), as_json=as_json)
@@ -142,7 +138,7 @@ def extract(
     """Turn the collection into features: decode every new or changed video once, commit shards."""
     from ..sync.sync import extract_only
 
-    report = extract_only(_project(config, scheduler=scheduler), Console(quiet=quiet))
+    report = extract_only(open_project(config, scheduler=scheduler), Console(quiet=quiet))
     answer(report, as_json=as_json)
 
 
@@ -160,13 +156,11 @@ def train(
     """Train the fusion model on the extracted features. An interrupted training goes on where it stopped."""
     from ..sync.sync import train_only
 
-    project = _project(config, recipe=recipe, scheduler=scheduler)
+    project = open_project(config, recipe=recipe, scheduler=scheduler)
     checkpoint, is_new = train_only(project, Console(quiet=quiet), force=force)
-    if as_json:
-        print_json({"checkpoint": str(checkpoint.folder), "digest": checkpoint.digest, "trained": is_new})
-    else:
-        verb = "trained" if is_new else "up to date, nothing trained (--force trains anew)"
-        print(f"{checkpoint.folder}: {verb}")
+    found = {"checkpoint": str(checkpoint.folder), "digest": checkpoint.digest, "trained": is_new}
+    verb = "trained" if is_new else "up to date, nothing trained (--force trains anew)"
+    show(found, [f"{checkpoint.folder}: {verb}"], as_json=as_json)
 
 
 @app.command()
@@ -179,7 +173,7 @@ def embed(
     """Write the embeddings of every extracted clip into LanceDB."""
     from ..sync.sync import embed_only
 
-    report = embed_only(_project(config, scheduler=scheduler), Console(quiet=quiet))
+    report = embed_only(open_project(config, scheduler=scheduler), Console(quiet=quiet))
     answer(report, as_json=as_json)
 
 
@@ -200,10 +194,10 @@ def sync(
     from ..sync.sync import sync as sync_project
 
     if dry_run:
-        plan = make_plan(_project(config, read_only=True))
+        plan = make_plan(open_project(config, read_only=True))
         show(plan, plan.lines(), as_json=as_json)
         return
-    report = sync_project(_project(config, scheduler=scheduler), Console(quiet=quiet))
+    report = sync_project(open_project(config, scheduler=scheduler), Console(quiet=quiet))
     if report.did_nothing and not as_json:
         state = "everything that can be indexed is up to date" if report.is_up_to_date else "nothing could be done"
         print(f"nothing to do: {count_of(report.discovered, 'video')}, {state}")
@@ -249,15 +243,12 @@ def query(
     results = Index(config).search(
         text, video=video, audio=audio, like=like, where=where, modalities=modalities, top=top
     )
-    if as_json:
-        print_json(results)
-        return
-    for rank, result in enumerate(results, 1):
-        said = f"  {result.captions[0]}" if result.captions else ""
-        span = f"{result.start_seconds:.1f}-{result.end_seconds:.1f} s"
-        print(f"{rank:3}  {result.score:6.3f}  {result.video}  {span}{said}")
-    if not results:
-        print("no clip fits the condition")
+    lines = (
+        f"{rank:3}  {one.score:6.3f}  {one.video}  {one.start_seconds:.1f}-{one.end_seconds:.1f} s"
+        + (f"  {one.captions[0]}" if one.captions else "")
+        for rank, one in enumerate(results, 1)
+    )
+    show(results, lines if results else ["no clip fits the condition"], as_json=as_json)
 
 
 @app.command()
@@ -279,13 +270,13 @@ def backbones(pattern: Pattern = "*", as_json: AsJson = False) -> None:
     from ...extract import backbone_spec, list_backbones
 
     specs = [backbone_spec(name) for name in list_backbones(pattern)]
-    if as_json:
-        print_json([spec.identity() | {"paper": spec.paper} for spec in specs])
-        return
     widest = max((len(spec.name) for spec in specs), default=0)
-    for spec in specs:
-        rate = "" if spec.rate_hz is None else f"{spec.rate_hz:.3g}/s"
-        print(f"{spec.name:{widest}} {spec.modality.value:6} {spec.dim:7} wide  {rate:8} {spec.paper}")
+    rates = ("" if spec.rate_hz is None else f"{spec.rate_hz:.3g}/s" for spec in specs)
+    lines = (
+        f"{spec.name:{widest}} {spec.modality.value:6} {spec.dim:7} wide  {rate:8} {spec.paper}"
+        for spec, rate in zip(specs, rates, strict=True)
+    )
+    show([spec.identity() | {"paper": spec.paper} for spec in specs], lines, as_json=as_json)
 
 
 weights_app = typer.Typer(cls=ListsByDefault, rich_markup_mode=None)
@@ -329,11 +320,11 @@ def fetch_weights(
     from ..sync import weights as published
 
     found = published.fetch(backbone, tag, Console(quiet=quiet))
-    if as_json:
-        print_json(found)
-    else:
-        print(f"{found.path}: {found.backbone} {found.tag}, sha256 {found.file_sha256}")
-        print(f"use it with `weights: {found.tag}` in frameloom.yaml; licence: {found.licence}")
+    lines = (
+        f"{found.path}: {found.backbone} {found.tag}, sha256 {found.file_sha256}",
+        f"use it with `weights: {found.tag}` in frameloom.yaml; licence: {found.licence}",
+    )
+    show(found, lines, as_json=as_json)
 
 
 @app.command()
@@ -346,8 +337,7 @@ def doctor(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None
     """
     from ..health.doctor import examine
 
-    found = examine(config)
-    answer(found, as_json=as_json)
+    answer(examine(config), as_json=as_json)
 
 
 @app.command()
@@ -369,20 +359,6 @@ def recipes(as_json: AsJson = False) -> None:
     show(found, lines, as_json=as_json)
 
 
-def _project(
-    path: Path, *, recipe: str | None = None, scheduler: str | None = None, read_only: bool = False
-) -> Project:
-    from ..project.project import Project
-
-    project = Project.open(path, read_only=read_only)
-    config = project.config
-    if recipe is not None:
-        config = config.model_copy(update={"training": config.training.model_copy(update={"recipe": recipe})})
-    if scheduler is not None:
-        config = config.model_copy(update={"run": config.run.model_copy(update={"scheduler": scheduler})})
-    return project if config is project.config else Project(config, project.base, read_only=read_only)
-
-
 def main() -> None:
     """The `frameloom` command."""
 
@@ -397,7 +373,3 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # names that are no UTF-8 are shown spelled out
             stream.reconfigure(errors="backslashreplace")
     app()
-
-
-if __name__ == "__main__":
-    main()

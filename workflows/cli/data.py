@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import Console
-from .options import DEFAULT_CONFIG, AsJson, ConfigPath, Quiet, answer
+from .options import DEFAULT_CONFIG, AsJson, ConfigPath, Quiet, answer, open_project
 
 
 def export(
@@ -45,10 +45,8 @@ def export(
     Then in Python: webdataset.WebDataset("features/shard-{000000..000003}.tar", shardshuffle=False).decode()
     """
     from ..exchange.exporting import export as export_features
-    from ..project.project import Project
 
-    project = Project.open(config, read_only=True)
-    console = Console(quiet=quiet)
+    project, console = open_project(config, read_only=True), Console(quiet=quiet)
     report = export_features(
         project, out, format=format, features=feature, split=split, unit=per, shard_mb=shard_mb, console=console
     )
@@ -113,7 +111,6 @@ def import_(
     Spectrograms: frameloom import audio --layout npy --feature audio --suffix _spec --transposed
     """
     from ..exchange.importing import ImportRequest, import_into
-    from ..project.project import Project
 
     request = ImportRequest(
         path=path,
@@ -132,7 +129,7 @@ def import_(
         absent=absent,
         dry_run=dry_run,
     )
-    report = import_into(Project.open(config, read_only=dry_run), request, Console(quiet=quiet))
+    report = import_into(open_project(config, read_only=dry_run), request, Console(quiet=quiet))
     answer(report, as_json=as_json)
 
 

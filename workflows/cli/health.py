@@ -1,9 +1,8 @@
-"""The commands that tell how a project's store is, and mend it. What they do is in `_health.py` and `_sync.py`."""
+"""The commands that say how a project's store is, and mend it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from ..._vocabulary import Outcome
 from ..console import Console, readable_bytes, readable_seconds
 from ..sync import file_lines
-from .options import DEFAULT_CONFIG, AsJson, ConfigPath, Quiet, answer
+from .options import DEFAULT_CONFIG, AsJson, ConfigPath, Quiet, answer, open_project, show
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; do nothing.")]
 
@@ -29,9 +28,8 @@ def verify(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False, quiet: 
     Example: frameloom verify --json
     """
     from ..health.report import verify as verify_store
-    from ..project.project import Project
 
-    answer(verify_store(Project.open(config, read_only=True), Console(quiet=quiet)), as_json=as_json)
+    answer(verify_store(open_project(config, read_only=True), Console(quiet=quiet)), as_json=as_json)
 
 
 def repair(
@@ -48,9 +46,8 @@ def repair(
     Example: frameloom repair --dry-run, then frameloom repair, then frameloom sync
     """
     from ..health.report import repair as repair_store
-    from ..project.project import Project
 
-    project = Project.open(config, read_only=dry_run)
+    project = open_project(config, read_only=dry_run)
     answer(repair_store(project, Console(quiet=quiet), dry_run=dry_run), as_json=as_json)
 
 
@@ -74,9 +71,8 @@ def compact(
     Example: frameloom compact --drop-deleted --dry-run
     """
     from ..health.report import compact as compact_store
-    from ..project.project import Project
 
-    project = Project.open(config, read_only=dry_run)
+    project = open_project(config, read_only=dry_run)
     answer(compact_store(project, Console(quiet=quiet), drop_deleted=drop_deleted, dry_run=dry_run), as_json=as_json)
 
 
@@ -92,40 +88,27 @@ def status(
     Example: frameloom status --store
     """
     from ..health.store_status import store_lines, store_status
-    from ..project.project import Project
     from ..sync.sync import status_of
 
-    project = Project.open(config, read_only=True)
+    project = open_project(config, read_only=True)
     found = store_status(project) if store else status_of(project)
-    lines: Iterable[str] = store_lines(found) if store else _status_lines(found)
-    if as_json:
-        lines = [json.dumps(found, ensure_ascii=False, indent=1)]
-    for line in lines:
-        print(line)
+    show(found, store_lines(found) if store else _status_lines(found), as_json=as_json)
 
 
 def _status_lines(found: dict[str, Any]) -> Iterator[str]:
     boxes = " + ".join(f"{found[box.value]} {box.value}" for box in Outcome)
     yield f"{found['discovered']} discovered = {boxes}"
     for name, feature in found["features"].items():
-        yield from _feature_lines(name, feature, found["modalities"].get(name, {}))
+        counts = _counts(found["modalities"].get(name, {}))
+        several = len(feature["streams"]) > 1
+        weights = "" if several else f" ({feature['weights'][:19]})"
+        yield f"  {name}: {feature['backbone']}{weights}{': ' + counts if counts else ''}"
+        for one in feature["streams"] if several else ():
+            yield f"    {one['backbone']} ({one['weights'][:19]}): {_counts(one['statuses'])}"
     yield f"  checkpoint: {found['checkpoint'] or 'none yet'}"
     yield f"  table: {found['rows']} rows; store: {readable_bytes(found['store_bytes'])}"
     yield from file_lines(found["files"])
-    yield from _plan_lines(found["plan"])
-
-
-def _feature_lines(name: str, feature: dict[str, Any], statuses: dict[str, int]) -> Iterator[str]:
-    counts = ", ".join(f"{count} {one}" for one, count in sorted(statuses.items()))
-    several = len(feature["streams"]) > 1
-    weights = "" if several else f" ({feature['weights'][:19]})"
-    yield f"  {name}: {feature['backbone']}{weights}{': ' + counts if counts else ''}"
-    for one in feature["streams"] if several else ():
-        counts = ", ".join(f"{count} {status}" for status, count in sorted(one["statuses"].items()))
-        yield f"    {one['backbone']} ({one['weights'][:19]}): {counts}"
-
-
-def _plan_lines(plan: dict[str, Any]) -> Iterator[str]:
+    plan = found["plan"]
     if plan["nothing_to_do"]:
         yield "everything is up to date"
     else:
@@ -136,3 +119,7 @@ def _plan_lines(plan: dict[str, Any]) -> Iterator[str]:
         seconds = plan["estimated_seconds"]
         yield f"`frameloom sync` does that in about {readable_seconds(seconds)}" if seconds else "run `frameloom sync`"
     yield from plan["notes"]
+
+
+def _counts(statuses: dict[str, int]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))

@@ -6,13 +6,16 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol
 
 import typer
 import typer.core
 
 from ..._environment import broken_environment
 from ..._vocabulary import ExitCode, FrameloomError
+
+if TYPE_CHECKING:
+    from ..project import Project
 
 DEFAULT_CONFIG = Path("frameloom.yaml")
 
@@ -25,39 +28,37 @@ class Answer(Protocol):
     """What a command found out: a report whose `model_dump` (or `as_dict`) `--json` prints."""
 
     @property
-    def exit_code(self) -> int:
-        """What the command returns to the shell."""
-        ...
+    def exit_code(self) -> int: ...
 
-    def lines(self) -> Iterable[str]:
-        """The report as text."""
-        ...
+    def lines(self) -> Iterable[str]: ...
 
 
-def print_json(value: Any) -> None:
-    """Print a report, a list of them, or plain data as one JSON document."""
+def open_project(
+    path: Path, *, recipe: str | None = None, scheduler: str | None = None, read_only: bool = False
+) -> Project:
+    """The project of a configuration, where options of the command line take the place of some of its keys."""
+    from ..project import Project
 
-    def plain(one: Any) -> Any:
-        if isinstance(one, list | tuple):
-            return [plain(each) for each in one]
-        if hasattr(one, "model_dump"):
-            return one.model_dump(mode="json")
-        return one.as_dict() if hasattr(one, "as_dict") else one
+    project = Project.open(path, read_only=read_only)
+    config = project.config
+    if recipe is not None:
+        config = config.model_copy(update={"training": config.training.model_copy(update={"recipe": recipe})})
+    if scheduler is not None:
+        config = config.model_copy(update={"run": config.run.model_copy(update={"scheduler": scheduler})})
+    return project if config is project.config else Project(config, project.base, read_only=read_only)
 
-    print(json.dumps(plain(value), ensure_ascii=False, indent=1))
 
+def show(found: Any, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print a report, a list of them, or plain data as one JSON document; or these lines."""
 
-def show(value: Any, lines: Iterable[str], *, as_json: bool) -> None:
-    """Print a value as JSON, or these lines."""
-    if as_json:
-        print_json(value)
-    else:
-        for line in lines:
-            print(line)
+    def plain(report: Any) -> Any:
+        return report.model_dump(mode="json") if hasattr(report, "model_dump") else report.as_dict()
+
+    for line in [json.dumps(found, default=plain, ensure_ascii=False, indent=1)] if as_json else lines:
+        print(line)
 
 
 def answer(found: Answer, *, as_json: bool) -> NoReturn:
-    """Print what was found out and end the command."""
     show(found, found.lines(), as_json=as_json)
     raise typer.Exit(found.exit_code)
 
@@ -66,7 +67,6 @@ class Commands(typer.core.TyperGroup):
     """The commands. Our errors are one line on standard error and an exit code; all else is a bug with a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
         try:
             return super().invoke(ctx)
         except FrameloomError as error:
@@ -82,7 +82,6 @@ class ListsByDefault(typer.core.TyperGroup):
     """A group that has a command `list`, and gives it the words whose first is not the name of a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the command line apart."""
         if not args or (args[0] not in self.commands and args[0] != "--help"):
             args = ["list", *args]
         return super().parse_args(ctx, args)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import DEFAULT_CONFIG, AsJson, ConfigPath
+from .options import DEFAULT_CONFIG, AsJson, ConfigPath, open_project, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +41,9 @@ def losses(
     from ..search import trained
 
     check_target(out)
-    found = training_losses(checkpoint if checkpoint is not None else trained(_project(config)).folder)
+    found = training_losses(
+        checkpoint if checkpoint is not None else trained(open_project(config, read_only=True)).folder
+    )
     _finish(draw_losses(found), out, found.model_dump(mode="json"), as_json=as_json)
 
 
@@ -66,7 +67,7 @@ def attention(
     from ..experiments.plots_data import project_attention
 
     check_target(out)
-    found = project_attention(_project(config), num_clips=clips, split=split, block=block)
+    found = project_attention(open_project(config, read_only=True), num_clips=clips, split=split, block=block)
     _finish(draw_attention(found), out, found.as_dict(), as_json=as_json)
 
 
@@ -92,21 +93,14 @@ def timeline(
     from ..search import question_timeline
 
     check_target(out)
-    found = question_timeline(_project(config), question, video=video, window_seconds=window, step_seconds=step)
+    found = question_timeline(
+        open_project(config, read_only=True), question, video=video, window_seconds=window, step_seconds=step
+    )
     _finish(draw_timeline(found), out, found.as_dict(), as_json=as_json)
-
-
-def _project(config: Path) -> Any:
-    from ..project.project import Project
-
-    return Project.open(config, read_only=True)
 
 
 def _finish(figure: Figure, out: Path, numbers: dict[str, Any], *, as_json: bool) -> None:
     from ..experiments.plots import save
 
     save(figure, out)
-    if as_json:
-        print(json.dumps({**numbers, "file": str(out)}, ensure_ascii=False, indent=1))
-    else:
-        print(f"wrote {out}")
+    show({**numbers, "file": str(out)}, [f"wrote {out}"], as_json=as_json)

@@ -14,44 +14,16 @@ from typing import Any
 
 from pydantic import field_serializer
 
-from ..._files import publish_text
 from ..._settings import Settings
 from ..console import Console, readable_seconds
 from ..laboratory import World, make_collection
 from ..project import CONFIG_NAME, Project
 from ..search import Query, Result, SearchSession
 from ..sync import Report, sync
+from .config import write_demo_config
 from .evaluate import Evaluation, evaluate
 
 NUM_QUESTIONS = 3
-
-_CONFIG = """\
-# The demo's project. Change something, run `frameloom sync`, and only what that touches is done again.
-collection:
-  videos: videos
-  captions: captions.jsonl
-  clip_seconds: null             # one clip for each of these short videos
-
-features:
-  video:
-    backbone: resnet18
-    weights: null                # a path to ImageNet weights, if you have them; null: random weights from the seed
-    seed: {seed}
-    options: {{short_side: 96}}
-  audio:
-    backbone: logmel_avlnet
-  text:
-    backbone: word2vec
-    weights: null                # null: word vectors are trained from the captions
-    seed: {seed}
-
-training:
-  recipe: everything_at_once_tiny
-  overrides: {{seed: {seed}}}
-
-run:
-  batch_videos: 32
-"""
 
 
 class DemoResult(Settings):
@@ -110,15 +82,5 @@ def run_demo(folder: Path, *, seed: int, num_train: int, num_test: int, console:
     answers = {
         question: tuple(session.search(Query(text=question, where="split = 'test'", top=2))) for question in questions
     }
-    return DemoResult(
-        folder=folder,
-        report=report,
-        evaluation=evaluation,
-        answers=answers,
-        seconds=time.monotonic() - begun,
-    )
-
-
-def write_demo_config(folder: Path, *, seed: int) -> None:
-    """Write the configuration of a project over a collection that the laboratory made."""
-    publish_text(folder / CONFIG_NAME, _CONFIG.format(seed=seed))
+    seconds = time.monotonic() - begun
+    return DemoResult(folder=folder, report=report, evaluation=evaluation, answers=answers, seconds=seconds)

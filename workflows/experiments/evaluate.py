@@ -30,7 +30,6 @@ class Evaluation(Settings):
     """Combination to R@1, R@5, R@10 in percent, and median and mean rank from 1."""
 
     def lines(self) -> Iterator[str]:
-        """A line for each combination."""
         yield f"{self.num_queries} questions, {self.num_items} clips of the split {self.split!r}"
         yield f"{'text -> ':22}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'MedR':>7}"
         for name, values in self.metrics.items():
@@ -62,7 +61,8 @@ def evaluate(project: Project, *, split: str = "test") -> Evaluation:
     position = {item: index for index, item in enumerate(items)}
     queries, targets = _queries(session, [caption for _, caption in items])
     metrics: dict[str, Mapping[str, float]] = {}
-    for combination in media_combinations(project):
+    media = [one for one in project.config.store.combinations if "text" not in one.split("+")]
+    for combination in sorted(media, key=lambda one: one.count("+")):
         chosen = [(position[item], row["vector"]) for item, row in items_of_rows if row["modalities"] == combination]
         if not chosen:
             continue
@@ -73,12 +73,6 @@ def evaluate(project: Project, *, split: str = "test") -> Evaluation:
         found = retrieval_metrics(best, targets=targets, num_queries=len(items))
         metrics[combination] = {name: float(getattr(found, name)) for name in ("r1", "r5", "r10", "medr", "meanr")}
     return Evaluation(split=split, num_queries=len(items), num_items=len(items), metrics=metrics)
-
-
-def media_combinations(project: Project) -> list[str]:
-    """The combinations of the table that hold no caption, those of fewer modalities first."""
-    media = [one for one in project.config.store.combinations if "text" not in one.split("+")]
-    return sorted(media, key=lambda one: one.count("+"))
 
 
 def _queries(session: SearchSession, captions: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,9 @@ def training_losses(folder: Path) -> Losses:
     """
     from ...train import read_losses
 
-    try:
+    read = None
+    with suppress(ConfigError):
         read = read_losses(folder)
-    except ConfigError:
-        return epoch_losses(folder)
     if not read:
         return epoch_losses(folder)
     by_epoch: dict[int, list[float]] = {}

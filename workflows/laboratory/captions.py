@@ -31,13 +31,7 @@ _SENTENCES = (
 
 
 def write_caption(traits: Mapping[str, str], named: Collection[str], rng: np.random.Generator) -> str:
-    """One sentence about the named attributes of a clip and no others.
-
-    Args:
-        traits: the clip's value of every attribute.
-        named: the attributes to mention.
-        rng: which wording.
-    """
+    """One sentence about the named attributes of a clip and no others, in a wording that is drawn."""
     words = {name: _pick(ATTRIBUTES[name].words[traits[name]], rng) for name in named}
     things = words.get("shape") or _pick(_THINGS, rng)
     before = [words[name] for name in ("number", "size", "colour") if name in words]

@@ -53,13 +53,7 @@ class Naming:
 
 
 def draw_clips(sizes: dict[str, int], naming: Naming, *, num_captions: int, rng: np.random.Generator) -> list[Drawn]:
-    """The clips of all splits.
-
-    Args:
-        sizes: number of clips by split: train, val, test.
-        naming: what varies and what captions may name.
-        num_captions: captions of each clip.
-        rng: random numbers.
+    """The clips of all splits, so many of each.
 
     Raises:
         ConfigError: too few combinations for so many different clips, or questions with one answer.

@@ -7,8 +7,9 @@ version text in the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
@@ -46,14 +47,9 @@ def encode_clip(
     size: int,
     fps: int,
 ) -> None:
-    """Write one clip as MP4, index first.
+    """Write frames, (size, size, 3) RGB each, and sound, (samples,) in [-1, 1], as MP4, index first.
 
-    Args:
-        path: the file.
-        frames: (size, size, 3) RGB each.
-        sound: (samples,) in [-1, 1], or None for a clip without an audio stream.
-        size: side of the picture in pixels.
-        fps: frames a second.
+    A clip whose sound is None has no audio stream.
     """
     import av
 
@@ -93,16 +89,34 @@ def damage_file(path: Path, rng: np.random.Generator) -> None:
         file.write(rng.bytes(end - start))
 
 
-def write_aside(path: Path, write: Callable[[Path], None]) -> None:
-    """Make a file under a hidden name in its folder, then rename it: whatever has the name is complete."""
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A hidden name in a file's folder for the block to write, then renamed: whatever has the name is complete."""
     aside = path.with_name(f".{path.name}.tmp")
-    write(aside)
+    yield aside
     sync_path(aside)
     aside.replace(path)
 
 
-def missing_clips(folder: Path, videos: Sequence[str]) -> set[str]:
-    """Which of these videos (named from the parent folder on) are not in a folder, which is made if it is not there.
+def render_missing(
+    folder: Path,
+    clips: Mapping[str, Clip],
+    render: Callable[[Clip], None],
+    *,
+    on_progress: Callable[[int], None] | None,
+    num_workers: int | None,
+) -> int:
+    """Render the clips that a folder lacks, in threads: encoders and most of the drawing run outside Python's lock.
+
+    Args:
+        folder: of the files; made if it is not there.
+        clips: what to render, by file, named from the folder's parent on.
+        render: writes one clip.
+        on_progress: called with the number of clips that are done since it was called last.
+        num_workers: clips rendered at the same time; None is one for each processor that this process may use.
+
+    Returns:
+        how many were rendered.
 
     Raises:
         ConfigError: the folder holds other videos, or is a file.
@@ -111,28 +125,18 @@ def missing_clips(folder: Path, videos: Sequence[str]) -> set[str]:
         raise ConfigError(f"{folder} is not a folder: choose another place for the clips")
     folder.mkdir(parents=True, exist_ok=True)
     present = {f"{folder.name}/{path.name}" for path in folder.glob("*.mp4")}
-    if strangers := sorted(present - {*videos}):
+    if strangers := sorted(present - clips.keys()):
         raise ConfigError(
             f"{folder} holds {len(strangers)} videos not of this data set (such as {Path(strangers[0]).name}): "
             "choose an empty folder, or the numbers and the seed that they were made with"
         )
-    return {*videos} - present
-
-
-def render_all(
-    render: Callable[[Clip], None],
-    clips: Sequence[Clip],
-    *,
-    num_present: int,
-    on_progress: Callable[[int], None] | None,
-    num_workers: int | None,
-) -> None:
-    """Render clips. Threads suffice: the encoders and most of the drawing run outside Python's lock."""
+    missing = [clip for video, clip in clips.items() if video not in present]
     report = on_progress or (lambda _num_clips: None)
-    report(num_present)
+    report(len(present))
     with ThreadPoolExecutor(num_workers or len(os.sched_getaffinity(0))) as pool:
-        for _ in pool.map(render, clips):
+        for _ in pool.map(render, missing):
             report(1)
+    return len(missing)
 
 
 def corruption_of(fractions: Mapping[str, float], num_clips: int, rng: np.random.Generator) -> list[str]:

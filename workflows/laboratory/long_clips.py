@@ -20,7 +20,7 @@ from pydantic import Field
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, digest_of
 from .attributes import ATTRIBUTES, STATIC_ATTRIBUTES
-from .files import SAMPLE_RATE_HZ, encode_clip, missing_clips, render_all, write_aside
+from .files import SAMPLE_RATE_HZ, encode_clip, render_missing, written_aside
 from .pictures import render_frames
 from .sounds import render_sound
 
@@ -59,19 +59,15 @@ class LongWorld(Settings):
 
     @property
     def digest(self) -> str:
-        """A name for exactly these values."""
         return digest_of([_REVISION, self.model_dump()])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LongClip:
-    """The truth about one long clip.
+    """The truth about one long clip, whose file is relative to the collection's folder.
 
-    Attributes:
-        video: path relative to the collection's folder.
-        traits: its value of every attribute that does not change.
-        changes: the values of each attribute that does, with the instants in seconds at which each ends.
-        captions: what is said of it.
+    `traits` are values of attributes that do not change, `changes` those of the others with the second at which each
+    ends.
     """
 
     video: str
@@ -80,7 +76,6 @@ class LongClip:
     captions: tuple[str, ...]
 
     def at(self, seconds: float) -> dict[str, str]:
-        """The value of every attribute at one instant."""
         return dict(self.traits) | {
             name: next((value for value, end in scenes if seconds < end), scenes[-1][0])
             for name, scenes in self.changes.items()
@@ -213,21 +208,15 @@ def make_long_clips(
         ConfigError: such clips cannot be made, or the folder holds others.
     """
     clips = plan_long_clips(world)
-    missing = missing_clips(folder / LONG_NAME, [clip.video for clip in clips])
 
     def render(clip: LongClip) -> None:
-        path = folder / clip.video
-        seed = [world.seed, int(path.stem, 16)]
+        seed = [world.seed, int(Path(clip.video).stem, 16)]
         frames, sound = long_frames(world, clip, seed), long_sound(clip, seed)
-        write_aside(path, lambda aside: encode_clip(aside, frames, sound, size=world.size, fps=world.fps))
+        with written_aside(folder / clip.video) as aside:
+            encode_clip(aside, frames, sound, size=world.size, fps=world.fps)
 
-    render_all(
-        render,
-        [clip for clip in clips if clip.video in missing],
-        num_present=len(clips) - len(missing),
-        on_progress=on_progress,
-        num_workers=num_workers,
-    )
+    by_file = {clip.video: clip for clip in clips}
+    render_missing(folder / LONG_NAME, by_file, render, on_progress=on_progress, num_workers=num_workers)
     return clips
 
 

@@ -37,15 +37,7 @@ _EVENTS = {"flash": (1.0, 0.8), "shrink": (0.5, 0.0), "hide": (0.0, 0.0)}
 def render_frames(
     traits: Mapping[str, str], *, size: int, num_frames: int, fps: float, rng: np.random.Generator
 ) -> Iterator[NDArray[np.uint8]]:
-    """The frames of one clip, (size, size, 3) RGB.
-
-    Args:
-        traits: the clip's value of every attribute.
-        size: side in pixels.
-        num_frames: how many.
-        fps: frames a second.
-        rng: the clip's own random numbers.
-    """
+    """The frames of one clip, (size, size, 3) RGB, from its value of every attribute and its own random numbers."""
     # One colour under a regular texture of random phase, which keeps its mean: half above, half below its brightness.
     base = np.array(_GROUNDS[traits["background"]]) + rng.uniform(-4, 4)
     periods = np.arange(size) / (size * _TEXTURE_STEP)
@@ -94,13 +86,8 @@ class _Things:
 def _cover(shape: str, places: NDArray[np.float64], radius: float, size: int) -> Image:
     """How much of each pixel is covered by objects, (size, size) in [0, 1], with soft edges.
 
-    What leaves on one side comes in on the other.
-
-    Args:
-        shape: of every object.
-        places: (number, 2) centres as fractions of the side.
-        radius: as a fraction of the side; 0 for nothing at all.
-        size: side in pixels.
+    What leaves on one side comes in on the other. Places (number, 2) and radius are fractions of the side; a radius of
+    0 covers nothing at all.
     """
     reach = int(np.ceil(radius * size * 1.3)) + 2
     span = np.arange(-reach, reach + 1, dtype=np.float32)

@@ -22,14 +22,7 @@ _NOISE_FLOOR = 0.002
 def render_sound(
     traits: Mapping[str, str], *, seconds: float, sample_rate_hz: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """The sound track of one clip, (samples,) in [-1, 1].
-
-    Args:
-        traits: the clip's value of every attribute.
-        seconds: how long.
-        sample_rate_hz: samples a second.
-        rng: the clip's own random numbers.
-    """
+    """The sound track of one clip, (samples,) in [-1, 1], from its value of every attribute and its random numbers."""
     times = np.arange(round(seconds * sample_rate_hz)) / sample_rate_hz
     pitch_hz = _PITCHES_HZ[traits["pitch"]] * float(rng.uniform(0.94, 1.06))
     voice = _voice(traits["timbre"], pitch_hz, times, sample_rate_hz, rng)
@@ -46,7 +39,6 @@ def render_sound(
 
 
 def _voice(timbre: str, pitch_hz: float, times: Wave, sample_rate_hz: int, rng: np.random.Generator) -> Wave:
-    """A steady tone of the given timbre."""
     if timbre == "hissing":  # noise around the pitch, two thirds of an octave to each side
         spectrum = np.fft.rfft(rng.normal(0, 1, len(times)))
         octaves = np.log2(np.maximum(np.fft.rfftfreq(len(times), 1 / sample_rate_hz), 1.0) / pitch_hz)

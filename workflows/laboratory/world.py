@@ -26,16 +26,7 @@ from ..._vocabulary import digest_of
 from .attributes import ATTRIBUTES, STATIC_ATTRIBUTES
 from .captions import write_caption
 from .draw import Naming, draw_clips
-from .files import (
-    SAMPLE_RATE_HZ,
-    corruption_of,
-    damage_file,
-    encode_clip,
-    missing_clips,
-    render_all,
-    truncate_file,
-    write_aside,
-)
+from .files import SAMPLE_RATE_HZ, corruption_of, damage_file, encode_clip, render_missing, truncate_file, written_aside
 from .pictures import render_frames
 from .sounds import render_sound
 
@@ -101,24 +92,20 @@ class World(Settings):
 
     @property
     def num_clips(self) -> int:
-        """Clips of all splits."""
         return self.num_train + self.num_val + self.num_test
 
     @property
     def num_frames(self) -> int:
-        """Frames of each clip."""
         return round(self.seconds * self.fps)
 
     @property
     def varying(self) -> tuple[str, ...]:
-        """The attributes that differ from clip to clip."""
         if self.attributes is not None:
             return tuple(name for name in ATTRIBUTES if name in self.attributes)
         return tuple(ATTRIBUTES) if self.temporal else STATIC_ATTRIBUTES
 
     @property
     def digest(self) -> str:
-        """A name for exactly these values."""
         return digest_of([_REVISION, self.model_dump()])
 
 
@@ -132,15 +119,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipAnswer:
-    """The truth about one clip.
-
-    Attributes:
-        video: path relative to the collection's folder.
-        split: train, val or test.
-        traits: its value of every attribute.
-        captions: what is said of it.
-        corruption: what was done to the file; empty for nothing.
-    """
+    """The truth about one clip, whose file is relative to the collection's folder. No corruption is an empty text."""
 
     video: str
     split: str
@@ -151,27 +130,16 @@ class ClipAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """What was made.
+    """What was made: the folder of the clips, their manifest, the truth about each in its order, how many are new.
 
-    Attributes:
-        folder: where it is.
-        manifest: the captions, one JSON object a line: `video` (relative to the manifest), `captions`, `split`.
-        videos: the folder of the clips.
-        world: what was asked for.
-        clips: the truth about each clip, in the order of the manifest.
-        num_rendered: clips that were not there before.
+    The manifest is one JSON object a line: `video` (relative to the manifest), `captions`, `split`.
     """
 
     folder: Path
     manifest: Path
     videos: Path
-    world: World
     clips: tuple[ClipAnswer, ...]
     num_rendered: int
-
-    def in_split(self, split: str) -> tuple[ClipAnswer, ...]:
-        """The clips of one split."""
-        return tuple(clip for clip in self.clips if clip.split == split)
 
 
 def make_collection(
@@ -187,38 +155,30 @@ def make_collection(
     Args:
         folder: made if it is not there; the clips go into its `videos/`.
         world: what to make.
-        on_progress: called with the number of clips that are done since it was called last.
-        num_workers: clips rendered at the same time; None is one for each processor that this process may use.
+        on_progress: see `render_missing`.
+        num_workers: see `render_missing`.
         write_answers: write the truth to `answers.json` too, where a pipeline could read it.
 
     Raises:
         ConfigError: such a data set cannot be made, or the folder holds videos that are not of it.
     """
     clips = plan_clips(world)
-    missing = missing_clips(folder / VIDEOS_NAME, [clip.video for clip in clips])
 
     def render(clip: ClipAnswer) -> None:
-        path = folder / clip.video
         # Seeded by the name: the same picture whichever clips are rendered before it or at the same time.
-        rng = np.random.default_rng([world.seed, int(path.stem, 16)])
+        rng = np.random.default_rng([world.seed, int(Path(clip.video).stem, 16)])
         sound = render_sound(clip.traits, seconds=world.seconds, sample_rate_hz=SAMPLE_RATE_HZ, rng=rng)
         frames = render_frames(clip.traits, size=world.size, num_frames=world.num_frames, fps=world.fps, rng=rng)
-
-        def write(aside: Path) -> None:
+        with written_aside(folder / clip.video) as aside:
             encode_clip(aside, frames, None if clip.corruption == "no_audio" else sound, size=world.size, fps=world.fps)
             if clip.corruption == "truncated":
                 truncate_file(aside)
             elif clip.corruption == "damaged":
                 damage_file(aside, rng)
 
-        write_aside(path, write)
-
-    render_all(
-        render,
-        [clip for clip in clips if clip.video in missing],
-        num_present=len(clips) - len(missing),
-        on_progress=on_progress,
-        num_workers=num_workers,
+    by_file = {clip.video: clip for clip in clips}
+    num_rendered = render_missing(
+        folder / VIDEOS_NAME, by_file, render, on_progress=on_progress, num_workers=num_workers
     )
     rows = [{"video": c.video, "captions": [caption.text for caption in c.captions], "split": c.split} for c in clips]
     texts = {MANIFEST_NAME: "".join(json.dumps(row) + "\n" for row in rows)}
@@ -231,9 +191,8 @@ def make_collection(
         folder=folder,
         manifest=folder / MANIFEST_NAME,
         videos=folder / VIDEOS_NAME,
-        world=world,
         clips=clips,
-        num_rendered=len(missing),
+        num_rendered=num_rendered,
     )
 
 

@@ -45,17 +45,12 @@ class Collection:
     unmatched: tuple[str, ...] = ()
     metadata_types: Mapping[str, str] = field(default_factory=dict)
 
-    def captions(self, *, split: str | None = None) -> list[str]:
-        """All captions in order, each once; with a split, those that may be learned from in it."""
-        return list(dict.fromkeys(caption for span in self._rows(split) for caption in span.captions))
-
-    def column_texts(self, column: str, *, split: str | None = None) -> list[str]:
-        """The texts of a further column in order, each once, without empty ones."""
-        found = (text_of(span.metadata, column) for span in self._rows(split))
-        return list(dict.fromkeys(text for text in found if text))
-
-    def _rows(self, split: str | None) -> Iterator[Span]:
-        return (span for video in self.videos for span in video.spans if split is None or in_split(span.split, split))
+    def texts(self, columns: Iterable[str] = (), *, split: str | None = None) -> list[str]:
+        """Captions, then the texts of further columns, each once, without empty ones; of all rows, or of one split."""
+        rows = [row for video in self.videos for row in video.spans if split is None or in_split(row.split, split)]
+        captions = (caption for row in rows for caption in row.captions)
+        further = (text_of(row.metadata, column) for column in columns for row in rows)
+        return list(dict.fromkeys(text for text in (*captions, *further) if text))
 
 
 def text_of(metadata: Mapping[str, Scalar], column: str) -> str:

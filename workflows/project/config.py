@@ -7,11 +7,8 @@ file is read as plain data: no tags, no anchors, no interpolation, so that a con
 from __future__ import annotations
 
 import difflib
-import errno
-import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, Literal
@@ -28,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from ..._files import publish
 from ..._vocabulary import ConfigError, Modality, canonical_json
 from .manifest import ONLY_LOCAL, is_address
 from .plain import PlainLoader, not_plain, text_fault
@@ -267,10 +265,6 @@ class Config(Section):
                 raise ValueError(f"store.combinations: {fault}")
         return self
 
-    def resolved(self) -> dict[str, Any]:
-        """The whole configuration with every default written out, as JSON-ready data."""
-        return self.model_dump(mode="json")
-
 
 def combination_fault(name: str, modalities: Sequence[str]) -> str | None:
     """What is wrong with the name of a combination; None where it joins different modalities by +, in their order."""
@@ -340,53 +334,24 @@ def _explain(problem: Any, data: Any) -> str:
     return f"{where}: {message} (found {problem['input']!r:.60})"
 
 
-TEMPLATE = Path(__file__).with_name("template.yaml")
-
 # What JSON leaves as it is and YAML does not allow, or reads as the end of a line.
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 def write_template(path: Path, *, videos: list[str], captions: str | None) -> None:
-    """Write a commented configuration, whole or not at all. Raises ConfigError when it exists or cannot be written."""
+    """Write a commented configuration, whole or not at all. Raises ConfigError where there is one; see `publish`."""
     for name in [*videos, *([captions] if captions else [])]:
         if text_fault(name) is not None:
             raise ConfigError(
                 f"{name!a}: the name is not UTF-8, and a configuration is: rename it, or name a folder"
                 " above it or a glob pattern that fits it"
             )
-    names = {"videos": _quoted(videos if len(videos) > 1 else videos[0]), "captions": _quoted(captions)}
-    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(names)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    names = {
+        key: _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", canonical_json(value))
+        for key, value in (("videos", videos if len(videos) > 1 else videos[0]), ("captions", captions))
+    }
+    text = Template(Path(__file__).with_name("template.yaml").read_text(encoding="utf-8")).substitute(names)
     try:
-        with aside.open("wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        _rename_new(aside, path)
+        publish(path, text.encode(), replace=False)
     except FileExistsError:
         raise ConfigError(f"{path} exists: edit it, or remove it and run `frameloom init` again") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}: nothing was left behind") from None
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _quoted(value: Any) -> str:
-    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", canonical_json(value))
-
-
-def _rename_new(aside: Path, path: Path) -> None:
-    """Rename, but never over a file that is there."""
-    try:
-        path.hardlink_to(aside)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-        # A file system without hard links: an empty file of ours holds the place.
-        path.open("xb").close()
-        try:
-            aside.replace(path)
-        except OSError:
-            with suppress(OSError):
-                path.unlink()
-            raise

@@ -37,15 +37,6 @@ def imported_weights(weights: str | None) -> str | None:
     return weights
 
 
-def refuse_imported(weights: str | None, backbone: str) -> None:
-    """Raises ConfigError where a backbone is to run with weights that are elsewhere."""
-    if imported_weights(weights) is not None:
-        raise ConfigError(
-            f"{backbone} with weights: {weights} takes features from `frameloom import` and cannot make any: import"
-            " those that lack (--absent records the videos that have none), or name weights that are here"
-        )
-
-
 class ImportRecord(BaseModel):
     """One import: what it was asked for, and what it had nothing for."""
 

@@ -71,9 +71,7 @@ class Project:
 
     def texts(self, *, split: str | None = None) -> list[str]:
         """Every text that the text feature reads, each once: captions, then the columns of `features.extra_text`."""
-        columns = self.config.features.extra_text.values()
-        extra = (text for column in columns for text in self.collection.column_texts(column, split=split))
-        return list(dict.fromkeys([*self.collection.captions(split=split), *extra]))
+        return self.collection.texts(self.config.features.extra_text.values(), split=split)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -82,7 +80,6 @@ class Project:
 
     @cached_property
     def table(self) -> ClipTable:
-        """The LanceDB table of clip embeddings; may not exist yet."""
         return ClipTable(str(self.root / "vectors"), self.config.store.table)
 
     @property
@@ -142,12 +139,7 @@ class Project:
             self._check_given(self._absolute(given), meta, features)
             checkpoint = CheckpointRef(folder=self._absolute(given), digest=meta.digest)
         return Resolved(
-            features=features,
-            limits=limits,
-            model_key=key,
-            model_folder=folder,
-            checkpoint=checkpoint,
-            given=meta,
+            features=features, limits=limits, model_key=key, model_folder=folder, checkpoint=checkpoint, given=meta
         )
 
     def features(self, *, word_vectors: Path | None = None) -> Features:
@@ -292,19 +284,14 @@ class Project:
 
 def _current_checkpoint(folder: Path) -> CheckpointRef | None:
     """The checkpoint that the pointer in a model's folder names, if it is there."""
-    pointer = read_json(folder / CHECKPOINT_POINTER, needs=("folder", "digest", "examples_digest", "num_examples"))
+    names = ("folder", "digest", "examples_digest", "num_examples")
+    pointer = read_json(folder / CHECKPOINT_POINTER, needs=names)
     if pointer is None or not (folder / pointer["folder"] / "model.json").is_file():
         return None
-    return CheckpointRef(
-        folder=folder / pointer["folder"],
-        digest=pointer["digest"],
-        examples_digest=pointer["examples_digest"],
-        num_examples=pointer["num_examples"],
-    )
+    return CheckpointRef(**{name: pointer[name] for name in names} | {"folder": folder / pointer["folder"]})
 
 
 def _names(identity: Any) -> str:
-    """The features of `Features.identities`, for a message."""
     several = identity if isinstance(identity, list) else [identity]
     return " and ".join(f"{one['spec']['name']} ({one['weights']})" for one in several)
 

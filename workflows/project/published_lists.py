@@ -33,25 +33,16 @@ from .manifest import SPLITS, Row, milliseconds, read_csv
 from .plain import text_fault
 
 _SUBSETS = {
-    "training": "train",
-    "train": "train",
-    "validation": "val",
-    "validate": "val",
-    "val": "val",
-    "testing": "test",
-    "test": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "validate", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 
 
 class ManifestReport(Settings):
-    """What a conversion wrote.
+    """What a conversion wrote: rows of so many videos, and what it left out.
 
-    Attributes:
-        path: the manifest.
-        rows: its rows.
-        videos: videos that they name.
-        without_file: videos of the list that are not in the folder, and whose rows were left out.
-        left_out: sentences without a word or of no length.
+    Left out are videos of the list that are not in the folder, and sentences without a word or of no length.
     """
 
     path: str
@@ -140,9 +131,6 @@ def _files_by_id(videos: Path, near: Path) -> dict[str, str]:
     return found
 
 
-# --- MSR-VTT ----------------------------------------------------------------------------------------------------------
-
-
 def _msrvtt(path: Path) -> Iterator[Row]:
     if path.suffix == ".csv":
         for _, row in _csv_rows(path, ("video_id", "sentence")):
@@ -161,9 +149,6 @@ def _msrvtt(path: Path) -> Iterator[Row]:
         yield {"video": name, "captions": captions[name], "split": _split(split, where)}
 
 
-# --- YouCook2 ---------------------------------------------------------------------------------------------------------
-
-
 def _youcook2(path: Path) -> Iterator[Row]:
     if path.suffix == ".csv":
         for number, row in _csv_rows(path, ("video_id", "start", "end", "text")):
@@ -180,9 +165,6 @@ def _youcook2(path: Path) -> Iterator[Row]:
                 raise ConfigError(f"{where}: an annotation needs a `segment` of two numbers, found {segment!r:.60}")
             (sentence,) = _texts(one, ("sentence",), where)
             yield {"video": name, **_span(segment[0], segment[1], where), "captions": [sentence], "split": split}
-
-
-# --- HowTo100M --------------------------------------------------------------------------------------------------------
 
 
 def _howto100m(path: Path) -> Iterator[Row]:
@@ -217,9 +199,6 @@ _READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
     "youcook2": _youcook2,
 }
 KINDS = tuple(_READERS)
-
-
-# --- what all of them share -------------------------------------------------------------------------------------------
 
 
 def _json(path: Path) -> Any:

@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..._vocabulary import FeatureSpec, Modality
-from .imported import imported_weights, refuse_imported
+from ..._vocabulary import ConfigError, FeatureSpec, Modality
+from .imported import imported_weights
 
 if TYPE_CHECKING:
     from ...train import CheckpointMeta
@@ -34,7 +34,11 @@ class BackboneRequest:
 def _backbone(request: BackboneRequest) -> Any:
     from ...extract import create_backbone
 
-    refuse_imported(request.weights, request.name)
+    if imported_weights(request.weights) is not None:
+        raise ConfigError(
+            f"{request.name} with weights: {request.weights} takes features from `frameloom import` and cannot make"
+            " any: import those that lack (--absent records the videos that have none), or name weights that are here"
+        )
     return create_backbone(
         request.name, weights=request.weights, seed=request.seed, device=request.device, **dict(request.options)
     )
@@ -51,7 +55,6 @@ class FeatureRequest:
 
     @property
     def name(self) -> str:
-        """The name of its backbone, and of its folder in the store."""
         return self.spec.name
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Projec
 from ..sync import loaded_model
 
 _COLUMNS = ("clip", "video", "path", "modalities", "start_seconds", "end_seconds", "split", "captions", "metadata")
-_MAX_CHECKED = 1000
 
 
 class Result(Settings):
@@ -119,7 +118,7 @@ class SearchSession:
             *([] if self.resolved.checkpoint is None else [self.resolved.checkpoint.folder / "model.json"]),
         )
         self._stamp = self._now()
-        self._checked: set[str] = set()
+        self._count = lru_cache(maxsize=1000)(self.table.count)
         self._closed: weakref.finalize[Any, Any] | None = None
         if self.resolved.checkpoint is None:
             raise FrameloomError(
@@ -167,7 +166,8 @@ class SearchSession:
             if left_out is not None:
                 conditions.append(f"clip != {quoted(left_out)}")
             if query.where is not None:
-                conditions.append(f"({self._condition(query.where)})")
+                self._count(query.where)  # it parses by itself, so that it cannot leave its brackets
+                conditions.append(f"({query.where})")
             where = " AND ".join(conditions)
             found = self.table.search(vector, where=where, top=query.top, columns=list(_COLUMNS))
             if not found and not self.table.count(of_model):
@@ -211,7 +211,6 @@ class SearchSession:
 
     @cached_property
     def model(self) -> Any:
-        """The checkpoint's model, in evaluation mode."""
         return loaded_model(str(self.checkpoint.folder), self.checkpoint.digest, self.project.config.run.device)
 
     @cached_property
@@ -253,12 +252,3 @@ class SearchSession:
                 blamed = f"{name}: {feature.message}" if len(requests) > 1 else feature.message
                 raise MediaError(feature.status, f"{path}: {feature.status.value}: {blamed}")
         return [features[one.name].values.astype(np.float32) for one in requests]
-
-    def _condition(self, where: str) -> str:
-        """A condition that parses by itself: it cannot leave its brackets, and a mistake is named in its own words."""
-        if where not in self._checked:
-            self.table.count(where)
-            if len(self._checked) >= _MAX_CHECKED:
-                self._checked.clear()
-            self._checked.add(where)
-        return where

@@ -20,15 +20,9 @@ _WINDOWS_PER_JOB = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """A question's similarity with every window of one video.
+    """A question's similarity with every window of one video, and the spans of the video with their captions.
 
-    Attributes:
-        question: what was asked.
-        video: the video's identity in the collection.
-        modalities: the media of it that were compared.
-        windows: (P, 2) seconds [start, end) of each window.
-        similarities: (P,) cosines.
-        spans: captions of the video with their spans, where the collection has some.
+    Windows are (P, 2) seconds [start, end), similarities (P,) cosines.
     """
 
     question: str
@@ -55,13 +49,8 @@ def question_timeline(
 ) -> Timeline:
     """Embed every window of a video from its stored features, and compare each with a question.
 
-    Args:
-        project: with a trained model.
-        question: words.
-        video: its identity in the collection, its path, or its name where only one has it; None takes the video of the
-            best answer.
-        window_seconds: length of a window.
-        step_seconds: from the start of one window to that of the next.
+    A video is named by its identity in the collection, its path, or its file name where only one has it; None takes
+    the video of the best answer.
 
     Raises:
         FrameloomError: no model yet.
@@ -91,7 +80,7 @@ def question_timeline(
             for start, end in windows[first : first + _WINDOWS_PER_JOB].tolist()
         )
         job = embed_job(project, session.resolved, clips, (combination,))  # as the rows of the table are made
-        vectors.append(embed_clips(job).vectors[combination][1])
+        vectors.append(embed_clips(job)[combination][1])
     return Timeline(
         question=question,
         video=widest.clip.video,
@@ -125,7 +114,6 @@ def windows_of(seconds: float, *, window: float, step: float) -> NDArray[np.floa
 
 
 def _states_of(state: State, name: str) -> list[ClipState]:
-    """The clips of one video."""
     known = [video.file.video for video in state.survey.videos]
     ways = (
         [video for video in known if video.video == name],

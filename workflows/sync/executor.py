@@ -196,7 +196,6 @@ def emit(event: Any) -> None:
 
 
 def in_batches(items: Iterable[Job], size: int) -> Iterator[tuple[Job, ...]]:
-    """Consecutive tuples of `size` items; the last may be shorter."""
     iterator = iter(items)
     while batch := tuple(islice(iterator, size)):
         yield batch
@@ -244,13 +243,15 @@ def _client(address: Any) -> Iterator[Any]:
 
 @contextmanager
 def _local_cluster(num_workers: int, resources: Mapping[str, float]) -> Iterator[Any]:
-
     from dask import config
     from distributed import LocalCluster
 
     settings = {**_DASK_SETTINGS, "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}
     with config.set(settings), _hidden_main():
-        with _interrupts_ignored():
+        # Workers ignore Ctrl-C, which a terminal sends to all of a group: the process that leads ends them.
+        in_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+        try:
             cluster = LocalCluster(
                 n_workers=num_workers,
                 resources=dict(resources),
@@ -261,21 +262,11 @@ def _local_cluster(num_workers: int, resources: Mapping[str, float]) -> Iterator
                 worker_dashboard_address=None,
                 silence_logs=logging.CRITICAL,
             )
+        finally:
+            if in_main:
+                signal.signal(signal.SIGINT, before)
         with cluster:
             yield cluster
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Processes started here ignore Ctrl-C, which a terminal sends to all of a group: the one that leads ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

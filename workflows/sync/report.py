@@ -20,16 +20,11 @@ class Plan(Settings):
     """What `sync` would do, and what it would cost.
 
     Attributes:
-        num_videos: videos in the collection.
-        extract: videos that would be decoded.
-        make_word_vectors: whether word vectors would be trained from the captions.
         train: why a model would be trained; None where there is a checkpoint.
         embed: clips that would be embedded: those known now.
         embed_later: videos whose clips are known only once they are decoded.
-        delete: rows that would be deleted.
         merge: small shards that would be merged.
         estimated_seconds: from the rates of earlier runs here; None without one.
-        notes: what else a user should know.
     """
 
     num_videos: int
@@ -45,7 +40,6 @@ class Plan(Settings):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
         return not (self.extract or self.make_word_vectors or self.train or self.embed or self.delete or self.merge)
 
     def lines(self) -> Iterator[str]:
@@ -60,9 +54,8 @@ class Plan(Settings):
             yield f"  embed:              {count_of(self.embed, 'clip')}{later}"
             yield f"  delete:             {count_of(self.delete, 'row')}"
             yield f"  merge:              {count_of(self.merge, 'small shard')}"
-            known = self.estimated_seconds is not None
-            time = readable_seconds(self.estimated_seconds or 0.0) if known else "unknown before a first run"
-            yield f"  estimated time:     {time}"
+            known = self.estimated_seconds
+            yield f"  estimated time:     {'unknown before a first run' if known is None else readable_seconds(known)}"
         yield from self.notes
 
     @model_serializer(mode="wrap")
@@ -87,8 +80,6 @@ class Report(Settings):
         modalities: for each modality, how many videos have each status.
         files: every video that is not `ok`, with status and message.
         done: what this run did, as counts: extracted, embedded, written, deleted, trained, merged (small shards).
-        notes: what else a user should know.
-        max_failures: more failed videos than this make the exit code 3.
     """
 
     outcomes: Mapping[Outcome, int]
@@ -100,7 +91,6 @@ class Report(Settings):
 
     @property
     def discovered(self) -> int:
-        """All videos of the collection."""
         return sum(self.outcomes.values())
 
     @property
@@ -110,12 +100,10 @@ class Report(Settings):
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 when more videos failed than `max_failures`."""
         return ExitCode.FAILURES if self.num_failed > self.max_failures else ExitCode.OK
 
     @property
     def did_nothing(self) -> bool:
-        """Whether everything was up to date before."""
         return not any(self.done.values())
 
     @property
@@ -124,7 +112,6 @@ class Report(Settings):
         return bool(self.outcomes.get(Outcome.INDEXED, 0)) and not self.outcomes.get(Outcome.PENDING, 0)
 
     def identity(self) -> str:
-        """The accounting identity as a sentence."""
         parts = " + ".join(f"{self.outcomes.get(box, 0)} {box.value}" for box in Outcome)
         return f"{self.discovered} discovered = {parts}"
 

@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -135,7 +135,6 @@ def _one_by_one(job: ExtractJob) -> list[ExtractJob]:
 
 
 def _say_failures(console: Console, result: ExtractResult) -> None:
-    """Name every file of a batch that is not simply ok."""
     for video, statuses in result.statuses.items():
         bad = {status: message for status, message in statuses.values() if status is not Status.OK}
         for status, message in bad.items():
@@ -275,7 +274,7 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
     folder = resolved.model_folder / digest[:12]
     folder.mkdir(parents=True, exist_ok=True)
     examples.write(folder / "examples.parquet")
-    publish_text(folder / "frameloom.json", json.dumps(project.config.resolved(), indent=1))
+    publish_text(folder / "frameloom.json", project.config.model_dump_json(indent=1))
     job = TrainJob(
         store=str(project.store.root),
         examples=str(folder / "examples.parquet"),
@@ -284,11 +283,7 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         recipe=project.recipe,
         limits=resolved.limits,
         folder=str(folder),
-        provenance={
-            "features": resolved.features.identities(),
-            "examples": digest,
-            "limits": resolved.limits,
-        },
+        provenance={"features": resolved.features.identities(), "examples": digest, "limits": resolved.limits},
         device=project.config.run.device,
         threads=num_cores(),
         resume=not anew,
@@ -301,22 +296,16 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         f" {readable_seconds(time.monotonic() - begun)}: loss {result['loss']:.3f} after {result['steps']} steps"
     )
     project.ledger.record_rate("train", 1, time.monotonic() - begun)
-    pointer = {
-        "folder": folder.name,
-        "digest": result["digest"],
-        "examples_digest": digest,
-        "num_examples": len(examples),
-    }
-    publish_text(resolved.model_folder / CHECKPOINT_POINTER, json.dumps(pointer, indent=1))
-    project.keep_word_vectors(resolved.features)
     checkpoint = CheckpointRef(
         folder=folder, digest=result["digest"], examples_digest=digest, num_examples=len(examples)
     )
+    pointer = {**asdict(checkpoint), "folder": folder.name}
+    publish_text(resolved.model_folder / CHECKPOINT_POINTER, json.dumps(pointer, indent=1))
+    project.keep_word_vectors(resolved.features)
     return replace(resolved, checkpoint=checkpoint)
 
 
 def delete(stage: Stage, ids: tuple[str, ...]) -> int:
-    """Delete rows of clips that are no more. Returns how many."""
     deleted = _commit(stage.project, [], list(ids))[1]
     finish_table(stage.project)
     return deleted
@@ -330,6 +319,7 @@ def embed(stage: Stage, state: State, plan: TablePlan) -> tuple[int, int]:
     written = 0
     pending: list[dict[str, Any]] = []
     combinations, types = project.config.store.combinations, project.collection.metadata_types
+    read: dict[str, Callable[[Any], Any]] = {"string": str, "double": float, "int64": int, "bool": bool}
     jobs = [
         embed_job(project, state.resolved, tuple(clip.inputs for clip in batch), combinations)
         for batch in in_batches(plan.to_embed, CLIPS_PER_TASK)
@@ -339,10 +329,11 @@ def embed(stage: Stage, state: State, plan: TablePlan) -> tuple[int, int]:
         for job, outcome in stage.executor().map(embed_clips, jobs) if jobs else ():
             if isinstance(outcome, Exception):
                 raise outcome
-            for combination, (positions, vectors) in outcome.vectors.items():
+            for combination, (positions, vectors) in outcome.items():
                 for position, vector in zip(positions, vectors, strict=True):
                     clip = clips[job.clips[position].clip]
-                    metadata = {key: _as_type(one, types[key]) for key, one in clip.clip.metadata.items()}
+                    # Columns of mixed values hold text.
+                    metadata = {key: read[types[key]](one) for key, one in clip.clip.metadata.items()}
                     pending.append({**row_columns(state, clip, combination), "metadata": metadata, "vector": vector})
             advance(len(job.clips))
             if len(pending) >= ROWS_PER_COMMIT:
@@ -358,7 +349,6 @@ def embed(stage: Stage, state: State, plan: TablePlan) -> tuple[int, int]:
 def embed_job(
     project: Project, resolved: Resolved, clips: tuple[ClipFeatures, ...], combinations: tuple[str, ...]
 ) -> EmbedJob:
-    """A batch of clips to embed with the checkpoint of a project."""
     assert resolved.checkpoint is not None
     return EmbedJob(
         store=str(project.store.root),
@@ -409,11 +399,6 @@ def row_columns(state: State, found: ClipState, combination: str) -> dict[str, A
         "row_digest": found.row_digest,
         "model": state.checkpoint.digest,
     }
-
-
-def _as_type(value: Any, kind: str) -> Any:
-    """A metadata value as its column takes it: columns of mixed values hold text."""
-    return str(value) if kind == "string" else float(value) if kind == "double" else value
 
 
 def finish_table(project: Project) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from ..._vocabulary import Clip, Status, digest_of
@@ -36,7 +36,6 @@ class ClipState:
 
     @property
     def row_ids(self) -> dict[str, str]:
-        """The primary keys of its rows, by combination."""
         return {one: f"{self.clip.clip_id}-{one}" for one in self.combinations}
 
     @property
@@ -57,12 +56,7 @@ class State:
 
     @property
     def checkpoint(self) -> CheckpointRef | None:
-        """What embeds."""
         return self.resolved.checkpoint
-
-    def with_resolved(self, resolved: Resolved) -> State:
-        """The same clips with another checkpoint."""
-        return replace(self, resolved=resolved)
 
     def passing(self) -> set[str]:
         """Videos whose rows stay: they are there, and cannot be read or finished just now."""
@@ -78,15 +72,11 @@ class State:
                 continue
             if state.name in with_clips:
                 wanted = ", ".join(self.project.config.store.combinations)
-                reasons[state.name] = (
-                    Status.NO_AUDIO,
-                    f"it has none of the combinations of store.combinations ({wanted})",
-                )
+                reason = (Status.NO_AUDIO, f"it has none of the combinations of store.combinations ({wanted})")
             else:
-                reasons[state.name] = (
-                    Status.TOO_SHORT,
-                    f"no span of the manifest reaches into its {state.duration_seconds:.2f} s",
-                )
+                seconds = state.duration_seconds
+                reason = (Status.TOO_SHORT, f"no span of the manifest reaches into its {seconds:.2f} s")
+            reasons[state.name] = reason
         return reasons
 
     def embedding_identity(self, state: ClipState) -> str:
@@ -105,7 +95,6 @@ class State:
 
 
 def take_state(project: Project) -> State:
-    """The project as it is now."""
     return state_of(project, project.resolve(), survey(project))
 
 
@@ -179,12 +168,7 @@ def _known_texts(project: Project, texts: Mapping[Key, str], text: FeatureReques
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TablePlan:
-    """What must change in the table.
-
-    Attributes:
-        to_embed: clips whose rows are missing or were made from something else.
-        delete_ids: rows of clips that are no more.
-    """
+    """What must change in the table: clips whose rows are missing or outdated, and rows of clips that are no more."""
 
     to_embed: tuple[ClipState, ...]
     delete_ids: tuple[str, ...]

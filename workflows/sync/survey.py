@@ -41,12 +41,9 @@ class Absence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """One requested feature of one video.
+    """One requested feature of one video, its name in the store, and what is there under that name.
 
-    Attributes:
-        request: the feature.
-        fingerprint: its name in the store.
-        entry: what the store holds under that name, or an `Absence`; None before it is extracted.
+    That is an entry of the store or an `Absence`; None before it is extracted.
     """
 
     request: FeatureRequest
@@ -68,17 +65,14 @@ class VideoState:
 
     @property
     def name(self) -> str:
-        """The video's identity in the collection."""
         return self.file.video.video
 
     @property
     def entries(self) -> dict[str, Any]:
-        """What is stored, by feature."""
         return {one.request.name: one.entry for one in self.streams if one.entry is not None}
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The features that the store lacks."""
         return tuple(one.request.name for one in self.streams if one.entry is None)
 
     @property
@@ -88,7 +82,6 @@ class VideoState:
 
     @property
     def why_pending(self) -> str:
-        """What a pending video waits for."""
         awaited = sorted(set(self.missing) - set(self.to_extract))
         if not awaited:
             return "not done yet"
@@ -179,8 +172,7 @@ def survey(project: Project, *, on_hashed: Callable[[Path], None] | None = None)
     for video in videos:
         digest = digests[video.path]
         if isinstance(digest, MediaError):
-            file = FileState(video=video, status=digest.status, message=digest.message)
-            states.append(VideoState(file=file))
+            states.append(VideoState(file=FileState(video=video, status=digest.status, message=digest.message)))
             continue
         streams = tuple(stream_of(project, request, digest, absent) for request in project.media)
         states.append(VideoState(file=FileState(video=video, digest=digest), streams=streams))
@@ -197,5 +189,4 @@ def stream_of(project: Project, request: FeatureRequest, digest: str, absent: fr
 
 
 def fingerprint_of(source_digest: str, request: FeatureRequest) -> str:
-    """The name of one feature of one source."""
     return feature_fingerprint(source_digest, request.spec, request.weights_digest)

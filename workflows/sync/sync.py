@@ -32,7 +32,7 @@ def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
     train = None
     if state.checkpoint is None or (make_vectors and project.config.model.checkpoint is None):
         project.check_model(resolved)
-        state, rows = state.with_resolved(replace(resolved, checkpoint=None)), None
+        state, rows = replace(state, resolved=replace(resolved, checkpoint=None)), None
         train = f"{project.model_name}: there is no checkpoint of these features, model and recipe"
     rows = plan_table(state) if rows is None else rows
     waiting = state.survey.to_extract()
@@ -147,7 +147,7 @@ def _trained(stage: Stage, resolved: Resolved, found: Survey, done: dict[str, in
             return state, str(error)
         raise
     done["trained"] = 1
-    return state.with_resolved(resolved), ""
+    return replace(state, resolved=resolved), ""
 
 
 def _extract(stage: Stage) -> tuple[Survey, int]:
@@ -242,9 +242,7 @@ def _describe(requests: tuple[FeatureRequest, ...], found: Survey) -> dict[str, 
                 "backbone": one.name,
                 "dim": one.spec.dim,
                 "weights": one.weights_digest,
-                "statuses": dict(
-                    Counter(joined_status([stream]) for stream in streams if stream.request.name == one.name)
-                ),
+                "statuses": Counter(joined_status([each]) for each in streams if each.request.name == one.name),
             }
             for one in requests
         ],

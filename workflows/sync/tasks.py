@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,14 +49,12 @@ class ExtractResult:
 
     statuses: Mapping[str, Mapping[str, tuple[Status, str]]]
     changed: tuple[str, ...]
-    seconds: float
 
 
 def extract_batch(job: ExtractJob) -> ExtractResult:
     """Decode and extract a batch of files, then commit one shard for each feature."""
     from ...extract import extract_files
 
-    begun = time.monotonic()
     _set_threads(job.threads)
     backbones = [request.build() for request in job.backbones]
     decoder = _decoder(job.decode_seconds, job.decode_memory_bytes)
@@ -72,11 +69,13 @@ def extract_batch(job: ExtractJob) -> ExtractResult:
     kept = [item for item in job.items if item.video in features]
     for backbone in backbones:
         _write_shard(job, backbone.spec, kept, features)
-    statuses = {
-        video: {name: (array.status, array.message) for name, array in found.items()}
-        for video, found in features.items()
-    }
-    return ExtractResult(statuses=statuses, changed=tuple(changed), seconds=time.monotonic() - begun)
+    return ExtractResult(
+        statuses={
+            video: {name: (array.status, array.message) for name, array in found.items()}
+            for video, found in features.items()
+        },
+        changed=tuple(changed),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -180,15 +179,11 @@ def train_model(job: TrainJob) -> Mapping[str, Any]:
     _set_threads(job.threads)
     torch.manual_seed(job.recipe.seed)
     model = create_model(job.model, **job.model_config)
+    narration = job.recipe.narration.model_dump() if job.recipe.narration else None
+    examples = Path(job.examples)
     result = fit(
         model,
-        training_data(
-            Path(job.examples),
-            job.store,
-            limits=job.limits,
-            seed=job.recipe.seed,
-            narration=job.recipe.narration.model_dump() if job.recipe.narration else None,
-        ),
+        training_data(examples, job.store, limits=job.limits, seed=job.recipe.seed, narration=narration),
         recipe=job.recipe,
         folder=Path(job.folder),
         device=job.device,
@@ -215,15 +210,11 @@ class EmbedJob:
     threads: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedResult:
-    """For each combination, the clips that have it (as positions in the job) and their unit vectors (n, D)."""
+def embed_clips(job: EmbedJob) -> dict[str, tuple[list[int], NDArray[np.float32]]]:
+    """Read a batch of clips from the store and embed every combination of modalities that each has.
 
-    vectors: Mapping[str, tuple[list[int], NDArray[np.float32]]] = field(default_factory=dict)
-
-
-def embed_clips(job: EmbedJob) -> EmbedResult:
-    """Read a batch of clips from the store and embed every combination of modalities that each has."""
+    Returns for each combination the clips that have it, as positions in the job, and their unit vectors (n, D).
+    """
     from ...train.data import ClipDataset, stored_clips
     from ...train.evaluate import embed_batch
 
@@ -236,7 +227,7 @@ def embed_clips(job: EmbedJob) -> EmbedResult:
         if having:
             found = embed_batch(model, dataset.__getitems__(having), [combination])
             vectors[combination] = (having, found[combination])
-    return EmbedResult(vectors=vectors)
+    return vectors
 
 
 @lru_cache(maxsize=1)

@@ -72,7 +72,7 @@ def test_the_manifest_lists_every_video_and_feature_with_its_status(
     assert statuses["audio", SILENT] == "no_audio"
     assert statuses["video", PENDING] == statuses["audio", PENDING] == "pending"
     assert statuses["video", MISSING] == "missing"
-    assert {one.caption for one in records if one.caption} == set(project.collection.captions())
+    assert {one.caption for one in records if one.caption} == set(project.collection.texts())
     assert report.exit_code == ExitCode.FAILURES
     assert report.statuses["video"] == {"ok": len(NAMES) - 2, "truncated": 1, "pending": 1, "missing": 1}
 
@@ -120,7 +120,7 @@ def test_parquet_is_read_by_others(project: Project, tmp_path: Path) -> None:
 def test_captions_have_no_times_in_parquet(project: Project, tmp_path: Path) -> None:
     export(project, tmp_path / "out", format="parquet", features=["text"], console=QUIET)
     rows = pq.read_table(tmp_path / "out" / "part-00000.parquet").to_pylist()
-    assert {row["caption"] for row in rows} == set(project.collection.captions())
+    assert {row["caption"] for row in rows} == set(project.collection.texts())
     assert {row["start_seconds"] for row in rows} == {None}
 
 

@@ -732,7 +732,7 @@ def test_unreadable_videos_are_named(project: Project, given: Path) -> None:
 
 
 def test_captions_are_imported_from_a_dict_of_them(project: Project, given: Path) -> None:
-    captions = project.collection.captions()
+    captions = project.collection.texts()
     (given / "t.pkl").write_bytes(pickle.dumps({one: numbers(one, 2, dim=4, dtype=np.float32) for one in captions}))
     folder = project.base
     named = Project.open(configure(folder, video="imported:eao", audio="imported:eao"))

@@ -53,8 +53,8 @@ def test_captions_join_by_path_relative_to_the_manifest(tmp_path: Path) -> None:
     manifest = jsonl(tmp_path / "data" / "captions.jsonl", rows)
     found = discover(["data/v"], captions=manifest, base=tmp_path)
     assert found.unmatched == ("v/gone.mp4",)
-    assert found.captions() == ["one", "two", "three"]
-    assert found.captions(split="test") == []
+    assert found.texts() == ["one", "two", "three"]
+    assert found.texts(split="test") == []
     assert found.metadata_types == {"views": "int64"}
     (clip,) = clips_of(found.videos[0], 5.0, clip_seconds=8)
     assert (clip.captions, clip.split, clip.metadata) == (("one", "two", "three"), "train", {"views": 3})
@@ -243,7 +243,7 @@ def test_rows_without_a_split_go_along(
     found = split_collection(tmp_path, videos, captions)
     clips = clips_of(found.videos[0], 4.0, clip_seconds=8)
     assert [clip.split for clip in clips] == splits
-    assert (found.captions(split="train") == []) is (set(splits) == {"test"})
+    assert (found.texts(split="train") == []) is (set(splits) == {"test"})
 
 
 def test_spans_that_the_end_makes_one_are_not_in_two_splits() -> None:
@@ -348,7 +348,7 @@ def test_csv_columns_have_types(tmp_path: Path, texts: list[str], kind: str | No
     got = [video.spans[0].metadata["value"] for video in found.videos]
     assert got == values
     assert [type(one) for one in got] == [type(one) for one in values]
-    assert found.captions() == ["2024"]
+    assert found.texts() == ["2024"]
 
 
 def test_duplicate_columns_are_refused(tmp_path: Path) -> None:
@@ -474,7 +474,7 @@ def test_one_file_of_a_manifest_is_one_video(tmp_path: Path) -> None:
     for order in (rows, rows[::-1]):
         found = discover([jsonl(inside / "m.jsonl", order)], captions=None, base=tmp_path)
         assert names(found) == ["../n/c.mp4", str(outside / "b.mp4"), "a.mp4"]
-        assert sorted(found.captions()) == sorted(row["caption"] for row in rows)
+        assert sorted(found.texts()) == sorted(row["caption"] for row in rows)
         assert len(of(found, "a.mp4").spans) == 4
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from frameloom import ConfigError
+from frameloom import ConfigError, OutOfSpaceError
 from frameloom.workflows.project.config import load_config, parse_config, write_template
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,7 +71,7 @@ def test_failed_template_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(ConfigError, match="No space left"):
+    with pytest.raises(OutOfSpaceError, match="No space left"):
         write_template(tmp_path / "frameloom.yaml", videos=["x"], captions=None)
     assert list(tmp_path.iterdir()) == []
 
@@ -245,4 +245,4 @@ def test_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
 
 def test_resolved_configuration_reads_back() -> None:
     config = parse_config(GOOD)
-    assert parse_config(config.resolved()) == config
+    assert parse_config(config.model_dump(mode="json")) == config

@@ -14,16 +14,16 @@ from frameloom.store import Ledger
 from frameloom.workflows.project import Project
 from frameloom.workflows.sync import make_plan, stages, status_of, survey
 from frameloom.workflows.sync.executor import LocalExecutor
-from frameloom.workflows.sync.tasks import EmbedJob, EmbedResult
+from frameloom.workflows.sync.tasks import EmbedJob
 from helpers.projects import make_clip, run_sync, write_config
 
 NUM_CLIPS = 20_000
 
 
-def made_up_vectors(job: EmbedJob) -> EmbedResult:
+def made_up_vectors(job: EmbedJob) -> dict[str, Any]:
     vectors = np.random.default_rng(len(job.clips)).standard_normal((len(job.clips), 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return EmbedResult(vectors={"video": (list(range(len(job.clips))), vectors)})
+    return {"video": (list(range(len(job.clips))), vectors)}
 
 
 @pytest.fixture

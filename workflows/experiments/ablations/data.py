@@ -15,35 +15,10 @@ from ...console import Console
 from ...laboratory import LONG_NAME, MANIFEST_NAME, VIDEOS_NAME, LongWorld, World, make_collection, make_long_clips
 from ...project import CONFIG_NAME, Project, in_split
 from ...sync import extract_only, take_state, training_set
+from ..config import write_demo_config
 from .studies import Gallery
 
 _BOTH_NAME = "all_captions.jsonl"
-
-_CONFIG = f"""\
-# What `frameloom ablate` measures on. With other features (pretrained `weights:`, another backbone) it
-# measures on those.
-collection:
-  videos: [{VIDEOS_NAME}, {LONG_NAME}]
-  captions: {_BOTH_NAME}
-  clip_seconds: null             # a video is a clip
-
-features:
-  video:
-    backbone: resnet18
-    weights: null                # null: random weights from the seed
-    options: {{short_side: 96}}
-  audio:
-    backbone: logmel_avlnet
-  text:
-    backbone: word2vec
-    weights: null                # null: word vectors are trained from the captions of the training clips
-
-training:
-  recipe: everything_at_once_tiny
-
-run:
-  batch_videos: 32
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +47,18 @@ def prepare(folder: Path, worlds: Worlds, recipe: Recipe, console: Console) -> C
         ConfigError: the folder holds clips of another data set.
         FrameloomError: some clip could not be extracted.
     """
-    _render(folder, worlds, console)
+    short = World(num_train=worlds.num_train, num_val=0, num_test=worlds.num_test, seed=worlds.seed)
+    with console.progress("render", short.num_clips, "clips") as advance:
+        make_collection(folder, short, on_progress=advance)
+    with console.progress("render", worlds.num_long, "long clips") as advance:
+        longer = make_long_clips(folder, LongWorld(num_clips=worlds.num_long, seed=worlds.seed), on_progress=advance)
+    rows = [{"video": clip.video, "captions": list(clip.captions), "split": "test"} for clip in longer]
+    text = (folder / MANIFEST_NAME).read_text(encoding="utf-8") + "".join(json.dumps(row) + "\n" for row in rows)
+    both = folder / _BOTH_NAME
+    if not both.exists() or both.read_text(encoding="utf-8") != text:
+        publish_text(both, text)
     if not (folder / CONFIG_NAME).exists():
-        publish_text(folder / CONFIG_NAME, _CONFIG)
+        write_demo_config(folder, seed=0, videos=f"[{VIDEOS_NAME}, {LONG_NAME}]", captions=_BOTH_NAME)
     report = extract_only(Project.open(folder), console)
     if report.exit_code:
         raise FrameloomError(f"not every clip of {folder} was extracted: {'; '.join(report.lines())}")
@@ -90,17 +74,3 @@ def prepare(folder: Path, worlds: Worlds, recipe: Recipe, console: Console) -> C
         training=training_set(recipe, clips),
         galleries={name: TrainingSet(clips=tuple(listed)) for name, listed in galleries.items()},
     )
-
-
-def _render(folder: Path, worlds: Worlds, console: Console) -> None:
-    """Make the videos that are not there yet, and the list of all captions."""
-    short = World(num_train=worlds.num_train, num_val=0, num_test=worlds.num_test, seed=worlds.seed)
-    with console.progress("render", short.num_clips, "clips") as advance:
-        make_collection(folder, short, on_progress=advance)
-    with console.progress("render", worlds.num_long, "long clips") as advance:
-        clips = make_long_clips(folder, LongWorld(num_clips=worlds.num_long, seed=worlds.seed), on_progress=advance)
-    rows = [{"video": clip.video, "captions": list(clip.captions), "split": "test"} for clip in clips]
-    text = (folder / MANIFEST_NAME).read_text(encoding="utf-8") + "".join(json.dumps(row) + "\n" for row in rows)
-    both = folder / _BOTH_NAME
-    if not both.exists() or both.read_text(encoding="utf-8") != text:
-        publish_text(both, text)

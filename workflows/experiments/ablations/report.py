@@ -34,7 +34,6 @@ class Spread(Settings):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def mean(self) -> float:
-        """Over seeds."""
         return mean(self.seeds)
 
     @computed_field  # type: ignore[prop-decorator]
@@ -64,7 +63,6 @@ class Comparison(Settings):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def seeds_in_favour(self) -> int:
-        """How many seeds have the order of the paper."""
         return sum(value > 0 for value in self.mean_recall_difference.seeds)
 
     @computed_field  # type: ignore[prop-decorator]
@@ -80,22 +78,15 @@ class Comparison(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableResult:
-    """One table: the metrics of each row by seed.
-
-    Attributes:
-        table: what was asked.
-        found: row to one `Metrics` for each seed, in the order of seeds.
-    """
+    """One table, and the metrics of each of its rows, one for each seed."""
 
     table: Table
     found: Mapping[str, Sequence[Metrics]]
 
     def spread(self, row: str, direction: str, metric: str) -> Spread:
-        """One number of one row over seeds."""
         return Spread(seeds=tuple(one[direction][metric] for one in self.found[row]))
 
     def comparisons(self) -> list[Comparison]:
-        """Every order of the table."""
         found = []
         for order in self.table.orders:
             pairs = list(zip(self.found[order.better], self.found[order.worse], strict=True))
@@ -117,7 +108,6 @@ class TableResult:
         return found
 
     def lines(self) -> Iterator[str]:
-        """Markdown: the rows, the orders, and how many orders come out as published."""
         data_sets = list(dict.fromkeys(name for row in self.table.rows for name in row.published))
         columns = [f"{sign} {name}" for sign in _DIRECTIONS.values() for name in _SHOWN.values()]
         yield f"## Table {self.table.number}: {self.table.title}"

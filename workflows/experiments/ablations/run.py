@@ -52,27 +52,15 @@ class AblationJob:
 
     @property
     def folder(self) -> Path:
-        """Of the checkpoint, and of what was found."""
         return Path(self.train.folder)
 
     def result_path(self, asked: Asked, digest: str) -> Path:
         """Where the numbers of one row are kept: under everything that decides them."""
-        decides = [
-            digest,
-            dict(self.reading),
-            asked.media,
-            asked.strategy,
-            asked.gallery_digest,
-            dict(self.train.limits),
-        ]
-        return self.folder / f"result-{digest_of([_REVISION, *decides])[:16]}.json"
+        how = [dict(self.reading), asked.media, asked.strategy, asked.gallery_digest, dict(self.train.limits)]
+        return self.folder / f"result-{digest_of([_REVISION, digest, *how])[:16]}.json"
 
     def found(self) -> dict[str, Metrics] | None:
-        """The metrics of every row; None where something is still to be done.
-
-        Raises:
-            IntegrityError: a file of results is damaged.
-        """
+        """The metrics of every row; None where something is still to be done. Raises IntegrityError for damage."""
         if not (self.folder / META_NAME).is_file():
             return None
         digest = read_checkpoint(self.folder).digest
@@ -84,9 +72,8 @@ class AblationJob:
             try:
                 rows[asked.row] = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
-                raise IntegrityError(
-                    f"{path} is damaged ({error}): delete it, and the next run makes it again"
-                ) from None
+                fault = f"{path} is damaged ({error}): delete it, and the next run makes it again"
+                raise IntegrityError(fault) from None
         return rows
 
 
@@ -124,9 +111,7 @@ def plan_jobs(
             )
             if not asked:
                 continue
-            config = {
-                **features.widths(), **study.options, **study.objectives[objective], **training.options
-            }  # fmt: skip
+            config = features.widths() | {**study.options, **study.objectives[objective], **training.options}
             identity = digest_of([study.model, config, recipe.model_dump(), provenance])
             train = TrainJob(
                 store=str(clips.project.store.root),
@@ -146,7 +131,6 @@ def plan_jobs(
 
 
 def _written(folder: Path, name: str, examples: TrainingSet) -> Path:
-    """A list of clips as a file that is named by its digest."""
     path = folder / f"{name}-{examples.digest[:12]}.parquet"
     if not path.exists():
         examples.write(path)
@@ -192,12 +176,8 @@ def judge(job: AblationJob, asked: Asked) -> Metrics:
         clip_audio_frames=limits["max_audio_frames"],
         max_words=limits["max_words"],
     )
-    vectors = embed_test_clips(
-        model_of(job),
-        (samples[index] for index in range(len(samples))),
-        plan=plan,
-        combinations=["text", asked.media],
-    ).vectors
+    each = (samples[index] for index in range(len(samples)))
+    vectors = embed_test_clips(model_of(job), each, plan=plan, combinations=["text", asked.media]).vectors
     similarity = vectors["text"] @ vectors[asked.media].T
     found = {"text->media": retrieval_metrics(similarity), "media->text": retrieval_metrics(similarity.T)}
     return {name: {column: float(getattr(one, column)) for column in _COLUMNS} for name, one in found.items()}

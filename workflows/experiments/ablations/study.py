@@ -18,26 +18,15 @@ from ...console import Console, count_of
 from ...sync import working
 from .data import Worlds, prepare
 from .report import TableResult
-from .run import AblationJob, Metrics, plan_jobs, run_jobs
-from .studies import STUDIES, Study, Table
+from .run import Metrics, plan_jobs, run_jobs
+from .studies import STUDIES, Study
 
 FOLDER_NAME = "ablations"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyResult:
-    """What a study found.
-
-    Attributes:
-        name: of the study.
-        study: what was asked.
-        objective: the weights that every row was trained with.
-        recipe: by which every row was trained, but for the seed.
-        seeds: how many.
-        num_clips: of training and of each gallery.
-        tables: the results.
-        document: the file that the lines were written to.
-    """
+    """What a study found with one objective and one recipe for every row, and the file that the lines are in."""
 
     name: str
     study: Study
@@ -54,7 +43,6 @@ class StudyResult:
         return 0
 
     def lines(self) -> Iterator[str]:
-        """The tables as Markdown."""
         weights = ", ".join(f"{name} {value:g}" for name, value in self.study.objectives[self.objective].items())
         recipe, counts = self.recipe, self.num_clips
         yield f"# Ablations: {self.name}, on the laboratory"
@@ -137,6 +125,10 @@ def run_study(
     )
     with working(clips.project, console) as stage:
         run_jobs(jobs, stage.executor, console)
+    metrics: dict[str, list[Metrics]] = {}  # by table and row, each job's file read once
+    for job in jobs:
+        for key, of_row in (job.found() or {}).items():
+            metrics.setdefault(key, []).append(of_row)
     # Some tables of a study do not take the place of all of them.
     some = [f"table{table.number}" for table in chosen] if len(chosen) < len(study.tables) else []
     result = StudyResult(
@@ -146,21 +138,12 @@ def run_study(
         recipe=recipe,
         seeds=seeds,
         num_clips={"training": len(clips.training), **{key: len(each) for key, each in clips.galleries.items()}},
-        tables=_table_results(chosen, jobs),
+        tables=tuple(
+            TableResult(table=table, found={row.key: metrics[f"{table.number}/{row.key}"] for row in table.rows})
+            for table in chosen
+        ),
         document=folder / ("-".join([name, objective, *some]) + ".md"),
     )
     publish_text(result.document, "\n".join(result.lines()) + "\n")
     console.say(f"the tables are in {result.document}")
     return result
-
-
-def _table_results(tables: Sequence[Table], jobs: Sequence[AblationJob]) -> tuple[TableResult, ...]:
-    """The metrics of all jobs, which are done, by table and row; each job's file is read once."""
-    found: dict[str, list[Metrics]] = {}
-    for job in jobs:
-        for key, metrics in (job.found() or {}).items():
-            found.setdefault(key, []).append(metrics)
-    return tuple(
-        TableResult(table=table, found={row.key: found[f"{table.number}/{row.key}"] for row in table.rows})
-        for table in tables
-    )
