@@ -14,10 +14,7 @@ import typer
 from ..._version import __version__
 from ..._vocabulary import ExitCode, Outcome, Status
 from ..console import Console, count_of
-from . import ablations as _ablate_commands
-from . import data as _exchange_commands
-from . import health as _health_commands
-from . import plots as _plots_commands
+from . import ablations, data, health, plots
 from .options import DEFAULT_CONFIG, AsJson, Commands, ConfigPath, ListsByDefault, Quiet, answer, open_project, show
 
 app = typer.Typer(
@@ -32,8 +29,7 @@ app = typer.Typer(
 )
 
 Scheduler = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS", help="A running Dask scheduler, such as tcp://10.0.0.1:8786."),
+    str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler, such as tcp://10.0.0.1:8786.")
 ]
 Pattern = Annotated[str, typer.Argument(help="A shell pattern, such as 'resnet*'.")]
 
@@ -130,10 +126,7 @@ def _probe_line(info: dict[str, Any]) -> str:
 
 @app.command()
 def extract(
-    config: ConfigPath = DEFAULT_CONFIG,
-    scheduler: Scheduler = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    config: ConfigPath = DEFAULT_CONFIG, scheduler: Scheduler = None, as_json: AsJson = False, quiet: Quiet = False
 ) -> None:
     """Turn the collection into features: decode every new or changed video once, commit shards."""
     from ..sync.sync import extract_only
@@ -165,10 +158,7 @@ def train(
 
 @app.command()
 def embed(
-    config: ConfigPath = DEFAULT_CONFIG,
-    scheduler: Scheduler = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    config: ConfigPath = DEFAULT_CONFIG, scheduler: Scheduler = None, as_json: AsJson = False, quiet: Quiet = False
 ) -> None:
     """Write the embeddings of every extracted clip into LanceDB."""
     from ..sync.sync import embed_only
@@ -204,19 +194,19 @@ def sync(
     answer(report, as_json=as_json)
 
 
-app.command()(_health_commands.status)
-app.command()(_exchange_commands.export)
-app.command("import")(_exchange_commands.import_)
-app.command()(_exchange_commands.manifest)
-app.command()(_health_commands.verify)
-app.command()(_health_commands.repair)
-app.command()(_health_commands.compact)
-app.command()(_ablate_commands.ablate)
+app.command()(health.status)
+app.command()(data.export)
+app.command("import")(data.import_)
+app.command()(data.manifest)
+app.command()(health.verify)
+app.command()(health.repair)
+app.command()(health.compact)
+app.command()(ablations.ablate)
 
 plot_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
-plot_app.callback()(_plots_commands.plot)
+plot_app.callback()(plots.plot)
 app.add_typer(plot_app, name="plot")
-for _command in (_plots_commands.losses, _plots_commands.attention, _plots_commands.timeline):
+for _command in (plots.losses, plots.attention, plots.timeline):
     plot_app.command()(_command)
 
 

@@ -40,12 +40,7 @@ _DAMAGE = (0.5, 0.7)
 
 
 def encode_clip(
-    path: Path,
-    frames: Iterator[NDArray[np.uint8]],
-    sound: NDArray[np.float32] | None,
-    *,
-    size: int,
-    fps: int,
+    path: Path, frames: Iterator[NDArray[np.uint8]], sound: NDArray[np.float32] | None, *, size: int, fps: int
 ) -> None:
     """Write frames, (size, size, 3) RGB each, and sound, (samples,) in [-1, 1], as MP4, index first.
 

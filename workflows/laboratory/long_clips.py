@@ -116,7 +116,7 @@ def plan_long_clips(world: LongWorld) -> tuple[LongClip, ...]:
                 video=f"{LONG_NAME}/{digest_of([world.digest, place])[:16]}.mp4",
                 traits=traits,
                 changes=changes,
-                captions=tuple(_caption(traits, colours, pitches, choice, rng) for choice in choices),
+                captions=tuple(_caption((traits, colours, pitches), choice, rng) for choice in choices),
             )
         )
     return tuple(sorted(clips, key=lambda clip: clip.video))
@@ -173,14 +173,9 @@ def _unambiguous(
     return named
 
 
-def _caption(
-    traits: Mapping[str, str],
-    colours: Sequence[str],
-    pitches: Sequence[str],
-    named: Sequence[str],
-    rng: np.random.Generator,
-) -> str:
+def _caption(drawn: _Drawn, named: Sequence[str], rng: np.random.Generator) -> str:
     """Such as "small red then green then blue shapes on a striped wall with a deep then high slow buzzing note"."""
+    traits, colours, pitches = drawn
 
     def word(name: str, value: str) -> str:
         return str(rng.choice(ATTRIBUTES[name].words[value]))
@@ -196,11 +191,7 @@ def _caption(
 
 
 def make_long_clips(
-    folder: Path,
-    world: LongWorld,
-    *,
-    on_progress: Callable[[int], None] | None = None,
-    num_workers: int | None = None,
+    folder: Path, world: LongWorld, *, on_progress: Callable[[int], None] | None = None, num_workers: int | None = None
 ) -> tuple[LongClip, ...]:
     """Render the long clips into `long/` of a folder. Those that are there already are kept.
 

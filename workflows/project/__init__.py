@@ -4,7 +4,7 @@ from .collection import Video, clips_of, dropped_spans, in_split, readable_path,
 from .config import combination_fault
 from .imported import PREFIX, ImportRecord, imported_weights
 from .project import CHECKPOINT_POINTER, CONFIG_NAME, VECTORS_POINTER, Project, read_json
-from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Features, Resolved
+from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Resolved
 
 __all__ = [
     "CHECKPOINT_POINTER",
@@ -14,7 +14,6 @@ __all__ = [
     "BackboneRequest",
     "CheckpointRef",
     "FeatureRequest",
-    "Features",
     "ImportRecord",
     "Project",
     "Resolved",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -144,25 +145,24 @@ class Project:
 
     def features(self, *, word_vectors: Path | None = None) -> Features:
         """The features of the project; see `resolve`. Raises IntegrityError for word vectors that are damaged."""
-        extra = tuple(self.config.features.extra_text)
+        features = Features(media=self.media, extra_text=tuple(self.config.features.extra_text))
         feature = self.config.features.text
         if feature is None:
-            return Features(media=self.media, extra_text=extra)
+            return features
         if not self.trains_word_vectors:
-            return Features(media=self.media, text=self._request(Modality.TEXT, feature), extra_text=extra)
+            return replace(features, text=self._request(Modality.TEXT, feature))
         pointer = read_json(self.root / "models" / VECTORS_POINTER, needs=("file",)) or {}
         if word_vectors is None and pointer:
             word_vectors = self.root / "models" / pointer["file"]
         if word_vectors is None or not word_vectors.is_file():
-            return Features(media=self.media, extra_text=extra)
+            return features
         text = self._request(Modality.TEXT, feature.model_copy(update={"weights": str(word_vectors)}))
-        if pointer.get("file") == word_vectors.name and text.weights_digest != pointer.get(
-            "sha256", text.weights_digest
-        ):
+        known = pointer.get("sha256", text.weights_digest)
+        if pointer.get("file") == word_vectors.name and text.weights_digest != known:
             raise IntegrityError(
                 f"the word vectors {word_vectors} are damaged: run `frameloom repair`, then `frameloom sync`"
             )
-        return Features(media=self.media, text=text, extra_text=extra, word_vectors=word_vectors)
+        return replace(features, text=text, word_vectors=word_vectors)
 
     def keep_word_vectors(self, features: Features) -> None:
         """Make the word vectors of these features those that the project reads words with from now on."""

@@ -21,7 +21,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from ..._files import publish_text
 from ..._registry import nearest
@@ -31,6 +31,8 @@ from ...store.foreign import read_pickle
 from .collection import VIDEO_SUFFIXES
 from .manifest import SPLITS, Row, milliseconds, read_csv
 from .plain import text_fault
+
+Kind = TypeVar("Kind", str, list[Any])
 
 _SUBSETS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -138,12 +140,12 @@ def _msrvtt(path: Path) -> Iterator[Row]:
         return
     data = _object(path, _json(path), ("videos", "sentences"))
     captions: dict[str, list[str]] = {}
-    for number, one in enumerate(_list_of(path, data, "sentences"), 1):
-        name, caption = _texts(one, ("video_id", "caption"), f"{path}, sentence {number}")
-        captions.setdefault(name, []).append(caption)
-    for number, one in enumerate(_list_of(path, data, "videos"), 1):
+    for number, one in enumerate(_field(data, "sentences", list, path), 1):
+        where = f"{path}, sentence {number}"
+        captions.setdefault(_field(one, "video_id", str, where), []).append(_field(one, "caption", str, where))
+    for number, one in enumerate(_field(data, "videos", list, path), 1):
         where = f"{path}, video {number}"
-        name, split = _texts(one, ("video_id", "split"), where)
+        name, split = _field(one, "video_id", str, where), _field(one, "split", str, where)
         if name not in captions:
             raise ConfigError(f"{where}: {name!r} has no sentence")
         yield {"video": name, "captions": captions[name], "split": _split(split, where)}
@@ -158,12 +160,12 @@ def _youcook2(path: Path) -> Iterator[Row]:
     database = _object(path, _json(path), ("database",))["database"]
     for name, about in _object(path, database, ()).items():
         where = f"{path}, {name!r}"
-        split = _split(_texts(about, ("subset",), where)[0], where)
-        for one in _list_of(where, about, "annotations"):
+        split = _split(_field(about, "subset", str, where), where)
+        for one in _field(about, "annotations", list, where):
             segment = one.get("segment") if isinstance(one, dict) else None
             if not isinstance(segment, list) or len(segment) != 2:
                 raise ConfigError(f"{where}: an annotation needs a `segment` of two numbers, found {segment!r:.60}")
-            (sentence,) = _texts(one, ("sentence",), where)
+            sentence = _field(one, "sentence", str, where)
             yield {"video": name, **_span(segment[0], segment[1], where), "captions": [sentence], "split": split}
 
 
@@ -232,19 +234,12 @@ def _object(where: Any, value: Any, needed: tuple[str, ...]) -> Mapping[str, Any
     return value
 
 
-def _list_of(where: Any, value: Mapping[str, Any], key: str) -> list[Any]:
-    found = value.get(key)
-    if not isinstance(found, list):
-        raise ConfigError(f"{where}: `{key}` must be a list, found a {type(found).__name__}")
+def _field(value: Any, key: str, kind: type[Kind], where: Any) -> Kind:
+    """A list, or a text that is not empty."""
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, kind) or found == "":
+        raise ConfigError(f"{where}: `{key}` must be a {'text' if kind is str else 'list'}, found {found!r:.60}")
     return found
-
-
-def _texts(value: Any, keys: tuple[str, ...], where: str) -> list[str]:
-    found = [value.get(key) if isinstance(value, dict) else None for key in keys]
-    for key, text in zip(keys, found, strict=True):
-        if not isinstance(text, str) or not text:
-            raise ConfigError(f"{where}: `{key}` must be a text, found {text!r:.60}")
-    return [str(text) for text in found]
 
 
 def _split(name: str, where: str) -> str:

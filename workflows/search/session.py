@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import model_validator
 
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality
@@ -65,10 +65,8 @@ class Result(Settings):
         return iter(type(self).model_fields)
 
 
-class Query(BaseModel):
+class Query(Settings):
     """A question: at least one of `text`, `video`, `audio` and `like`. `ask` makes one and raises InputError."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     text: str | None = None
     video: Path | None = None
@@ -94,11 +92,8 @@ class Query(BaseModel):
         """A checked question. Raises InputError for an empty one, or for values of other types."""
         try:
             return cls(**options)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            message = str(fault["msg"]).removeprefix("Value error, ")
-            where = ".".join(map(str, fault["loc"]))
-            raise InputError(f"{where} is {fault['input']!r:.60}: {message}" if where else message) from None
+        except ConfigError as error:
+            raise InputError(str(error)) from None
 
 
 class SearchSession:

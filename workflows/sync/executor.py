@@ -208,10 +208,7 @@ def num_cores() -> int:
 
 @contextmanager
 def open_executor(
-    *,
-    workers: int | None,
-    scheduler: str | None,
-    resources: Mapping[str, float] = MappingProxyType({}),
+    *, workers: int | None, scheduler: str | None, resources: Mapping[str, float] = MappingProxyType({})
 ) -> Iterator[Executor]:
     """An executor for the length of a block. Raises ConfigError when the scheduler cannot be reached."""
     if scheduler is None and workers == 0:

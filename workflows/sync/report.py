@@ -94,13 +94,10 @@ class Report(Settings):
         return sum(self.outcomes.values())
 
     @property
-    def num_failed(self) -> int:
-        """Videos that were rejected or quarantined, and those that are still pending after a run."""
-        return sum(self.outcomes.get(box, 0) for box in (Outcome.REJECTED, Outcome.QUARANTINED, Outcome.PENDING))
-
-    @property
     def exit_code(self) -> int:
-        return ExitCode.FAILURES if self.num_failed > self.max_failures else ExitCode.OK
+        """3 where more videos than `max_failures` were rejected or quarantined, or are still pending after a run."""
+        failed = sum(self.outcomes.get(box, 0) for box in (Outcome.REJECTED, Outcome.QUARANTINED, Outcome.PENDING))
+        return ExitCode.FAILURES if failed > self.max_failures else ExitCode.OK
 
     @property
     def did_nothing(self) -> bool:
@@ -111,13 +108,10 @@ class Report(Settings):
         """Whether everything that can be indexed is."""
         return bool(self.outcomes.get(Outcome.INDEXED, 0)) and not self.outcomes.get(Outcome.PENDING, 0)
 
-    def identity(self) -> str:
-        parts = " + ".join(f"{self.outcomes.get(box, 0)} {box.value}" for box in Outcome)
-        return f"{self.discovered} discovered = {parts}"
-
     def lines(self) -> Iterator[str]:
         yield from file_lines([file.model_dump() for file in self.files])
-        yield self.identity()
+        parts = " + ".join(f"{self.outcomes.get(box, 0)} {box.value}" for box in Outcome)
+        yield f"{self.discovered} discovered = {parts}"
         for modality, statuses in self.modalities.items():
             yield f"  {modality}: " + ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
         yield from self.notes

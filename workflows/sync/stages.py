@@ -46,9 +46,13 @@ DEATHS_BEFORE_QUARANTINE = 2
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What every stage works with. `executor` starts the workers when it is first called: idle runs start none."""
+    """What every stage works with: a project, and what it was resolved to when the run began.
+
+    `executor` starts the workers when it is first called: idle runs start none.
+    """
 
     project: Project
+    resolved: Resolved
     executor: Callable[[], Executor]
     console: Console
 
@@ -144,17 +148,17 @@ def _say_failures(console: Console, result: ExtractResult) -> None:
         console.say(f"  {video}: changed while it was read; the next run tries it again")
 
 
-def read_captions(stage: Stage, resolved: Resolved, *, renew_vectors: bool = False) -> Resolved:
+def read_captions(stage: Stage, *, renew_vectors: bool = False) -> Resolved:
     """Make the features of every caption, and before that word vectors where none are given.
 
     Returns what is resolved afterwards: words are read with the vectors that were trained here, if any were.
     """
-    project = stage.project
+    project, resolved = stage.project, stage.resolved
     captions = project.texts()
     if project.config.features.text is None or not captions:
         return resolved
     if lacks_word_vectors(project, resolved) or (renew_vectors and project.trains_word_vectors):
-        resolved = _train_word_vectors(stage, resolved)
+        resolved = _train_word_vectors(stage)
     text = resolved.features.text
     if text is None:
         return resolved
@@ -193,7 +197,7 @@ def lacks_word_vectors(project: Project, resolved: Resolved) -> bool:
     return project.trains_word_vectors and resolved.features.text is None and bool(project.texts(split="train"))
 
 
-def _train_word_vectors(stage: Stage, resolved: Resolved) -> Resolved:
+def _train_word_vectors(stage: Stage) -> Resolved:
     """Train word vectors from the captions that may be learned from, and say so."""
     from ...extract import train_word_vectors
 
@@ -202,7 +206,7 @@ def _train_word_vectors(stage: Stage, resolved: Resolved) -> Resolved:
     assert feature is not None
     captions = project.texts(split="train")
     if not captions:
-        return resolved
+        return stage.resolved
     dim = int(feature.options.get("dim", 300))
     identity = digest_of({"captions": captions, "dim": dim, "seed": feature.seed})
     path = project.root / "models" / f"word_vectors-{identity[:12]}.bin"
@@ -215,7 +219,7 @@ def _train_word_vectors(stage: Stage, resolved: Resolved) -> Resolved:
         train_word_vectors(captions, path, dim=dim, seed=feature.seed)
     renewed = project.resolve(word_vectors=path)
     # Vectors that replace others are those of the project once a model was trained on them.
-    if resolved.features.word_vectors is None:
+    if stage.resolved.features.word_vectors is None:
         project.keep_word_vectors(renewed.features)
     return renewed
 

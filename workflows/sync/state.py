@@ -58,10 +58,6 @@ class State:
     def checkpoint(self) -> CheckpointRef | None:
         return self.resolved.checkpoint
 
-    def passing(self) -> set[str]:
-        """Videos whose rows stay: they are there, and cannot be read or finished just now."""
-        return {state.name for state in self.survey.videos if state.is_passing}
-
     def rowless(self) -> dict[str, tuple[Status, str]]:
         """Videos that were extracted and can have no row, with the reason."""
         with_rows = {state.clip.video for state in self.clips if state.combinations}
@@ -87,9 +83,9 @@ class State:
         return embedding_fingerprint(inputs.identities(), self.checkpoint.digest, span=span, limits=limits)
 
     def stale_ids(self, held: Mapping[str, tuple[str, str, str]] | None = None) -> tuple[str, ...]:
-        """Rows of clips that are no more, whatever checkpoint there is. Rows of videos in `passing` are left alone."""
+        """Rows of clips that are no more, but for those of videos that cannot be read or finished just now."""
         expected = {one for state in self.clips for one in state.row_ids.values()}
-        keep = self.passing()
+        keep = {state.name for state in self.survey.videos if state.is_passing}
         held = held_rows(self.project) if held is None else held
         return tuple(one for one, (_, _, video) in held.items() if one not in expected and video not in keep)
 

@@ -149,17 +149,12 @@ class Survey:
         """The same files with what was stored of them since. The files themselves are not looked at again."""
         project.store.refresh()
         absent = ImportRecord.absent_in(project.root)
-        return Survey(
-            videos=tuple(
-                state
-                if not state.missing or state.file.digest is None
-                else replace(
-                    state,
-                    streams=tuple(stream_of(project, one.request, state.file.digest, absent) for one in state.streams),
-                )
-                for state in self.videos
-            )
-        )
+
+        def streams(state: VideoState) -> tuple[Stream, ...]:
+            return tuple(stream_of(project, one.request, state.file.digest or "", absent) for one in state.streams)
+
+        videos = (replace(state, streams=streams(state)) if state.missing else state for state in self.videos)
+        return Survey(videos=tuple(videos))
 
 
 def survey(project: Project, *, on_hashed: Callable[[Path], None] | None = None) -> Survey:

@@ -11,7 +11,7 @@ from typing import Any
 from ..._vocabulary import FrameloomError, InputError, digest_of
 from ...store import writer_lock
 from ..console import Console, count_of
-from ..project import CheckpointRef, FeatureRequest, Project, Resolved, dropped_spans
+from ..project import CheckpointRef, FeatureRequest, Project, dropped_spans
 from . import stages
 from .executor import Executor, open_executor
 from .report import Plan, Report, joined_status, report_of
@@ -74,10 +74,10 @@ def _notes(state: State) -> Iterator[str]:
 
 
 @contextmanager
-def working(project: Project, console: Console, resolved: Resolved | None = None) -> Iterator[Stage]:
+def working(project: Project, console: Console) -> Iterator[Stage]:
     """Hold the store's lock and recover it; workers start when a stage first needs them."""
     _ = project.collection  # mistakes are refused before anything is written
-    resolved = project.resolve() if resolved is None else resolved
+    resolved = project.resolve()
     if resolved.checkpoint is None or resolved.given is not None:
         project.check_model(resolved)
     with ExitStack() as stack:
@@ -95,7 +95,7 @@ def working(project: Project, console: Console, resolved: Resolved | None = None
                 executors.append(stack.enter_context(open_executor(**options)))
             return executors[0]
 
-        yield Stage(project, executor, console)
+        yield Stage(project, resolved, executor, console)
 
 
 def _drop_other_columns(project: Project, console: Console) -> None:
@@ -114,16 +114,15 @@ def _drop_other_columns(project: Project, console: Console) -> None:
 
 def sync(project: Project, console: Console) -> Report:
     """Extract, train where there is no checkpoint yet, embed, and delete the rows of clips that are gone."""
-    resolved = project.resolve()
-    with working(project, console, resolved) as stage:
+    with working(project, console) as stage:
         found, extracted = _extract(stage)
         done = {"extracted": extracted, "trained": 0, "embedded": 0, "written": 0, "deleted": 0, "merged": 0}
         if next(clip_states(project, found, None), None) is None:
             videos = count_of(len(found.videos), "video")
             untrained = f"nothing to train on or to embed: none of the {videos} can be used"
-            state = state_of(project, resolved, found)
+            state = state_of(project, stage.resolved, found)
         else:
-            state, untrained = _trained(stage, resolved, found, done)
+            state, untrained = _trained(stage, found, done)
         if untrained:
             done["deleted"] = stages.delete(stage, state.stale_ids())
             done["merged"] = stages.merge(stage)
@@ -134,10 +133,9 @@ def sync(project: Project, console: Console) -> Report:
         return report_of(state, done, notes=tuple(_notes(state)))
 
 
-def _trained(stage: Stage, resolved: Resolved, found: Survey, done: dict[str, int]) -> tuple[State, str]:
+def _trained(stage: Stage, found: Survey, done: dict[str, int]) -> tuple[State, str]:
     """The state to embed, with a checkpoint; or a sentence that says why there is none."""
-    resolved = stages.read_captions(stage, resolved)
-    state = state_of(stage.project, resolved, found)
+    state = state_of(stage.project, stages.read_captions(stage), found)
     if state.checkpoint is not None:
         return state, ""
     try:
@@ -166,18 +164,16 @@ def _embed(stage: Stage, state: State, done: dict[str, int]) -> None:
 
 def extract_only(project: Project, console: Console) -> Report:
     """`frameloom extract`: media and caption features, nothing else. A video counts as indexed when extracted."""
-    resolved = project.resolve()
-    with working(project, console, resolved) as stage:
+    with working(project, console) as stage:
         found, extracted = _extract(stage)
-        if next(clip_states(project, found, None), None) is not None:
-            resolved = stages.read_captions(stage, resolved)
+        has_clips = next(clip_states(project, found, None), None) is not None
+        resolved = stages.read_captions(stage) if has_clips else stage.resolved
         return report_of(state_of(project, resolved, found), {"extracted": extracted})
 
 
 def train_only(project: Project, console: Console, *, force: bool = False) -> tuple[CheckpointRef, bool]:
     """`frameloom train`: train on the features as they are now. Returns the checkpoint, and whether it is a new one."""
-    resolved = project.resolve()
-    with working(project, console, resolved) as stage:
+    with working(project, console) as stage:
         found = survey(project)
         if found.to_extract():
             console.say(f"note: {count_of(len(found.to_extract()), 'video')} not extracted yet: not trained on")
@@ -185,7 +181,7 @@ def train_only(project: Project, console: Console, *, force: bool = False) -> tu
             raise FrameloomError("model.checkpoint is set, so nothing is trained here: remove it to train a model")
         if next(clip_states(project, found, None), None) is None:
             raise FrameloomError("no features to train on: run `frameloom extract` first")
-        state = state_of(project, stages.read_captions(stage, resolved, renew_vectors=True), found)
+        state = state_of(project, stages.read_captions(stage, renew_vectors=True), found)
         checkpoint = state.checkpoint
         now = stages.training_set(project.recipe, state.clips).digest
         if checkpoint is not None and not force and checkpoint.examples_digest in (now, None):
@@ -197,11 +193,9 @@ def train_only(project: Project, console: Console, *, force: bool = False) -> tu
 
 def embed_only(project: Project, console: Console) -> Report:
     """`frameloom embed`: bring the table up to date with the features and the checkpoint that are there."""
-    resolved = project.resolve()
-    with working(project, console, resolved) as stage:
+    with working(project, console) as stage:
         found = survey(project)
-        if resolved.checkpoint is not None:
-            resolved = stages.read_captions(stage, resolved)
+        resolved = stage.resolved if stage.resolved.checkpoint is None else stages.read_captions(stage)
         if resolved.checkpoint is None:  # also where new word vectors ask for another model
             raise FrameloomError("no checkpoint to embed with: run `frameloom train` first, or give model.checkpoint")
         state = state_of(project, resolved, found)

@@ -2,6 +2,6 @@
 
 from .data import Worlds
 from .studies import STUDIES
-from .study import StudyResult, run_study
+from .study import run_study
 
-__all__ = ["STUDIES", "StudyResult", "Worlds", "run_study"]
+__all__ = ["STUDIES", "Worlds", "run_study"]
