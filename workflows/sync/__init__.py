@@ -5,7 +5,7 @@ from .report import FileReport, Plan, Report, file_lines
 from .stages import embed_job, lacks_word_vectors, row_columns, training_set
 from .state import ClipState, State, take_state
 from .survey import Survey, fingerprint_of, stream_of, survey
-from .sync import embed_only, extract_only, make_plan, status_of, sync, train_only, working
+from .sync import extract_only, make_plan, status_of, sync, train_only, working
 from .tasks import TrainJob, embed_clips, loaded_model, text_digest, train_model
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "TrainJob",
     "embed_clips",
     "embed_job",
-    "embed_only",
     "extract_only",
     "file_lines",
     "fingerprint_of",

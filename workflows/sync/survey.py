@@ -140,11 +140,6 @@ class Survey:
         waiting = [state for state in self.videos if state.to_extract and state.file.digest is not None]
         return list({state.file.digest: state for state in reversed(waiting)}.values())[::-1]
 
-    def failures(self) -> list[VideoState]:
-        """Videos that were rejected, quarantined, or could not be tried."""
-        boxes = (Outcome.REJECTED, Outcome.QUARANTINED)
-        return [state for state in self.videos if state.outcome in boxes]
-
     def updated(self, project: Project) -> Survey:
         """The same files with what was stored of them since. The files themselves are not looked at again."""
         project.store.refresh()

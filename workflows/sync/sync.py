@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from ..._vocabulary import FrameloomError, InputError, digest_of
+from ..._vocabulary import FrameloomError, InputError, Outcome, digest_of
 from ...store import writer_lock
 from ..console import Console, count_of
 from ..project import CheckpointRef, FeatureRequest, Project, dropped_spans
@@ -141,7 +141,7 @@ def _trained(stage: Stage, found: Survey, done: dict[str, int]) -> tuple[State, 
     try:
         resolved = stages.train(stage, state)
     except InputError as error:
-        if found.failures():
+        if any(one.outcome in (Outcome.REJECTED, Outcome.QUARANTINED) for one in found.videos):
             return state, str(error)
         raise
     done["trained"] = 1
