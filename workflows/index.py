@@ -24,10 +24,7 @@ class Index:
         path = Path(path)
         self.path = path / CONFIG_NAME if path.is_dir() else path
         self._session: SearchSession | None = None
-        self._open()
-
-    def _open(self, *, read_only: bool = False) -> Project:
-        return Project.open(self.path, read_only=read_only)
+        Project.open(self.path)  # mistakes of the configuration are raised at once
 
     def sync(self, *, dry_run: bool = False, quiet: bool = True) -> Report | Plan:
         """Bring features, model and table up to date with the collection, doing only what changed.
@@ -43,8 +40,8 @@ class Index:
             FrameloomError: what a user can mend: configuration, lock, space, integrity.
         """
         if dry_run:
-            return make_plan(self._open(read_only=True))
-        return sync(self._open(), Console(quiet=quiet))
+            return make_plan(Project.open(self.path, read_only=True))
+        return sync(Project.open(self.path), Console(quiet=quiet))
 
     def search(
         self,
@@ -83,16 +80,16 @@ class Index:
         )
         if self._session is None or not self._session.is_current():
             self.close()
-            self._session = SearchSession(self._open(), watched=(self.path,))
+            self._session = SearchSession(Project.open(self.path), watched=(self.path,))
         return self._session.search(query)
 
     def status(self) -> dict[str, Any]:
         """What is there, what is stale and why, what failed, as plain data."""
-        return status_of(self._open(read_only=True))
+        return status_of(Project.open(self.path, read_only=True))
 
     def evaluate(self, *, split: str = "test") -> Evaluation:
         """Text-to-media retrieval on one split."""
-        project = self._open()
+        project = Project.open(self.path)
         with reader_lock(project.root):
             return evaluate(project, split=split)
 

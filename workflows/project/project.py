@@ -25,7 +25,6 @@ from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Features, 
 CONFIG_NAME = "frameloom.yaml"
 VECTORS_POINTER = "word_vectors.json"
 CHECKPOINT_POINTER = "current.json"
-LIMITS = ("max_video_tokens", "max_audio_frames", "max_words")
 
 
 class Project:
@@ -117,12 +116,12 @@ class Project:
             IntegrityError: a pointer of ours, or the word vectors, are damaged.
         """
         features = self.features(word_vectors=word_vectors)
-        limits = {name: getattr(self.recipe, name) for name in LIMITS}
+        limits = self.recipe.limits()
         given = self.config.model.checkpoint
         meta = None if given is None else read_checkpoint(self._absolute(given))
         if meta is not None:
             limits |= meta.provenance.get("limits", {})
-        own = {name: getattr(self.config.model, name) for name in LIMITS}
+        own = {name: getattr(self.config.model, name) for name in self.recipe.limits()}
         limits |= {name: value for name, value in own.items() if value is not None}
         key = digest_of(
             {
