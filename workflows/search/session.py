@@ -113,7 +113,7 @@ class SearchSession:
             *([] if self.resolved.checkpoint is None else [self.resolved.checkpoint.folder / "model.json"]),
         )
         self._stamp = self._now()
-        self._count = lru_cache(maxsize=1000)(self.table.count)
+        self._count = lru_cache(maxsize=1000)(lambda where, table=project.table: table.count(where))
         self._closed: weakref.finalize[Any, Any] | None = None
         if self.resolved.checkpoint is None:
             raise FrameloomError(
