@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,7 +49,7 @@ def ablate(
     from ..experiments.ablations import STUDIES, Worlds, run_study
 
     if study is None:
-        known = [
+        known: list[dict[str, Any]] = [
             {
                 "study": name,
                 "paper": STUDIES[name].paper,
