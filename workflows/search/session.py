@@ -104,7 +104,7 @@ class SearchSession:
 
     def __init__(self, project: Project, *, watched: tuple[Path, ...] = ()) -> None:
         self.project = project
-        table = self.table = project.table
+        self.table = project.table
         self.resolved = project.resolve()
         self._watched = (
             *watched,
@@ -113,7 +113,7 @@ class SearchSession:
             *([] if self.resolved.checkpoint is None else [self.resolved.checkpoint.folder / "model.json"]),
         )
         self._stamp = self._now()
-        self._count = lru_cache(maxsize=1000)(lambda where: table.count(where))
+        self._count = lru_cache(maxsize=1000)(self.table.count)
         self._closed: weakref.finalize[Any, Any] | None = None
         if self.resolved.checkpoint is None:
             raise FrameloomError(

@@ -97,10 +97,11 @@ def test_a_session_of_a_project_without_an_index_says_so(synced: Path) -> None:
 
 
 def test_a_condition_is_counted_once(synced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = SearchSession(Project.open(synced))
+    project = Project.open(synced)
     asked: list[str | None] = []
-    original = session.table.count
-    monkeypatch.setattr(session.table, "count", lambda where=None: asked.append(where) or original(where))
+    original = project.table.count
+    monkeypatch.setattr(project.table, "count", lambda where=None: asked.append(where) or original(where))
+    session = SearchSession(project)
     query = Query.ask(text="a red picture", where="split = 'test'", top=3)
     assert session.search(query) == session.search(query)
     assert asked == ["split = 'test'"]
