@@ -11,7 +11,6 @@ import os
 import shutil
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .._files import make_folder, out_of_space, set_aside
+from .._files import file_stamp, is_settled, make_folder, out_of_space, set_aside
 from .._vocabulary import InputError, MediaError, Status
 from .fingerprints import hash_stream, media_error, open_regular_file
 
@@ -27,8 +26,6 @@ _log = logging.getLogger(__name__)
 
 LEDGER_NAME = "ledger.sqlite"
 SCHEMA_VERSION = 2
-# A file changed this shortly before it was hashed could change again within one tick of its clock and look the same.
-SETTLED_SECONDS = 2.0
 # Older measurements of speed count half as much with each new one.
 RATE_MEMORY = 0.5
 _FILES_A_COMMIT = 64  # each commit waits for the disk
@@ -82,11 +79,17 @@ class Ledger:
             paths: the files.
             on_hashed: called in this thread after each file that had to be read, for a progress bar.
         """
-        stamps = {path: _stamp(path) for path in map(Path, paths)}
-        found: dict[Path, str | MediaError] = {
-            path: stamp for path, stamp in stamps.items() if isinstance(stamp, MediaError)
-        }
-        names = {_name(path): path for path in stamps if path not in found}
+        paths = [Path(path) for path in paths]
+        found: dict[Path, str | MediaError] = {}
+        stamps: dict[Path, str] = {}
+        for path in paths:
+            try:
+                stamps[path] = file_stamp(path.stat())
+            except OSError as error:
+                found[path] = media_error(path, error)
+            except ValueError as error:  # no file has such a name
+                found[path] = MediaError(Status.MISSING, str(error))
+        names = {os.fsencode(path.absolute()): path for path in stamps}  # bytes: a name need not be UTF-8
         for some in _parts(list(names) if self._has_content() else [], 500):
             query = f"SELECT path, stamp, digest FROM files WHERE path IN ({','.join('?' * len(some))})"  # noqa: S608
             for name, stamp, digest in self._rows(query, some):
@@ -99,14 +102,14 @@ class Ledger:
                     if isinstance(result, MediaError):
                         found[path] = result
                     else:
-                        stamp, found[path], is_settled = result
-                        settled += [(_name(path), stamp, result[1])] if is_settled else []
+                        found[path], stamp = result
+                        settled += [(os.fsencode(path.absolute()), stamp, result[0])] if stamp else []
                     if on_hashed:
                         on_hashed(path)
                 if settled:
                     with self._opened() as connection, connection:
                         connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", settled)
-        return {path: found[path] for path in stamps}
+        return {path: found[path] for path in paths}
 
     # Attempts
 
@@ -133,7 +136,7 @@ class Ledger:
     def table_version(self, uri: str) -> int | None:
         """The last version of a table that is known to be durable."""
         row = self._row("SELECT version FROM tables WHERE uri = ?", (uri,))
-        return int(row[0]) if row else None
+        return row[0] if row else None
 
     def table_state(self, uri: str) -> str:
         """What `set_table_version` was told that this version holds; empty when it was not told."""
@@ -251,34 +254,18 @@ def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _name(path: Path) -> bytes:
-    return os.fsencode(path.absolute())  # bytes: a name need not be UTF-8
-
-
-def _stamp(path: Path) -> str | MediaError:
-    try:
-        return _stamp_of(path.stat())
-    except (OSError, ValueError) as error:
-        return media_error(path, error) if isinstance(error, OSError) else MediaError(Status.MISSING, str(error))
-
-
-def _stamp_of(status: os.stat_result) -> str:
-    # The change time, which no program can set back, sees a rewrite that kept size and modification time.
-    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
-
-
-def _hash_file(path: Path) -> tuple[str, str, bool] | MediaError:
-    """Stamp, digest and whether the file had been left alone long enough for the stamp to be trusted."""
+def _hash_file(path: Path) -> tuple[str, str] | MediaError:
+    """Digest, and stamp where the file had been left alone long enough for that to be trusted."""
     try:
         with open_regular_file(path) as file:
-            before, now = os.fstat(file.fileno()), time.time()
+            before = os.fstat(file.fileno())
+            stamp = file_stamp(before) if is_settled(before) else ""
             digest = hash_stream(file)
             after = os.fstat(file.fileno())
     except MediaError as error:
         return error
     except OSError as error:
         return media_error(path, error)
-    if _stamp_of(before) != _stamp_of(after):
+    if file_stamp(before) != file_stamp(after):
         return MediaError(Status.CHANGED, f"{path} changed while it was read; it is tried again in the next run")
-    settled = now - max(before.st_mtime, before.st_ctime) > SETTLED_SECONDS
-    return _stamp_of(before), digest, settled
+    return digest, stamp

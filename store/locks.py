@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .._files import make_folder, write_error
+from .._files import make_folder, write_errors
 from .._vocabulary import LockedError
 
 LOCK_NAME = ".lock"
@@ -32,18 +32,13 @@ def writer_lock(root: Path) -> Iterator[None]:
         LockedError: another process holds it (exit code 6); the message names that process.
         ConfigError: the folder cannot be written.
     """
-    with _lock_file(root, LOCK_NAME) as descriptor:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            try:
+    with _locked(root, LOCK_NAME) as (descriptor, is_mine):
+        if not is_mine:
+            holder = "another process"
+            with suppress(ValueError, KeyError, TypeError):  # it has the lock and has not yet written its name
                 writer = json.loads(os.pread(descriptor, 4096, 0))
                 holder = f"process {writer['pid']} on {writer['host']}"
-            except (ValueError, KeyError, TypeError):  # it has the lock and has not yet written its name
-                holder = "another process"
-            raise LockedError(
-                f"{holder} is writing to {root}; wait until it has ended, or end it, and try again"
-            ) from None
+            raise LockedError(f"{holder} is writing to {root}; wait until it has ended, or end it, and try again")
         with suppress(OSError):  # on a full disk it holds the lock without its name
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
@@ -74,12 +69,10 @@ class SharedLock:
 
     def __init__(self, root: Path) -> None:
         self._descriptor: int | None = None
-        for flags in (os.O_RDONLY, os.O_RDONLY | os.O_CREAT):  # it is not there yet, most of all
-            try:
+        for flags in (os.O_RDONLY | os.O_CREAT, os.O_RDONLY):  # last: a store of others
+            with suppress(OSError):
                 self._descriptor = os.open(root / READERS_NAME, flags | os.O_CLOEXEC, 0o644)
                 break
-            except OSError:  # at last: no store, or a read-only one, which nobody compacts from here
-                continue
         if self._descriptor is None:
             return
         try:
@@ -109,28 +102,27 @@ def exclusive_lock(root: Path) -> Iterator[None]:
         LockedError: somebody is reading (exit code 6); the message names the processes.
         ConfigError: the folder cannot be written.
     """
-    with _lock_file(root, READERS_NAME) as descriptor:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with _locked(root, READERS_NAME) as (descriptor, is_mine):
+        if not is_mine:
             raise LockedError(
                 f"{_holders(descriptor)} is reading {root}, whose files must stay while it does; wait until it has"
                 " ended, or end it, and try again"
-            ) from None
+            )
         yield
 
 
 @contextmanager
-def _lock_file(root: Path, name: str) -> Iterator[int]:
-    """A lock file of the store, made with the store where it is not there. Closing it releases the lock."""
+def _locked(root: Path, name: str) -> Iterator[tuple[int, bool]]:
+    """A lock file of the store, made where it is not there, and whether the lock was to be had."""
     make_folder(root)
-    path = root / name
+    with write_errors(root / name):
+        descriptor = os.open(root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise write_error(error, path) from error
-    try:
-        yield descriptor
+        is_mine = False
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_mine = True
+        yield descriptor, is_mine
     finally:
         os.close(descriptor)
 

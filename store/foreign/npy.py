@@ -47,8 +47,7 @@ def read_npy(path: Path, *, max_bytes: int = MAX_ARRAY_BYTES, only_shape: bool =
     declares more bytes than it has or than `max_bytes`.
     """
     with _explained(path), open_regular_file(path) as file:
-        size = path.stat().st_size
-        return _read(file, size, max_bytes, only_shape=only_shape)
+        return _read(file, path.stat().st_size, max_bytes, only_shape=only_shape)
 
 
 def read_npz(
@@ -83,9 +82,8 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
     return sink.getvalue()
 
 
-def _read(stream: IO[bytes], num_bytes: int, max_bytes: int, *, only_shape: bool = False) -> NDArray[Any]:
-    counted = _Counted(stream)
-    shape, fortran, dtype = _header(counted)
+def _read(stream: IO[bytes], num_bytes: int, max_bytes: int, *, only_shape: bool) -> NDArray[Any]:
+    shape, fortran, dtype = _header(stream)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are never loaded: save it again as an array of numbers")
     if dtype.kind not in "biufc":
@@ -93,14 +91,14 @@ def _read(stream: IO[bytes], num_bytes: int, max_bytes: int, *, only_shape: bool
     need = math.prod(shape) * dtype.itemsize
     if need > max_bytes:
         raise ValueError(f"it declares shape {shape} of {dtype}, {need:,} bytes; at most {max_bytes:,} are read")
-    held = num_bytes - counted.position
+    held = num_bytes - stream.tell()
     if need != held:
         raise ValueError(f"it declares shape {shape} of {dtype}, {need:,} bytes, and holds {held:,}")
     if only_shape:
         return np.broadcast_to(np.zeros((), dtype.newbyteorder("=")), shape)
     data = bytearray()
     while len(data) < need:  # block by block, so that memory grows no faster than data comes
-        block = counted.read(min(_BLOCK, need - len(data)))
+        block = stream.read(min(_BLOCK, need - len(data)))
         if not block:
             raise EOFError(f"it ends after {len(data):,} of {need:,} bytes")
         data += block
@@ -111,20 +109,7 @@ def _read(stream: IO[bytes], num_bytes: int, max_bytes: int, *, only_shape: bool
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-class _Counted:
-    """A stream that knows how much was read from it."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.position = 0
-
-    def read(self, count: int = -1) -> bytes:
-        data = self._stream.read(count)
-        self.position += len(data)
-        return data
-
-
-def _header(stream: _Counted) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, order and type, as NumPy reads them; what a header may declare is checked before it is read."""
     magic = stream.read(len(npy.MAGIC_PREFIX) + 2)
     if len(magic) != len(npy.MAGIC_PREFIX) + 2 or not magic.startswith(npy.MAGIC_PREFIX):

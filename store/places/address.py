@@ -1,4 +1,4 @@
-"""The place that a path or an address names."""
+"""The place that a path or an address names: a folder, or a prefix of an object store that fsspec can reach."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from ..._vocabulary import ConfigError
-from .base import Place
 from .local import LocalPlace
 from .remote import RemotePlace
 
+Place = LocalPlace | RemotePlace
 _LOCAL = ("file", "local")
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.I | re.S)
 _COLLAPSED = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]", re.I)

@@ -12,8 +12,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,14 +40,10 @@ _PASSING_ERRNOS = frozenset(
     {errno.EIO, errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED}
     | {getattr(errno, name) for name in ("EREMOTEIO", "ENETUNREACH", "EHOSTUNREACH") if hasattr(errno, name)}
 )
-_PASSING_NAMES = re.compile("Timeout|Connect|Endpoint|IncompleteRead|Payload|Disconnected|RemoteMismatch")
+_PASSING_NAMES = re.compile("Timeout|Connect|Endpoint|IncompleteRead|Payload|Disconnected")
 _NO_CREDENTIALS = re.compile("Credential|TokenRetrieval|ProfileNotFound|UnauthorizedSSO|SSOToken")
 _SECRET_VARIABLES = re.compile("KEY|SECRET|TOKEN|PASSWORD|SAS|CREDENTIAL", re.I)
 _SECRET_SHAPES = re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}\b|(?i:signature|credential|token|sig)=[^&\s]+")
-
-
-class RemoteMismatchError(OSError):
-    """What lies at the service is not what was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +62,8 @@ class Info:
         when = next(
             (raw[key] for key in ("LastModified", "last_modified", "mtime", "updated", "created") if key in raw), 0
         )
-        return cls(int(raw["size"]), f"{etag} {when}", _seconds(when), etag)
-
-
-def _seconds(when: Any) -> float:
-    if isinstance(when, str):
-        when = datetime.fromisoformat(when)
-    return when.timestamp() if isinstance(when, datetime) else float(when)
+        stamp, when = f"{etag} {when}", datetime.fromisoformat(when) if isinstance(when, str) else when
+        return cls(int(raw["size"]), stamp, when.timestamp() if isinstance(when, datetime) else float(when), etag)
 
 
 class Bucket:
@@ -93,10 +86,11 @@ class Bucket:
         if protocol in _READ_ONLY or "::" in protocol + rest:
             raise ConfigError(f"{where} cannot hold a store: name an object store, as s3://bucket/prefix")
         self._protocol = protocol
-        self._prefix = rest.strip("/")
-        if not self._prefix:
+        prefix = rest.strip("/")
+        if not prefix:
             raise ConfigError(f"{where} names no bucket: give one, as {protocol}://bucket/prefix")
-        self.url = f"{protocol}://{self._prefix}"
+        self.url = f"{protocol}://{prefix}"
+        self._bucket, _, self._prefix = prefix.partition("/")
         self._opened: tuple[int, Any] | None = None
         self._opening = threading.Lock()
 
@@ -105,27 +99,22 @@ class Bucket:
 
         def find() -> Any:
             try:
-                return self._files().find(self._root(), detail=True)
+                return self._files().find(self._key().rstrip("/"), detail=True)
             except FileNotFoundError:
-                if self._bucket_exists():
+                if self._files().exists(self._bucket):
                     return {}
                 raise
 
-        found, begin = self._tried("listed", find), len(self._root()) + 1
-        return {path[begin:]: Info.of(raw) for path, raw in found.items() if raw["type"] == "file"}
+        found, begin = self._tried("listed", find), self._key()
+        return {path.removeprefix(begin): Info.of(raw) for path, raw in found.items() if raw["type"] == "file"}
 
     def read_many(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
         """The bytes of small objects, many at a time; without those that are gone."""
-        names, result = list(sizes), dict[str, bytes]()
-        for first in range(0, len(names), _BATCH):
-            result |= self._read_batch({name: sizes[name] for name in names[first : first + _BATCH]})
-        return result
-
-    def _read_batch(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
         result = {name: b"" for name, size in sizes.items() if not size}
+        names = [name for name in sizes if name not in result]
 
-        def read() -> None:
-            wanted = [name for name in sizes if name not in result]
+        def read(batch: list[str]) -> None:
+            wanted = [name for name in batch if name not in result]
             keys, ends = [self._key(name) for name in wanted], [sizes[name] for name in wanted]
             found = self._files().cat_ranges(keys, [0] * len(keys), ends, on_error="return")
             result.update({name: data for name, data in zip(wanted, found, strict=True) if isinstance(data, bytes)})
@@ -133,7 +122,8 @@ class Bucket:
                 if not isinstance(data, bytes | FileNotFoundError):
                     raise data
 
-        self._tried("read", read)
+        for first in range(0, len(names), _BATCH):
+            self._tried("read", partial(read, names[first : first + _BATCH]))
         return result
 
     def read(self, name: str) -> bytes:
@@ -165,15 +155,9 @@ class Bucket:
         self._tried("read", lambda: self._files().get_file(self._key(name), str(target)), may_be_absent=True)
 
     def upload(self, name: str, source: Path, *, sha256: str, sent: Callable[[], None]) -> None:
-        """Send a file, and see that what lies there is what was sent.
+        """Send a file whose hash is known, and see that what lies there is what was sent. ``sent`` is called between.
 
         It is sent even where it lies already: that costs little, mends what may be damaged, and makes the object young.
-
-        Args:
-            name: the object's.
-            source: the file.
-            sha256: of its bytes.
-            sent: called when the object is there, and has not been compared yet.
         """
         with source.open("rb") as file:
             md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -196,55 +180,38 @@ class Bucket:
         def send() -> None:
             put(self._key(name))
             sent()
-            if not self._is_same(name, size=size, md5=md5, sha256=sha256):
-                raise RemoteMismatchError(errno.EIO, f"{name} is not what was sent")
+            info = Info.of(self._files().info(self._key(name)))
+            # Many services name a small object by its MD5. Where one does not, the object is read back.
+            if info.size != size or (info.etag != md5 and self._hash(name) != sha256):
+                raise OSError(errno.EIO, f"{name} is not what was sent")
 
         self._tried("written", send)
 
-    def _is_same(self, name: str, *, size: int, md5: str, sha256: str) -> bool:
-        info = Info.of(self._files().info(self._key(name)))
-        if info.size != size:
-            return False
-        # Many services name a small object by its MD5. Where one does not, the object is read back.
-        return info.etag == md5 or self._hash(name) == sha256
-
     def remove(self, name: str) -> None:
         """Remove an object; one that is not there is none to remove."""
-
-        def remove() -> None:
-            try:
-                self._files().rm_file(self._key(name))
-            except FileNotFoundError:
-                return
-
-        self._tried("written", remove)
+        with suppress(FileNotFoundError):
+            self._tried("written", lambda: self._files().rm_file(self._key(name)), may_be_absent=True)
 
     def abandon_uploads(self, is_ours: Callable[[str], bool], older_than_seconds: float) -> list[str]:
         """Give up uploads in parts that were begun and not ended, where the service has such. Returns their names."""
-        files, (bucket, _, prefix) = self._files(), self._prefix.partition("/")
+        files = self._files()
         if not hasattr(files, "list_multipart_uploads"):
             return []
 
         def abandon() -> list[str]:
-            given_up, begin = [], f"{prefix}/" if prefix else ""
-            for upload in files.list_multipart_uploads(bucket):
+            given_up, begin = [], f"{self._prefix}/" if self._prefix else ""
+            for upload in files.list_multipart_uploads(self._bucket):
                 name = upload["Key"].removeprefix(begin)
                 is_old = time.time() - upload["Initiated"].timestamp() >= older_than_seconds
                 if upload["Key"].startswith(begin) and is_ours(name) and is_old:
-                    files.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+                    files.abort_mpu(self._bucket, upload["Key"], upload["UploadId"])
                     given_up.append(name)
             return given_up
 
         return self._tried("listed", abandon)
 
-    def _root(self) -> str:
-        return str(self._files()._strip_protocol(self.url)).rstrip("/")
-
-    def _key(self, name: str) -> str:
-        return f"{self._root()}/{name}"
-
-    def _bucket_exists(self) -> bool:
-        return bool(self._files().exists(self._prefix.partition("/")[0]))
+    def _key(self, name: str = "") -> str:
+        return f"{str(self._files()._strip_protocol(self.url)).rstrip('/')}/{name}"
 
     def _files(self) -> Any:
         """This process's file system: after a fork, the parent's connections and thread are not ours."""
@@ -300,8 +267,9 @@ class Bucket:
                 f"{self.url} cannot be {doing}: access is refused ({detail}); check the credentials and their rights"
             )
         if isinstance(error, FileNotFoundError):
-            bucket = self._prefix.partition("/")[0]
-            return ConfigError(f"{self.url} cannot be {doing}: there is no bucket {bucket!r}; make it, or name another")
+            return ConfigError(
+                f"{self.url} cannot be {doing}: there is no bucket {self._bucket!r}; make it, or name another"
+            )
         if _may_pass(error):
             return FrameloomError(
                 f"{self.url} cannot be {doing}, tried {NUM_TRIES} times ({detail}); check the network and the endpoint,"

@@ -6,10 +6,11 @@ worst a temporary file, which a later trim removes. One process fetches a shard 
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ..._files import (
@@ -20,13 +21,12 @@ from ..._files import (
     file_sha256,
     is_temporary,
     temporary_path,
-    write_error,
+    write_errors,
 )
 from ..._vocabulary import ConfigError, IntegrityError
 from ..formats import REMEDY
 
 SIZE_VARIABLE = "FRAMELOOM_CACHE_GB"
-DEFAULT_GB = 20.0
 # A temporary file of this age is a dead writer's: no transfer of one shard takes so long.
 ABANDONED_SECONDS = 24 * 3600.0
 
@@ -35,13 +35,11 @@ _ADVICE = f"name another folder in {CACHE_VARIABLE}"
 
 def copies_limit() -> int:
     """How many bytes all copies together may take: ``$FRAMELOOM_CACHE_GB``, or 20 GB. Raises ConfigError."""
-    given = os.environ.get(SIZE_VARIABLE) or str(DEFAULT_GB)
-    try:
+    given, limit = os.environ.get(SIZE_VARIABLE) or "20", -1.0
+    with suppress(ValueError):
         limit = float(given) * 1e9
-        if not 0 <= limit < float("inf"):
-            raise ValueError
-    except ValueError:
-        raise ConfigError(f"{SIZE_VARIABLE}: {given!r} is not a number of gigabytes: give one, such as 20") from None
+    if not 0 <= limit < math.inf:
+        raise ConfigError(f"{SIZE_VARIABLE}: {given!r} is not a number of gigabytes: give one, such as 20")
     return int(limit)
 
 
@@ -71,10 +69,21 @@ class Copies:
         """
         if self._touch(path):
             return path
-        with self._folder_of(path), self._alone(path):
-            if not self._touch(path):  # another process may have fetched it meanwhile
-                self._download(path, download, name)
-                self.trim(keep=path)
+        self.make_folder(path.parent)
+        # Few lock files for all shards: one for each would outlive its shard.
+        with write_errors(path, advice=_ADVICE), file_lock(self.root / f".{path.name[:2]}.lock"):
+            if self._touch(path):  # another process has fetched it meanwhile
+                return path
+            aside = temporary_path(path, "fetch")
+            try:
+                download(aside)
+                found = file_sha256(aside)
+                if found[:NAME_DIGITS] != path.stem:
+                    raise IntegrityError(f"{name} is not what was written (SHA-256 {found}); {REMEDY}")
+                aside.replace(path)
+            finally:
+                aside.unlink(missing_ok=True)
+            self.trim(keep=path)
         return path
 
     def keep(self, aside: Path, path: Path) -> None:
@@ -83,38 +92,28 @@ class Copies:
             aside.replace(path)
             self.trim(keep=path)
 
-    def forget(self, path: Path) -> bool:
-        """Remove one copy. Returns True: it can be fetched again."""
-        path.unlink(missing_ok=True)
-        return True
-
-    def make_folder(self, path: Path) -> None:
+    def make_folder(self, folder: Path) -> None:
         """Raises ConfigError or OutOfSpaceError."""
-        with self._folder_of(path):
-            pass
+        with write_errors(folder, advice=_ADVICE):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def trim(self, *, keep: Path | None = None) -> None:
         """Remove copies, those unused for longest first, until all take no more than the limit; never ``keep``."""
-        found = sorted(self._found(), key=lambda item: item[1])
-        excess = sum(size for _, _, size in found) - copies_limit()
-        for path, _, size in found:
+        found: list[tuple[float, int, Path]] = []  # time of last use, size
+        for path in self.shared.rglob("*"):
+            with suppress(FileNotFoundError):  # another process may trim at the same time
+                status = path.stat()
+                if is_temporary(path.name) and time.time() - status.st_mtime > ABANDONED_SECONDS:
+                    path.unlink()
+                elif path.is_file() and not path.name.endswith(".lock"):
+                    found.append((status.st_atime, status.st_size, path))
+        excess = sum(size for _, size, _ in found) - copies_limit()
+        for _, size, path in sorted(found):
             if excess <= 0:
                 return
             if path != keep and not is_temporary(path.name):
                 path.unlink(missing_ok=True)
                 excess -= size
-
-    def _found(self) -> Iterator[tuple[Path, float, int]]:
-        """Path, time of last use and size of all copies and temporary files, without those that are abandoned."""
-        for path in self.shared.rglob("*"):
-            with suppress(FileNotFoundError):  # another process may trim at the same time
-                status = path.stat()
-                if path.is_dir() or path.name.endswith(".lock"):
-                    continue
-                if is_temporary(path.name) and time.time() - status.st_mtime > ABANDONED_SECONDS:
-                    path.unlink()
-                    continue
-                yield path, status.st_atime, status.st_size
 
     def _touch(self, path: Path) -> bool:
         """Whether the copy is there, which counts as a use. Its time of change says that it was checked, and stays."""
@@ -123,31 +122,5 @@ class Copies:
         except FileNotFoundError:
             return False
         except PermissionError:  # another user's, which may be read
-            return True
+            pass
         return True
-
-    @contextmanager
-    def _folder_of(self, path: Path) -> Iterator[None]:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield
-        except OSError as error:
-            raise write_error(error, path, advice=_ADVICE) from error
-
-    @contextmanager
-    def _alone(self, path: Path) -> Iterator[None]:
-        # Few lock files for all shards: one for each would outlive its shard.
-        lock = self.root / f".{path.name[:2]}.lock"
-        with file_lock(lock):
-            yield
-
-    def _download(self, path: Path, download: Callable[[Path], None], name: str) -> None:
-        aside = temporary_path(path, "fetch")
-        try:
-            download(aside)
-            found = file_sha256(aside)
-            if found[:NAME_DIGITS] != path.stem:
-                raise IntegrityError(f"{name} is not what was written (SHA-256 {found}); {REMEDY}")
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)

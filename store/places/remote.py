@@ -51,10 +51,9 @@ class RemotePlace:
     def files(self) -> Iterator[Listed]:
         now = time.time()
         for name, info in sorted(self._bucket.listing().items()):
-            folder, _, file = name.partition("/")
-            if FEATURE_NAME.fullmatch(folder) and OURS.fullmatch(file):
-                path = self._copies.root / folder / file
-                yield Listed(path, folder, file, info.size, info.stamp, now - info.changed)
+            if _is_ours(name):
+                path = self.folder / name
+                yield Listed(path, path.parent.name, path.name, info.size, info.stamp, now - info.changed)
 
     def size_below(self, folder: str) -> int:
         return sum(info.size for name, info in self._bucket.listing().items() if name.startswith(f"{folder}/"))
@@ -66,8 +65,8 @@ class RemotePlace:
     def publish_by_content(
         self, feature: str, suffix: str, write: Callable[[Any], None], *, num_bytes: int, kind: str, token: str
     ) -> Published:
-        folder = self._copies.root / feature
-        self._copies.make_folder(folder / "any")
+        folder = self.folder / feature
+        self._copies.make_folder(folder)
         with written_aside(folder, suffix, write, num_bytes=num_bytes, kind=kind, token=token) as written:
             path = folder / f"{written.sha256[:NAME_DIGITS]}{suffix}"
             # Sent again where it is there already, it is young again, and no other machine's sweep takes it for a dead
@@ -88,7 +87,7 @@ class RemotePlace:
     def remove(self, paths: Sequence[Path]) -> None:
         for path in paths:
             self._bucket.remove(self._name(path))
-            self._copies.forget(path)
+            self.forget(path)
 
     def remove_lone(self, path: Path) -> bool:
         if any(self.has(other) for other in counterparts(path)):
@@ -100,11 +99,7 @@ class RemotePlace:
         return self._bucket.has(self._name(path))
 
     def abandon(self, older_than_seconds: float) -> list[str]:
-        def is_ours(name: str) -> bool:
-            folder, _, file = name.partition("/")
-            return bool(FEATURE_NAME.fullmatch(folder) and OURS.fullmatch(file))
-
-        return [f"{self.root}/{name}" for name in self._bucket.abandon_uploads(is_ours, older_than_seconds)]
+        return [f"{self.root}/{name}" for name in self._bucket.abandon_uploads(_is_ours, older_than_seconds)]
 
     def read_bytes(self, path: Path) -> bytes:
         return self._bucket.read(self._name(path))
@@ -113,24 +108,28 @@ class RemotePlace:
         return self._bucket.sha256(self._name(path))
 
     def fetch(self, path: Path) -> Path:
-        name = self._name(path)
-
         def download(aside: Path) -> None:
             try:
-                self._bucket.download(name, aside)
+                self._bucket.download(self._name(path), aside)
             except FileNotFoundError as error:
-                raise ShardGoneError(f"shard {self.root}/{name} is gone; run sync again to make it anew") from error
+                raise ShardGoneError(f"shard {self.address(path)} is gone; run sync again to make it anew") from error
 
-        return self._copies.fetch(path, download, name=f"shard {self.root}/{name}")
+        return self._copies.fetch(path, download, name=f"shard {self.address(path)}")
 
     def forget(self, path: Path) -> bool:
-        return self._copies.forget(path)
+        path.unlink(missing_ok=True)
+        return True
 
     def shard_files(self) -> ShardFiles:
         return _CopyFiles(self)
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self._copies.root).as_posix()
+        return path.relative_to(self.folder).as_posix()
+
+
+def _is_ours(name: str) -> bool:
+    folder, _, file = name.partition("/")
+    return bool(FEATURE_NAME.fullmatch(folder) and OURS.fullmatch(file))
 
 
 class _CopyFiles(ShardFiles):
@@ -148,5 +147,4 @@ class _CopyFiles(ShardFiles):
             except IntegrityError:  # damaged on this machine, or removed by a trim before it was open
                 self._place.forget(path)
                 self.close()
-        self._place.fetch(path)
-        return super().use(path, read)
+        return super().use(self._place.fetch(path), read)

@@ -71,16 +71,10 @@ class Connection:
         return table
 
     @contextmanager
-    def reading(self, table: Any, where: str | None = None) -> Iterator[None]:
-        """Check a filter, and turn the library's errors into ours: InputError where the filter is the reason."""
+    def translated(self, where: str | None = None, table: Any = None) -> Iterator[None]:
+        """Check a filter, and turn the library's errors and panics into ours: InputError where the filter is why."""
         if where is not None:
             check_filter(where)
-        with self.translated(where, table):
-            yield
-
-    @contextmanager
-    def translated(self, where: str | None = None, table: Any = None) -> Iterator[None]:
-        """Turn the library's errors, its panics included, into ours."""
         try:
             yield
         except Exception as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from ..._registry import nearest
 from ..._vocabulary import InputError
@@ -39,20 +40,12 @@ def check_filter(where: str) -> None:
         raise InputError(f"the filter has {len(where):,} characters; {MAX_FILTER_CHARACTERS:,} are allowed")
     if bare.count("(") > MAX_FILTER_DEPTH or bare.upper().count("NOT") > MAX_FILTER_DEPTH:
         raise InputError(f"the filter is nested too deeply; at most {MAX_FILTER_DEPTH} brackets or NOTs are allowed")
-    if not _is_balanced(bare):
+    # A bracket that closes more than was opened before it could leave the conditions around the filter.
+    depths = list(accumulate((one == "(") - (one == ")") for one in bare))
+    if min(depths) < 0 or depths[-1] != 0:
         raise InputError(f"the brackets of the filter {where!r} do not match; close every one that is opened")
     if found := _FORBIDDEN.search(bare):
         raise InputError(f"the filter holds {found.group()!r} outside quotes; write one condition, no comments")
-
-
-def _is_balanced(bare: str) -> bool:
-    """Whether brackets close what was opened before. One that closes more could leave the conditions around it."""
-    depth = 0
-    for character in bare:
-        depth += (character == "(") - (character == ")")
-        if depth < 0:
-            return False
-    return depth == 0
 
 
 def check_columns(columns: Sequence[str], known: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +22,7 @@ from ..._files import fail_point, make_folder
 from ..._vocabulary import ConfigError, InputError, IntegrityError
 from .connection import Connection, brief
 from .filters import check_columns, id_filters
-from .rows import (
-    COLUMN_TYPES,
-    bad_rows,
-    clip_schema,
-    metadata_fields,
-    query_vector,
-    rows_table,
-)
+from .rows import COLUMN_TYPES, bad_rows, clip_schema, metadata_fields, query_vector, rows_table
 from .versions import TableFolder
 
 if TYPE_CHECKING:
@@ -77,16 +70,13 @@ class ClipTable:
     def __repr__(self) -> str:
         return f"ClipTable({self.uri!r}, {self.name!r})"
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"uri": self.uri, "name": self.name}
-
-    def __setstate__(self, state: dict[str, str]) -> None:
-        self.__init__(**state)  # type: ignore[misc]  # a copy in another process connects by itself
+    def __reduce__(self) -> tuple[type[ClipTable], tuple[str, str]]:  # a copy in another process connects by itself
+        return ClipTable, (self.uri, self.name)
 
     # Knowing
 
     def exists(self) -> bool:
-        """Whether the table has been created. Of a table in a folder, LanceDB is not asked."""
+        """Whether the table has been created."""
         return self._lance.exists()
 
     def version(self) -> int | None:
@@ -106,7 +96,7 @@ class ClipTable:
     def count(self, where: str | None = None) -> int:
         """Number of rows, or of those that a filter matches. Raises InputError for a filter that is wrong."""
         table = self._lance.open()
-        with self._lance.reading(table, where):
+        with self._lance.translated(where, table):
             return int(table.count_rows(where))
 
     def rows(self) -> pa.Table:
@@ -123,7 +113,7 @@ class ClipTable:
 
     def _read_rows(self) -> pa.Table:
         table = self._lance.open()
-        with self._lance.reading(table):
+        with self._lance.translated():
             rows = table.search().select(list(_PLAN_COLUMNS)).to_arrow().replace_schema_metadata(None)
         if num_duplicates := rows.num_rows - len(rows.column("id").unique()):
             raise IntegrityError(f"{self._lance.name} holds {num_duplicates} duplicate rows; {self._lance.remedy}")
@@ -132,7 +122,7 @@ class ClipTable:
     def batches(self, columns: Sequence[str], *, num_rows: int = 8192) -> Iterator[pa.RecordBatch]:
         """Every row as the disk holds it, in no order and unchecked. Raises IntegrityError when it cannot be read."""
         table = self._lance.open()
-        with self._lance.reading(table):
+        with self._lance.translated():
             yield from table.search().select(list(columns)).to_batches(num_rows)
 
     def get(
@@ -150,18 +140,17 @@ class ClipTable:
         """
         table = self._lance.open()
         wanted = self._columns(table, columns)
-        filters = (
-            [where]
-            if ids is None
-            else [one if where is None else f"({one}) AND ({where})" for one in id_filters(list(dict.fromkeys(ids)))]
-        )
+        filters: Iterable[str | None] = [where]
+        if ids is not None:
+            ids = list(dict.fromkeys(ids))
+            filters = (one if where is None else f"({one}) AND ({where})" for one in id_filters(ids))
         found: dict[str, dict[str, Any]] = {}
-        with self._lance.reading(table, where):
+        with self._lance.translated(where, table):
             for one in filters:
                 search = table.search() if one is None else table.search().where(one)
-                rows = search.select(list({"id": None, **dict.fromkeys(wanted)})).to_arrow().to_pylist()
+                rows = search.select(list(dict.fromkeys(["id", *wanted]))).to_arrow().to_pylist()
                 found.update({row["id"]: row for row in rows})
-        order = sorted(found) if ids is None else [one for one in dict.fromkeys(ids) if one in found]
+        order = sorted(found) if ids is None else [one for one in ids if one in found]
         return [{column: found[one][column] for column in wanted} for one in order]
 
     def search(
@@ -187,23 +176,18 @@ class ClipTable:
         table = self._lance.open()
         wanted = self._columns(table, columns)
         query = query_vector(vector, int(table.schema.field("vector").type.list_size))
-        with self._lance.reading(table, where):
-            rows = self._nearest(table, query, where, top, list({"id": None, **dict.fromkeys(wanted)}))
-        rows.sort(key=lambda row: (row["_distance"], row["id"]))
-        return [{**{name: row[name] for name in wanted}, "score": 1.0 - row["_distance"]} for row in rows[:top]]
-
-    def _nearest(self, table: Any, query: Any, where: str | None, top: int, columns: list[str]) -> list[dict[str, Any]]:
-        """At least the ``top`` nearest rows, and all those as near as the last of them."""
-        limit = top + 1
-        while True:
+        with self._lance.translated(where, table):
             search = table.search(query, vector_column_name="vector").distance_type("cosine").bypass_vector_index()
             search = search if where is None else search.where(where, prefilter=True)
             # The distance is asked for by name: LanceDB warns when it adds it by itself.
-            rows: list[dict[str, Any]] = search.select([*columns, "_distance"]).limit(limit).to_list()
-            distances = sorted(row["_distance"] for row in rows)
-            if len(rows) < limit or distances[top - 1] < distances[-1]:
-                return rows
-            limit *= 4
+            search = search.select([*dict.fromkeys(["id", *wanted]), "_distance"])
+            limit = top + 1
+            while True:  # until all rows that are as near as the last are there
+                rows = sorted(search.limit(limit).to_list(), key=lambda row: (row["_distance"], row["id"]))
+                if len(rows) < limit or rows[top - 1]["_distance"] < rows[-1]["_distance"]:
+                    break
+                limit *= 4
+        return [{**{name: row[name] for name in wanted}, "score": 1.0 - row["_distance"]} for row in rows[:top]]
 
     def _columns(self, table: Any, columns: Sequence[str] | None) -> list[str]:
         names: list[str] = table.schema.names
@@ -226,7 +210,11 @@ class ClipTable:
         """
         schema = clip_schema(dim, metadata_schema)
         if self.exists():
-            self._check_same_width(dim)
+            if (known := self.dim()) != dim:
+                raise ConfigError(
+                    f"table {self.name!r} in {self.uri} holds vectors of width {known}, and the model gives {dim}; name"
+                    " another table, or delete this one"
+                )
             self.add_metadata_columns(metadata_schema)
             return
         if self._folder is not None:
@@ -234,17 +222,9 @@ class ClipTable:
         with self._commit():
             self._lance.database().create_table(self.name, schema=schema)
 
-    def _check_same_width(self, dim: int) -> None:
-        if self.dim() != dim:
-            raise ConfigError(
-                f"table {self.name!r} in {self.uri} holds vectors of width {self.dim()}, and the model gives {dim}; "
-                "name another table, or delete this one"
-            )
-
     def metadata_types(self) -> dict[str, str]:
         """Name and type of the metadata columns that the table has."""
-        own = set(COLUMN_TYPES)
-        return {field.name: str(field.type) for field in self.schema() if field.name not in own}
+        return {field.name: str(field.type) for field in self.schema() if field.name not in COLUMN_TYPES}
 
     def add_metadata_columns(self, metadata_schema: Mapping[str, str]) -> None:
         """Add the metadata columns that are not there yet; they are empty in the rows that exist.
@@ -253,16 +233,16 @@ class ClipTable:
             ConfigError: a column exists with another type, or a name is not allowed.
         """
         table = self._lance.open()
-        schema = table.schema
-        fields = metadata_fields(metadata_schema)
-        for field in fields:
-            if field.name in schema.names and schema.field(field.name).type != field.type:
-                known = schema.field(field.name).type
+        known = {field.name: field.type for field in table.schema}
+        new = []
+        for field in metadata_fields(metadata_schema):
+            if field.name not in known:
+                new.append(field)
+            elif known[field.name] != field.type:
                 raise ConfigError(
-                    f"metadata {field.name!r} is {field.type}, and the table's column is {known}; rename it, or name "
-                    "another table"
+                    f"metadata {field.name!r} is {field.type}, and the table's column is {known[field.name]}; rename"
+                    " it, or name another table"
                 )
-        new = [field for field in fields if field.name not in schema.names]
         if new:
             with self._commit():
                 table.add_columns(new)
@@ -289,7 +269,9 @@ class ClipTable:
         removed = set(delete_ids)
         if both := removed.intersection(names):
             raise InputError(f"the id {min(both)!r} is both written and removed")
-        held = self._held_ids(table)
+        if self._held is None or self._held[0] != int(table.version):  # the first call, or anyone else has written
+            self._held = int(table.version), set(self.rows().column("id").to_pylist())
+        held = self._held[1]
         is_held = [name in held for name in names]
         doomed = sorted(removed & held)
         if names or doomed:
@@ -313,12 +295,8 @@ class ClipTable:
             self._num_commits += 1
             if self._num_commits >= MAX_COMMITS:
                 self._held = self.optimize(keep_seconds=KEEP_SECONDS), held
-        return Applied(
-            inserted=len(names) - sum(is_held),
-            updated=sum(is_held),
-            deleted=len(doomed),
-            version=int(self._lance.open().version),
-        )
+        updated, version = sum(is_held), self._held[0]
+        return Applied(inserted=len(names) - updated, updated=updated, deleted=len(doomed), version=version)
 
     def _upsert(self, table: Any, batch: pa.Table, is_held: Sequence[bool]) -> None:
         """Append what is new, for `merge_insert` reads the ids of the whole table (measured: 0.3 s for a million)."""
@@ -334,12 +312,6 @@ class ClipTable:
             _expect("inserted", result.num_inserted_rows, 0)
             _expect("updated", result.num_updated_rows, sum(is_held))
         fail_point("table.upserted")
-
-    def _held_ids(self, table: Any) -> set[str]:
-        """The table's ids, read again where anyone else has written since the last `apply`."""
-        if self._held is None or self._held[0] != int(table.version):
-            self._held = int(table.version), set(self.rows().column("id").to_pylist())
-        return self._held[1]
 
     def finish(self) -> int | None:
         """The end of a run that wrote: merge small files when there are many, and keep a copy of the plan's columns.
@@ -392,12 +364,11 @@ class ClipTable:
 
     def drop(self) -> None:
         """Remove the table with all its versions. A table that is not there is no error."""
-        if not self.exists():
-            return
-        if self._folder is not None:
-            self._folder.remove()
-        else:
-            self._lance.database().drop_table(self.name)
+        if self.exists():
+            if self._folder is not None:
+                self._folder.remove()
+            else:
+                self._lance.database().drop_table(self.name)
 
     # Durability
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..._registry import nearest
 from ..._vocabulary import ConfigError, InputError, canonical_json
+from .filters import check_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +38,7 @@ COLUMN_TYPES = {
 METADATA_TYPES = ("string", "int64", "double", "bool")
 # Names of result fields and of LanceDB's own, which a metadata column would hide.
 _RESERVED = frozenset({*COLUMN_TYPES, "score", "distance"})
-_COLUMN_NAME = re.compile(r"[^\W_][\w .-]{0,62}")
+_COLUMN_NAME = re.compile(r"[^\W_][\w -]{0,62}")
 _REQUIRED = ("id", "clip", "video", "modalities", "start_seconds", "end_seconds", "fingerprint", "row_digest", "model")
 _PRIMARY_KEY = {"lance-schema:unenforced-primary-key:position": "1"}
 
@@ -59,21 +59,18 @@ def check_metadata_schema(metadata_schema: Mapping[str, str]) -> None:
     """Raises ConfigError for metadata that cannot be columns: see `metadata_fields`. Loads no library."""
     folded: dict[str, str] = {}
     for name, kind in metadata_schema.items():
+        wrong = ""
         if name.casefold() in _RESERVED:
-            raise ConfigError(
-                f"metadata {name!r} has the name of a column of ours; rename it ({', '.join(sorted(_RESERVED))})"
-            )
-        if not _COLUMN_NAME.fullmatch(name) or "." in name:
-            raise ConfigError(
-                f"metadata {name!r} cannot be a column; allowed: at most 63 letters, digits, blanks, '_' and '-', "
-                "starting with a letter or digit"
-            )
-        if kind not in METADATA_TYPES:
-            raise ConfigError(f"metadata {name!r} has type {kind!r}; allowed: {', '.join(METADATA_TYPES)}")
-        if (other := folded.setdefault(name.casefold(), name)) != name:
-            raise ConfigError(
-                f"metadata {name!r} and {other!r} differ only in case, and filters ignore case; rename one"
-            )
+            wrong = f"has the name of a column of ours; rename it ({', '.join(sorted(_RESERVED))})"
+        elif not _COLUMN_NAME.fullmatch(name):
+            allowed = "at most 63 letters, digits, blanks, '_' and '-', starting with a letter or digit"
+            wrong = f"cannot be a column; allowed: {allowed}"
+        elif kind not in METADATA_TYPES:
+            wrong = f"has type {kind!r}; allowed: {', '.join(METADATA_TYPES)}"
+        elif (other := folded.setdefault(name.casefold(), name)) != name:
+            wrong = f"and {other!r} differ only in case, and filters ignore case; rename one"
+        if wrong:
+            raise ConfigError(f"metadata {name!r} {wrong}")
 
 
 def metadata_fields(metadata_schema: Mapping[str, str]) -> list[pa.Field]:
@@ -101,15 +98,19 @@ def rows_table(rows: pa.Table | Sequence[Mapping[str, Any]], schema: pa.Schema) 
         columns = _columns_of_rows(rows, schema)
     else:
         return schema.empty_table()
-    for name in columns:
-        if name not in schema.names:
-            raise InputError(f"no column is called {name!r}: {nearest(name, schema.names)}")
+    check_columns(list(columns), schema.names)
     for name in (*_REQUIRED, "vector"):
         if name not in columns:
             raise InputError(f"rows need a column {name!r}")
     num_rows = len(columns["id"])
     # Made without the fields' own metadata, which LanceDB adds to and compares by itself.
-    arrays = [_array(columns.get(field.name, [None] * num_rows), field) for field in schema]
+    arrays = []
+    for field in schema:
+        values = columns.get(field.name, [None] * num_rows)
+        try:
+            arrays.append(values.cast(field.type) if isinstance(values, pa.Array) else pa.array(values, field.type))
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            raise InputError(f"column {field.name!r} takes {field.type}: {error}") from error
     table = pa.Table.from_arrays(arrays, schema=schema)
     _check_values(table)
     return table
@@ -118,11 +119,10 @@ def rows_table(rows: pa.Table | Sequence[Mapping[str, Any]], schema: pa.Schema) 
 def _columns_of_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> dict[str, Any]:
     import pyarrow as pa
 
-    spread: list[dict[str, Any]] = []
-    for row in rows:
-        metadata = row.get("metadata")
-        further = {**metadata, "metadata": canonical_json(dict(metadata))} if isinstance(metadata, Mapping) else {}
-        spread.append({**row, **further})
+    spread = [dict(row) for row in rows]
+    for row in spread:
+        if isinstance(metadata := row.get("metadata"), Mapping):
+            row.update(metadata, metadata=canonical_json(dict(metadata)))
     names = {name: None for row in spread for name in row}
     columns: dict[str, Any] = {name: [row.get(name) for row in spread] for name in names}
     if "vector" in columns:
@@ -133,15 +133,6 @@ def _columns_of_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> di
         flat = np.asarray(columns["vector"], dtype=np.float32).reshape(-1)
         columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(flat), dim)
     return columns
-
-
-def _array(values: Any, field: pa.Field) -> pa.Array:
-    import pyarrow as pa
-
-    try:
-        return values.cast(field.type) if isinstance(values, pa.Array) else pa.array(values, field.type)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        raise InputError(f"column {field.name!r} takes {field.type}: {error}") from error
 
 
 def _check_values(table: pa.Table) -> None:
@@ -188,5 +179,4 @@ def query_vector(vector: Any, dim: int) -> np.ndarray[Any, np.dtype[np.float32]]
 
 def metadata_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row's metadata as it was given: the JSON of its ``metadata`` column."""
-    metadata: dict[str, Any] = json.loads(row.get("metadata") or "{}")
-    return metadata
+    return dict(json.loads(row.get("metadata") or "{}"))

@@ -12,10 +12,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Set
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..._files import publish, set_aside, sync_folder, sync_path
+from ..._files import file_stamp, publish, set_aside, sync_folder, sync_path
 from ..._vocabulary import digest_of
 
 if TYPE_CHECKING:
@@ -28,21 +29,22 @@ _V2_DIGITS = 20  # a V2 manifest is named by 2^64 - 1 - version in 20 digits, so
 
 
 class TableFolder:
-    """One table's folder, ``<database>/<name>.lance``."""
+    """One table's folder, ``<database>/<name>.lance``, with a copy of the plan's columns next to it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def _versions(self) -> Path:
-        return self.path / "_versions"
+        self._versions = path / "_versions"
+        self._dropped = path.with_name(f".{path.name}.dropped")
+        self._copy = path.with_name(f".{path.stem}.rows.parquet")
 
     def _manifests(self) -> dict[int, Path]:
-        try:
-            names = [name for name in os.listdir(self._versions) if name.endswith(".manifest")]  # noqa: PTH208
-        except FileNotFoundError:
-            return {}
-        return {_version(name): self._versions / name for name in names if name.removesuffix(".manifest").isdigit()}
+        found: dict[int, Path] = {}
+        with suppress(FileNotFoundError):
+            for path in self._versions.iterdir():
+                if path.suffix == ".manifest" and path.stem.isdigit():
+                    number = int(path.stem)
+                    found[_MAX_VERSION - number if len(path.stem) == _V2_DIGITS else number] = path
+        return found
 
     def head_version(self) -> int | None:
         """The newest version that has a manifest, readable or not; None without one."""
@@ -82,21 +84,9 @@ class TableFolder:
         for path in self.path.parent.glob(f".{self._copy.name}.*.tmp"):
             path.unlink(missing_ok=True)
 
-    @property
-    def _dropped(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.dropped")
-
-    # The copy of the plan's columns
-
-    @property
-    def _copy(self) -> Path:
-        return self.path.with_name(f".{self.path.stem}.rows.parquet")
-
     def _stamp(self) -> str:
         """A digest of what tells an old file from a new one, of every file."""
-        found = [(path, path.stat()) for path in sorted(self.files())]
-        facts = [[str(path.relative_to(self.path)), one.st_ino, one.st_size, one.st_mtime_ns] for path, one in found]
-        return digest_of(facts)
+        return digest_of([[str(path.relative_to(self.path)), file_stamp(path.stat())] for path in sorted(self.files())])
 
     def keep_rows(self, rows: pa.Table) -> None:
         """Keep a copy of these rows as what the table holds now."""
@@ -127,8 +117,3 @@ class TableFolder:
         (self._versions / _HINT).unlink(missing_ok=True)  # it would name the version just moved
         sync_folder(self._versions)
         return kept
-
-
-def _version(name: str) -> int:
-    digits = name.removesuffix(".manifest")
-    return _MAX_VERSION - int(digits) if len(digits) == _V2_DIGITS else int(digits)

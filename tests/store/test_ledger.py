@@ -6,6 +6,7 @@ import sqlite3
 from types import SimpleNamespace
 
 import pytest
+from frameloom import _files
 from frameloom._vocabulary import InputError, OutOfSpaceError, Status
 from frameloom.store import Ledger, file_digest
 from frameloom.store import ledger as _ledger
@@ -13,7 +14,7 @@ from frameloom.store import ledger as _ledger
 
 @pytest.fixture
 def ledger(tmp_path, monkeypatch):
-    monkeypatch.setattr(_ledger, "SETTLED_SECONDS", -1.0)  # files made a moment ago count as left alone
+    monkeypatch.setattr(_files, "SETTLED_SECONDS", -1.0)  # files made a moment ago count as left alone
     with Ledger(tmp_path / "store") as ledger:
         yield ledger
 
@@ -58,7 +59,7 @@ def test_a_rewrite_that_keeps_size_and_modification_time_is_seen(ledger, hashed,
 
 
 def test_a_file_that_changed_just_now_is_hashed_again_next_time(ledger, hashed, tmp_path, monkeypatch):
-    monkeypatch.setattr(_ledger, "SETTLED_SECONDS", 3600.0)
+    monkeypatch.setattr(_files, "SETTLED_SECONDS", 3600.0)
     path = tmp_path / "video.mp4"
     path.write_text("one")
     digest_of(ledger, path)
