@@ -9,9 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    computed_field,
+    field_serializer,
+    model_serializer,
+)
 
 from ..._vocabulary import ConfigError, ExitCode, FrameloomError, IntegrityError
 from ...store import (
@@ -43,20 +52,25 @@ KEPT_VERSIONS_SECONDS = 86400.0
 NOTES_SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthReport:
+class _Report(BaseModel):
+    """A report does not change, and `model_dump` gives what `--json` prints."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+
+class HealthReport(_Report):
     """What verify found.
 
     Attributes:
         findings: damage first.
-        num_shards: shards that were read.
-        num_rows: rows of the table; None where it cannot be read or is not there.
+        shards: number of shards that were read.
+        rows: number of rows of the table; None where it cannot be read or is not there.
         skipped: what could not be looked at, and why.
     """
 
     findings: tuple[Finding, ...]
-    num_shards: int
-    num_rows: int | None
+    shards: int
+    rows: int | None
     skipped: tuple[str, ...] = ()
 
     @property
@@ -64,13 +78,24 @@ class HealthReport:
         """The findings that are damage."""
         return tuple(finding for finding in self.findings if finding.is_damage)
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def damaged(self) -> int:
+        """How many findings are damage."""
+        return len(self.damage)
+
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def exit_code(self) -> int:
         """0, or 4 where something is damaged."""
-        return ExitCode.INTEGRITY if self.damage else ExitCode.OK
+        return int(ExitCode.INTEGRITY if self.damage else ExitCode.OK)
+
+    @field_serializer("findings")
+    def _as_objects(self, findings: tuple[Finding, ...]) -> list[dict[str, Any]]:
+        return [finding.as_dict() for finding in findings]
 
     def lines(self) -> Iterator[str]:
-        """For a person: all damage, and of each kind of unfinished work the first few."""
+        """The report as text: all damage, and of each kind of unfinished work the first few."""
         for finding in self.damage:
             yield f"{finding.kind}: {finding.message}"
         notes = [finding for finding in self.findings if not finding.is_damage]
@@ -80,23 +105,12 @@ class HealthReport:
             if count > NOTES_SHOWN:
                 yield f"note: {kind}: {count - NOTES_SHOWN} more (--json names them)"
         yield from (f"not looked at: {reason}" for reason in self.skipped)
-        rows = "no table" if self.num_rows is None else count_of(self.num_rows, "row")
-        looked_at = f"{count_of(self.num_shards, 'shard')}, {rows}"
+        rows = "no table" if self.rows is None else count_of(self.rows, "row")
+        looked_at = f"{count_of(self.shards, 'shard')}, {rows}"
         if self.damage:
             yield f"{looked_at}: {len(self.damage)} damaged; `frameloom repair`, then `frameloom sync`, restores them"
         else:
             yield f"{looked_at}: nothing is damaged"
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "shards": self.num_shards,
-            "rows": self.num_rows,
-            "damaged": len(self.damage),
-            "findings": [finding.as_dict() for finding in self.findings],
-            "skipped": list(self.skipped),
-            "exit_code": self.exit_code,
-        }
 
 
 def verify(project: Project, console: Console) -> HealthReport:
@@ -120,28 +134,27 @@ def verify(project: Project, console: Console) -> HealthReport:
                 skipped.append(f"which rows belong to which features: {error}")
         return HealthReport(
             findings=tuple(sorted(findings, key=lambda finding: not finding.is_damage)),
-            num_shards=total,
-            num_rows=project.table.count() if readable else None,
+            shards=total,
+            rows=project.table.count() if readable else None,
             skipped=tuple(skipped),
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepairReport:
+class RepairReport(_Report):
     """What a repair did, or would do.
 
     Attributes:
         repaired: each thing that was mended or set aside.
-        num_orphans: rows deleted that belonged to no feature.
+        orphaned_rows: rows deleted that belonged to no feature.
         dry_run: whether nothing was done.
         num_to_make: of what is lost, how much `sync` makes anew.
         imports: for each import of which something is lost, how to get that back: `sync` cannot make it.
     """
 
     repaired: tuple[Repaired, ...]
-    num_orphans: int
+    orphaned_rows: int
     dry_run: bool
-    num_to_make: int
+    num_to_make: int = Field(exclude=True)
     imports: tuple[str, ...] = ()
 
     @property
@@ -150,32 +163,27 @@ class RepairReport:
         return ExitCode.OK
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
-        if self.dry_run and (self.repaired or self.num_orphans):
+        """The report as text."""
+        if self.dry_run and (self.repaired or self.orphaned_rows):
             yield "would do, without --dry-run:"
         for one in self.repaired:
             yield f"{one.kind}: {one.path}: {one.message}"
             for key, fingerprint in one.lost:
                 yield f"  lost: {_shown(key)}{f' ({fingerprint})' if fingerprint else ''}"
-        if self.num_orphans:
-            yield f"rows of clips that are no more, deleted: {self.num_orphans}"
+        if self.orphaned_rows:
+            yield f"rows of clips that are no more, deleted: {self.orphaned_rows}"
         kept = sorted({str(one.kept) for one in self.repaired if one.kept is not None})
         if kept:
             yield f"what was damaged is kept in {', '.join(kept)}: delete it when you need it no more"
-        if not self.repaired and not self.num_orphans:
+        if not self.repaired and not self.orphaned_rows:
             yield "nothing to repair"
         elif self.num_to_make:
             yield "next: `frameloom sync` makes what is lost anew, and nothing else"
         yield from self.imports
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "repaired": [one.as_dict() for one in self.repaired],
-            "orphaned_rows": self.num_orphans,
-            "imports": list(self.imports),
-            "dry_run": self.dry_run,
-        }
+    @field_serializer("repaired")
+    def _as_objects(self, repaired: tuple[Repaired, ...]) -> list[dict[str, Any]]:
+        return [one.as_dict() for one in repaired]
 
 
 def _shown(key: str) -> str:
@@ -215,7 +223,7 @@ def _repair(project: Project, console: Console, *, dry_run: bool) -> RepairRepor
         _note_version(project)
     return RepairReport(
         repaired=(*mended, *of_table),
-        num_orphans=len(orphans),
+        orphaned_rows=len(orphans),
         dry_run=dry_run,
         num_to_make=sum(_num_to_make(one, imported) for one in (*mended, *of_table)),
         imports=tuple(imports),
@@ -233,8 +241,7 @@ def _note_version(project: Project) -> None:
     project.ledger.set_table_version(uri, project.table.version() or 0, state=project.ledger.table_state(uri))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompactReport:
+class CompactReport(_Report):
     """What a compaction did, or would do.
 
     Attributes:
@@ -259,7 +266,7 @@ class CompactReport:
         return ExitCode.OK
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
+        """The report as text."""
         plan = self.plan
         if plan.is_empty:
             yield f"shards: {plan.num_shards}, nothing to do"
@@ -273,16 +280,9 @@ class CompactReport:
             yield f"features: {readable_bytes(self.bytes_before)}, now {readable_bytes(self.bytes_after)}"
             yield f"table: {readable_bytes(self.table_bytes_before)}, now {readable_bytes(self.table_bytes_after)}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            **self.plan.as_dict(),
-            "bytes_before": self.bytes_before,
-            "bytes_after": self.bytes_after,
-            "table_bytes_before": self.table_bytes_before,
-            "table_bytes_after": self.table_bytes_after,
-            "dry_run": self.dry_run,
-        }
+    @model_serializer(mode="wrap")
+    def _flat(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {**self.plan.as_dict(), **{name: value for name, value in dump(self).items() if name != "plan"}}
 
 
 def compact(project: Project, console: Console, *, drop_deleted: bool = False, dry_run: bool = False) -> CompactReport:

@@ -71,7 +71,7 @@ def test_a_whole_project_verifies_and_has_nothing_to_repair(synced: Path) -> Non
     before = tree(synced / ".frameloom", without=NOT_COMPARED)
     report = verify(project(synced, read_only=True), QUIET)
     assert report.findings == ()
-    assert (report.exit_code, report.skipped, report.num_rows) == (0, (), 20)
+    assert (report.exit_code, report.skipped, report.rows) == (0, (), 20)
     assert repair(project(synced, read_only=True), QUIET, dry_run=True).repaired == ()
     assert tree(synced / ".frameloom", without=NOT_COMPARED) == before
 
@@ -122,7 +122,7 @@ def test_rows_of_clips_that_are_no_more_are_a_note_and_repair_deletes_them(synce
     assert (report.exit_code, {str(one.kind) for one in report.findings}) == (0, {"orphaned_row"})
     assert len(report.findings) == 3
     assert any("--json" in line for line in report.lines()) is False
-    assert repair(project(synced), QUIET).num_orphans == 3
+    assert repair(project(synced), QUIET).orphaned_rows == 3
     assert verify(project(synced), QUIET).findings == ()
     assert run_sync(synced).did_nothing
 

@@ -80,7 +80,7 @@ def test_damaged_word_vectors_are_found_refused_and_trained_anew(synced: Path) -
     with pytest.raises(IntegrityError, match="frameloom repair"):
         run_sync(synced)
     repaired, _ = repair_and_sync(synced)
-    assert repaired.num_orphans == 0
+    assert repaired.orphaned_rows == 0
     assert path.read_bytes() == whole
     assert rows(synced) == wanted
 

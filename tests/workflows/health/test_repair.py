@@ -99,7 +99,7 @@ def test_repair_says_how_imported_features_that_are_lost_come_back(imported: tup
     lines = list(report.lines())
     assert report.imports[0] in lines
     assert not any("frameloom sync" in line for line in lines)
-    assert report.as_dict()["imports"] == list(report.imports)
+    assert report.model_dump(mode="json")["imports"] == list(report.imports)
     assert lacking(opened) == lacked | {entry.key}
     assert import_into(opened, request, QUIET).imported == (entry.key,)
     assert lacking(opened) == lacked
@@ -130,5 +130,5 @@ def test_a_pair_that_is_no_shard_ends_neither_verify_nor_repair_nor_sync(run: An
 
 def test_a_key_that_steers_a_terminal_is_shown_and_not_obeyed() -> None:
     one = Repaired(kind=Kind.SHARD, path="x.h5", message="set aside", lost=(("\x1b[2Jévil\n五", "f"),))
-    report = RepairReport(repaired=(one,), num_orphans=0, dry_run=False, num_to_make=1)
+    report = RepairReport(repaired=(one,), orphaned_rows=0, dry_run=False, num_to_make=1)
     assert r"  lost: \x1b[2Jévil\n五 (f)" in list(report.lines())
