@@ -9,6 +9,7 @@ from typing import Any
 
 from ..._files import file_sha256, file_stamp, is_settled
 from ..._vocabulary import InputError
+from ..._weights import read_weights_file
 
 _SHOWN = 5
 _KNOWN: dict[str, tuple[str, str]] = {}
@@ -23,9 +24,7 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is of another kind, damaged, or holds anything but tensors.
     """
-    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
-        raise InputError(f"weights in {path}: allowed are .safetensors, .pt, .pth and .bin files")
-    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    loaded: Mapping[str, Any] = read_weights_file(path)
     for name in _WRAPPERS:
         if isinstance(loaded.get(name), Mapping):
             loaded = loaded[name]
@@ -87,28 +86,3 @@ def digest_of_weights(state_dict: Mapping[str, Any]) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
     return f"state_dict:{digest.hexdigest()}"
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"weights in {path} are damaged: {error}; fetch the file again") from error
-
-
-def _read_torch(path: Path) -> Mapping[str, Any]:
-    import torch
-
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # the bytes of a stranger may trip the reader anywhere
-        reason = str(error).split("\n", 1)[0]
-        raise InputError(f"weights in {path} are damaged or hold more than tensors: {reason}") from error
-    if not isinstance(loaded, Mapping):
-        raise InputError(f"weights in {path}: expected a mapping of names to tensors, found {type(loaded).__name__}")
-    return loaded
