@@ -190,9 +190,10 @@ class Sidecar(Sequence[Entry]):
     @functools.cached_property
     def times(self) -> Rows:
         """Where its times lie."""
-        num_bytes = TIME_BYTES * np.diff(self._first_rows)
-        counts = (DIGEST_BYTES * num_blocks(num_bytes)).tolist()
-        digests = [blocks[len(blocks) - count :] for blocks, count in zip(self.column("blocks"), counts, strict=True)]
+        digests = [
+            blocks[len(blocks) - DIGEST_BYTES * num_blocks(TIME_BYTES * count) :]
+            for blocks, count in zip(self.column("blocks"), self.column("num_rows"), strict=True)
+        ]
         return Rows(TIME_BYTES, self._first_rows, self.column("times_offset"), digests)
 
     @property
@@ -345,9 +346,14 @@ def read_sidecar(path: Path | str, *, shard_path: Path, data: bytes | None = Non
             raise ValueError("it belongs to another shard")
         fingerprints = table.column("fingerprint").to_pylist()
         _check(table, fingerprints, facts)
-        known = {name: facts[name] for name in ("num_bytes", "sha256", "dim", "dtype", "spec")}
-        names = {"feature": shard_path.parent.name, "name": shard_path.stem, "path": shard_path}
-        return Sidecar(ShardInfo(**names, num_samples=num_samples, **known), table, fingerprints)
+        shard = ShardInfo(
+            feature=shard_path.parent.name,
+            name=shard_path.stem,
+            path=shard_path,
+            num_samples=num_samples,
+            **{name: facts[name] for name in ("num_bytes", "sha256", "dim", "dtype", "spec")},
+        )
+        return Sidecar(shard, table, fingerprints)
     except _ODD as error:
         raise IntegrityError(f"sidecar {path} is damaged ({one_line(error)}); {REMEDY}") from error
 

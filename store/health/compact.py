@@ -12,7 +12,6 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -258,8 +257,8 @@ def merge_small_shards(
     """Merge the smallest shards of each feature that has many of them. For the holder of `writer_lock`.
 
     A store that is read under `reader_lock` or by a training is left as it is, and so is one with damage: a later call
-    does the work. Shards are taken in the order of their size as long as one is no larger than all before it together,
-    so that repeated calls rewrite a sample a few times and not once for each call.
+    does the work. Shards are taken in the order of their size, up to the last that is at most twice as large as all
+    before it together, so that repeated calls rewrite a sample a few times and not once for each call.
 
     Args:
         store: in a folder or in a remote place.
@@ -297,17 +296,18 @@ def plan_merge(store: FeatureStore, *, max_bytes: int, shard_bytes: int = DEFAUL
     new: list[tuple[str, ...]] = []
     old: list[ShardInfo] = []
     for group in _groups(shard for shard in shards if 2 * shard.num_bytes < shard_bytes):
-        taken, sizes = sorted(group, key=lambda shard: (shard.num_bytes, shard.name)), list[int]()
-        for shard in taken:
-            sizes.append(shard.num_bytes)
-            max_bytes -= shard.num_bytes
-            if max_bytes < 0:
-                break
-        before = accumulate(sizes, initial=0)
-        last = max((place for place, (size, sum_) in enumerate(zip(sizes, before)) if size <= sum_), default=0)  # noqa: B905
-        taken = taken[: last + 1]
-        if len(group) < MERGED_FROM or len(taken) < 2:
+        if len(group) < MERGED_FROM:
             continue
+        taken, num_bytes, num_taken = list[ShardInfo](), 0, 0
+        for shard in sorted(group, key=lambda shard: (shard.num_bytes, shard.name)):
+            if num_bytes + shard.num_bytes > max_bytes:
+                break
+            taken.append(shard)
+            if shard.num_bytes <= 2 * num_bytes:
+                num_taken = len(taken)
+            num_bytes += shard.num_bytes
+        taken = taken[:num_taken]
+        max_bytes -= sum(shard.num_bytes for shard in taken)
         bins = _bins((entry for shard in taken for entry in live.get(shard.path, {}).values()), shard_bytes)
         new += [tuple(entry.fingerprint for entry in one) for one in bins]
         old += taken
