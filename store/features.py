@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -438,13 +439,7 @@ class FeatureStore:
             IntegrityError: the shard is gone, or not what was written, or has no such rows. Targets are then undefined.
         """
         parts = self._parts(shard, self.sidecar(shard).values, spans, targets)
-
-        def read(file: ShardFile) -> None:
-            file.read(parts)
-            if parts:
-                file.fetch_ahead(parts[0].offset + parts[0].begin, parts[-1].offset + parts[-1].end)
-
-        self._files.use(shard, read)
+        self._files.use(shard, methodcaller("read", parts, ahead=True))
 
     def read_times(self, shard: Path, first: int, last: int) -> NDArray[np.float64]:
         """Rows ``[first, last)`` of a shard's times (T, 2).

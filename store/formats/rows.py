@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -60,27 +60,18 @@ class ShardFile:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._next = self._advised = -1
 
-    def read(self, parts: Iterable[Part]) -> None:
+    def read(self, parts: Sequence[Part], *, ahead: bool = False) -> None:
         """Fill the targets of the parts. Those that follow each other in the file are read at once.
+
+        With ``ahead``, see `fetch_ahead`.
 
         Raises ValueError where a block is not what was written or the file ends before, and OSError. What the targets
         hold then is undefined.
         """
-        pieces: list[memoryview] = []
+        runs: list[tuple[int, list[memoryview]]] = []  # places in the file, and what is read from there on
         checks: list[tuple[memoryview, bytes]] = []
         copies: list[tuple[memoryview, memoryview]] = []
-        first = end = 0  # of the bytes that the pieces are to hold
-
-        def take(place: int, piece: memoryview) -> None:
-            nonlocal first, end
-            if pieces and (place != end or end - first > _AT_ONCE_BYTES or len(pieces) > _AT_ONCE_PIECES):
-                self._scatter(pieces, end - first, first)
-                pieces.clear()
-            if not pieces:
-                first = place
-            pieces.append(piece)
-            end = place + len(piece)
-
+        end = -1  # of the last run
         for offset, num_bytes, digests, begin, stop, target in parts:
             place = begin
             while place < stop:
@@ -93,16 +84,22 @@ class ShardFile:
                     block = memoryview(bytearray(high - low))
                     last = min(high, stop)
                     copies.append((block[place - low : last - low], target[place - begin : last - begin]))
-                take(offset + low, block)
+                at = offset + low
+                if at != end or end - runs[-1][0] > _AT_ONCE_BYTES or len(runs[-1][1]) > _AT_ONCE_PIECES:
+                    runs.append((at, []))
+                runs[-1][1].append(block)
+                end = at + len(block)
                 checks.append((block, digests[DIGEST_BYTES * number : DIGEST_BYTES * (number + 1)]))
                 place = high
-        if pieces:
-            self._scatter(pieces, end - first, first)
+        for first, pieces in runs:
+            self._scatter(pieces, sum(map(len, pieces)), first)
         for block, digest in checks:
             if xxh3_64_digest(block) != digest:
                 raise ValueError("its rows do not match their checksum")
         for source, target in copies:
             target[:] = source
+        if ahead and parts:
+            self.fetch_ahead(parts[0].offset + parts[0].begin, parts[-1].offset + parts[-1].end)
 
     def _scatter(self, pieces: list[memoryview], num_bytes: int, offset: int) -> None:
         done = os.preadv(self._descriptor, pieces, offset)

@@ -549,12 +549,13 @@ class TestBatches:
         sample = Sample(key="v", source_digest="0", fingerprint=f"{name}-0", feature=feature)
         shard = store.write_shard(name, [others[0], sample, others[1]], spec=make_spec(name), format=shard_format)
         dataset = FeatureDataset(store, make_clips([0, 1, 2], [name]), features=[name])
-        dataset.read([0, 1, 2])
+        before = dataset.read([0, 1, 2]).tokens()
         flip_a_value(shard.path, feature)
         with pytest.raises(IntegrityError, match=f"{shard.name}.*checksum"):
             dataset.read([2, 0, 1])
         with pytest.raises(IntegrityError, match=f"{shard.name}.*checksum"):
             dataset[0]
+        np.testing.assert_array_equal(dataset[1][name], before[name].values[1, :4].numpy())
         with shard.path.open("r+b") as file:
             file.truncate(1000)
         with pytest.raises(IntegrityError, match=shard.name):

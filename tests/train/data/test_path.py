@@ -16,7 +16,7 @@ from frameloom.store import FeatureStore, Sample
 from frameloom.train.data import ClipDataset, ClipFeatures, EpochOrder, FeatureLoader, ShardBatchSampler, stored_clips
 
 PACKAGE = str(Path(frameloom.__file__).parent)
-MOST_CALLS = 13
+MOST_CALLS = 8
 
 
 def loader_of(folder: Path, shard_format: str) -> FeatureLoader:
@@ -48,7 +48,8 @@ def test_few_calls_lie_between_the_loader_and_the_disk(tmp_path: Path, shard_for
             if above.f_code.co_filename.startswith(PACKAGE):
                 calls.append(above.f_code.co_qualname)
             above = above.f_back
-        found.append(calls[::-1])
+        if "ShardFile.fetch_ahead" not in calls:  # which looks whether it is worth while
+            found.append(calls[::-1])
 
     sys.setprofile(watch)
     try:
@@ -59,4 +60,4 @@ def test_few_calls_lie_between_the_loader_and_the_disk(tmp_path: Path, shard_for
     for calls in found:
         assert calls[:2] == ["ClipDataset.__getitems__", "FeatureDataset.read"]
         assert "FeatureStore.read_rows_into" in calls
-        assert len(calls) <= MOST_CALLS, calls
+        assert len(calls) <= MOST_CALLS, " > ".join(calls)
