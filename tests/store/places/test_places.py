@@ -282,8 +282,8 @@ def test_an_object_with_a_flipped_bit_is_refused_and_named(s3, tmp_path, place):
         store.read(BATCHES[0][2].fingerprint)
     assert copies(tmp_path) == []
     findings = list(verify_features(store))
-    assert findings
-    assert all(finding.is_damage and f"{s3.root}/{name}" in finding.message for finding in findings)
+    assert all(finding.is_damage for finding in findings)
+    assert any(f"{s3.root}/{name}" in finding.message for finding in findings)
     store.write_shard(SPEC.name, BATCHES[0], spec=SPEC)
     assert list(verify_features(store)) == []
 
