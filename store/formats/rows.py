@@ -23,9 +23,9 @@ from .checksums import BLOCK_BYTES, DIGEST_BYTES
 MAX_OPEN_FILES = 128
 AHEAD_BYTES = 16 * 1024 * 1024
 _ADVISED_BYTES = 1024 * 1024  # of a single larger request, the system leaves out what is beyond its own limit
-_AT_ONCE_BYTES = 2 * 1024 * 1024
-_GAP_BYTES = 1 << 16  # what lies between two samples of a tar
+_AT_ONCE_BYTES = 512 * 1024  # which a processor's cache still has when they are compared
 _AT_ONCE_PIECES = 1000  # the system takes 1,024
+_GAP_BYTES = 1 << 16  # what lies between two samples of a tar
 _Result = TypeVar("_Result")
 
 
@@ -68,8 +68,8 @@ class ShardFile:
         Raises ValueError where a block is not what was written or the file ends before, and OSError. What the targets
         hold then is undefined.
         """
-        runs: list[tuple[int, list[memoryview]]] = []  # places in the file, and what is read from there on
-        checks: list[tuple[memoryview, bytes]] = []
+        # Runs of bytes that are read at once: where each begins in the file, where it goes, and what it must be.
+        runs: list[tuple[int, list[memoryview], list[bytes]]] = []
         copies: list[tuple[memoryview, memoryview]] = []
         end = -1  # of the last run
         for offset, num_bytes, digests, begin, stop, target in parts:
@@ -85,17 +85,17 @@ class ShardFile:
                     last = min(high, stop)
                     copies.append((block[place - low : last - low], target[place - begin : last - begin]))
                 at = offset + low
-                if at != end or end - runs[-1][0] > _AT_ONCE_BYTES or len(runs[-1][1]) > _AT_ONCE_PIECES:
-                    runs.append((at, []))
+                if at != end or end - runs[-1][0] >= _AT_ONCE_BYTES or len(runs[-1][1]) >= _AT_ONCE_PIECES:
+                    runs.append((at, [], []))
                 runs[-1][1].append(block)
+                runs[-1][2].append(digests[DIGEST_BYTES * number : DIGEST_BYTES * (number + 1)])
                 end = at + len(block)
-                checks.append((block, digests[DIGEST_BYTES * number : DIGEST_BYTES * (number + 1)]))
                 place = high
-        for first, pieces in runs:
+        for first, pieces, expected in runs:
             self._scatter(pieces, sum(map(len, pieces)), first)
-        for block, digest in checks:
-            if xxh3_64_digest(block) != digest:
-                raise ValueError("its rows do not match their checksum")
+            for piece, digest in zip(pieces, expected, strict=True):  # while the processor's cache has them
+                if xxh3_64_digest(piece) != digest:
+                    raise ValueError("its rows do not match their checksum")
         for source, target in copies:
             target[:] = source
         if ahead and parts:

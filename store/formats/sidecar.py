@@ -46,6 +46,7 @@ COLUMNS = {
 _NULLABLE = ("start_seconds", "end_seconds")
 _METADATA_KEY = b"frameloom"
 _FACTS = ("checksum", "dim", "dtype", "format", "num_bytes", "sha256", "spec")
+_STATUSES = {status.value: status for status in Status}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FEW_BYTES = 8
 # What Arrow and JSON make of odd bytes; Arrow's own errors are ValueError, OSError, KeyError or one of these as well.
@@ -183,6 +184,10 @@ class Sidecar(Sequence[Entry]):
         return found
 
     @functools.cached_property
+    def _all_columns(self) -> list[tuple[str, list[Any]]]:
+        return [(name, self.column(name)) for name in COLUMNS]
+
+    @functools.cached_property
     def values(self) -> Rows:
         """Where its values lie. The checksums of times come after theirs, and are not reached."""
         return Rows(self.shard.row_bytes, self._first_rows, self.column("values_offset"), self.column("blocks"))
@@ -216,8 +221,8 @@ class Sidecar(Sequence[Entry]):
         if made is None:
             if not 0 <= place < len(self):
                 raise IndexError(place)
-            fields = {name: self.column(name)[place] for name in COLUMNS}
-            fields["status"] = Status(fields["status"])
+            fields = {name: column[place] for name, column in self._all_columns}
+            fields["status"] = _STATUSES[fields["status"]]
             made = self._made[place] = Entry(feature=self.shard.feature, shard=self.shard, **fields)
         return made
 
