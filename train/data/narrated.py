@@ -123,7 +123,12 @@ class NarratedDataset:
         missing: MissingPolicy = "error",
         seed: int = 0,
     ) -> None:
-        _check(audio_shift=audio_shift, missing=missing, clips_per_video=clips_per_video, min_seconds=min_seconds)
+        words_of = {"audio_shift": (audio_shift, AudioShift), "missing": (missing, MissingPolicy)}
+        for name, (word, allowed) in words_of.items():
+            if word not in get_args(allowed):
+                raise InputError(f"{name} {word!r}: allowed are {', '.join(get_args(allowed))}")
+        if clips_per_video < 1 or not 0 < min_seconds < np.inf:
+            raise InputError(f"clips_per_video {clips_per_video} and min_seconds {min_seconds} must be above 0")
         given = list(videos)
         self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
         if words is None and any(len(video.captions) < len(video.sentences) for video in given):
@@ -244,14 +249,3 @@ def _frame_counts(audio: Spans, plans: dict[str, Plan], kept: NDArray[np.bool_])
         seconds = np.nan_to_num(plan.extents[kept][:, 1])
         counts = np.where(counts == 0, (seconds * _FRAMES_PER_SECOND).astype(np.int64), counts)
     return counts
-
-
-def _check(*, audio_shift: str, missing: str, clips_per_video: int, min_seconds: float) -> None:
-    for name, word, allowed in (
-        ("audio_shift", audio_shift, get_args(AudioShift)),
-        ("missing", missing, get_args(MissingPolicy)),
-    ):
-        if word not in allowed:
-            raise InputError(f"{name} {word!r}: allowed are {', '.join(allowed)}")
-    if clips_per_video < 1 or not 0 < min_seconds < np.inf:
-        raise InputError(f"clips_per_video {clips_per_video} and min_seconds {min_seconds} must be above 0")

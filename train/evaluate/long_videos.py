@@ -198,7 +198,10 @@ def embed_test_clips(
     wanted = list(dict.fromkeys(name for each in combinations for name in modalities_of(each)))
     if not set(wanted) <= set(model.modalities):
         raise InputError(f"combinations {list(combinations)}: the model takes {', '.join(model.modalities)}")
-    view, rest = _view(model, plan.model_options()), iter(samples)
+    # The same model, weights and all, with the plan's options, where its configuration has them.
+    view, rest = copy.copy(model), iter(samples)
+    known = {name: value for name, value in plan.model_options().items() if hasattr(model.config, name)}
+    view.config = model.config.replaced(**known)
     vectors: dict[str, list[NDArray[np.float32]]] = {name: [] for name in combinations}
     present: dict[str, list[bool]] = {name: [] for name in wanted}
     while chunk := list(islice(rest, batch_size)):
@@ -218,14 +221,6 @@ def embed_test_clips(
         {name: np.concatenate(rows) for name, rows in vectors.items()},
         {name: np.array(flags) for name, flags in present.items()},
     )
-
-
-def _view(model: FusionModel, options: Mapping[str, Any]) -> FusionModel:
-    """The same model, weights and all, with other options, where its configuration has them."""
-    known = {name: value for name, value in options.items() if hasattr(model.config, name)}
-    view = copy.copy(model)
-    view.config = model.config.replaced(**known)
-    return view
 
 
 def _mean_embeddings(
