@@ -48,19 +48,15 @@ _log = logging.getLogger(__name__)
 _TRIES = 3
 _BEST_FIRST = (Outcome.INDEXED, Outcome.PARTIAL, Outcome.REJECTED, Outcome.QUARANTINED, Outcome.PENDING)
 _PLACE_BITS = 32
-# Of a sidecar, its size, and its shard's size.
-_Stamp = tuple[str, int, int]
+_Stamp = tuple[str, int, int]  # of a sidecar, its size, and its shard's size
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something in the store that is not what was written: which file, and what is wrong with it.
+    """Something in the store that is not what was written."""
 
-    The path is that of the file, or where a remote file's copy would lie; the message has the address.
-    """
-
-    path: Path
-    message: str
+    path: Path  # of the file, or where a remote file's copy would lie
+    message: str  # with the file's address
 
 
 class Index:
@@ -349,8 +345,6 @@ class FeatureStore:
         return self._found(fingerprint, self._read)
 
     def _read(self, entry: Entry) -> FeatureArray:
-        if not entry.num_rows:
-            return _no_rows(entry, entry.status, entry.message)
         values, times = self._use(entry, lambda file: read_sample(file, entry))
         return FeatureArray(values, times, entry.status, entry.message)
 
@@ -367,8 +361,6 @@ class FeatureStore:
         return self._found(fingerprint, lambda entry: self._read_span(entry, start_seconds, end_seconds))
 
     def _read_span(self, entry: Entry, start_seconds: float, end_seconds: float) -> FeatureArray:
-        if not entry.num_rows:
-            return _no_rows(entry, entry.status, entry.message)
         times = np.empty((entry.num_rows, 2))
         self._use(entry, lambda file: file.read([times_part(entry, times)]))
         twice = times[:, 0] + times[:, 1]  # the middles, without halving each
@@ -385,19 +377,19 @@ class FeatureStore:
     def _found(self, fingerprint: str, read: Callable[[Entry], FeatureArray]) -> FeatureArray:
         """What is read; also when its shard has gone because it was merged with others meanwhile."""
         try:
-            return read(self._known(fingerprint))
+            return self._known(fingerprint, read)
         except ShardGoneError:
             self._files.close()
             self.refresh()
             if fingerprint not in self:
                 raise
-            return read(self._known(fingerprint))
+            return self._known(fingerprint, read)
 
-    def _known(self, fingerprint: str) -> Entry:
+    def _known(self, fingerprint: str, read: Callable[[Entry], FeatureArray]) -> FeatureArray:
         entry = self.entry(fingerprint)
         if entry is None:
             raise InputError(f"no feature {fingerprint} in {self.root}; run extract, or refresh this reader")
-        return entry
+        return read(entry) if entry.num_rows else _no_rows(entry, entry.status, entry.message)
 
     def _use(self, entry: Entry, read: Callable[[ShardFile], Any]) -> Any:
         """What ``read`` returns, given the open shard of a sample. Raises IntegrityError naming both."""

@@ -23,16 +23,9 @@ _DTYPE = re.compile(r"[|<>=]?([biufc][0-9]{1,2}|[SU][0-9]{1,6})")
 _LEAVES = (str, bytes, bytearray, int, float, bool, type(None))
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 _TORCH_TYPES = {
-    "DoubleStorage": "<f8",
-    "FloatStorage": "<f4",
-    "HalfStorage": "<f2",
-    "LongStorage": "<i8",
-    "IntStorage": "<i4",
-    "ShortStorage": "<i2",
-    "CharStorage": "|i1",
-    "ByteStorage": "|u1",
-    "BoolStorage": "|b1",
-}
+    "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
+    "ShortStorage": "<i2", "CharStorage": "|i1", "ByteStorage": "|u1", "BoolStorage": "|b1",
+}  # fmt: skip
 
 
 class NotDataError(ValueError):
@@ -138,21 +131,14 @@ def _empty_bytes(*given: Any) -> bytes:
     return b""
 
 
-def _scalar(dtype: Any, data: Any = b"") -> Array:
-    return Array().fill(data, dtype, (), "scalar")
-
-
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
     return Array().fill(data, dtype, shape, "fortran" if order == "F" else "c")
 
 
 _BUILDERS: dict[str, Callable[..., Any] | None] = {
     "numpy.core.multiarray._reconstruct": Array,
-    "numpy._core.multiarray._reconstruct": Array,
-    "numpy.core.multiarray.scalar": _scalar,
-    "numpy._core.multiarray.scalar": _scalar,
+    "numpy.core.multiarray.scalar": lambda dtype, data=b"": Array().fill(data, dtype, (), "scalar"),
     "numpy.core.numeric._frombuffer": _frombuffer,
-    "numpy._core.numeric._frombuffer": _frombuffer,
     "numpy.dtype": DType,
     "_codecs.encode": _encode,
     "collections.OrderedDict": lambda items=(): dict(items),
@@ -177,9 +163,10 @@ class Loader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         text = re.sub(r"^__builtin__\.", "builtins.", f"{module}.{name}")
-        if text not in _BUILDERS:
+        known = re.sub(r"^numpy\._core\.", "numpy.core.", text)  # as NumPy 1 called it
+        if known not in _BUILDERS:
             raise NotDataError(f"it wants {text!r:.80}")
-        return Inert(text, _BUILDERS[text])
+        return Inert(text, _BUILDERS[known])
 
     def persistent_load(self, name: Any) -> Any:
         if not self._is_torch:

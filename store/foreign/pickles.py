@@ -89,11 +89,11 @@ def _array(data: bytes, code: str, shape: Any, layout: str, offset: Any = 0, str
         ):
             raise ValueError(f"{sizes!s:.60} is no shape")
     dtype = np.dtype(code)
-    if layout == "strided":
-        return _strided(np.frombuffer(data, dtype) if data else np.zeros(0, dtype), offset, shape, strides)
-    if math.prod(shape) * dtype.itemsize != len(data):
+    if layout != "strided" and math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f"an array of shape {shape} has {len(data):,} bytes")
     flat = np.frombuffer(data, dtype) if data else np.zeros(0, dtype)
+    if layout == "strided":
+        return _strided(flat, offset, shape, strides)
     array = flat.reshape(shape[::-1]).T if layout == "fortran" else flat.reshape(shape)
     array = array.astype(dtype.newbyteorder("="), copy=False)
     return array.item() if layout == "scalar" else array

@@ -16,15 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._registry import Registry
-from ..._vocabulary import (
-    FeatureArray,
-    FeatureSpec,
-    InputError,
-    Modality,
-    Status,
-    ValueType,
-    canonical_json,
-)
+from ..._vocabulary import FeatureArray, FeatureSpec, InputError, Modality, Status, ValueType, canonical_json
 
 if TYPE_CHECKING:
     from .records import Contents

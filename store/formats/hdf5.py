@@ -78,13 +78,7 @@ class Hdf5Format:
                 counts = [sample.num_rows for sample in samples]
                 shapes = {"values": (dtype, (sum(counts), dim)), "times": (np.dtype("<f8"), (sum(counts), 2))}
                 begins = {name: _rows_begin(opened, name, *shape, num_bytes) for name, shape in shapes.items()}
-        except (
-            RuntimeError,
-            TypeError,
-            KeyError,
-            OSError,
-            NotImplementedError,
-        ) as error:
+        except (RuntimeError, TypeError, KeyError, OSError, NotImplementedError) as error:
             raise ValueError(f"HDF5 refuses it: {error}") from error
         firsts = np.cumsum([0, *counts])[:-1].tolist()
         places = [

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from ..._vocabulary import FeatureArray, Status, canonical_json
+from ..._vocabulary import Status
 from .base import MAX_DIM, STORED_TYPES, TIME_BYTES, Sample
 from .checksums import DIGEST_BYTES, block_checksums, num_blocks
 
@@ -18,67 +18,47 @@ FORMAT_VERSION = 2
 
 
 class SampleRecord(BaseModel):
-    """One sample of a shard."""
+    """One sample of a shard; `Entry` and `Sample` say what the names mean."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     key: str
-    """What a person calls it."""
     source_digest: str
-    """Digest of the file that it came from."""
     fingerprint: Annotated[str, Field(pattern=r"\A[\x00-\x7f]+\z")]
-    """Its name in the store."""
     num_rows: Annotated[int, Field(ge=0, lt=1 << 48)]
-    """T."""
     extent: tuple[FiniteFloat, FiniteFloat] | None
     """Seconds [start, end) of the stream that its rows were sampled from; None without rows and for text."""
     status: Status
-    """What became of it."""
     message: str
-    """A sentence for a person; empty when ok."""
     blocks: Annotated[str, Field(pattern=r"\A([0-9a-f]{16})*\z")]
     """`block_checksums` of its values and times, in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """A shard, as it describes itself.
+    """A shard, as it describes itself."""
 
-    Attributes:
-        spec: canonical JSON of the specification's identity.
-        samples: in the order of their rows.
-        values_offsets: where the values of each sample begin in the file; 0 of one without rows.
-        times_offsets: the same of its times.
-    """
-
-    spec: str
-    samples: tuple[SampleRecord, ...]
-    values_offsets: tuple[int, ...]
+    spec: str  # canonical JSON of the specification's identity
+    samples: tuple[SampleRecord, ...]  # in the order of their rows
+    values_offsets: tuple[int, ...]  # where the values of each begin in the file; 0 of one without rows
     times_offsets: tuple[int, ...]
 
 
 def record_of(sample: Sample) -> SampleRecord:
     """The record of a sample that is about to be written."""
-    feature = sample.feature
+    feature, extent = sample.feature, None
+    if len(feature.times) and not np.isnan(feature.times).any():
+        extent = feature.extent or (float(feature.times[:, 0].min()), float(feature.times[:, 1].max()))
     return SampleRecord(
         key=sample.key,
         source_digest=sample.source_digest,
         fingerprint=sample.fingerprint,
         num_rows=len(feature.values),
-        extent=_extent(feature),
+        extent=extent,
         status=feature.status,
         message=feature.message,
         blocks=block_checksums(feature.values, feature.times).hex(),
     )
-
-
-def _extent(feature: FeatureArray) -> tuple[float, float] | None:
-    times = feature.times
-    if not len(times) or np.isnan(times).any():
-        return None
-    if feature.extent is not None:
-        return feature.extent
-    return float(times[:, 0].min()), float(times[:, 1].max())
 
 
 def check_contents(spec: str, samples: Sequence[SampleRecord]) -> tuple[np.dtype[Any], int]:
@@ -111,11 +91,3 @@ def values_of(spec: str) -> tuple[np.dtype[Any], int]:
     if not isinstance(dtype, str) or dtype not in STORED_TYPES or type(dim) is not int or not 1 <= dim <= MAX_DIM:
         raise ValueError(f"its specification says {dtype!r:.50} (T, {dim!r:.50})")
     return STORED_TYPES[dtype], dim
-
-
-def canonical_spec(spec: object) -> str:
-    """A specification's canonical JSON. Raises ValueError."""
-    try:
-        return canonical_json(spec)
-    except (TypeError, RecursionError) as error:
-        raise ValueError(f"its specification is not plain data ({error})") from error

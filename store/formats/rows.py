@@ -30,20 +30,11 @@ _Result = TypeVar("_Result")
 
 
 class Part(NamedTuple):
-    """Bytes ``[begin, end)`` of one array of one sample, and where they go.
+    """Bytes ``[begin, end)`` of one array of one sample, and the memory of their size that they go into."""
 
-    Attributes:
-        offset: of the array in the file.
-        num_bytes: of the array.
-        digests: of its blocks.
-        begin: first byte wanted.
-        end: first byte after these.
-        target: of their size.
-    """
-
-    offset: int
-    num_bytes: int
-    digests: bytes
+    offset: int  # of the array in the file
+    num_bytes: int  # of the array
+    digests: bytes  # of its blocks
     begin: int
     end: int
     target: memoryview

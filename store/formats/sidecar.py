@@ -58,14 +58,9 @@ class ShardInfo:
     """One committed shard.
 
     Attributes:
-        feature: the feature's name, which is also its folder's.
         name: file name without suffix: the first 32 digits of ``sha256``.
         path: the shard's file; of a remote store, where its copy on this machine is or will be.
         num_samples: samples in it, those without rows included.
-        num_bytes: size of its file.
-        sha256: of its file.
-        dim: width D of the values.
-        dtype: type of the values.
         spec: canonical JSON of the specification's identity.
     """
 
@@ -81,26 +76,20 @@ class ShardInfo:
 
     @property
     def row_bytes(self) -> int:
-        """Size of one row of values."""
         return self.dim * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What the sidecar says of one sample.
+    """What the sidecar says of one sample, `Sample` written.
 
     Attributes:
-        feature: the feature's name.
-        key: what a person calls it.
-        source_digest: digest of the file that it came from.
-        fingerprint: its name in the store.
         num_rows: T; 0 where nothing is usable.
         status: ``ok`` or what is missing or damaged.
         message: a sentence for a person, empty when ok.
         start_seconds: first instant of the stream that its rows were sampled from, or where that is not known the start
             of its earliest row; None without rows and for text.
         end_seconds: the same stream's end, or the end of its latest row; None without rows and for text.
-        shard: the shard that holds it.
         first_row: its first row in the shard.
         values_offset: where its values begin in the shard's file.
         times_offset: where its times begin there.
@@ -129,19 +118,12 @@ class Entry:
 
 
 class Rows(NamedTuple):
-    """Where one array of each sample of a shard lies; one item for each sample.
+    """Where one array of each sample of a shard lies; one item for each sample."""
 
-    Attributes:
-        width: bytes of a row.
-        first_rows: and last the number of all rows.
-        offsets: where the array begins in the file.
-        digests: of its blocks.
-    """
-
-    width: int
-    first_rows: list[int]
-    offsets: list[int]
-    digests: list[bytes]
+    width: int  # bytes of a row
+    first_rows: list[int]  # and last the number of all rows
+    offsets: list[int]  # where the array begins in the file
+    digests: list[bytes]  # of its blocks
 
     def parts(self, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview]) -> list[Part]:
         """Rows ``[first, last)`` of each span, into the bytes of its target. Raises ValueError."""
@@ -164,11 +146,7 @@ class Rows(NamedTuple):
 
 
 class Sidecar(Sequence[Entry]):
-    """What one sidecar says. Columns become Python objects when they are first asked for: stores hold many samples.
-
-    Attributes:
-        shard: the shard that it belongs to.
-    """
+    """What one sidecar says. Columns become Python objects when they are first asked for: stores hold many samples."""
 
     def __init__(self, shard: ShardInfo, table: Any, fingerprints: list[str]) -> None:
         self.shard = shard
@@ -265,29 +243,21 @@ def encode_sidecar(contents: Contents, *, num_bytes: int, sha256: str) -> bytes:
     import pyarrow.parquet as pq
 
     samples, num_rows = contents.samples, [sample.num_rows for sample in contents.samples]
+    copied = ("key", "source_digest", "fingerprint", "message")
     columns = {
-        "key": [sample.key for sample in samples],
-        "source_digest": [sample.source_digest for sample in samples],
-        "fingerprint": [sample.fingerprint for sample in samples],
+        **{name: [getattr(sample, name) for sample in samples] for name in copied},
         "first_row": np.cumsum([0, *num_rows])[:-1],
         "num_rows": num_rows,
         "start_seconds": [sample.extent and sample.extent[0] for sample in samples],
         "end_seconds": [sample.extent and sample.extent[1] for sample in samples],
         "status": [sample.status.value for sample in samples],
-        "message": [sample.message for sample in samples],
         "values_offset": contents.values_offsets,
         "times_offset": contents.times_offsets,
         "blocks": [bytes.fromhex(sample.blocks) for sample in samples],
     }
     dtype, dim = values_of(contents.spec)
-    facts = {
-        "format": FORMAT_VERSION,
-        "sha256": sha256,
-        "num_bytes": num_bytes,
-        "dim": dim,
-        "dtype": dtype.name,
-        "spec": contents.spec,
-    }
+    shard = {"num_bytes": num_bytes, "sha256": sha256, "dim": dim, "dtype": dtype.name, "spec": contents.spec}
+    facts = {"format": FORMAT_VERSION, **shard}
     table = pa.table(columns, schema=pa.schema(list(COLUMNS.items())))
     metadata = {_METADATA_KEY: canonical_json({**facts, "checksum": _checksum(table, facts)})}
     sink = pa.BufferOutputStream()

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureSpec, InputError, canonical_json
 from .base import FORMATS, Sample
-from .records import FORMAT_VERSION, Contents, SampleRecord, canonical_spec, check_contents, record_of
+from .records import FORMAT_VERSION, Contents, SampleRecord, check_contents, record_of
 
 SUFFIX = ".tar"
 SPEC_MEMBER = "__frameloom__/spec.json"
@@ -60,9 +60,8 @@ class WebdatasetFormat:
         try:
             from webdataset import TarWriter
         except ImportError as error:
-            raise ConfigError(
-                "tar shards need the package webdataset: install it, or choose the format hdf5"
-            ) from error
+            message = "tar shards need the package webdataset: install it, or choose the format hdf5"
+            raise ConfigError(message) from error
         about = {"frameloom_format": FORMAT_VERSION, "num_samples": len(samples), "spec": spec.identity()}
         with TarWriter(target, user="", group="", mode=0o644, mtime=0, encoder=False) as writer:
             key, _, ending = SPEC_MEMBER.partition(".")
@@ -97,35 +96,28 @@ class WebdatasetFormat:
             raise ValueError(f"its first member is not {SPEC_MEMBER}")
         try:
             about = json.loads(_json_of(file, members[0]))
+            spec = canonical_json(about.get("spec")) if isinstance(about, dict) else ""
         except RecursionError as error:
             raise ValueError(f"its {SPEC_MEMBER} is nested too deeply") from error
         if not isinstance(about, dict):
             raise ValueError(f"its {SPEC_MEMBER} is no object")
-        if about.get("frameloom_format") != FORMAT_VERSION:
-            raise ValueError(
-                f"its format is {about.get('frameloom_format')!r:.50}, this version reads {FORMAT_VERSION}"
-            )
+        if (version := about.get("frameloom_format")) != FORMAT_VERSION:
+            raise ValueError(f"its format is {version!r:.50}, this version reads {FORMAT_VERSION}")
         triples = [members[place : place + 3] for place in range(1, len(members), 3)]
         samples = tuple(SampleRecord.model_validate_json(_json_of(file, triple[0])) for triple in triples)
         if len(samples) != about.get("num_samples"):
             raise ValueError(f"it has {len(samples):,} samples of {about.get('num_samples')!r:.50}")
-        spec = canonical_spec(about.get("spec"))
         dtype, dim = check_contents(spec, samples)
         places = []
         for sample, triple in zip(samples, triples, strict=True):
-            if [member.name for member in triple] != [
-                f"{sample_id(sample.fingerprint)}.{ending}" for ending in _ENDINGS
-            ]:
+            name = sample_id(sample.fingerprint)
+            if [member.name for member in triple] != [f"{name}.{ending}" for ending in _ENDINGS]:
                 raise ValueError(f"the members of its sample {sample.key!r} are not in their places")
             times = _rows_begin(file, triple[1], np.dtype("<f8"), (sample.num_rows, 2))
             values = _rows_begin(file, triple[2], dtype, (sample.num_rows, dim))
             places.append((values, times) if sample.num_rows else (0, 0))
-        return Contents(
-            spec=spec,
-            samples=samples,
-            values_offsets=tuple(values for values, _ in places),
-            times_offsets=tuple(times for _, times in places),
-        )
+        values_offsets, times_offsets = zip(*places, strict=True)
+        return Contents(spec=spec, samples=samples, values_offsets=values_offsets, times_offsets=times_offsets)
 
 
 FORMATS.add(WebdatasetFormat.name, WebdatasetFormat())

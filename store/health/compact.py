@@ -8,7 +8,6 @@ gives an empty plan.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from ..._files import fail_point
 from ..._vocabulary import IntegrityError, LockedError
@@ -43,7 +43,7 @@ class Compaction:
     Attributes:
         new_shards: fingerprints of the samples of each new shard, in order.
         old_shards: shards that go, as paths in the store's folder.
-        num_shards: shards before.
+        num_shards: before.
         num_superseded: samples left out because a better or the same outcome is there as well.
         num_unwanted: samples left out because they are not wanted any more.
         dropped_bytes: size of the rows left out.
@@ -58,16 +58,13 @@ class Compaction:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
         return not (self.new_shards or self.old_shards)
 
     @property
     def num_shards_after(self) -> int:
-        """Shards afterwards."""
         return self.num_shards - len(self.old_shards) + len(self.new_shards)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
         return {
             "shards_before": self.num_shards,
             "shards_after": self.num_shards_after,
@@ -77,6 +74,11 @@ class Compaction:
             "dropped_bytes": self.dropped_bytes,
             "nothing_to_do": self.is_empty,
         }
+
+
+class _Journal(BaseModel, frozen=True):
+    new: tuple[tuple[str, ...], ...]
+    old: tuple[str, ...]
 
 
 def plan_compaction(
@@ -97,27 +99,28 @@ def plan_compaction(
     """
     _check_sound(store)
     live = _live(store, wanted)
-    shards = store.shards()
     new: list[tuple[str, ...]] = []
     old: list[ShardInfo] = []
-    for group in _groups(shards):
+    for group in _groups(store.shards()):
         merged, replaced = _merge(group, live, shard_bytes)
         new += merged
         old += replaced
+    return _plan(store, new, old, live, wanted)
+
+
+def _plan(
+    store: FeatureStore, new: list[tuple[str, ...]], old: list[ShardInfo], live: Live, wanted: Collection[str] | None
+) -> Compaction:
     dropped = [entry for shard in old for entry in _unread(store, shard, live)]
     num_unwanted = 0 if wanted is None else sum(entry.fingerprint not in wanted for entry in dropped)
     return Compaction(
         new_shards=tuple(new),
-        old_shards=_names(old),
-        num_shards=len(shards),
+        old_shards=tuple(f"{shard.feature}/{shard.path.name}" for shard in old),
+        num_shards=len(store.shards()),
         num_superseded=len(dropped) - num_unwanted,
         num_unwanted=num_unwanted,
         dropped_bytes=sum(map(row_bytes, dropped)),
     )
-
-
-def _names(shards: Iterable[ShardInfo]) -> tuple[str, ...]:
-    return tuple(f"{shard.feature}/{shard.path.name}" for shard in shards)
 
 
 def _check_sound(store: FeatureStore) -> None:
@@ -173,11 +176,8 @@ def _groups(shards: Iterable[ShardInfo]) -> Iterator[list[ShardInfo]]:
 def _merge(group: Sequence[ShardInfo], live: Live, shard_bytes: int) -> tuple[list[tuple[str, ...]], list[ShardInfo]]:
     """The new shards of one group, and the shards that they replace."""
     parts = {shard.path: list(live.get(shard.path, {}).values()) for shard in group}
-    loose = [
-        shard
-        for shard in group
-        if len(parts[shard.path]) < shard.num_samples or 2 * _size(parts[shard.path]) < shard_bytes
-    ]
+    is_full = {path: 2 * _size(part) >= shard_bytes for path, part in parts.items()}
+    loose = [shard for shard in group if len(parts[shard.path]) < shard.num_samples or not is_full[shard.path]]
     large: list[list[Entry]] = []
     small = [parts[shard.path] for shard in loose]
     while small:
@@ -240,19 +240,11 @@ def compact_features(
     """
     store.sweep()
     _check_sound(store)
-
-    def plan() -> Compaction:
-        return plan_compaction(store, wanted=wanted, shard_bytes=shard_bytes)
-
-    return _apply(store, plan, wanted, advance)
+    return _apply(store, lambda: plan_compaction(store, wanted=wanted, shard_bytes=shard_bytes), wanted, advance)
 
 
 def merge_small_shards(
-    store: FeatureStore,
-    *,
-    max_bytes: int,
-    shard_bytes: int = DEFAULT_SHARD_BYTES,
-    progress: Advance | None = None,
+    store: FeatureStore, *, max_bytes: int, shard_bytes: int = DEFAULT_SHARD_BYTES, progress: Advance | None = None
 ) -> Compaction:
     """Merge the smallest shards of each feature that has many of them. For the holder of `writer_lock`.
 
@@ -292,10 +284,10 @@ def plan_merge(store: FeatureStore, *, max_bytes: int, shard_bytes: int = DEFAUL
     """What `merge_small_shards` would do. Nothing, and at once, where few shards are small or some are damaged."""
     if num_small(store, shard_bytes=shard_bytes) < MERGED_FROM or store.problems:
         return Compaction(num_shards=len(store.shards()))
-    live, shards = _live(store, None), store.shards()
+    live = _live(store, None)
     new: list[tuple[str, ...]] = []
     old: list[ShardInfo] = []
-    for group in _groups(shard for shard in shards if 2 * shard.num_bytes < shard_bytes):
+    for group in _groups(shard for shard in store.shards() if 2 * shard.num_bytes < shard_bytes):
         if len(group) < MERGED_FROM:
             continue
         taken, num_bytes, num_taken = list[ShardInfo](), 0, 0
@@ -311,14 +303,7 @@ def plan_merge(store: FeatureStore, *, max_bytes: int, shard_bytes: int = DEFAUL
         bins = _bins((entry for shard in taken for entry in live.get(shard.path, {}).values()), shard_bytes)
         new += [tuple(entry.fingerprint for entry in one) for one in bins]
         old += taken
-    dropped = [entry for shard in old for entry in _unread(store, shard, live)]
-    return Compaction(
-        new_shards=tuple(sorted(new)),
-        old_shards=_names(old),
-        num_shards=len(shards),
-        num_superseded=len(dropped),
-        dropped_bytes=sum(map(row_bytes, dropped)),
-    )
+    return _plan(store, sorted(new), old, live, None)
 
 
 def _apply(
@@ -330,41 +315,28 @@ def _apply(
         return Compaction()
     store.place.remove(list(base.glob(f".{JOURNAL_NAME}.*.tmp")))  # of one that was killed while it made its plan
     journal = base / JOURNAL_NAME
-    if (left := _read_journal(store, journal)) is not None:
+    try:
+        left = _Journal.model_validate_json(store.place.read_bytes(journal))
+    except (FileNotFoundError, ValueError):  # damaged: the plan is made anew from what the store holds
+        left = None
+    if left is not None:
         _carry_out(store, base, left, wanted, advance)
         store.place.remove([journal])
     plan = make_plan()
     if not plan.is_empty:
-        content = json.dumps({"new": plan.new_shards, "old": plan.old_shards})
-        store.place.publish(journal, content.encode(), kind="text", token="")
+        todo = _Journal(new=plan.new_shards, old=plan.old_shards)
+        store.place.publish(journal, todo.model_dump_json().encode(), kind="text", token="")
         fail_point("compact.planned")
-        _carry_out(store, base, plan, wanted, advance)
+        _carry_out(store, base, todo, wanted, advance)
         store.place.remove([journal])
     return plan
 
 
-def _read_journal(store: FeatureStore, path: Path) -> Compaction | None:
-    try:
-        found = json.loads(store.place.read_bytes(path))
-        new, old = tuple(map(tuple, found["new"])), tuple(found["old"])
-    except FileNotFoundError:
-        return None
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        RecursionError,
-    ):  # damaged: the plan is made anew from what the store holds
-        return None
-    is_plan = all(isinstance(name, str) for names in (*new, old) for name in names)
-    return Compaction(new_shards=new, old_shards=old) if is_plan else None
-
-
 def _carry_out(
-    store: FeatureStore, base: Path, plan: Compaction, wanted: Collection[str] | None, advance: Advance
+    store: FeatureStore, base: Path, todo: _Journal, wanted: Collection[str] | None, advance: Advance
 ) -> None:
     committed = {shard.path for shard in store.shards()}
-    olds = [path for name in plan.old_shards if (path := base / name) in committed]
+    olds = [path for name in todo.old if (path := base / name) in committed]
     live = _live(store, wanted)
     waiting = {path: live.get(path, {}).keys() for path in olds}
     moved: set[str] = set()
@@ -376,10 +348,11 @@ def _carry_out(
             olds.remove(path)
             fail_point("compact.removed")
 
-    for names in plan.new_shards:
+    for names in todo.new:
         entries = [entry for name in names if (entry := store.entry(name)) is not None]
         if len(entries) == len(names):  # less when somebody repaired the store since the plan was made
-            new.add(_move(store, entries))
+            samples = [sample_of(entry, store.read(entry.fingerprint)) for entry in entries]
+            new.add(write_like(store, entries[0].shard, samples).path)
             fail_point("compact.moved")
             moved.update(names)
             remove_what_moved()
@@ -387,8 +360,3 @@ def _carry_out(
     remove_what_moved()
     store.close()
     store.refresh()
-
-
-def _move(store: FeatureStore, entries: Sequence[Entry]) -> Path:
-    samples = [sample_of(entry, store.read(entry.fingerprint)) for entry in entries]
-    return write_like(store, entries[0].shard, samples).path

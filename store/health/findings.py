@@ -38,7 +38,6 @@ class Finding:
     """One thing that is not as it was written, or not finished.
 
     Attributes:
-        kind: what it is about.
         path: the file, or the table's folder; the address of a file that does not lie on this machine.
         message: what is wrong, in one line.
         remedy: what can be had again, and how.
@@ -64,7 +63,6 @@ class Finding:
         return self.kind not in _NOTES
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
         names = ("kind", "path", "feature", "key", "fingerprint", "message", "remedy")
         return {name: str(getattr(self, name)) for name in names} | {"damage": self.is_damage}
 
@@ -74,9 +72,7 @@ class Repaired:
     """What one repair did, or with ``dry_run`` would do.
 
     Attributes:
-        kind: of the finding that it answers.
-        path: the file that was damaged, as `Finding` has it.
-        message: what was done.
+        kind: of the finding that it answers, as is the path.
         kept: where the damaged files are kept: a folder or an address.
         lost: key and fingerprint of each sample that is gone until the next sync.
     """
@@ -88,7 +84,6 @@ class Repaired:
     lost: tuple[tuple[str, str], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
         return {
             "kind": str(self.kind),
             "path": str(self.path),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +37,11 @@ def verify_table(table: ClipTable) -> Iterator[Finding]:
         remedy = "repair sets the versions aside that cannot be read, and the next sync embeds what is missing"
         yield Finding(kind=Kind.TABLE, path=where, message=message, remedy=remedy)
         return
-    row = Finding(kind=Kind.DOUBLE_ROW, path=where, message="", remedy=_REMEDY)
-    for name in sorted(name for name, count in ids.items() if count > 1):
-        yield replace(row, message=f"row {name} is there {ids[name]} times", key=name)
-    for name in sorted(bad):
-        message = f"row {name} has a vector that is not of length 1"
-        yield replace(row, kind=Kind.BAD_ROW, message=message, key=name)
-    for name in sorted(contradicting - bad):
-        message = f"row {name} has metadata that its columns contradict"
-        yield replace(row, kind=Kind.BAD_ROW, message=message, key=name)
+    wrong = [(Kind.DOUBLE_ROW, name, f"is there {ids[name]} times") for name in sorted(ids) if ids[name] > 1]
+    wrong += [(Kind.BAD_ROW, name, "has a vector that is not of length 1") for name in sorted(bad)]
+    wrong += [(Kind.BAD_ROW, name, "has metadata that its columns contradict") for name in sorted(contradicting - bad)]
+    for kind, name, what in wrong:
+        yield Finding(kind=kind, path=where, message=f"row {name} {what}", remedy=_REMEDY, key=name)
 
 
 def _contradicting_rows(batch: Any) -> Iterator[str]:
@@ -71,11 +66,16 @@ def repair_table(table: ClipTable, *, last_durable_version: int | None, dry_run:
     if any(finding.kind is Kind.TABLE for finding in findings):
         where = Path(findings[0].path)
         if dry_run:
-            message = "versions that cannot be read would be set aside"
-            yield Repaired(kind=Kind.TABLE, path=where, message=message)
+            yield Repaired(kind=Kind.TABLE, path=where, message="versions that cannot be read would be set aside")
             return
-        for told in _recovered(table, last_durable_version):
-            yield Repaired(kind=Kind.TABLE, path=where, message=told, kept=where.parent / ".quarantine" / where.name)
+        try:
+            done = table.recover(last_durable_version)
+        except IntegrityError:
+            done = []
+        if not done or any(finding.kind is Kind.TABLE for finding in verify_table(table)):
+            done += table.recover(None)  # also what was acknowledged: a version that opens is better than none
+        for message in done:
+            yield Repaired(kind=Kind.TABLE, path=where, message=message, kept=where.parent / ".quarantine" / where.name)
         findings = list(verify_table(table))
     ids = sorted({finding.key for finding in findings if finding.key})
     if ids and not dry_run:
@@ -83,13 +83,3 @@ def repair_table(table: ClipTable, *, last_durable_version: int | None, dry_run:
     for finding in findings:
         message = f"{finding.message}: removed, and embedded anew by the next sync"
         yield Repaired(kind=finding.kind, path=finding.path, message=message, lost=((finding.key, ""),))
-
-
-def _recovered(table: ClipTable, last_durable_version: int | None) -> list[str]:
-    try:
-        told = table.recover(last_durable_version)
-    except IntegrityError:
-        told = []
-    if told and not any(finding.kind is Kind.TABLE for finding in verify_table(table)):
-        return told
-    return [*told, *table.recover(None)]  # also what was acknowledged: a version that opens is better than none

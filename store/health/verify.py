@@ -42,32 +42,23 @@ class Pair:
 
     @property
     def paths(self) -> list[Path]:
-        """What is there, the sidecar first."""
+        """The sidecar first."""
         return [path for path in (self.sidecar, self.shard) if path is not None]
 
     @property
     def feature(self) -> str:
-        """Name of their folder."""
         return self.paths[0].parent.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What is wrong with one pair.
+    """What is wrong with one pair."""
 
-    Attributes:
-        findings: the first is of the whole, the others of samples.
-        message: what a repair does about it.
-        lost: key and fingerprint of each sample of which nothing is left.
-        new_sidecar: what the sidecar must be, where that alone is to be written.
-        keep: the sidecar of a damaged shard whose whole samples go into a new shard.
-    """
-
-    findings: tuple[Finding, ...]
-    message: str = ""
-    lost: tuple[tuple[str, str], ...] = ()
-    new_sidecar: bytes | None = None
-    keep: Sidecar | None = None
+    findings: tuple[Finding, ...]  # the first is of the whole, the others of samples
+    message: str = ""  # what a repair does about it
+    lost: tuple[tuple[str, str], ...] = ()  # key and fingerprint of each sample of which nothing is left
+    new_sidecar: bytes | None = None  # what the sidecar must be, where that alone is to be written
+    keep: Sidecar | None = None  # of a damaged shard whose whole samples go into a new shard
 
 
 def verify_features(store: FeatureStore, *, advance: Advance = lambda _count: None) -> Iterator[Finding]:
@@ -115,7 +106,10 @@ def examine(place: Place, pair: Pair) -> Verdict | None:
         except IntegrityError as error:
             problem = str(error).partition(f"; {REMEDY}")[0]
     if pair.shard is None:
-        return _missing_shard(place, pair, sidecar)
+        assert pair.sidecar is not None
+        message = f"the shard of {place.address(pair.sidecar)} is gone"
+        whole = _finding(place, pair, Kind.MISSING_SHARD, pair.sidecar, message, REMEDY_NOTHING_LEFT)
+        return _set_aside(whole, sidecar, "cannot be used: its shard is gone")
     return _examine_shard(place, pair, pair.shard, sidecar, data, problem)
 
 
@@ -131,7 +125,10 @@ def _examine_shard(
     except OSError as error:
         damage = f"it cannot be read ({one_line(error)})"
     if not damage:
-        shard = _copy(place, path)
+        shard = place.fetch(path)
+        if not isinstance(place, LocalPlace) and not file_sha256(shard).startswith(path.stem):
+            place.forget(path)  # no parser is shown a copy on this machine that is damaged
+            shard = place.fetch(path)
         try:
             with shard.open("rb") as file:
                 contents = format_of(shard).contents(file)
@@ -151,51 +148,20 @@ def _examine_shard(
         problem = f"sidecar {place.address(pair.sidecar)} has a few other bytes than were written, which nobody reads"
     if not problem:
         return None
-    whole = Finding(
-        kind=Kind.SIDECAR,
-        path=_named(place, pair.sidecar),
-        message=problem,
-        remedy=REMEDY_NO_LOSS,
-        feature=pair.feature,
-    )
+    whole = _finding(place, pair, Kind.SIDECAR, pair.sidecar, problem, REMEDY_NO_LOSS)
     samples = _of_samples(whole, truth, "cannot be used: its sidecar is damaged")
     return Verdict(findings=(whole, *samples), message="written anew from its shard", new_sidecar=again)
-
-
-def _copy(place: Place, path: Path) -> Path:
-    """A shard on this machine that is what was written. No parser is shown a copy that is damaged."""
-    copy = place.fetch(path)
-    if isinstance(place, LocalPlace) or file_sha256(copy).startswith(path.stem):
-        return copy
-    place.forget(path)
-    return place.fetch(path)
 
 
 def _unfinished(place: Place, pair: Pair, again: bytes | None) -> Verdict:
     """A shard without sidecar. Where it is whole, a repair commits it: its sidecar may be what was lost."""
     path = pair.paths[0]
-    where = place.address(path)
+    message = f"{place.address(path)} has no sidecar: a writer is at work or was stopped, or the sidecar was lost"
     remedy = "nothing was promised of it; the next sync removes it and does its work again"
-    finding = Finding(
-        kind=Kind.UNFINISHED_FILE,
-        path=_named(place, path),
-        message=f"{where} has no sidecar: a writer is at work or was stopped, or the sidecar was lost",
-        remedy=remedy if again is None else f"{remedy}; `frameloom repair` keeps it, and writes its sidecar",
-        feature=pair.feature,
-    )
+    if again is not None:
+        remedy += "; `frameloom repair` keeps it, and writes its sidecar"
+    finding = _finding(place, pair, Kind.UNFINISHED_FILE, path, message, remedy)
     return Verdict(findings=(finding,), message="its sidecar written from its shard", new_sidecar=again)
-
-
-def _missing_shard(place: Place, pair: Pair, sidecar: Sidecar | None) -> Verdict:
-    assert pair.sidecar is not None
-    whole = Finding(
-        kind=Kind.MISSING_SHARD,
-        path=_named(place, pair.sidecar),
-        message=f"the shard of {place.address(pair.sidecar)} is gone",
-        remedy=REMEDY_NOTHING_LEFT,
-        feature=pair.feature,
-    )
-    return _set_aside(whole, sidecar, "cannot be used: its shard is gone")
 
 
 def _damaged_shard(
@@ -203,13 +169,8 @@ def _damaged_shard(
 ) -> Verdict:
     """A shard that is not what was written. Its sidecar, where that is whole, says which samples are left."""
     assert pair.shard is not None
-    whole = Finding(
-        kind=Kind.SHARD,
-        path=_named(place, pair.shard),
-        message="; ".join(filter(None, (f"shard {place.address(pair.shard)}: {damage}", problem))),
-        remedy=REMEDY_NOTHING_LEFT,
-        feature=pair.feature,
-    )
+    message = "; ".join(filter(None, (f"shard {place.address(pair.shard)}: {damage}", problem)))
+    whole = _finding(place, pair, Kind.SHARD, pair.shard, message, REMEDY_NOTHING_LEFT)
     if sidecar is None or not is_shard:
         return _set_aside(whole, sidecar, "cannot be used: its shard is not one")
     try:
@@ -264,6 +225,6 @@ def _of_samples(whole: Finding, entries: Iterable[Entry], what: str) -> Iterator
         yield replace(whole, kind=Kind.SAMPLE, message=message, key=entry.key, fingerprint=entry.fingerprint)
 
 
-def _named(place: Place, path: Path) -> Path | str:
-    """A file as users know it: where it is remote, nothing need lie at its path."""
-    return path if isinstance(place, LocalPlace) else place.address(path)
+def _finding(place: Place, pair: Pair, kind: Kind, path: Path, message: str, remedy: str) -> Finding:
+    where = path if isinstance(place, LocalPlace) else place.address(path)  # of a remote file none may lie at its path
+    return Finding(kind=kind, path=where, message=message, remedy=remedy, feature=pair.feature)

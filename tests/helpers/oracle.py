@@ -24,15 +24,8 @@ from pathlib import Path
 
 import numpy as np
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, Status, digest_of
-from frameloom.store import (
-    FeatureStore,
-    Sample,
-    compact_features,
-    exclusive_lock,
-    feature_fingerprint,
-    verify_features,
-    writer_lock,
-)
+from frameloom.store import FeatureStore, Sample, exclusive_lock, feature_fingerprint, writer_lock
+from frameloom.store.health import compact_features, verify_features
 
 from helpers import stores
 

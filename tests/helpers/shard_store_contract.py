@@ -18,9 +18,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from frameloom._vocabulary import FeatureArray, FeatureSpec, InputError, IntegrityError, Modality, Status, ValueType
-from frameloom.store import FeatureStore, Sample, ShardInfo, verify_features
+from frameloom.store import FeatureStore, Sample, ShardInfo
 from frameloom.store import features as _features
 from frameloom.store.formats import FORMATS
+from frameloom.store.health import verify_features
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray

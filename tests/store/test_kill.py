@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from frameloom._files import PUBLISH_STEPS, FailPointError, is_temporary, make_folder, publish, publish_by_content
 from frameloom._vocabulary import ConfigError, ExitCode, FrameloomError, InputError, OutOfSpaceError
-from frameloom.store import FeatureStore, verify_features
+from frameloom.store import FeatureStore
+from frameloom.store.health import verify_features
 from helpers.stores import BATCHES, SPEC, tree, write_all
 
 STEPS = [f"{kind}.{step}" for kind in ("shard", "sidecar") for step in PUBLISH_STEPS]

@@ -10,8 +10,9 @@ import pytest
 from frameloom import _files as _commit
 from frameloom._files import PUBLISH_STEPS, temporary_path
 from frameloom._vocabulary import ExitCode, LockedError
-from frameloom.store import FeatureStore, verify_features
+from frameloom.store import FeatureStore
 from frameloom.store.formats.base import FORMATS
+from frameloom.store.health import verify_features
 from helpers.stores import BATCHES, SPEC, tree
 
 STEPS = [f"{kind}.{step}" for kind in ("shard", "sidecar") for step in PUBLISH_STEPS]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..._vocabulary import FrameloomError
-from ...store import Repaired
+from ...store.health import Repaired
 from ..exchange import ALLOWED_SECONDS
 from ..project import ImportRecord, Project, imported_weights
 from ..sync import fingerprint_of, survey, text_digest

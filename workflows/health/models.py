@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..._files import file_sha256, set_aside
 from ..._vocabulary import FrameloomError
-from ...store import Finding, Kind, Repaired
+from ...store.health import Finding, Kind, Repaired
 from ...train import read_checkpoint
 from ..project import VECTORS_POINTER, Project, read_json
 

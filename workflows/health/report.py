@@ -23,21 +23,19 @@ from pydantic import (
 )
 
 from ..._vocabulary import ConfigError, ExitCode, FrameloomError, IntegrityError
-from ...store import (
+from ...store import exclusive_lock, reader_lock, writer_lock
+from ...store.health import (
     Compaction,
     Finding,
     Kind,
     Repaired,
     compact_features,
-    exclusive_lock,
     num_shards,
     plan_compaction,
-    reader_lock,
     repair_features,
     repair_table,
     verify_features,
     verify_table,
-    writer_lock,
 )
 from ..console import Console, count_of, readable_bytes
 from ..project import Project

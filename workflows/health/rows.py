@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._vocabulary import FrameloomError
-from ...store import Finding, Kind, Repaired
+from ...store.health import Finding, Kind, Repaired
 from ..project import Project
 from ..sync import lacks_word_vectors, row_columns, take_state
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..._vocabulary import Outcome
-from ...store import num_small, quarantine_bytes, reader_lock, row_bytes, superseded
+from ...store import reader_lock
+from ...store.health import num_small, quarantine_bytes, row_bytes, superseded
 from ..console import count_of, readable_bytes
 from ..project import Project
 from ..sync import Survey, fingerprint_of, survey, text_digest

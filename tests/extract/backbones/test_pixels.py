@@ -14,7 +14,8 @@ from frameloom._vocabulary import ConfigError, FeatureArray, InputError, Status
 from frameloom.extract import DecodedFrames, Decoder, backbone_spec, create_backbone, extract_file
 from frameloom.extract.decode import FramesChunk, FramesWanted
 from frameloom.extract.windows import VisualBackbone
-from frameloom.store import FeatureStore, Sample, feature_fingerprint, verify_features
+from frameloom.store import FeatureStore, Sample, feature_fingerprint
+from frameloom.store.health import verify_features
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray

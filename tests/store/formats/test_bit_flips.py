@@ -13,8 +13,9 @@ from collections import Counter
 import numpy as np
 import pytest
 from frameloom import IntegrityError
-from frameloom.store import FeatureStore, Kind, repair_features, verify_features
+from frameloom.store import FeatureStore
 from frameloom.store.formats import FORMATS, read_sidecar
+from frameloom.store.health import Kind, repair_features, verify_features
 from helpers.stores import make_sample, make_spec
 
 SPEC = make_spec(dim=96)

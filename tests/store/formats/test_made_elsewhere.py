@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from frameloom._files import temporary_path
-from frameloom.store import FeatureStore, repair_features, verify_features
+from frameloom.store import FeatureStore
 from frameloom.store.formats import FORMATS
+from frameloom.store.health import repair_features, verify_features
 from helpers.stores import BATCHES, SPEC, make_sample
 
 pytestmark = pytest.mark.parametrize("format", sorted(FORMATS))

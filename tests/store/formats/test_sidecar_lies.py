@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 from frameloom._vocabulary import ConfigError, IntegrityError, canonical_json
-from frameloom.store import FeatureStore, Kind, repair_features, verify_features
+from frameloom.store import FeatureStore
 from frameloom.store.formats import sidecar as _sidecar
+from frameloom.store.health import Kind, repair_features, verify_features
 from helpers.stores import SPEC, make_sample
 
 SAMPLES = [make_sample("a.mp4", 3), make_sample("b.mp4", 0), make_sample("c.mp4", 70)]

@@ -12,15 +12,8 @@ import numpy as np
 import pytest
 from frameloom._files import FailPointError
 from frameloom._vocabulary import IntegrityError, LockedError, Status
-from frameloom.store import (
-    FeatureStore,
-    compact_features,
-    exclusive_lock,
-    plan_compaction,
-    reader_lock,
-    superseded,
-    verify_features,
-)
+from frameloom.store import FeatureStore, exclusive_lock, reader_lock
+from frameloom.store.health import compact_features, plan_compaction, superseded, verify_features
 from helpers.stores import SPEC, make_sample, make_spec, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st

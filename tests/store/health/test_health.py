@@ -7,17 +7,8 @@ import shutil
 import numpy as np
 import pytest
 from frameloom._vocabulary import FeatureArray, Status
-from frameloom.store import (
-    ClipTable,
-    FeatureStore,
-    Kind,
-    Sample,
-    num_shards,
-    repair_features,
-    repair_table,
-    verify_features,
-    verify_table,
-)
+from frameloom.store import ClipTable, FeatureStore, Sample
+from frameloom.store.health import Kind, num_shards, repair_features, repair_table, verify_features, verify_table
 from helpers.stores import BATCHES, DIM, METADATA, SPEC, make_row, make_sample, make_spec, tree, unit, write_all
 
 

@@ -8,8 +8,9 @@ import signal
 import numpy as np
 import pytest
 from frameloom._files import FAIL_POINT_VARIABLE
-from frameloom.store import FeatureStore, merge_small_shards, reader_lock, verify_features
+from frameloom.store import FeatureStore, reader_lock
 from frameloom.store.formats import FORMATS
+from frameloom.store.health import merge_small_shards, verify_features
 from helpers.stores import SPEC, make_sample, make_spec, tree
 
 SAMPLES = [make_sample(f"{number:03d}.mp4", number % 4) for number in range(80)]

@@ -20,7 +20,8 @@ import helpers.children
 import numpy as np
 import pytest
 from frameloom._vocabulary import ConfigError, FrameloomError, IntegrityError, Modality, OutOfSpaceError
-from frameloom.store import FeatureStore, quarantine_bytes, repair_features, verify_features
+from frameloom.store import FeatureStore
+from frameloom.store.health import quarantine_bytes, repair_features, verify_features
 from frameloom.store.places import bucket as _bucket
 from frameloom.store.places import copies as _copies
 from frameloom.store.places import remote as _remote

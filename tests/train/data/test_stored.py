@@ -10,7 +10,8 @@ import pytest
 from frameloom import InputError, LockedError
 from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality
 from frameloom.fuse import create_model
-from frameloom.store import FeatureStore, Sample, compact_features, exclusive_lock
+from frameloom.store import FeatureStore, Sample, exclusive_lock
+from frameloom.store.health import compact_features
 from frameloom.train import fit, get_recipe
 from frameloom.train.data import ClipDataset, ClipFeatures, TrainingSet, collate, stored_clips
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frameloom.store import Kind, Repaired
 from frameloom.store.formats import Contents, encode_sidecar
 from frameloom.store.formats.records import record_of
+from frameloom.store.health import Kind, Repaired
 from frameloom.store.health.samples import sample_of
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
