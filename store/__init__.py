@@ -4,20 +4,18 @@ Knows arrays, fingerprints, shards and LanceDB; knows no model and no media. Imp
 and lancedb: each is loaded by the first call that needs it.
 """
 
-from .features import FeatureStore, Problem
+from .features import FeatureStore
 from .fingerprints import embedding_fingerprint, feature_fingerprint, file_digest
 from .formats import Entry, Sample, ShardGoneError, ShardInfo, code_version, sample_checksum
 from .ledger import Ledger
 from .locks import SharedLock, exclusive_lock, reader_lock, writer_lock
-from .table import Applied, ClipTable, check_metadata_schema, metadata_of, quoted
+from .table import ClipTable, check_metadata_schema, metadata_of, quoted
 
 __all__ = [
-    "Applied",
     "ClipTable",
     "Entry",
     "FeatureStore",
     "Ledger",
-    "Problem",
     "Sample",
     "ShardGoneError",
     "ShardInfo",

@@ -276,14 +276,12 @@ class FeatureStore:
 
     @property
     def _entries(self) -> Index:
-        index = self._index
-        if index is None:
+        if self._index is None:
             with self._refreshing:
                 if self._index is None:
                     self.refresh()
-                index = self._index
-        assert index is not None
-        return index
+        assert self._index is not None
+        return self._index
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..._vocabulary import InputError, MediaError
 from ..fingerprints import open_regular_file
@@ -93,20 +92,16 @@ def _array(data: bytes, code: str, shape: Any, layout: str, offset: Any = 0, str
         raise ValueError(f"an array of shape {shape} has {len(data):,} bytes")
     flat = np.frombuffer(data, dtype) if data else np.zeros(0, dtype)
     if layout == "strided":
-        return _strided(flat, offset, shape, strides)
+        # Of the storage of a tensor, a copy of the part that is the tensor.
+        if type(offset) is not int or offset < 0 or len(shape) != len(strides):
+            raise ValueError("a tensor is described in a form that is not read")
+        if not math.prod(shape):
+            return np.zeros(shape, dtype)
+        last = offset + sum((count - 1) * step for count, step in zip(shape, strides, strict=True))
+        if math.prod(shape) > len(flat) or last >= len(flat):
+            raise ValueError("a tensor reaches beyond its numbers")
+        steps = [step * dtype.itemsize for step in strides]
+        return np.lib.stride_tricks.as_strided(flat[offset:], shape, steps).copy()
     array = flat.reshape(shape[::-1]).T if layout == "fortran" else flat.reshape(shape)
     array = array.astype(dtype.newbyteorder("="), copy=False)
     return array.item() if layout == "scalar" else array
-
-
-def _strided(flat: NDArray[Any], offset: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> NDArray[Any]:
-    """A copy of the part of a tensor's storage that is the tensor."""
-    if type(offset) is not int or offset < 0 or len(shape) != len(strides):
-        raise ValueError("a tensor is described in a form that is not read")
-    if not math.prod(shape):
-        return np.zeros(shape, flat.dtype)
-    last = offset + sum((count - 1) * step for count, step in zip(shape, strides, strict=True))
-    if math.prod(shape) > len(flat) or last >= len(flat):
-        raise ValueError("a tensor reaches beyond its numbers")
-    steps = [step * flat.itemsize for step in strides]
-    return np.lib.stride_tricks.as_strided(flat[offset:], shape, steps).copy()

@@ -5,8 +5,8 @@ The door for the rest of the store. A format is one file that adds itself to `FO
 
 from . import hdf5, webdataset  # noqa: F401 - members of FORMATS
 from .base import FORMATS, REMEDY, Sample, ShardFormat, check_samples, format_of
-from .checksums import DIGEST_BYTES, block_checksums, num_blocks, sample_checksum
-from .records import FORMAT_VERSION, Contents
+from .checksums import block_checksums, sample_checksum
+from .records import Contents
 from .rows import Part, ShardFile, ShardFiles, ShardGoneError
 from .sidecar import (
     SUFFIX,
@@ -26,9 +26,7 @@ from .sidecar import (
 )
 
 __all__ = [
-    "DIGEST_BYTES",
     "FORMATS",
-    "FORMAT_VERSION",
     "REMEDY",
     "SUFFIX",
     "Contents",
@@ -49,7 +47,6 @@ __all__ = [
     "encode_sidecar",
     "format_of",
     "is_damaged_unread",
-    "num_blocks",
     "one_line",
     "read_sample",
     "read_sidecar",

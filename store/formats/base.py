@@ -45,11 +45,9 @@ class ShardFormat(Protocol):
 
         The samples are as `check_samples` gives them.
         """
-        ...
 
     def contents(self, file: BinaryIO) -> Contents:
         """What a shard says of its samples, and where their rows lie. Raises ValueError for anything else."""
-        ...
 
 
 class _Formats(Registry[ShardFormat], Mapping[str, ShardFormat]):

@@ -28,7 +28,6 @@ from ..._vocabulary import FeatureSpec, canonical_json
 from .base import FORMATS, TIME_BYTES, Sample
 from .records import FORMAT_VERSION, Contents, SampleRecord, check_contents, record_of
 
-SUFFIX = ".h5"
 KEY_BYTES = 1024
 _RECORDS = TypeAdapter(tuple[SampleRecord, ...])
 
@@ -37,7 +36,7 @@ class Hdf5Format:
     """HDF5 shards, a member of `FORMATS`."""
 
     name = "hdf5"
-    suffix = SUFFIX
+    suffix = ".h5"
 
     def write(self, target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
         """Write the shard that holds these samples in this order into an empty file."""

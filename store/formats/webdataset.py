@@ -37,7 +37,6 @@ from ..._vocabulary import ConfigError, FeatureSpec, InputError, canonical_json
 from .base import FORMATS, Sample
 from .records import FORMAT_VERSION, Contents, SampleRecord, check_contents, record_of
 
-SUFFIX = ".tar"
 SPEC_MEMBER = "__frameloom__/spec.json"
 MAX_MEMBER_BYTES = 8**11 - 1  # what an ustar header can say
 MAX_JSON_BYTES = 64 * 1024 * 1024
@@ -50,7 +49,7 @@ class WebdatasetFormat:
     """Tar shards, a member of `FORMATS`."""
 
     name = "webdataset"
-    suffix = SUFFIX
+    suffix = ".tar"
 
     def write(self, target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
         """Write the shard that holds these samples in this order into an empty file.

@@ -188,13 +188,10 @@ def _merge(group: Sequence[ShardInfo], live: Live, shard_bytes: int) -> tuple[li
         if len(small) == 1:
             large += small
             break
-    as_is = {
-        frozenset(entry.fingerprint for entry in parts[shard.path]): shard
-        for shard in loose
-        if len(parts[shard.path]) == shard.num_samples
-    }
+    whole = [shard for shard in loose if len(parts[shard.path]) == shard.num_samples]
+    as_is = {frozenset(entry.fingerprint for entry in parts[shard.path]): shard.path for shard in whole}
     names = [tuple(entry.fingerprint for entry in one) for one in large]
-    stay = {as_is[frozenset(one)].path for one in names if frozenset(one) in as_is}
+    stay = {as_is[frozenset(one)] for one in names if frozenset(one) in as_is}
     new = [one for one in names if frozenset(one) not in as_is]
     return sorted(new), [shard for shard in loose if shard.path not in stay]
 
