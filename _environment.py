@@ -92,7 +92,7 @@ def broken_libraries() -> Iterator[tuple[str, str | None]]:
 
 
 def version_of(library: str) -> str | None:
-    """The installed version of the distribution that holds a module; None where there is none."""
+    """The installed version of the distribution that holds a module; None where it is not installed."""
     try:
         return metadata.version(_distribution(library))
     except metadata.PackageNotFoundError:

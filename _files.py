@@ -155,7 +155,7 @@ def publish_by_content(
         folder: where it goes; must exist.
         suffix: ending of its name.
         write: writes the whole content to the file it is given, which it may also seek in and read from. That file
-            takes every write, so that a library which cannot stand failure never meets one; a failure is raised here.
+            takes every write, so that a library which mishandles failure never meets one; a failure is raised here.
         num_bytes: about how much will be written; the message about a full disk has what was, if that is more.
         kind: as for `publish`.
         token: as for `publish`.
@@ -220,7 +220,7 @@ def _all_or_nothing(temporary: Path, name: Path, num_bytes: Callable[[], int]) -
 
 
 def _make_durable(path: Path, kind: str, *, num_bytes: int) -> None:
-    """What follows a rename. Until then the new name may not survive a power cut, and nothing is acknowledged."""
+    """Make a rename durable. Until then the new name may not survive a power cut, and nothing is acknowledged."""
     with write_errors(path, num_bytes=num_bytes):
         fail_point(f"{kind}.renamed")
         sync_folder(path.parent)
@@ -350,7 +350,7 @@ def temporary_path(path: Path, token: str = "") -> Path:
 
 @functools.cache
 def _process_token(process: int) -> str:
-    """What names this process, also among those of other machines; a child that was forked has another one."""
+    """A name of this process, unique among machines; a child that was forked has another one."""
     del process
     return uuid.uuid4().hex[:12]
 
@@ -413,7 +413,7 @@ def file_sha256(path: Path) -> str:
 
 
 def file_stamp(status: os.stat_result) -> str:
-    """What changes when a file does: size, times and inode. No program can set the time of change back."""
+    """The values that change when a file does: size, times and inode. No program can set the time of change back."""
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
 
 
@@ -480,7 +480,7 @@ def write_errors(path: Path, *, num_bytes: int | None = None, advice: str = "") 
 def write_error(
     error: OSError, path: Path, *, num_bytes: int | None = None, aside: Path | None = None, advice: str = ""
 ) -> FrameloomError:
-    """What a user reads about a write that failed.
+    """The error that a user reads about a failed write.
 
     Args:
         error: the system's.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Modality(StrEnum):
-    """What a feature was computed from."""
+    """The kind of input that a feature was computed from."""
 
     TEXT = "text"
     VIDEO = "video"
@@ -39,7 +39,7 @@ class Outcome(StrEnum):
 
 
 class Status(StrEnum):
-    """What became of one file, or of one feature of one file. The list is closed: no other code is ever written."""
+    """The outcome of one file, or of one feature of one file. The list is closed: no other code is ever written."""
 
     OK = "ok"
     # Something usable was kept, and less than the file promises.
@@ -155,7 +155,7 @@ ValueType = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSpec:
-    """What a backbone computes, readable without loading it. Every field but the last three is part of the fingerprint.
+    """A backbone's specification, known without loading it. Every field but the last three is part of the fingerprint.
 
     Attributes:
         name: the backbone's registered name.
@@ -185,7 +185,7 @@ class FeatureSpec:
     weights: tuple[WeightsSource, ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide the numbers, as JSON-ready data."""
+        """The fields that decide the numbers, as plain data."""
         fields = asdict(self)
         for name in ("paper", "weights"):
             del fields[name]
@@ -239,7 +239,7 @@ def digest_of(value: Any) -> str:
 
 
 class ExitCode:
-    """What the command line returns to the shell (a closed list)."""
+    """Exit codes of the command line (a closed list)."""
 
     OK = 0
     USAGE = 2

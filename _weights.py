@@ -1,4 +1,4 @@
-"""What a file of weights holds, and the device that a network computes on. Nothing in a file is executed."""
+"""Read files of weights without executing anything in them, and choose the device that a network computes on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 def read_weights_file(path: Path) -> dict[str, Any]:
-    """What a file of weights holds, its tensors on the CPU.
+    """The content of a file of weights, its tensors on the CPU.
 
     Args:
         path: weights as ``.safetensors``, or a ``.pt``, ``.pth`` or ``.bin`` file: weights alone or with what their

@@ -23,7 +23,7 @@ from .._files import FULL
 from .._vocabulary import OutOfSpaceError
 
 MAX_MEMORY_BYTES = 4 * 1024**2
-"""What a sound track may take before it goes to a file."""
+"""The most memory that a sound track takes before it goes to a file."""
 _SMALLEST_BYTES = 64 * 1024
 _ITEM_BYTES = 4
 # glibc's mallopt: from where on, and how many, requests get pages of their own; how much of a free end is given back;

@@ -8,9 +8,9 @@ from .._vocabulary import ConfigError
 from .windows import End, Windows
 
 Precision = Literal["float32", "bfloat16", "float16"]
-"""What a network computes in; float16 on a GPU alone."""
+"""The number type that a network computes in; float16 on a GPU alone."""
 Dtype = Literal["float16", "float32"]
-"""What its values are stored as."""
+"""The number type in which its values are stored."""
 _MOST_FRAMES = 1024
 
 

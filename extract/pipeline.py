@@ -131,7 +131,7 @@ def check_file(path: Path) -> os.stat_result:
 def file_status(features: Mapping[str, FeatureArray]) -> tuple[Status, str]:
     """Status and message of a file as a whole: those of its worst feature.
 
-    What the file simply does not have (no sound track) is no fault of it, unless it has nothing that was asked for.
+    A stream that the file lacks (no sound track) does not count as a fault, unless the file has no requested stream.
 
     Raises:
         InputError: there are no features.
@@ -180,7 +180,7 @@ def _identity(state: os.stat_result) -> tuple[int, int, int]:
 
 
 class DecodeRequest:
-    """What backbones need of every file.
+    """The frames and the sound that backbones need of every file.
 
     Raises:
         ConfigError: two have the same name, or the audio ones disagree on the sample rate.
@@ -208,7 +208,7 @@ class DecodeRequest:
 
 
 class FileState:
-    """What has come of one file so far."""
+    """The progress of one file."""
 
     def __init__(self, request: DecodeRequest) -> None:
         self._request = request
@@ -305,7 +305,7 @@ class FileState:
 
 
 def frames_wanted(spec: FeatureSpec) -> FramesWanted:
-    """What a specification of modality video asks of the decoder."""
+    """The frames that a specification of modality video requests from the decoder."""
     preprocessing = spec.preprocessing
     crop = None if preprocessing["crop"] is None else int(preprocessing["crop"])
     return FramesWanted(Windows.from_data(spec.sampling).frame_rate_hz, int(preprocessing["short_side"]), crop=crop)

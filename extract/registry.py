@@ -30,7 +30,7 @@ class BackboneEntry:
         build: ``build(spec, weights=, weights_digest=, seed=, device=)`` to the backbone.
         weights: ``optional`` (None gives seeded random ones), ``required`` or ``none`` (there is nothing to load).
         takes_folder: whether weights may be a folder, which then holds the vocabulary too.
-        path_options: options whose value is the path of a file; empty where there is none.
+        path_options: options whose value is the path of a file; may be empty.
         number_types: which of the options ``precision`` and ``dtype``, common to networks, the backbone has.
     """
 
@@ -60,7 +60,7 @@ def list_backbones(pattern: str = "*") -> list[str]:
 
 
 def backbone_spec(name: str, **options: Any) -> FeatureSpec:
-    """What a backbone computes, without loading anything.
+    """A backbone's specification, without loading anything.
 
     Raises:
         UnknownNameError: no backbone has this name.
@@ -96,7 +96,7 @@ def needs_weights(name: str) -> bool:
 
 
 def weights_digest(name: str, weights: str | Path | None, *, seed: int = 0) -> str:
-    """What identifies the weights in a fingerprint: ``sha256:<hex>`` of a file or a folder, ``seeded:<seed>``, or
+    """The identity of the weights in a fingerprint: ``sha256:<hex>`` of a file or a folder, ``seeded:<seed>``, or
     ``none``.
 
     Nothing is fetched. A tag gives the hash of its file, which need not be here where that hash is published.

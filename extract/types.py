@@ -1,4 +1,4 @@
-"""What passes between a media file and a backbone: limits, requests, decoded frames and samples, and what a file holds.
+"""Data between a media file and a backbone: limits, requests, decoded frames and samples, and what a file holds.
 
 This module imports nothing but NumPy and the standard library: the decoding child loads it.
 
@@ -20,7 +20,7 @@ from .._vocabulary import FeatureArray, FeatureSpec, Status
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one file may cost before it is given up. Exceeding one is a status of that file and touches no other.
+    """Limits on the cost of one file. Exceeding one is a status of that file and touches no other.
 
     Attributes:
         memory_bytes: address space of the decoding child.
@@ -84,7 +84,7 @@ class DecodedFrames:
     Attributes:
         frames: (T, H, W, 3) uint8 RGB.
         times: (T, 2) float64, the seconds ``[start, end)`` during which each frame is on display.
-        cells: (T,) int64, the grid cell that each frame stands for; a cell whose frame is damaged is left out. None
+        cells: (T,) int64, the grid cell of each frame; a cell whose frame is damaged is left out. None
             where the frames follow one another without a gap.
     """
 
@@ -159,7 +159,7 @@ class AudioInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaInfo:
-    """What a file holds and whether it can be read.
+    """The streams of a file and whether they can be read.
 
     Attributes:
         path: the file, as it was asked for.
@@ -193,7 +193,7 @@ class MediaInfo:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MediaInfo:
-        """What `as_dict` gave, as an object again."""
+        """An object from the data of `as_dict`."""
         fields = dict(data)
         for name in ("status", "video_status", "audio_status"):
             fields[name] = Status(fields[name])

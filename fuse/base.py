@@ -39,7 +39,7 @@ class NonFiniteError(InputError):
         )
 
     def __reduce__(self) -> tuple[type[NonFiniteError], tuple[str, tuple[int, ...]]]:
-        """What travels between processes: an exception is otherwise made again from its message alone."""
+        """Pickle the fields: an exception is otherwise made again from its message alone."""
         return NonFiniteError, (self.modality, self.samples)
 
 
@@ -57,7 +57,7 @@ class Tokens(NamedTuple):
 
 
 class Embeddings(NamedTuple):
-    """What a model makes of a batch.
+    """A model's output for a batch.
 
     Attributes:
         vectors: (B, E) under "text", "video", "text+video", ...: every combination whose modalities were given.
@@ -69,13 +69,13 @@ class Embeddings(NamedTuple):
 
 
 class ModelConfig(Settings):
-    """The base of every model's configuration: frozen, and made of JSON-ready values.
+    """The base of every model's configuration: frozen, with values that JSON can hold.
 
     Raises ConfigError for an unknown option (the nearest is named) and for a value that cannot be.
     """
 
     def all_modalities(self) -> tuple[str, ...]:
-        """What a model of this configuration embeds, in its order."""
+        """The modalities that a model of this configuration embeds, in its order."""
         return MODALITIES
 
 

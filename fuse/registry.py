@@ -43,7 +43,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_description(name: str) -> dict[str, Any]:
-    """What a model is, as JSON-ready data: name, paper, a line about it, and its configuration when nothing is set.
+    """Describe a model as plain data: name, paper, a line about it, and its default configuration.
 
     Raises:
         UnknownNameError: no such model; the nearest names are listed.

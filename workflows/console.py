@@ -1,4 +1,4 @@
-"""What users see while work is done: sentences and progress bars on standard error, never on standard output.
+"""Output for users while work is done: sentences and progress bars on standard error, never on standard output.
 
 On a terminal a bar shows counts, rate and time left. Elsewhere (a log, a pipe) a line is printed every few seconds.
 """

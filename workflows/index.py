@@ -84,7 +84,7 @@ class Index:
         return self._session.search(query)
 
     def status(self) -> dict[str, Any]:
-        """What is there, what is stale and why, what failed, as plain data."""
+        """Current, stale (with reasons) and failed items, as plain data."""
         return status_of(Project.open(self.path, read_only=True))
 
     def evaluate(self, *, split: str = "test") -> Evaluation:

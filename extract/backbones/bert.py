@@ -7,7 +7,7 @@ al., "DistilBERT, a distilled version of BERT" (2019). The networks and tokenize
 Weights are a folder as transformers saves it: the vocabulary (vocab.txt or tokenizer.json) lies in it.
 
 Rows, by the option ``pooling``: ``tokens``, one for each piece of a word, without the special tokens at both ends, so
-that they can stand where Word2vec's rows do; ``cls``, the first special token's; ``mean``, the mean over the rows of
+that they can replace Word2vec's rows; ``cls``, the first special token's; ``mean``, the mean over the rows of
 ``tokens``. The last one differs from libraries that count the special tokens in.
 
 Deviations, each on purpose:

@@ -65,7 +65,7 @@ class _Tower:
         }
 
     def hidden_facts(self) -> dict[str, Any]:
-        """What decides the tower's numbers and does not show in the shapes of its weights."""
+        """The tower's settings that decide its numbers and do not follow from the shapes of its weights."""
         return {name: self.as_config(0)[name] for name in ("hidden_act", "num_attention_heads", "layer_norm_eps")}
 
 

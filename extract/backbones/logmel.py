@@ -195,7 +195,7 @@ class LogMel:
 
 
 def _times(num_frames: int, audio: DecodedAudio) -> NDArray[np.float64]:
-    """What each window covers of the track, (T, 2)."""
+    """The span of each window in the track, (T, 2)."""
     times = lasting_array((num_frames, 2), np.float64)
     times[:, 0] = np.arange(num_frames)
     times[:, 0] *= HOP

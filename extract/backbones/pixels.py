@@ -1,6 +1,6 @@
 """Raw pixels: what models that are trained end to end read, as whole frames or cut into patches.
 
-There is no network and no paper; the bytes are those that the decoder gives: upright RGB pictures of square pixels,
+It has no network and no paper. The bytes are those that the decoder gives: upright RGB pictures of square pixels,
 whose short side is scaled to ``size``, and their middle square.
 
 - `pixels`: one row for each frame, its size x size x 3 bytes in the order rows, columns, channels. With
@@ -103,7 +103,7 @@ def jpeg_rows(frame: NDArray[np.uint8], *, quality: int) -> NDArray[np.uint8]:
 
 
 def jpeg_facts(name: str, quality: int) -> dict[str, str | int]:
-    """What decides the bytes of a JPEG, for the fingerprint."""
+    """The settings that decide the bytes of a JPEG, for the fingerprint."""
     from PIL import features
 
     return {

@@ -15,7 +15,7 @@ Deviations, each on purpose:
 - A file's last window is filled with black pictures, so with -mean after the subtraction, as the extractor does it.
   The authors' own inference fills it by beginning the window again; ``resnet18_3d`` repeats its last frame.
 - The authors' inference takes the frames as they are in the file. ``resnet18_3d`` takes 24 a second, so that a row
-  stands for the same time in every file, and one decoding serves both members.
+  covers the same duration in every file, and one decoding serves both members.
 - Pictures are upright and have square pixels, and are scaled bicubically from the decoded picture, once.
 - Without published weights, convolutions start from He's normal distribution by what comes in, since by what goes out,
   which the authors take, a convolution of 32 groups shrinks what passes; and batch normalisation at the end of each

@@ -85,7 +85,7 @@ _KINETICS = {
 
 
 class S3DBackbone(VisualNetwork):
-    """What both have in common: a last layer ``fc`` that is given the number of outputs of the weights."""
+    """The base of both backbones: a last layer ``fc`` that is given the number of outputs of the weights."""
 
     batch_pixels = 2 * 32 * 224 * 224
 
@@ -222,7 +222,7 @@ def _spec(
     pixels: tuple[float, float],
     **facts: Any,
 ) -> FeatureSpec:
-    """What both have in common. None is as the variant has it; pixels are ``x * scale - mean``."""
+    """The specification of both backbones. None means the variant's value; pixels are ``x * scale - mean``."""
     frame_rate_hz = variant.frame_rate_hz if frame_rate_hz is None else frame_rate_hz
     num_frames = variant.num_frames if num_frames is None else num_frames
     stride_frames = variant.stride_frames if stride_frames is None else stride_frames

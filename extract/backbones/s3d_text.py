@@ -102,7 +102,7 @@ def _read_npy(path: Path) -> list[str]:
         # Mapped, because then a header that promises more than the file holds is refused and not believed.
         array = np.lib.format.open_memmap(path, mode="r")
         words: list[str] | None = array.tolist() if array.dtype.kind == "U" and array.ndim == 1 else None
-        "".join(words or ()).encode()  # half a surrogate pair is no text
+        "".join(words or ()).encode()  # half a surrogate pair cannot be encoded
     except (ValueError, TypeError, OSError, OverflowError, SyntaxError, TokenError) as error:
         reason = " ".join(str(error).split())
         raise InputError(

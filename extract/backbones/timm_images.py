@@ -45,7 +45,7 @@ _DEFAULT = "vit_base_patch16_224"
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What timm says of a network.
+    """Timm's description of a network.
 
     Attributes:
         dim: D.
@@ -111,7 +111,7 @@ def published(network: str) -> tuple[WeightsSource, ...]:
 
 @functools.lru_cache(maxsize=64)
 def facts_of(network: str) -> ImageFacts:
-    """What timm says of one of its networks, which may be written with a tag: ``vit_base_patch16_224.dino``.
+    """Timm's description of one of its networks, which may be written with a tag: ``vit_base_patch16_224.dino``.
 
     Raises:
         ConfigError: timm has no such network, or it does not read square RGB pictures, or gives no vector.
@@ -207,8 +207,8 @@ class TimmImages(StillNetwork):
         """Timm's network, for the specification's size of picture.
 
         Raises:
-            ConfigError: timm cannot build it for this size, or the size is no whole number of patches, which timm finds
-                only when pictures come.
+            ConfigError: timm cannot build it for this size, or the size is not a whole number of patches, which timm
+                finds only when pictures come.
         """
         import timm
 

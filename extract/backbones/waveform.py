@@ -1,6 +1,6 @@
 """The raw waveform: what models that learn from sound itself read, cut into rows of one hop.
 
-There is no network and no paper; the samples are those that the decoder gives, made one channel and one rate by FFmpeg.
+It has no network and no paper. The samples are those that the decoder gives, made one channel and one rate by FFmpeg.
 Samples of row k are ``[k * hop, (k + 1) * hop)``. The last row is filled with zeros, its time ends where the track
 does, and the message says how much of it is real. Joined, the rows are the track.
 
@@ -54,7 +54,7 @@ class Waveform:
 
 
 def cut_into_rows(samples: Samples, *, hop: int, dtype: str) -> NDArray[Any]:
-    """(T, hop) rows of N samples, copied a block at a time. What the type cannot hold comes out infinite."""
+    """(T, hop) rows of N samples, copied a block at a time. Values beyond the type's range become infinite."""
     num_rows = -(-len(samples) // hop)
     values = lasting_array((num_rows * hop,), dtype)
     for start in range(0, len(samples), _BLOCK_SAMPLES):

@@ -40,7 +40,7 @@ def to_mono(blocks: list[NDArray[Any]], sample_format: str) -> NDArray[np.float3
 
 
 class _Kind(NamedTuple):
-    """What blocks must have in common to be resampled together."""
+    """The properties that blocks must share to be resampled together."""
 
     sample_rate_hz: int
     sample_format: str

@@ -1,4 +1,4 @@
-"""What a file's first bytes and its outermost structure say, read without FFmpeg.
+"""A file's first bytes and its outermost structure, read without FFmpeg.
 
 Two questions are answered here. Why could FFmpeg not open a file: is it text, a playlist, a recording that was never
 finished? And does a file end before its own structure says so, which decoders pass over in silence?

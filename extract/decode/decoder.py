@@ -96,7 +96,6 @@ class Decoder:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the present child, None where there is none."""
         return None if self._child is None else self._child.pid
 
     def close(self) -> None:

@@ -35,8 +35,8 @@ class OpenMedia:
     """An open container with the streams that are used, and the instant that counts as zero.
 
     Attributes:
-        video: the chosen video stream, None where there is none.
-        audio: the chosen audio stream, None where there is none.
+        video: the chosen video stream, or None.
+        audio: the chosen audio stream, or None.
         video_problem: why a file with pictures has none that can be used; None where that is not so.
         audio_problem: the same for sound.
         zero: seconds on the container's clock that are zero here.
@@ -129,7 +129,7 @@ def _audio_rank(stream: Any) -> tuple[bool, int, int, int]:
 
 
 def _missing_codec(container: Any, streams: Any) -> tuple[Status, str] | None:
-    """What to say of streams none of which has a decoder; None where there are no streams."""
+    """Status and message for streams none of which has a decoder; None where there are no streams."""
     if not streams:
         return None
     # FFmpeg's own description of a file is where alone PyAV shows a codec that has no decoder. It goes by the log.

@@ -37,7 +37,7 @@ Emit = Callable[[DecodedFrames], None]
 
 
 class Picture(NamedTuple):
-    """A decoded picture that is on display during ``[start, end)`` seconds. A damaged one stands for nothing."""
+    """A decoded picture that is on display during ``[start, end)`` seconds. A damaged one is used for no instant."""
 
     frame: Any
     start: float
@@ -254,7 +254,7 @@ class VideoPass:
     """One pass over the pictures of a file: each is shown once it is known how long it is on display. Holds one.
 
     Decoders mark the picture in which they met damage, and not the ones that are built from it. Here every picture from
-    the damaged one to the next keyframe counts as damaged, and stands for nothing.
+    the damaged one to the next keyframe counts as damaged, and is used for no instant.
     """
 
     def __init__(

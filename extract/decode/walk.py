@@ -60,7 +60,7 @@ def decode(
     """Decode a file once and give every chunk to the sink.
 
     Returns:
-        How the pictures and the sound went. What was not asked for is not judged.
+        The outcome for the pictures and for the sound; only requested streams are judged.
 
     Raises:
         MediaError: the file cannot be used at all.
@@ -95,13 +95,12 @@ class _Clock:
         self.num_unbelievable = 0
 
     def instant(self, ticks: int | None) -> float | None:
-        """Seconds of a timestamp."""
         return None if ticks is None else (ticks * self._factor - self._offset) / self._denominator
 
     def believable(self, ticks: int | None) -> float | None:
         """Seconds of a decoded picture's or block's timestamp; None where it leaps far beyond the end of the content.
 
-        One damaged timestamp would otherwise stand for hours of silence, and everything after it would come too late.
+        One damaged timestamp would otherwise become hours of silence, and everything after it would come too late.
         """
         instant = self.instant(ticks)
         if instant is None:
@@ -132,7 +131,7 @@ class _DecodingOrder:
         self._last: int | None = None
 
     def best(self, pts: int | None, dts: int | None) -> int | None:
-        """The next picture's timestamp; None where there is none."""
+        """The next picture's timestamp; None where it has none."""
         if dts is not None:
             self._last = dts
         else:

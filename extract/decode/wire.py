@@ -24,7 +24,7 @@ ReadInto = Callable[[memoryview], None]
 
 
 class WireError(Exception):
-    """What came through the pipe is not a message."""
+    """Bytes from the pipe are not a message."""
 
 
 def send(stream: IO[bytes], header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What backbones are made of: frozen networks over pictures and texts, and files of word vectors."""
+"""Parts of backbones: frozen networks over pictures and texts, and files of word vectors."""
 
 from .frozen import FrozenNetwork, OfficialWeights, checked_rows, seeded_network
 from .texts import TextNetwork, read_tokenizer, text_spec

@@ -116,7 +116,7 @@ class FrozenNetwork(OfficialWeights):
             yield
 
     def stored(self, rows: torch.Tensor) -> NDArray[Any]:
-        """Rows in the type that they are stored in. What the type cannot hold comes out infinite."""
+        """Rows in the type that they are stored in. Values beyond its range become infinite."""
         with np.errstate(over="ignore"):
             values: NDArray[Any] = rows.cpu().numpy().astype(self.spec.dtype)
         return values

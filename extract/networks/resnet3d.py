@@ -201,7 +201,7 @@ def _block_kind(depth: int, cardinality: int | None) -> tuple[int, _MakeBlock]:
 
 
 def _shortcut(in_width: int, out_width: int, stride: int, kind: Literal["A", "B"]) -> nn.Module | None:
-    """What brings a block's input to the size of its output; None where it has that size."""
+    """The layer that resizes a block's input to its output; None where both have the same size."""
     if stride == 1 and in_width == out_width:
         return None
     if kind == "A":

@@ -64,7 +64,7 @@ ORDER = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """What the networks of the family differ in.
+    """The differences between the networks of the family.
 
     Attributes:
         stem: the first convolution: ``space_to_depth``, or 7x7 pixels in one piece (``whole``) or ``separable``.
@@ -168,7 +168,7 @@ class SamePool(nn.Module):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, C, T, H, W) to the same, smaller. What comes in is not negative."""
+        """(B, C, T, H, W) to the same, smaller. Inputs are not negative."""
         axes = zip(maps.shape[2:], self.kernel, self.stride, strict=True)
         behind = [size % 2 if kernel > stride else 0 for size, kernel, stride in axes]
         if any(behind):
@@ -253,7 +253,6 @@ class S3D(nn.Module):
 
     @property
     def dim(self) -> int:
-        """D."""
         return self.fc.in_features
 
     def forward(self, video: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class TextNetwork(FrozenNetwork):
 
         limit = self.spec.sampling["max_tokens"]
         read = self.tokenizer(
-            item.encode("utf-8", "replace").decode(),  # half a surrogate pair is no character
+            item.encode("utf-8", "replace").decode(),  # half a surrogate pair cannot be encoded
             truncation=True,
             max_length=limit,
             return_special_tokens_mask=True,

@@ -13,7 +13,7 @@ from ..._weights import read_weights_file
 
 _SHOWN = 5
 _KNOWN: dict[str, tuple[str, str]] = {}
-# What a container of weights calls them, and what a wrapper for several devices puts before each key.
+# Names under which containers hold the weights, and the prefix that a wrapper for several devices adds to each key.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIX = "module."
 
@@ -61,7 +61,7 @@ def load_into(network: Any, state_dict: Mapping[str, Any], *, ignored_prefixes: 
     given = {key.removeprefix(_PREFIX): value for key, value in state_dict.items()}
     given = {key: value for key, value in given.items() if not key.startswith(tuple(ignored_prefixes))}
     wanted = network.state_dict()
-    # A count of training batches is no weight, and old checkpoints do not have it.
+    # A count of training batches is not a weight, and old checkpoints do not have it.
     missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
     problems = [f"{key} is missing" for key in missing]
     problems += [f"{key} is not expected" for key in given if key not in wanted]
@@ -77,7 +77,7 @@ def load_into(network: Any, state_dict: Mapping[str, Any], *, ignored_prefixes: 
 
 
 def digest_of_weights(state_dict: Mapping[str, Any]) -> str:
-    """What identifies weights that came as tensors and not as a file: ``state_dict:<SHA-256 of names and values>``."""
+    """The identity of weights given as tensors and not as a file: ``state_dict:<SHA-256 of names and values>``."""
     import torch
 
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Which frames stand for a video, how they are gathered into windows, and windows into batches."""
+"""Which frames of a video are sampled, how they are gathered into windows, and windows into batches."""
 
 from .batches import Batcher, Stopwatch, VisualBackbone
 from .sampling import End, Segments, Windows

@@ -1,4 +1,4 @@
-"""Sampling plans as data: which instants of a video stand for it, and how they are gathered into rows.
+"""Sampling plans as data: which instants of a video are sampled, and how they are gathered into rows.
 
 A plan is part of a feature's specification and so of its fingerprint. Instants are seconds, spans are half-open
 ``[start, end)``, and what happens at an end is a named policy.
@@ -47,16 +47,14 @@ class Windows:
 
     @property
     def rate_hz(self) -> float:
-        """Rows a second."""
         return self.frame_rate_hz / self.stride_frames
 
     def as_data(self) -> dict[str, Any]:
-        """Plain data for a specification."""
         return {"plan": "windows", **asdict(self)}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:
-        """What `as_data` gave, as an object again. Keys of other meaning are left out."""
+        """An object from the data of `as_data`. Keys of other meaning are left out."""
         return cls(**{name: data[name] for name in cls.__slots__ if name in data})
 
 

@@ -30,7 +30,6 @@ class Window:
 
     @property
     def num_bytes(self) -> int:
-        """Size of all pictures."""
         return sum(picture.nbytes for picture in self.pictures)
 
 
@@ -55,7 +54,7 @@ class WindowCutter:
     """Cuts one file's frames into windows while they come. Holds at most one window of pictures.
 
     A window that lacks a picture in its middle, because it was damaged, or whose pictures differ in size, is left out:
-    its row would stand for something that was not on display.
+    its row would describe something that was not on display.
     """
 
     def __init__(self, plan: Windows) -> None:

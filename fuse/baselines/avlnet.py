@@ -104,7 +104,6 @@ class AVLnetConfig(ModelConfig):
         return self
 
     def all_modalities(self) -> tuple[str, ...]:
-        """What the model embeds, in its order."""
         return in_order(self.modalities)
 
     def audio_spec(self) -> AudioCNNSpec:
@@ -151,7 +150,6 @@ class AVLnet(SeparateModel):
             self.GU_text_captions = GatedUnit(config.projection_dim, config.projection_dim)
 
     def row_dims(self) -> dict[str, int]:
-        """The width of a row of each modality."""
         return {"text": self.config.text_dim, "video": self.config.video_dim, "audio": self.config.mel_bands}
 
     def pooled_dims(self) -> dict[str, int]:

@@ -75,7 +75,6 @@ class HowTo100MConfig(ModelConfig):
         return self
 
     def all_modalities(self) -> tuple[str, ...]:
-        """What the model embeds, in its order."""
         return HowTo100M.modalities
 
 
@@ -125,7 +124,6 @@ class HowTo100M(SeparateModel):
         self.GU_video = UnitGatedUnit(config.video_dim, config.projection_dim)
 
     def row_dims(self) -> dict[str, int]:
-        """The width of a row of each modality."""
         return {"text": self.config.text_dim, "video": self.config.video_dim}
 
     def embed(self, modality: str, tokens: Tokens) -> Float[Tensor, "B E"]:

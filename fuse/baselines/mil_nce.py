@@ -66,7 +66,6 @@ class MILNCEConfig(ModelConfig):
     part."""
 
     def all_modalities(self) -> tuple[str, ...]:
-        """What the model embeds, in its order."""
         return MILNCE.modalities
 
 
@@ -108,7 +107,6 @@ class MILNCE(SeparateModel):
         self.register_buffer("padding_word", torch.zeros(config.text_dim))
 
     def row_dims(self) -> dict[str, int]:
-        """The width of a row of each modality."""
         return {"text": self.config.text_dim, "video": self.config.video_dim}
 
     def embed(self, modality: str, tokens: Tokens) -> Float[Tensor, "B E"]:

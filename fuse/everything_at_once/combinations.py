@@ -33,7 +33,7 @@ def combination_name(combination: str, *, order: Sequence[str]) -> str:
 
 
 def compared_combinations(modalities: Sequence[str]) -> list[str]:
-    """What a model embeds of a sample: singles, pairs, and so on up to all modalities but one; of two, the pair too."""
+    """A model's combinations: singles, pairs, and so on up to all modalities but one; of two, the pair too."""
     largest = max(len(modalities) - 1, 2)
     return ["+".join(names) for size in range(1, largest + 1) for names in combinations(modalities, size)]
 

@@ -173,7 +173,7 @@ class EverythingAtOnceConfig(ModelConfig):
         return hash(self.model_dump_json())  # mappings have no hash of their own
 
     def all_modalities(self) -> tuple[str, ...]:
-        """What the model embeds, in its order: text, video, audio, then the further ones."""
+        """The modalities that the model embeds, in its order: text, video, audio, then the further ones."""
         return (*(name for name in MODALITIES if name in self.modalities), *self.extra_dims)
 
     def row_dims(self) -> dict[str, int]:

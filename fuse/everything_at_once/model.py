@@ -196,7 +196,7 @@ class EverythingAtOnce(FusionModel):
         audio = padded_to(audio, self.config.pad_audio_to)
         is_silenced = self.config.audio_padding == "silenced"
         values = self.davenet(audio.values, audio.mask if is_silenced else None)
-        # The authors share out the frames evenly: fewer than the stride where their number is no multiple of it.
+        # The authors share out the frames evenly: fewer than the stride where their number is not a multiple of it.
         stride = self.audio_stride if is_silenced else -(-audio.values.shape[1] // values.shape[1])
         mask = token_mask(audio.mask, stride=stride)
         if self.config.audio_reduction == "none":

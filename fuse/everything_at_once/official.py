@@ -1,4 +1,4 @@
-"""What the authors of Everything at Once call things: their checkpoints and configurations, both ways.
+"""Conversion of names to and from the authors' checkpoints and configurations of Everything at Once.
 
 Paper: Shvetsova et al., CVPR 2022 (arXiv 2112.04446). Authors' code: ninatu/everything_at_once@4daeab6. Their
 checkpoint is a dict with "arch", "epoch", "step", "state_dict", "optimizer", "monitor_best" and "config", and their
@@ -20,7 +20,7 @@ _CLASSES: dict[str, dict[str, Any]] = {
     "EverythingAtOnceModel_TV_Only": {"modalities": ["text", "video"]},
     "TransformerPerModalityModel": {"transformer": "per_modality", "cross_modal": False},
 }
-"""The authors' classes, and what tells them apart."""
+"""The authors' classes, and the options in which they differ."""
 _NAMES = {
     "video_embed_dim": "video_dim",
     "text_embed_dim": "text_dim",

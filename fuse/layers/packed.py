@@ -5,7 +5,7 @@ six padded passes, B samples of 20 + 12 + 12 places cost 3 * 44 B tokens. Of the
 token enters the first block three times with the same value. Packed, a batch is three things:
 
     Packed      (S_m + 1, D)   of each modality: the S_m real tokens of the whole batch one below the other, and last
-                               the masking token that stands in where a sample has none
+                               the masking token, used where a sample has no real one
     Sequences   Q sequences    one for each context and sample, T tokens in all. A sequence holds row numbers and no
                                tokens, so that a token (and the one masking token) is in three sequences and one row
     Pool        P segments     the tokens of one modality in one sequence, whose mean is wanted
@@ -43,7 +43,7 @@ class Packed(NamedTuple):
     """The tokens of one modality of a batch.
 
     Attributes:
-        values: (S + 1, D), the real tokens sample by sample, then the one that stands in where a sample has none.
+        values: (S + 1, D), the real tokens sample by sample, then the masking token for samples without any.
         rows: (B, N), which of them is at each place; without meaning where the mask is false.
         mask: (B, N), true where there is a token. Every sample has one.
     """
@@ -126,7 +126,7 @@ def real_rows(values: Float[Tensor, "B N D"], mask: Shaped[Tensor, "B N"]) -> Fl
 
 
 def pack(real: Float[Tensor, "S D"], mask: Shaped[Tensor, "B N"], stand_in: Float[Tensor, " D"]) -> Packed:
-    """Pack the tokens made of `real_rows`; a sample without any has the stand-in at place 0."""
+    """Pack the tokens made of `real_rows`; a sample without any has the masking token `stand_in` at place 0."""
     mask = mask.bool()
     rows = (mask.flatten().cumsum(dim=0) - 1).view(mask.shape)
     empty = ~mask.any(dim=1)
@@ -136,7 +136,7 @@ def pack(real: Float[Tensor, "S D"], mask: Shaped[Tensor, "B N"], stand_in: Floa
 
 
 def add_positions(tokens: Packed, positions: Float[Tensor, "N2 D"]) -> Packed:
-    """Add to every token the position of its place, to the stand-in that of place 0."""
+    """Add to every token the position of its place; the masking token gets that of place 0."""
     places = torch.arange(tokens.mask.shape[1], device=tokens.mask.device).expand_as(tokens.mask)
     place_of_row = places.new_zeros(len(tokens.values))
     place_of_row[tokens.rows[tokens.mask]] = places[tokens.mask]
@@ -144,7 +144,7 @@ def add_positions(tokens: Packed, positions: Float[Tensor, "N2 D"]) -> Packed:
 
 
 class Joined(NamedTuple):
-    """What a transformer needs to know of a batch in several contexts.
+    """The layout of a batch in several contexts, as a transformer needs it.
 
     Attributes:
         values: (S, D), the rows of all modalities.

@@ -76,7 +76,7 @@ class MLP(nn.Module):
         self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "T D"], pool: Pool | None = None) -> Float[Tensor, "*T D"]:
-        """What every token gains, or the mean over each segment of a pool: the last layer is linear, so means go in."""
+        """The MLP's output for every token, or its mean over each segment of a pool (the last layer is linear)."""
         hidden = functional.gelu(self.fc1(x))
         y: Tensor = self.fc2(hidden if pool is None else pool.mean(hidden))
         return y
@@ -102,7 +102,7 @@ class FusionBlock(nn.Module):
 class FusionTransformer(nn.Module):
     """Section 3.2.3: one transformer for the tokens of any combination of modalities, which it does not tell apart.
 
-    `masking_token` stands in for a modality that a sample does not have (`packed.py: pack`); `norm` is in the authors'
+    `masking_token` replaces a modality that a sample does not have (`packed.py: pack`); `norm` is in the authors'
     weights and is never applied by their code, so it is kept and not applied here either.
     """
 

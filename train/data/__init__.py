@@ -1,4 +1,4 @@
-"""What is trained on: clips of a feature store or in memory, narrated videos, their order, and the loader."""
+"""Training data: clips of a feature store or in memory, narrated videos, their order, and the loader."""
 
 from .clips import ClipDataset, ClipFeatures, ClipSample, PreparedClip, TrainingData, collate
 from .features import FeatureDataset

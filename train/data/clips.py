@@ -47,7 +47,7 @@ class ClipFeatures:
         return bool(self.captions if modality == "text" else self.features.get(modality))
 
     def identities(self) -> dict[str, str]:
-        """What identifies each modality that is embedded: its fingerprint, or the digest of joined ones in order."""
+        """The identity of each modality that is embedded: its fingerprint, or the digest of joined ones in order."""
         found = {name: _joined(streams) for name, streams in self.features.items() if streams}
         return found | ({"text": self.captions[0]} if self.captions else {})
 
@@ -73,7 +73,7 @@ PreparedClip = dict[str, NDArray[np.float32] | None]
 
 
 class TrainingData(Protocol):
-    """What `fit` trains on: items that a batch is made of, which may differ from epoch to epoch.
+    """The training data of `fit`: items that a batch is made of, which may differ from epoch to epoch.
 
     `FeatureLoader` reads it: by `__getitems__` a batch at once, where it has that; by `collate`, where its items are
     not single prepared clips; in the order of `shard_groups`, where it is read from shards. `key` names an item.
@@ -171,7 +171,7 @@ class ClipDataset:
 
     @staticmethod
     def collate(clips: Sequence[PreparedClip] | dict[str, Tokens]) -> dict[str, Tokens]:
-        """What a loader does with what it was given: nothing, where that is a batch."""
+        """Collate a loader's items; a batch is returned as it is."""
         return clips if isinstance(clips, dict) else collate(clips)
 
     def shard_groups(self) -> NDArray[np.int64]:

@@ -176,7 +176,7 @@ class FeatureDataset:
         self._begin()
 
     def summary(self) -> str:
-        """What is read and what is missing, in one line."""
+        """Counts of features read and missing, in one line."""
         lacking = [
             f"{name} is missing in {counts.total():,} ({format_counts(counts)})"
             for name, counts in self.missing_counts.items()
@@ -205,12 +205,10 @@ class FeatureDataset:
         return sample
 
     def __getitems__(self, indices: Sequence[int]) -> FeatureBatch:
-        """What a loader's batch is made of."""
         return self.read(indices)
 
     @staticmethod
     def collate(batch: FeatureBatch) -> dict[str, Tokens]:
-        """What a loader gives."""
         return batch.tokens()
 
     def read(self, indices: Sequence[int], *, captions: Sequence[int] | None = None) -> FeatureBatch:
@@ -287,7 +285,6 @@ class FeatureDataset:
         return self._draw(self.epoch, index, (start, end))
 
     def key(self, index: int) -> str:
-        """The name of a clip."""
         return self._keys.at([range(len(self))[index]])[0]
 
     def present(self, name: str) -> NDArray[np.bool_]:

@@ -34,7 +34,7 @@ class Picture(NamedTuple):
 
 
 def picture_of(specs: Iterable[str]) -> Picture:
-    """What a specification of `pixels` (canonical JSON) says of its frames.
+    """The frame format that a specification of `pixels` (canonical JSON) states.
 
     Raises:
         InputError: it is that of another feature.
@@ -96,7 +96,7 @@ def read_members(shards: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]
                 while limits and any(header := file.read(_TAR_BLOCK)):
                     member = tarfile.TarInfo.frombuf(header, "ascii", "strict")
                     if member.type != tarfile.REGTYPE or member.size < 0:
-                        raise ValueError(f"its member {member.name!r:.100} is no plain file")
+                        raise ValueError(f"its member {member.name!r:.100} is not a plain file")
                     padded = -(-member.size // _TAR_BLOCK) * _TAR_BLOCK
                     limit = limits.pop(member.name, None)
                     if limit is None:

@@ -101,7 +101,7 @@ class FrameSample(NamedTuple):
 
 
 class FrameBatch(NamedTuple):
-    """What a model that reads pixels takes.
+    """The input of a model that reads pixels.
 
     Attributes:
         frames: (B, T, C, H, W) uint8, RGB; frames after a clip's last are black.
@@ -313,7 +313,7 @@ class _Epoch:
 
 @dataclass(frozen=True)
 class _Reader:
-    """What reads one lane: clips by their places among all, in the order in which they are wanted."""
+    """The reader of one lane: clips by their places among all, in the order in which they are wanted."""
 
     store: FeatureStore
     clips: list[FrameClip]

@@ -165,7 +165,6 @@ class NarratedDataset:
         return len(self._videos)
 
     def key(self, index: int) -> str:
-        """The name of a video."""
         return self._videos[index].key
 
     def shard_groups(self) -> NDArray[np.int64]:

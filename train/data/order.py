@@ -120,7 +120,7 @@ class EpochOrder:
         return self.rank * total // self.world_size, (self.rank + 1) * total // self.world_size, 1
 
     def as_dict(self) -> dict[str, Any]:
-        """What decides the order, for JSON; rank and number of processes apart."""
+        """The parameters of the order, for JSON; without rank and number of processes."""
         groups = np.ascontiguousarray(self.groups, "<i8").tobytes()
         return {
             "clips": len(self.groups),
@@ -211,7 +211,7 @@ class ShardBatchSampler:
             yield indices[first : first + self.batch_size].tolist()
 
     def as_dict(self) -> dict[str, Any]:
-        """What a saved position must agree with, for JSON.
+        """The values that a saved position must agree with, for JSON.
 
         Of an interleaved order this is the batch over all processes: it may be shared by another number of them.
         """

@@ -1,4 +1,4 @@
-"""What is trained on and embedded: lists of clips or narrated videos, their files, and their features in the store."""
+"""Inputs of training and embedding: lists of clips or narrated videos, their files, and their features in the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEMORY_BYTES = 2_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSet:
-    """What is trained on: clips, or narrated videos where the recipe draws clips of them."""
+    """The training data: clips, or narrated videos where the recipe draws clips of them."""
 
     clips: tuple[ClipFeatures, ...] = ()
     videos: tuple[NarratedVideo, ...] = ()
@@ -29,7 +29,7 @@ class TrainingSet:
 
     @property
     def unit(self) -> str:
-        """What is counted."""
+        """The name of one item, in messages."""
         return "narrated video" if self.videos else "clip"
 
     @property
@@ -39,7 +39,7 @@ class TrainingSet:
 
     @property
     def digest(self) -> str:
-        """What identifies a training set: its clips and their features."""
+        """The identity of the training set: a digest of its clips and their features."""
         if self.videos:
             return digest_of([asdict(one) for one in self.videos])
         return digest_of([[one.clip, one.identities(), one.captions] for one in self.clips])
@@ -76,7 +76,7 @@ class TrainingSet:
 def training_data(
     path: Path, store: str, *, limits: Mapping[str, int], seed: int, narration: Mapping[str, Any] | None = None
 ) -> TrainingData:
-    """What a file of `TrainingSet.write` lists, as `fit` reads it.
+    """The content of a file of `TrainingSet.write`, as `fit` reads it.
 
     Args:
         path: the file.

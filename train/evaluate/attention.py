@@ -127,7 +127,7 @@ def _softmax(q: Any, k: Any) -> Any:
 
 
 def _through(block: Any, x_ND: Any) -> Any:
-    """What a block makes of its tokens: x + attention(LN x), then x + MLP(LN x)."""
+    """A block's output tokens: x + attention(LN x), then x + MLP(LN x)."""
     from torch.nn import functional
 
     q, k, v = _queries_keys_values(block, x_ND)

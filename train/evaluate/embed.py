@@ -18,7 +18,7 @@ def embed_batch(
     """Unit vectors (B, E) of a batch, for each combination such as "text" or "video+audio".
 
     A combination of which the batch lacks a modality altogether is left out. A single clip that lacks one is
-    embedded with the model's stand-in for it; which clips to keep is for the caller to say, by the masks.
+    embedded with the model's placeholder for it; the caller chooses by the masks which clips to keep.
 
     The model is used as it is: put it into evaluation mode first (`load_checkpoint` does).
 

@@ -45,7 +45,7 @@ NORMALISE: Mapping[Protocol, Normalise] = {
     "crosstask_per_video": "none",
     "miningyoutube": "log_softmax",
 }
-"""What is done with the scores of each protocol before the labelling."""
+"""The normalisation of each protocol's scores before the labelling."""
 
 
 # --- the labelling ----------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class Localised:
 
     Attributes:
         video: its name.
-        task: the task that it belongs to; the same for all where there is none.
+        task: the task that it belongs to; the same for all in a data set without tasks.
         truth: (T, K) the annotated seconds of every step.
         predicted: (T, K) the predicted ones.
     """
@@ -217,7 +217,7 @@ def localisation_recall(videos: Iterable[Localised], *, protocol: Protocol) -> L
 
 @dataclass(frozen=True, slots=True)
 class StepWindow:
-    """What the model is given for one second of a video.
+    """The model's input for one second of a video.
 
     Attributes:
         start_seconds: first instant of the window.
@@ -350,7 +350,7 @@ class Localiser:
         batch = collate(prepared)
         if video.audio is not None:
             batch["audio"] = _tokens(*window_audio(video.audio, windows, max_frames=self.max_audio_frames))
-        if prepared and "video" not in batch:  # no row at all: the model's stand-in for every window
+        if prepared and "video" not in batch:  # no row at all: the model's placeholder for every window
             width = sum(rows.shape[1] for rows, _ in video.streams)
             batch["video"] = _tokens(np.zeros((len(windows), 1, width), np.float32), np.zeros((len(windows), 1), bool))
         return batch

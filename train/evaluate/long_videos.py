@@ -79,7 +79,7 @@ class LongVideos:
     Attributes:
         strategy: see the head of this file.
         num_clips: the longest test clip, in training clips: 4 for MSR-VTT (48 rows, 3072 frames), 6 for YouCook2 (72
-            and 4608). What is longer is cut at its end.
+            and 4608). Longer ones are cut at the end.
         clip_video_tokens: rows of a training clip.
         clip_audio_frames: spectrogram frames of a training clip.
         max_words: words of a caption that are kept.
@@ -161,7 +161,7 @@ def _part(rows: NDArray[np.float32] | None, part: int, *, length: int) -> NDArra
 
 
 class ClipEmbeddings(NamedTuple):
-    """What `embed_test_clips` makes.
+    """The result of `embed_test_clips`.
 
     Attributes:
         vectors: (N, E) unit vectors by combination; zeros for a clip that has none of its modalities.

@@ -2,7 +2,7 @@
 
 Source: the authors' code of Everything at Once (ninatu/everything_at_once@4daeab6, `retrieval_metrics`), whose numbers
 this file gives. R@k is in percent; MedR and MeanR begin at 1. Under "average" a query whose answer ties with the best
-is no hit at 1: its rank is the mean of the tied places. Under "optimistic" it is the first of them. Under "every_place"
+misses at 1: its rank is the mean of the tied places. Under "optimistic" it is the first of them. Under "every_place"
 each of the tied places counts as a query's, and shares are divided by the number of places, so that a query with ties
 weighs more than one: what the code of HowTo100M and MIL-NCE does (antoine77340/howto100m@50af0ff, metrics.py).
 
@@ -128,7 +128,7 @@ def retrieval_metrics(
 
 
 Direction = tuple[str, str]
-"""What asks and what is searched, such as ("text", "video+audio")."""
+"""The query's and the gallery's modalities, such as ("text", "video+audio")."""
 
 
 def retrieval_table(

@@ -33,7 +33,7 @@ META_NAME = "model.json"
 
 
 class CheckpointMeta(Settings):
-    """What ``model.json`` says."""
+    """The content of ``model.json``."""
 
     model: str
     """The model's registered name."""
@@ -54,7 +54,7 @@ class CheckpointMeta(Settings):
 
     @property
     def digest(self) -> str:
-        """What the model computes, as 32 hexadecimal digits: the hash of its name, configuration and weights."""
+        """The model's identity, 32 hexadecimal digits: the hash of its name, configuration and weights."""
         return digest_of([self.model, self.config, self.weights_sha256])
 
 
@@ -102,7 +102,7 @@ def sweep(folder: Path, pattern: str, *, keep: str) -> None:
 
 
 def read_checkpoint(folder: Path) -> CheckpointMeta:
-    """What a checkpoint says about itself; its weights are not read.
+    """A checkpoint's description; its weights are not read.
 
     Raises:
         ConfigError: there is no checkpoint.
@@ -123,7 +123,7 @@ def read_checkpoint(folder: Path) -> CheckpointMeta:
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """What the trained model computes, as 32 hexadecimal digits: part of every embedding's fingerprint.
+    """The trained model's identity, 32 hexadecimal digits: part of every embedding's fingerprint.
 
     Errors: see `read_checkpoint`.
     """

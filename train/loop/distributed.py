@@ -1,4 +1,4 @@
-"""What makes several processes, each with a share of a batch, compute what one computes with the whole batch.
+"""Several processes, each with a share of a batch, compute the same as one process with the whole batch.
 
 Four things depend on the whole batch. The negatives, and which terms of the loss there are:
 `fuse/objectives/gather.py`. How far clips are padded, and which modalities there are: `equal_shapes`. The statistics of

@@ -80,7 +80,7 @@ def save_progress(folder: Path, position: Position, *, model: FusionModel, optim
 def load_progress(
     folder: Path, identity: Mapping[str, Any], *, model: FusionModel, optimizer: Optimizer
 ) -> Position | None:
-    """Put the last saved state back; None when there is none.
+    """Restore the last saved state; None when nothing was saved.
 
     Raises:
         ConfigError: the state is of another training.

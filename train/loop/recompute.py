@@ -27,7 +27,7 @@ def recomputed(model: FusionModel) -> Iterator[None]:
     if not blocks:
         raise ConfigError(f"{model.name} has no blocks to compute again: set gradient_checkpointing to false")
     for block in blocks:
-        # What surrounds the first computation of a block, and the second.
+        # Contexts of a block's first computation and of its second.
         surround = partial(lambda block: (nullcontext(), _statistics_kept(block)), block)
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=surround)  # type: ignore[method-assign]
     try:

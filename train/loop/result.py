@@ -1,4 +1,4 @@
-"""What a training reports while it lasts, and what it leaves."""
+"""Progress reports of a training, and its result."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TrainProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitResult:
-    """What a training left.
+    """The result of a training.
 
     Attributes:
         folder: of the checkpoint, which keeps the loss of every step (`read_losses`).

@@ -1,4 +1,4 @@
-"""What a recipe says. Recipes are data that differ only where the papers differ: a file for each family of them."""
+"""The fields of a recipe. Recipes are data that differ only where the papers differ: a file for each family of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that reproduces the ablations of papers. What it does is in `experiments/ablations`."""
+"""The command that reproduces the ablations of papers. The work is done in `experiments/ablations`."""
 
 from __future__ import annotations
 

@@ -357,7 +357,7 @@ def main() -> None:
         raise SystemExit(ExitCode.TERMINATED)
 
     signal.signal(signal.SIGTERM, terminate)
-    # What Dask's event loop still has to do when a run is interrupted fails, and is nobody's concern.
+    # Pending work of Dask's event loop fails when a run is interrupted; users need not see that.
     logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names that are no UTF-8 are shown spelled out

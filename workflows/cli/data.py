@@ -142,7 +142,7 @@ def manifest(
         typer.Option(metavar="DIR", help="Find each video's file in this folder; leave out rows of those not there."),
     ] = None,
     suffix: Annotated[
-        str, typer.Option(metavar="ENDING", help="Ending of the videos' files, which lie beside the manifest.")
+        str, typer.Option(metavar="ENDING", help="Ending of the videos' files, which are in the manifest's folder.")
     ] = ".mp4",
     split: Annotated[str | None, typer.Option(help="train, val or test for all rows. [default: as the list]")] = None,
     as_json: AsJson = False,

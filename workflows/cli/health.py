@@ -21,7 +21,7 @@ def verify(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False, quiet: 
     Checked are the SHA-256 of every shard and checkpoint, a checksum of every sample, every sidecar against its shard,
     the word vectors, and every row of the table: that it is there once, belongs to features that are there, and says
     what the collection says. Of a row's vector only the length is compared: another vector of length 1 is not noticed.
-    Nothing is changed. Unfinished work, such as rows that are not embedded yet, is told as a note.
+    Nothing is changed. Unfinished work, such as rows that are not embedded yet, is reported as a note.
 
     Exit codes: 0 nothing is damaged, 4 something is.
 

@@ -1,4 +1,4 @@
-"""What commands share: options that many have, how they answer, how they fail, and how they are grouped."""
+"""Shared parts of commands: common options, answers, failures, and groups."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stand
 
 
 class Answer(Protocol):
-    """What a command found out: a report whose `model_dump` (or `as_dict`) `--json` prints."""
+    """The result of a command: a report whose `model_dump` (or `as_dict`) `--json` prints."""
 
     @property
     def exit_code(self) -> int: ...

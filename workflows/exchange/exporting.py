@@ -41,10 +41,10 @@ _PLANNERS: Mapping[str, Callable[[ExportJob], ExportPlan]] = {
 
 
 class ExportReport(BaseModel):
-    """What was exported.
+    """The result of an export.
 
     Attributes:
-        folder: where it lies.
+        folder: the export's folder.
         format: of its files.
         statuses: for each feature, how many videos or captions have each status.
         files: number of files of the export, the manifest included.

@@ -48,7 +48,7 @@ _SHOWN = 10
 
 
 class ImportReport(BaseModel):
-    """What an import did, or with `dry_run` would do.
+    """The result of an import; with `dry_run`, the expected result.
 
     Attributes:
         feature: the project's name for it.
@@ -118,7 +118,7 @@ class ImportReport(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportRequest:
-    """What is asked of an import.
+    """The request for an import.
 
     Attributes:
         path: the folder or file.
@@ -133,7 +133,7 @@ class ImportRequest:
         transposed: see `Rules`.
         cast: see `Rules`.
         allow_length: how many seconds after their video rows may end.
-        vouch: whether the user stands for the configured weights having made these numbers.
+        vouch: whether the user confirms that the configured weights made these numbers.
         absent: whether videos without an offer are recorded as having none.
         dry_run: read and check everything, and write nothing.
     """
@@ -238,7 +238,7 @@ def _rules(request: ImportRequest, spec: FeatureSpec) -> Rules:
 
 
 def _check_claim(name: str, feature: FeatureRequest, found: Offers, *, vouch: bool) -> bool:
-    """Whether the user stands for the weights. Raises ConfigError where nobody does."""
+    """Whether the import relies on the user's confirmation of the weights. Raises ConfigError where it is missing."""
     if imported_weights(feature.weights_digest) is not None:
         return False
     if found.identity is not None and digest_of(dict(found.identity)) == digest_of(feature.identity()):
@@ -257,7 +257,7 @@ def _check_claim(name: str, feature: FeatureRequest, found: Offers, *, vouch: bo
 
 
 def _targets(project: Project, feature: FeatureRequest) -> tuple[list[Target], Mapping[str, Path], tuple[str, ...]]:
-    """What can have a feature, with the files of videos, and the videos that cannot be read."""
+    """The targets of a feature, the files of videos, and the videos that cannot be read."""
     if feature.modality is Modality.TEXT:
         return [Target(key=one, source_digest=text_digest(one)) for one in project.texts()], {}, ()
     files = [state.file for state in survey(project).videos]

@@ -55,7 +55,7 @@ def check_rate(seconds: float, spec: FeatureSpec) -> None:
 
 
 def checked_feature(offered: Offered, spec: FeatureSpec, rules: Rules, origin: str) -> FeatureArray:
-    """What was offered as a feature of a specification. Raises InputError, or ConfigError for rows at another rate."""
+    """The offered rows as a feature of a specification. Raises InputError, or ConfigError for rows at another rate."""
     if not offered.values.size and offered.status is not Status.OK:
         return FeatureArray.empty(spec, offered.status, offered.message)
     values = _checked_values(offered.values, spec, rules)
@@ -117,7 +117,7 @@ def _checked_times(offered: Offered, count: int, spec: FeatureSpec, rules: Rules
 
 @dataclass(slots=True)
 class Imported:
-    """What became of a matching: keys that were stored, (origin, reason) of what was refused, and what was there."""
+    """The result of a matching: keys stored now, (origin, reason) of refused files, and how many were stored before."""
 
     imported: list[str] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)

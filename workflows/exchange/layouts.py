@@ -90,7 +90,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offers:
-    """Everything that a layout has: the offers, files that are none, and the identity that an export claims."""
+    """Everything that a layout has: the offers, other files, and the identity that an export claims."""
 
     offers: list[Offer]
     ignored: list[str]
@@ -98,7 +98,7 @@ class Offers:
 
 
 def find_offers(path: Path, layout: str, choice: Choice) -> Offers:
-    """What there is to import. Raises ConfigError, or InputError for a file that cannot be trusted."""
+    """Find the files to import. Raises ConfigError, or InputError for a file that cannot be trusted."""
     if layout not in _LAYOUTS:
         raise ConfigError(f"--layout {layout!r}: {nearest(layout, list(LAYOUTS))}")
     if not path.exists():

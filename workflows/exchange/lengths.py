@@ -1,6 +1,6 @@
 """Rows are compared with the length of their video before they are read, and what is stored with what is given.
 
-How many rows a file holds stands in its header. So an .npz that would unpack to gigabytes for a video of two seconds is
+A file's header gives its number of rows. So an .npz that would unpack to gigabytes for a video of two seconds is
 refused before anything of it is unpacked, as is whatever else cannot be of that video at that rate.
 
 Rows may end `ALLOWED_SECONDS` after their video, or as much as the import allows. Published features need that: windows

@@ -91,7 +91,7 @@ def match(offers: Sequence[Offer], targets: Sequence[Target], mapping: Mapping[s
 
 
 def _names_of(key: str) -> tuple[str, ...]:
-    """What a file for a video may be called: the nearer to its whole key, the earlier."""
+    """The names that a file of a video may have: the nearer to its whole key, the earlier."""
     path = PurePosixPath(key)
     inner = PurePosixPath(*path.parts[1:]) if len(path.parts) > 1 else path
     return key, str(path.with_suffix("")), str(inner), str(inner.with_suffix("")), path.name, path.stem

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportJob:
-    """What is exported: features of a project, the header and the records of its manifest, and the size of files."""
+    """The plan of an export: features, the header and the records of its manifest, and the size of files."""
 
     project: Project
     features: Mapping[str, FeatureRequest]

@@ -41,7 +41,7 @@ class Record(BaseModel):
     caption: str | None
     """The sentence; None for the feature of a video."""
     feature: str
-    """What the project calls it: ``video``, ``audio``, ``text``."""
+    """Its name in the project: ``video``, ``audio``, ``text``."""
     status: str
     """``ok``, ``pending`` (not extracted yet), or why there are no numbers or not all."""
     message: str
@@ -84,7 +84,7 @@ class Record(BaseModel):
 
 
 class Header(BaseModel):
-    """What an export is: its format, its unit, and what identifies the numbers of each feature."""
+    """The header of an export: its format, its unit, and the identity of each feature's numbers."""
 
     model_config = _STRICT
 
@@ -205,12 +205,11 @@ def _folded(name: str) -> str:
 
 
 def manifest_text(header: Header, records: Sequence[Record]) -> str:
-    """The manifest of an export."""
     return "".join(canonical_json(one.model_dump()) + "\n" for one in (header, *records))
 
 
 def plan_digest(header: Header, records: Sequence[Record], **how: Any) -> str:
-    """What identifies an export: the same collection, store, features and settings give the same."""
+    """The identity of an export: the same collection, store, features and settings give the same."""
     text = manifest_text(header, records) + canonical_json(how)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What is measured and shown with a trained project: retrieval on held-out clips, the demo, plots, ablations."""
+"""Experiments with a trained project: retrieval on held-out clips, the demo, plots, ablations."""
 
 from .evaluate import Evaluation, evaluate
 

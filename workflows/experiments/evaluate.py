@@ -53,7 +53,7 @@ def evaluate(project: Project, *, split: str = "test") -> Evaluation:
         where=f"{condition} AND model = '{session.checkpoint.digest}'",
         columns=["video", "captions", "modalities", "vector"],
     )
-    # What a row is a window of: its video, and the caption that asks for it.
+    # A row is a window of a video and answers a caption.
     items_of_rows = [((row["video"], row["captions"][0]), row) for row in rows if row["captions"]]
     items = sorted({item for item, _ in items_of_rows})
     if len(items) < 2:

@@ -1,4 +1,4 @@
-"""What frameloom needs of this machine: libraries that work, decoders, folders with room.
+"""Check this machine's requirements for frameloom: libraries that work, decoders, folders with room.
 
 A finding is ``ok``, a ``warning`` (something works less well, or not for every file) or a ``problem`` (a command will
 fail). Nothing is written.
@@ -45,7 +45,7 @@ SMALL_DISK_BYTES = 5e9
 
 
 class Finding(Settings):
-    """What was found of one thing, and what to do about it where something is to be done."""
+    """The result of one check, with the remedy where one is needed."""
 
     check: str
     verdict: Verdict
@@ -106,7 +106,7 @@ def libraries() -> Iterator[Finding]:
 
 
 def decoders() -> Iterator[Finding]:
-    """What the FFmpeg of PyAV can read."""
+    """Whether the FFmpeg of PyAV has the needed decoders."""
     import av
     from av.codec.codec import UnknownCodecError
 
@@ -125,7 +125,7 @@ def decoders() -> Iterator[Finding]:
 
 
 def decoder_process() -> Iterator[Finding]:
-    """Whether the decoder subprocess starts within its limits and looks into a file: this one, which is no video."""
+    """Whether the decoder subprocess starts within its limits and looks into a file: this one, which is not a video."""
     from ...extract import Decoder
 
     try:
@@ -140,7 +140,7 @@ def decoder_process() -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """What models can run on."""
+    """The devices on which models can run."""
     import torch
 
     cores = len(os.sched_getaffinity(0))

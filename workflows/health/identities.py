@@ -46,8 +46,8 @@ def imports_of_lost(project: Project, repaired: Iterable[Repaired], known: Mappi
     for feature, count in sorted(lost.items()):
         commands = sorted({_command(record) for record in _records(project, feature)})
         if commands:
-            told = " or ".join(f"`{command}`" for command in commands)
-            yield f"next: {told} brings back what was imported of {feature} ({count} lost): sync cannot make it"
+            remedy = " or ".join(f"`{command}`" for command in commands)
+            yield f"next: {remedy} brings back what was imported of {feature} ({count} lost): sync cannot make it"
         elif any(want.spec.name == feature and imported_weights(want.weights_digest) for want in project.media):
             yield f"next: `frameloom import` what was imported of {feature} again ({count} lost): sync cannot make it"
 

@@ -56,7 +56,7 @@ def _pointer_problem(pointer: Path) -> str:
 
 
 def _folder_of(pointer: Path) -> Path | None:
-    """The checkpoint that a pointer names; None where it names none beside it."""
+    """The checkpoint that a pointer names; None where it names none in its own folder."""
     try:
         name = (read_json(pointer, needs=("folder",)) or {}).get("folder")
     except (OSError, FrameloomError):
@@ -86,7 +86,7 @@ def repair_models(project: Project, dry_run: bool) -> Iterator[Repaired]:
 
 
 def _involved(path: Path) -> list[Path]:
-    """What a damaged pointer names, or who points to a damaged checkpoint, and last the path itself."""
+    """The target of a damaged pointer, or the pointers to a damaged checkpoint, and last the path itself."""
     if path.name == VECTORS_POINTER:
         with suppress(OSError, FrameloomError):
             vectors = path.parent / str((read_json(path, needs=("file",)) or {}).get("file"))

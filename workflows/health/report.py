@@ -57,7 +57,7 @@ class _Report(BaseModel):
 
 
 class HealthReport(_Report):
-    """What verify found.
+    """The result of `verify`.
 
     Attributes:
         findings: damage first.
@@ -73,7 +73,6 @@ class HealthReport(_Report):
 
     @property
     def damage(self) -> tuple[Finding, ...]:
-        """The findings that are damage."""
         return tuple(finding for finding in self.findings if finding.is_damage)
 
     @computed_field  # type: ignore[prop-decorator]
@@ -139,7 +138,7 @@ def verify(project: Project, console: Console) -> HealthReport:
 
 
 class RepairReport(_Report):
-    """What a repair did, or would do.
+    """The result of a repair, done or planned.
 
     Attributes:
         repaired: each thing that was mended or set aside.
@@ -240,7 +239,7 @@ def _note_version(project: Project) -> None:
 
 
 class CompactReport(_Report):
-    """What a compaction did, or would do.
+    """The result of a compaction, done or planned.
 
     Attributes:
         plan: of the shards.
@@ -286,7 +285,7 @@ class CompactReport(_Report):
 def compact(project: Project, console: Console, *, drop_deleted: bool = False, dry_run: bool = False) -> CompactReport:
     """Merge small shards, leave out superseded samples, and merge the files of the table.
 
-    Versions of the table younger than a day stay: programs beside frameloom may be reading them.
+    Versions of the table younger than a day stay: other programs may be reading them.
 
     Args:
         project: the project.

@@ -61,7 +61,7 @@ def verify_rows(project: Project) -> Iterator[Finding]:
 
 
 def _stored_rows(project: Project) -> dict[str, dict[str, Any]]:
-    """What the disk holds of each row, but for its vector and metadata."""
+    """The columns of each row on disk, without its vector and metadata."""
     columns = [name for name in COMPARED_COLUMNS if name in project.table.schema().names]
     batches = project.table.batches(["id", *columns])
     return {row.pop("id"): row for batch in batches for row in batch.to_pylist()}

@@ -1,4 +1,4 @@
-"""What a project's store holds: sizes, how much of the collection each feature covers, failures, what nobody reads."""
+"""Content of a project's store: sizes, how much of the collection each feature covers, failures, unused bytes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MANY_SHARDS = 1000  # a store of as many opens noticeably later
 
 
 def num_bytes(folder: Path) -> int:
-    """Size of all files below a folder; 0 where there is none."""
+    """Size of all files below a folder; 0 without any."""
     return sum((Path(where) / name).lstat().st_size for where, _, names in os.walk(folder) for name in names)
 
 
 def store_status(project: Project) -> dict[str, Any]:
-    """`frameloom status --store`: sizes, counts, coverage, failures by class, superseded bytes. JSON-ready."""
+    """`frameloom status --store`: sizes, counts, coverage, failures by class, superseded bytes."""
     with reader_lock(project.root):
         found = survey(project)
         num_superseded, superseded_bytes = superseded(project.store)
@@ -45,7 +45,7 @@ def store_status(project: Project) -> dict[str, Any]:
 
 
 def _quarantine_bytes(project: Project) -> int:
-    """What repairs set aside of shards and of checkpoints, which need not lie in one folder."""
+    """The size of shards and checkpoints that repairs set aside, which need not lie in one folder."""
     root, where = project.root, project.store.root
     is_apart = not (isinstance(where, Path) and where.resolve() == root.resolve())
     return num_bytes(root / ".quarantine") + (quarantine_bytes(project.store) if is_apart else 0)
@@ -95,7 +95,7 @@ def _coverage(project: Project, found: Survey) -> dict[str, tuple[int, int]]:
 
 
 def store_lines(found: dict[str, Any]) -> Iterator[str]:
-    """`store_status` for a person."""
+    """`store_status` as lines of text."""
     size = readable_bytes(found["bytes"])
     yield f"{found['store']}: {size} in {count_of(found['shards'], 'shard')}, {count_of(found['samples'], 'sample')}"
     for one in found["features"]:

@@ -1,4 +1,4 @@
-"""What can be seen and heard in the laboratory's clips, and the words for it.
+"""Visible and audible attributes of the laboratory's clips, and the words for them.
 
 Every word means one value of one attribute and nothing else, so that a caption can be understood as
 an unordered set of words by models that see no word order. The exceptions are the temporal attributes, whose point is

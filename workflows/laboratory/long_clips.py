@@ -126,7 +126,7 @@ _Drawn = tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]
 
 
 def _family(world: LongWorld, rng: np.random.Generator) -> list[_Drawn]:
-    """What does not change, the colours and the pitches of every clip of one family."""
+    """The constant attributes, the colours and the pitches of every clip of one family."""
     traits = {name: attribute.resting for name, attribute in ATTRIBUTES.items()}
     for name in STATIC_ATTRIBUTES:
         traits[name] = str(rng.choice(ATTRIBUTES[name].values))

@@ -1,4 +1,4 @@
-"""What the laboratory's clips look like: flat shapes that wander over a textured ground.
+"""The pictures of the laboratory's clips: flat shapes that wander over a textured ground.
 
 Everything that captions may name comes from the clip's attributes; everything else (places, small motions, the ground's
 phase, shades, camera noise) is drawn from the clip's own random numbers and says nothing about them.
@@ -30,7 +30,7 @@ _TEXTURE_STEP = 1 / 16
 _TEXTURE_CONTRAST = 44.0
 _CROSSING_SECONDS = 3.0
 _EVENT_SECONDS = (0.2, 0.5, 0.8)  # Fractions of the clip: the first event, the middle between them, the second's end.
-# What an event does to the objects: a factor on their size, and whitening.
+# The effect of an event on the objects: a factor on their size, and whitening.
 _EVENTS = {"flash": (1.0, 0.8), "shrink": (0.5, 0.0), "hide": (0.0, 0.0)}
 
 

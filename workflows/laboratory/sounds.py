@@ -1,4 +1,4 @@
-"""What the laboratory's clips sound like: one voice of some pitch and timbre, in some rhythm, over faint noise."""
+"""The sound of the laboratory's clips: one voice of some pitch and timbre, in some rhythm, over faint noise."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _DRAWING, _NAMING = 0, 1
 
 
 class World(Settings):
-    """What to make. The same values give the same files."""
+    """The settings of a data set. The same values give the same files."""
 
     num_train: int = Field(default=600, ge=0)
     """Clips to learn from."""
@@ -59,7 +59,7 @@ class World(Settings):
     temporal: bool = False
     """Vary shape, direction of motion and order of events too."""
     attributes: Listed[str] | None = None
-    """What varies, by name; None is all, without the temporal ones unless `temporal`."""
+    """The attributes that vary, by name; None is all, without the temporal ones unless `temporal`."""
     named_seen: int = Field(default=4, ge=0)
     """Seen attributes in each caption (all there are, if fewer)."""
     named_heard: int = Field(default=3, ge=0)
@@ -130,7 +130,7 @@ class ClipAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """What was made: the folder of the clips, their manifest, the truth about each in its order, how many are new.
+    """A data set on disk: the folder of the clips, their manifest, the truth about each in its order, how many are new.
 
     The manifest is one JSON object a line: `video` (relative to the manifest), `captions`, `split`.
     """

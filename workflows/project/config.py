@@ -89,14 +89,14 @@ class FeaturesConfig(Section):
 
     video: Annotated[tuple[FeatureConfig, ...], _ONE_OR_MANY] = ()
     """One backbone, or a list of different ones whose rows are joined in time into one stream for the model, as wide as
-    all of them together: each row of the last, with the rows of the others that stand at the same place of the clip
+    all of them together: each row of the last, with the rows of the others at the same place of the clip
     (repeated where those are fewer). So name the one with the most rows a second last: `resnet152`, `resnext101_3d`.
     A joined row needs all of them: of a video for which one backbone gives nothing, the model sees no pictures, and
     the video's status names that backbone."""
     audio: FeatureConfig | None = None
-    """What hears."""
+    """The audio backbone."""
     text: FeatureConfig | None = None
-    """What reads captions and questions."""
+    """The text backbone, for captions and questions."""
     extra_text: dict[str, str] = Field(default_factory=dict)
     """Further modalities of a clip, read by the backbone of `text`: a name for each, and the manifest's column that
     holds its text. `speech: transcript` is what is said in a clip, `ocr: signs` what is written in it."""
@@ -145,7 +145,7 @@ class FeaturesConfig(Section):
 
 
 class ModelConfig(Section):
-    """The fusion model, and how much of a clip it reads. What is null is the recipe's."""
+    """The fusion model, and how much of a clip it reads. Null values are the recipe's."""
 
     name: str | None = None
     """A name that `frameloom models` lists."""
@@ -178,7 +178,7 @@ class StoreConfig(Section):
     features: str | None = None
     """Where the features' shards lie: an address such as s3://bucket/prefix, or a folder; null: in the store's."""
     format: Literal["hdf5", "webdataset"] = "hdf5"
-    """What new shards are: HDF5, or tar files for programs that stream them. A store may hold both."""
+    """The format of new shards: HDF5, or tar files for programs that stream them. A store may hold both."""
     table: str = Field(default="clips", pattern=r"^[a-z][a-z0-9_]{0,62}$")
     """The LanceDB table."""
     combinations: tuple[str, ...] = ("video", "audio", "video+audio")
@@ -218,7 +218,7 @@ class RunConfig(Section):
     scheduler: str | None = None
     """The address of a running Dask scheduler, such as tcp://10.0.0.1:8786; null starts a cluster on this machine."""
     resources: dict[str, float] = Field(default_factory=dict)
-    """What one task takes of a worker's Dask resources, such as `GPU: 1` with workers that were started with
+    """The Dask resources that one task takes of a worker, such as `GPU: 1` with workers that were started with
     `--resources GPU=1`, one for each GPU. Workers started here are given that much."""
     threads: int = Field(default=1, ge=1, le=1024)
     """Threads of the models in one worker. One number gives the same bytes on any number of workers; another may change
@@ -267,11 +267,11 @@ class Config(Section):
 
 
 def combination_fault(name: str, modalities: Sequence[str]) -> str | None:
-    """What is wrong with the name of a combination; None where it joins different modalities by +, in their order."""
+    """The fault in the name of a combination; None where the name joins different modalities by +, in their order."""
     parts = name.split("+")
     if set(parts) <= set(modalities) and parts == sorted(set(parts), key=list(modalities).index):
         return None
-    return f"{name!r} is no combination: join different ones of {', '.join(modalities)} by +, in this order"
+    return f"{name!r} is not a combination: join different ones of {', '.join(modalities)} by +, in this order"
 
 
 def load_config(path: Path) -> Config:
@@ -311,7 +311,7 @@ def parse_config(data: Any, origin: str = "configuration") -> Config:
 def _explain(problem: Any, data: Any) -> str:
     """A fault in the words of the file: where it is, what is allowed, what was found."""
     location: list[str] = []
-    for part in problem["loc"]:  # which also numbers what is no list in the file
+    for part in problem["loc"]:  # pydantic also numbers values that are not a list in the file
         if isinstance(part, str) or isinstance(data, list | tuple):
             location.append(str(part))
             data = data.get(part) if isinstance(data, dict) else data[part] if isinstance(part, int) else None
@@ -334,7 +334,7 @@ def _explain(problem: Any, data: Any) -> str:
     return f"{where}: {message} (found {problem['input']!r:.60})"
 
 
-# What JSON leaves as it is and YAML does not allow, or reads as the end of a line.
+# Characters that JSON leaves as they are and YAML does not allow, or reads as the end of a line.
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 

@@ -56,7 +56,7 @@ class ImportRecord(BaseModel):
     transposed: bool = False
     allow_length: float | None = None
     vouched: bool = False
-    """Whether the user stands for the configured weights having made the numbers."""
+    """Whether the user confirms that the configured weights made the numbers."""
     code_version: str = ""
     absent: Mapping[str, str] = {}
     """Fingerprints of features that do not exist, by video or caption."""

@@ -52,7 +52,7 @@ def is_address(text: str) -> bool:
 
 
 def milliseconds(seconds: float) -> int:
-    """What a clip's identity keeps of an instant: spans that agree in milliseconds are one clip."""
+    """The form of an instant in a clip's identity: spans that agree in milliseconds are one clip."""
     return round(seconds * 1000)
 
 

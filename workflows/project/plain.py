@@ -40,7 +40,7 @@ PlainLoader.add_implicit_resolver(
 
 
 def not_plain(value: Any, place: tuple[str, ...]) -> Iterator[str]:
-    """What neither JSON nor fingerprints hold: dates, sets, bytes, NaN and infinity."""
+    """Values that neither JSON nor fingerprints hold: dates, sets, bytes, NaN and infinity."""
     where = ".".join(place)
     if len(place) > _DEEPEST:
         yield f"{'.'.join(place[:4])}: nested more than {_DEEPEST} deep: flatten it"
@@ -66,5 +66,5 @@ def text_fault(text: str) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "holds a lone surrogate, which is no character: name files and folders in UTF-8"
+        return "holds a lone surrogate, which is not a character: name files and folders in UTF-8"
     return "holds a NUL character: remove it" if "\0" in text else None

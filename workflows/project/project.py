@@ -301,7 +301,7 @@ def _check_folder(name: str, path: Path | str) -> None:
 
 
 def read_json(path: Path, *, needs: Sequence[str]) -> dict[str, Any] | None:
-    """A small JSON file of ours, or None where there is none. Raises IntegrityError when it is not what was written."""
+    """Read a small JSON file of ours; None where it does not exist. Raises IntegrityError when it is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

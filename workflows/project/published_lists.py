@@ -42,7 +42,7 @@ _SUBSETS = {
 
 
 class ManifestReport(Settings):
-    """What a conversion wrote: rows of so many videos, and what it left out.
+    """The result of a conversion: the rows and videos written, and those left out.
 
     Left out are videos of the list that are not in the folder, and sentences without a word or of no length.
     """

@@ -1,4 +1,4 @@
-"""What a project asks for: its features with their identities, and what a run works with once they are resolved."""
+"""The features that a project requests, with their identities, and their resolved form, which a run works with."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class FeatureRequest:
         return imported_weights(self.request.weights) is not None
 
     def identity(self) -> dict[str, Any]:
-        """What decides the numbers of this feature, whatever the file."""
+        """The settings that decide this feature's numbers, the same for every file."""
         return {"spec": self.spec.identity(), "weights": self.weights_digest}
 
 
@@ -99,7 +99,7 @@ class Features:
         }
 
     def identities(self) -> dict[str, Any]:
-        """What decides the numbers of each modality's rows: the identity of its feature, or a list of several."""
+        """The identity of each modality's rows: that of its feature, or a list of several."""
         found = {str(name): [request.identity() for request in requests] for name, requests in self.streams().items()}
         if self.text is not None:
             found |= {name: [self.text.identity()] for name in self.extra_text}
@@ -124,7 +124,7 @@ def model_widths(specs: list[FeatureSpec], extra_text: tuple[str, ...]) -> dict[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointRef:
-    """A finished checkpoint: where it lies, what identifies it, and what it was trained on."""
+    """A finished checkpoint: its folder, its identity, and its training data."""
 
     folder: Path
     digest: str
@@ -134,7 +134,7 @@ class CheckpointRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """What one run works with, read from the disk once. A run that changes one of these makes another.
+    """The resolved project of one run, read from the disk once. A run that changes one of these makes another.
 
     Attributes:
         features: what is extracted, and what reads words.

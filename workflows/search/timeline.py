@@ -96,7 +96,7 @@ def question_timeline(
 
 
 def trained(project: Project) -> CheckpointRef:
-    """The project's checkpoint. Raises FrameloomError where there is none."""
+    """The project's checkpoint. Raises FrameloomError without one."""
     checkpoint = project.resolve().checkpoint
     if checkpoint is None:
         raise FrameloomError("no trained checkpoint for this configuration: run `frameloom sync` first")

@@ -1,4 +1,4 @@
-"""What a run promises before and reports after: the plan, counts that add up, failures by name, the exit code."""
+"""Reports before and after a run: the plan, counts that add up, failures by name, the exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .survey import Stream
 
 
 class Plan(Settings):
-    """What `sync` would do, and what it would cost.
+    """The planned work of `sync` and its cost.
 
     Attributes:
         train: why a model would be trained; None where there is a checkpoint.

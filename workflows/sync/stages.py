@@ -46,7 +46,7 @@ DEATHS_BEFORE_QUARANTINE = 2
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What every stage works with: a project, and what it was resolved to when the run began.
+    """The input of every stage: a project, and its resolved form when the run began.
 
     `executor` starts the workers when it is first called: idle runs start none.
     """
@@ -225,7 +225,7 @@ def _train_word_vectors(stage: Stage) -> Resolved:
 
 
 def training_set(recipe: Recipe, clips: Iterable[ClipState]) -> TrainingSet:
-    """What the training split holds: clips that have two modalities to bring together, or narrated videos.
+    """The training split: clips that have two modalities to bring together, or narrated videos.
 
     The captions of a narrated video's spans are its sentences; those without a known word are left out.
     """

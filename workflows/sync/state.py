@@ -22,7 +22,7 @@ class ClipState:
 
     Attributes:
         clip: what it is.
-        path: where its file lies, as the table keeps it.
+        path: its file's path, as the table keeps it.
         inputs: what is stored of it.
         combinations: those of `store.combinations` that it has.
         row_digest: what decides its rows apart from vectors: captions, split, metadata, and the combinations asked for.
@@ -76,7 +76,7 @@ class State:
         return reasons
 
     def embedding_identity(self, state: ClipState) -> str:
-        """What decides the vectors of a clip: its features, its span, the checkpoint, and how much of it is read."""
+        """Fingerprint of a clip's vectors: of its features, its span, the checkpoint, and how much of it is read."""
         assert self.checkpoint is not None
         inputs = state.inputs
         span, limits = [inputs.start_seconds, inputs.end_seconds], self.resolved.limits
@@ -164,7 +164,7 @@ def _known_texts(project: Project, texts: Mapping[Key, str], text: FeatureReques
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TablePlan:
-    """What must change in the table: clips whose rows are missing or outdated, and rows of clips that are no more."""
+    """Changes due in the table: clips whose rows are missing or outdated, and rows of clips that are no more."""
 
     to_embed: tuple[ClipState, ...]
     delete_ids: tuple[str, ...]

@@ -58,7 +58,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoState:
-    """What the store holds of one video: a stream for each requested feature, none of a file that cannot be read."""
+    """The stored state of one video: a stream for each requested feature, none of a file that cannot be read."""
 
     file: FileState
     streams: tuple[Stream, ...] = ()

@@ -26,7 +26,7 @@ def make_plan(project: Project) -> Plan:
 
 
 def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
-    """What `sync` would do about a state; `rows` is its `plan_table`, where that is known."""
+    """The plan of `sync` for a state; `rows` is its `plan_table`, where that is known."""
     project, resolved = state.project, state.resolved
     make_vectors = stages.lacks_word_vectors(project, resolved)
     train = None
@@ -134,7 +134,7 @@ def sync(project: Project, console: Console) -> Report:
 
 
 def _trained(stage: Stage, found: Survey, done: dict[str, int]) -> tuple[State, str]:
-    """The state to embed, with a checkpoint; or a sentence that says why there is none."""
+    """The state to embed, with a checkpoint; or a sentence that says why it is missing."""
     state = state_of(stage.project, stages.read_captions(stage), found)
     if state.checkpoint is not None:
         return state, ""
@@ -205,7 +205,7 @@ def embed_only(project: Project, console: Console) -> Report:
 
 
 def status_of(project: Project) -> dict[str, Any]:
-    """`frameloom status`: what is there, what is stale and why, what failed. JSON-ready."""
+    """`frameloom status`: current, stale (with reasons) and failed items."""
     state = take_state(project)
     rows = plan_table(state)
     unindexed = frozenset(video.name for video in state.survey.videos)
@@ -225,7 +225,7 @@ def status_of(project: Project) -> dict[str, Any]:
 
 
 def _describe(requests: tuple[FeatureRequest, ...], found: Survey) -> dict[str, Any]:
-    """What a modality's rows are made of: all its features in one line, and each with its own statuses."""
+    """The sources of a modality's rows: all its features in one line, and each with its own statuses."""
     streams = [one for video in found.videos for one in video.streams]
     return {
         "backbone": "+".join(one.name for one in requests),

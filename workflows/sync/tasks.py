@@ -1,4 +1,4 @@
-"""What workers do: functions of one job each, idempotent. Arrays go to the store, not through Dask."""
+"""Tasks of workers: functions of one job each, idempotent. Arrays go to the store, not through Dask."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ExtractJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractResult:
-    """What became of each file of a batch: video to feature to (status, message). `changed` files were not stored."""
+    """The result of each file of a batch: video to feature to (status, message). `changed` files were not stored."""
 
     statuses: Mapping[str, Mapping[str, tuple[Status, str]]]
     changed: tuple[str, ...]

@@ -50,7 +50,7 @@ def list_weights(pattern: str = "*") -> list[PublishedWeights]:
 
 
 def weights_lines(found: Sequence[PublishedWeights]) -> Iterator[str]:
-    """The list for a person: a line for each, and beneath it where it comes from and under which terms."""
+    """The list as text: a line for each, and beneath it its source and its terms."""
     for one in found:
         size = "size not published" if one.size_bytes is None else readable_bytes(one.size_bytes)
         place = "not fetched" if one.path is None else f"here: {one.path}"

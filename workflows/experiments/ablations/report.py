@@ -1,4 +1,4 @@
-"""What an ablation found: means and deviations over seeds, every order of the paper compared seed by seed.
+"""The report of an ablation: means and deviations over seeds, every order of the paper compared seed by seed.
 
 Rows of one seed see the same clips in the same order with the same captions, so rows are compared within a seed and the
 differences averaged. Orders are judged by the mean of R@1, R@5 and R@10 of text -> media ("mean recall").

@@ -91,7 +91,7 @@ class Study:
 STUDIES: Registry[Study] = Registry("study")
 
 _LAMBDAS = ("lambda_tv", "lambda_ta", "lambda_va", "lambda_t_va", "lambda_v_ta", "lambda_a_tv")
-# What a clip of training has: 4 s of one row a second and of 100 spectrogram frames a second.
+# The rows of a training clip: 4 s of one row a second and of 100 spectrogram frames a second.
 _TRAINING_LENGTH = {"max_video_tokens": 4, "max_audio_frames": 400, "max_words": 20}
 # Without the combinatorial loss nothing fused is trained; how such a model fuses all the same is a row of table 4.
 _PAIRWISE = {"fused_pairs": False}

@@ -26,7 +26,7 @@ FOLDER_NAME = "ablations"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyResult:
-    """What a study found with one objective and one recipe for every row, and the file that the lines are in."""
+    """The result of a study with one objective and one recipe for every row, and the file that the lines are in."""
 
     name: str
     study: Study
