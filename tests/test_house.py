@@ -55,12 +55,11 @@ OPTIONAL = {"gensim", "dask", "distributed", "lancedb", "av", "webdataset", "typ
 HEAVY = {"torch", "torchaudio", "timm", "transformers", "av", "gensim", "pandas", "h5py", "pyarrow", "lancedb", "dask"}
 
 # Ratchets. Each figure may only be lowered, and is when the tree has become better.
-MOST_LINES = {"source": 37_420, "store": 7_180}
-MOST_CALLED_ONCE_PERCENT = 19.6
+MOST_LINES = {"source": 34_500, "store": 5_400}
+MOST_CALLED_ONCE_PERCENT = 14.0
 MOST_NAMES_IN_A_DOOR = 20
-WIDE_DOORS = {"store": 37, "store/formats": 40, "train/data": 24, "workflows/sync": 28}
-FOLDERS_IN_A_CIRCLE = {"store"}
-LONG_FILES = {"_files.py", "lance.py"}
+WIDE_DOORS = {"store/formats": 27, "train/data": 24, "workflows/sync": 28}
+LONG_FILES = {"_files.py"}
 # What the house does not say, and how often it still does. The field's words are in ARCHITECTURE.md.
 MOST_WORDS = {
     r"\b[Tt]old\b|_told\b": 130,
@@ -76,10 +75,6 @@ WITH_README = {
     *PACKAGES, "extract/backbones", "fuse/baselines", "store/formats", "train/protocols", "train/recipes",
     "workflows/cli", "workflows/exchange", "workflows/experiments", "workflows/laboratory", "workflows/project",
     "workflows/search", "workflows/sync",
-}  # fmt: skip
-README_TO_COME = {
-    "extract", "extract/backbones", "fuse", "fuse/baselines", "store", "store/formats", "train", "train/protocols",
-    "train/recipes", "workflows/exchange",
 }  # fmt: skip
 
 
@@ -131,7 +126,7 @@ def test_no_module_imports_the_door_of_a_folder_that_it_lies_in(package: str) ->
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_folders_import_each_other_in_no_circle(package: str) -> None:
-    assert not circles(package_graph(package)) or package in FOLDERS_IN_A_CIRCLE
+    assert not circles(package_graph(package))
 
 
 def test_no_private_name_is_imported_across_folders() -> None:
@@ -157,7 +152,7 @@ def test_doors_have_names_and_no_logic(folder: str) -> None:
     assert names or not any(isinstance(node, ast.ImportFrom) for node in body)
 
 
-@pytest.mark.parametrize("folder", sorted({*WITH_README, "tests"} - README_TO_COME))
+@pytest.mark.parametrize("folder", sorted({*WITH_README, "tests"}))
 def test_packages_and_families_have_a_page_to_read(folder: str) -> None:
     assert len((ROOT / folder / "README.md").read_text(encoding="utf-8").splitlines()) <= 100
 
