@@ -52,6 +52,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "fsspec": lambda fsspec: fsspec.filesystem("memory"),
     "huggingface_hub": lambda hub: hub.hf_hub_download,
     "pooch": lambda pooch: pooch.HTTPDownloader,
+    "PIL.Image": lambda image: image.new("RGB", (8, 8)).save(io.BytesIO(), "JPEG"),
     "matplotlib.figure": lambda figure: figure.Figure().savefig(io.BytesIO()),
 }
 """Module: a small call into its compiled part."""

@@ -7,6 +7,7 @@ and lancedb: each is loaded by the first call that needs it.
 from .features import FeatureStore
 from .fingerprints import embedding_fingerprint, feature_fingerprint, file_digest
 from .formats import Entry, Sample, ShardGoneError, ShardInfo, code_version, sample_checksum
+from .health import Finding, compact_features, repair_features, verify_features
 from .ledger import Ledger
 from .locks import SharedLock, exclusive_lock, reader_lock, writer_lock
 from .table import ClipTable, check_metadata_schema, metadata_of, quoted
@@ -15,6 +16,7 @@ __all__ = [
     "ClipTable",
     "Entry",
     "FeatureStore",
+    "Finding",
     "Ledger",
     "Sample",
     "ShardGoneError",
@@ -22,6 +24,7 @@ __all__ = [
     "SharedLock",
     "check_metadata_schema",
     "code_version",
+    "compact_features",
     "embedding_fingerprint",
     "exclusive_lock",
     "feature_fingerprint",
@@ -29,6 +32,8 @@ __all__ = [
     "metadata_of",
     "quoted",
     "reader_lock",
+    "repair_features",
     "sample_checksum",
+    "verify_features",
     "writer_lock",
 ]

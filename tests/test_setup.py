@@ -53,7 +53,7 @@ def test_set_up_and_ci_install_the_pinned_versions() -> None:
 def test_every_library_that_frameloom_needs_is_tried() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     direct = {Requirement(line).name.lower() for line in project["dependencies"]}
-    tried = {module.partition(".")[0] for module in _environment.CALLS} - {"yaml"} | {"pyyaml"}
+    tried = {module.partition(".")[0] for module in _environment.CALLS} - {"yaml", "PIL"} | {"pyyaml", "pillow"}
     assert direct - tried == {"jaxtyping"}  # annotations
     assert tried <= direct
 
