@@ -161,8 +161,7 @@ class FeatureStore:
 
         def write(target: io.RawIOBase) -> None:
             nonlocal contents
-            shard_format.write(target, samples, spec=spec)
-            contents = shard_format.contents(target)  # type: ignore[arg-type]  # a raw file, which reads as any other
+            contents = shard_format.write(target, samples, spec=spec)
 
         num_bytes = sum(sample.feature.values.nbytes + sample.feature.times.nbytes for sample in samples)
         for _ in range(_TRIES):

@@ -40,11 +40,12 @@ class ShardFormat(Protocol):
     name: str
     suffix: str
 
-    def write(self, target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
+    def write(self, target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> Contents:
         """Write the shard that holds these samples in this order into an empty file. The same samples, the same bytes.
 
-        The samples are as `check_samples` gives them.
+        The samples are as `check_samples` gives them. Returns what `contents` will say of the file.
         """
+        ...
 
     def contents(self, file: BinaryIO) -> Contents:
         """What a shard says of its samples, and where their rows lie. Raises ValueError for anything else."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,7 +27,7 @@ from pydantic import TypeAdapter
 
 from ..._vocabulary import FeatureSpec, canonical_json
 from .base import FORMATS, TIME_BYTES, Sample
-from .records import FORMAT_VERSION, Contents, SampleRecord, check_contents, record_of
+from .records import FORMAT_VERSION, Contents, SampleRecord, check_contents, record_of, values_of
 
 KEY_BYTES = 1024
 _RECORDS = TypeAdapter(tuple[SampleRecord, ...])
@@ -38,23 +39,25 @@ class Hdf5Format:
     name = "hdf5"
     suffix = ".h5"
 
-    def write(self, target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
+    def write(self, target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> Contents:
         """Write the shard that holds these samples in this order into an empty file."""
         import h5py
 
         keys = [sample.key.encode()[:KEY_BYTES].decode(errors="ignore").encode() for sample in samples]
-        records = [record_of(sample).model_dump(mode="json") for sample in samples]
+        records = tuple(map(record_of, samples))
+        text = canonical_json([record.model_dump(mode="json") for record in records])
         with h5py.File(target, "w", libver=("earliest", "v108")) as file:
             file.attrs["frameloom_format"] = FORMAT_VERSION
             file.attrs["spec"] = canonical_json(spec.identity())
             # Fixed length: text of variable length lies in a heap, whose bytes are not always the same.
-            file.create_dataset("samples", data=np.bytes_(canonical_json(records).encode()), track_times=False)
+            file.create_dataset("samples", data=np.bytes_(text.encode()), track_times=False)
             dtype = h5py.string_dtype("utf-8", max(1, *map(len, keys)))
             file.create_dataset("keys", data=np.array(keys, dtype), dtype=dtype, track_times=False)
             lengths = [len(sample.feature.values) for sample in samples]
             file.create_dataset("offsets", data=np.cumsum([0, *lengths], dtype=np.int64), track_times=False)
-            _write_rows(file, "values", [sample.feature.values for sample in samples])
-            _write_rows(file, "times", [sample.feature.times for sample in samples])
+            values = _write_rows(file, "values", [sample.feature.values for sample in samples])
+            times = _write_rows(file, "times", [sample.feature.times for sample in samples])
+            return _contents(file.attrs["spec"], records, values=values, times=times)
 
     def contents(self, file: BinaryIO) -> Contents:
         """What a shard says of its samples. HDF5 parses it, so it must be known to be what was written.
@@ -79,19 +82,30 @@ class Hdf5Format:
                 begins = {name: _rows_begin(opened, name, *shape, num_bytes) for name, shape in shapes.items()}
         except (RuntimeError, TypeError, KeyError, OSError, NotImplementedError) as error:
             raise ValueError(f"HDF5 refuses it: {error}") from error
-        firsts = np.cumsum([0, *counts])[:-1].tolist()
-        places = [
-            tuple(begin + first * width if count else 0 for first, count in zip(firsts, counts, strict=True))
-            for begin, width in ((begins["values"], dim * dtype.itemsize), (begins["times"], TIME_BYTES))
-        ]
-        return Contents(spec=spec, samples=samples, values_offsets=places[0], times_offsets=places[1])
+        return _contents(spec, samples, **begins)
 
 
 FORMATS.add(Hdf5Format.name, Hdf5Format())
 
 
-def _write_rows(file: Any, name: str, parts: list[NDArray[Any]]) -> None:
-    """One data set of arrays (T_n, D) end to end, written one by one: a copy of all of them would double the memory."""
+def _contents(spec: str, samples: tuple[SampleRecord, ...], *, values: int, times: int) -> Contents:
+    """The contents of a shard whose values and times begin at these bytes."""
+    dtype, dim = values_of(spec)
+    counts = [sample.num_rows for sample in samples]
+    firsts = [first if count else None for first, count in zip(accumulate(counts, initial=0), counts)]  # noqa: B905
+    return Contents(
+        spec=spec,
+        samples=samples,
+        values_offsets=tuple(0 if first is None else values + first * dim * dtype.itemsize for first in firsts),
+        times_offsets=tuple(0 if first is None else times + first * TIME_BYTES for first in firsts),
+    )
+
+
+def _write_rows(file: Any, name: str, parts: list[NDArray[Any]]) -> int:
+    """One data set of arrays (T_n, D) end to end, written one by one: a copy of all of them would double the memory.
+
+    Returns where it begins in the file.
+    """
     shape = (sum(map(len, parts)), parts[0].shape[1])
     rows = file.create_dataset(name, shape=shape, dtype=parts[0].dtype, track_times=False)
     first = 0
@@ -99,6 +113,7 @@ def _write_rows(file: Any, name: str, parts: list[NDArray[Any]]) -> None:
         if len(part):
             rows[first : first + len(part)] = part
         first += len(part)
+    return rows.id.get_offset() or 0
 
 
 def _data_set(file: Any, name: str, num_bytes: int) -> Any:

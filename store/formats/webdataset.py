@@ -51,7 +51,7 @@ class WebdatasetFormat:
     name = "webdataset"
     suffix = ".tar"
 
-    def write(self, target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> None:
+    def write(self, target: io.RawIOBase, samples: Sequence[Sample], *, spec: FeatureSpec) -> Contents:
         """Write the shard that holds these samples in this order into an empty file.
 
         Raises InputError where a sample is larger than a tar can hold, and ConfigError without ``webdataset``.
@@ -69,11 +69,12 @@ class WebdatasetFormat:
                 feature = sample.feature
                 record = canonical_json(record_of(sample).model_dump(mode="json")).encode()
                 parts = (record, _npy_bytes(feature.times), _npy_bytes(feature.values))
-                if (size := max(map(len, parts))) > MAX_MEMBER_BYTES:
+                if (size := max(map(len, parts))) > MAX_MEMBER_BYTES or len(record) > MAX_JSON_BYTES:
                     limit = f"a tar member at most {MAX_MEMBER_BYTES:,}; use hdf5"
                     raise InputError(f"sample {sample.key!r} has {size:,} bytes, and {limit}")
                 members = dict(zip(_ENDINGS, parts, strict=True))
                 writer.write({"__key__": sample_id(sample.fingerprint), **members})
+        return self.contents(target)  # type: ignore[arg-type]  # a raw file, which reads as any other
 
     def contents(self, file: BinaryIO) -> Contents:
         """What a shard says of its samples. Raises ValueError for anything but the layout: other names, links, devices,

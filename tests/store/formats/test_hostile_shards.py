@@ -41,7 +41,8 @@ def shard(tmp_path):
     def write(name):
         path = tmp_path / f"good{FORMATS[name].suffix}"
         with path.open("wb+", buffering=0) as target:
-            FORMATS[name].write(target, SAMPLES, spec=SPEC)
+            written = FORMATS[name].write(target, SAMPLES, spec=SPEC)
+        assert written == contents(path)
         return path
 
     return write
@@ -411,8 +412,9 @@ def test_a_record_that_cannot_be_is_refused(tmp_path, shard, kind):
 
 
 def test_json_without_end_is_not_read(tmp_path, shard, monkeypatch):
+    path = shard("webdataset")
     monkeypatch.setattr("frameloom.store.formats.webdataset.MAX_JSON_BYTES", 100)
-    assert "JSON" in refusal(shard("webdataset"))
+    assert "JSON" in refusal(path)
 
 
 @pytest.mark.parametrize(
