@@ -321,7 +321,7 @@ def _scan(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any
 
 
 def _opening(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from frameloom.store import merge_small_shards
+    from frameloom.store.health import merge_small_shards
 
     samples = _samples("x", arguments.entries, rows=1, dim=4)
     names = _store(folder, samples, _spec("x", 4), in_shard=arguments.sidecar_samples)
