@@ -39,7 +39,8 @@ from ..._vocabulary import InputError, IntegrityError, digest_of
 from ...store import Entry, FeatureStore, SharedLock
 from .frame_indices import At, Draws, clover_indices, frozen_in_time_indices, vindlu_indices
 from .frame_shards import Picture, checked_arrays, decoded_bytes, decoded_jpeg, picture_of, random_crop, read_members
-from .order import EpochOrder, Indices, Remainder, ShardBatchSampler, check_order, process_of
+from .loader import Positioned
+from .order import EpochOrder, Indices, Remainder, ShardBatchSampler, process_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +139,7 @@ def collate_frames(samples: Sequence[FrameSample]) -> FrameBatch:
     )
 
 
-class FrameLoader:
+class FrameLoader(Positioned):
     """Batches of clips as pictures, with a position; the face of `FeatureLoader`.
 
     Iterating gives the rest of the current epoch and then goes on to the next one. `state_dict` counts the batches
@@ -218,13 +219,7 @@ class FrameLoader:
         self.sampler = ShardBatchSampler(order, batch_size=batch_size, drop_last=drop_last)
         self._reader = _Reader(self.store, self.clips, options, picture_of(specs), lanes, seed)
         self._loader = {**loader, "num_workers": num_workers}
-        self.epoch = 0
-        self.batch = 0
         _log.info("%d clips of %d are read, %d left out", len(kept), len(given), self.num_skipped)
-
-    def __len__(self) -> int:
-        """The number of batches of a whole epoch."""
-        return len(self.sampler)
 
     def __iter__(self) -> Iterator[FrameBatch]:
         import torch
@@ -242,20 +237,6 @@ class FrameLoader:
             self.batch += 1
             yield batch
         self.epoch, self.batch = self.epoch + 1, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch's first batch; in the current epoch, stay where this loader is."""
-        if epoch != self.epoch:
-            self.epoch, self.batch = epoch, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position as plain data: the batches given so far."""
-        return {"epoch": self.epoch, "batch": self.batch, "order": self.sampler.as_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a position. Raises ConfigError when it is of other clips or another order."""
-        check_order(state, self.sampler)
-        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
 
 
 def _missing_frames(clip: FrameClip, entry: Entry | None) -> str:

@@ -15,7 +15,39 @@ if TYPE_CHECKING:
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
 
-class FeatureLoader:
+class Positioned:
+    """A loader whose place is the epoch and the batches of it that were given, in the order of its sampler.
+
+    Attributes:
+        sampler: the batches of this process.
+        epoch: the epoch whose batches are given.
+        batch: batches of it that were given.
+    """
+
+    sampler: ShardBatchSampler
+    epoch: int = 0
+    batch: int = 0
+
+    def __len__(self) -> int:
+        """The number of batches of a whole epoch."""
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch's first batch; in the current epoch, stay where this loader is."""
+        if epoch != self.epoch:
+            self.epoch, self.batch = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, JSON: the batches given so far. It is the same in all processes."""
+        return {"epoch": self.epoch, "batch": self.batch, "order": self.sampler.as_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a position. Raises ConfigError when it is of other clips or another order."""
+        check_order(state, self.sampler)
+        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+
+
+class FeatureLoader(Positioned):
     """torch's `DataLoader` over the batches of a sampler, with `state_dict` and `load_state_dict`.
 
     The order is the sampler's and lives in this process; workers only read. Batches come in order, and each is counted
@@ -66,7 +98,6 @@ class FeatureLoader:
                 "persistent_workers: workers that outlive an epoch keep the draws of the first: leave it out"
             )
         self.dataset, self.sampler = dataset, sampler
-        self.epoch, self.batch = 0, 0
         self.clips: list[int] = []
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
@@ -79,10 +110,6 @@ class FeatureLoader:
             **options,
         )
 
-    def __len__(self) -> int:
-        """The number of batches of a whole epoch."""
-        return len(self.sampler)
-
     def __iter__(self) -> Iterator[Any]:
         self.sampler.start_at(self.epoch, self.batch)
         if hasattr(self.dataset, "set_epoch"):
@@ -94,17 +121,3 @@ class FeatureLoader:
             self.batch += 1
             yield batch
         self.epoch, self.batch = self.epoch + 1, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch's first batch; in the current epoch, stay where this loader is."""
-        if epoch != self.epoch:
-            self.epoch, self.batch = epoch, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position, JSON: the batches given so far. It is the same in all processes."""
-        return {"epoch": self.epoch, "batch": self.batch, "order": self.sampler.as_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a position. Raises ConfigError when it is of other clips or another order."""
-        check_order(state, self.sampler)
-        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
