@@ -2,8 +2,8 @@
 
 torch gives fp32 matrix products on a CPU to MKL. On AMD processors MKL reaches half of what oneDNN does: on one core of
 an EPYC 9005 95 GFLOP/s against 220, forward and backward. The numbers are those of fp32 arithmetic either way and
-differ by rounding. `tests/benchmarks/train_eao.py` measures what it makes of a training step: at width 3072, beside
-other work, our step was 1.8 to 1.95 times as fast as the plain one without it and 2.1 to 2.4 times with it. Whatever
+differ by rounding. `tests/benchmarks/train_eao.py` measures what it makes of a training step: at width 3072, with other
+work running, our step was 1.8 to 1.95 times as fast as the plain one without it and 2.1 to 2.4 times with it. Whatever
 oneDNN is not asked for (other devices, other types, autocast, small products, a torch without oneDNN) goes through
 `torch.nn.functional`.
 """
