@@ -51,7 +51,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "distributed": lambda distributed: distributed.Client,
     "fsspec": lambda fsspec: fsspec.filesystem("memory"),
     "huggingface_hub": lambda hub: hub.hf_hub_download,
-    "pooch": lambda pooch: pooch.HTTPDownloader,
+    "requests": lambda requests: requests.Session(),
     "PIL.Image": lambda image: image.new("RGB", (8, 8)).save(io.BytesIO(), "JPEG"),
     "matplotlib.figure": lambda figure: figure.Figure().savefig(io.BytesIO()),
 }

@@ -1,4 +1,4 @@
-"""Downloading a published file: by HTTPS through pooch, or from the Hugging Face Hub with its client.
+"""Downloading a published file: by HTTPS, or from the Hugging Face Hub with its client.
 
 Nothing that a server sends is trusted. Every address, also those that it redirects to, must be HTTPS (or lie on this
 machine, where the first one does, as in tests), sizes are bounded and compared, and waiting ends. Whether the bytes are
@@ -27,6 +27,7 @@ CACHE_ADVICE = "name another folder in FRAMELOOM_CACHE"
 _BLOCK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30.0  # of silence
 _TRIES = 3
+_MOST_REDIRECTS = 10
 HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?/(?P<file>[\w./-]+)")
 
 
@@ -43,64 +44,54 @@ def download(source: WeightsSource, part: Path, *, on_progress: OnProgress) -> N
         _from_hub(source, part, on_progress)
         return
     requests: Any = importlib.import_module("requests")
-    for tries_left in reversed(range(_TRIES)):
+    for _ in range(_TRIES):
         try:
-            _from_server(source, part, on_progress)
-            return
-        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ReadTimeout) as error:
-            if not tries_left:
-                raise _unreachable(source, f"the connection ended {_TRIES} times before the file did") from error
-        except requests.exceptions.HTTPError as error:
-            reason = f"the server answers {error.response.status_code} ({error.response.reason})"
-            raise _unreachable(source, reason) from error
-        except requests.exceptions.RequestException as error:
+            if _from_server(source, part, on_progress):
+                return
+        except requests.exceptions.ReadTimeout:
+            continue
+        except (requests.exceptions.RequestException, UnicodeError) as error:  # the latter: a host that is no name
             reason = getattr(error.args[0] if error.args else None, "reason", None) or error or type(error).__name__
             raise _unreachable(source, f"no connection to {urlsplit(source.url).hostname} ({reason})") from error
+    raise _unreachable(source, f"the connection ended or stalled {_TRIES} times before the file did")
 
 
-def _from_server(source: WeightsSource, part: Path, on_progress: OnProgress) -> None:
-    """One try. Raises requests' errors too."""
-    import pooch
-
+def _from_server(source: WeightsSource, part: Path, on_progress: OnProgress) -> bool:
+    """One try: whether the whole file came. Raises requests' errors too."""
     requests: Any = importlib.import_module("requests")
-    is_local = is_loopback(check_address(source, source.url, from_loopback=True).hostname)
-
-    def inspect(response: Any, **_: Any) -> None:
-        """Called for every answer, before its body is read and before a redirect is followed."""
-        target = requests.Session().get_redirect_target(response)
-        if target is not None:
-            check_address(source, target, from_loopback=is_local, base=response.url)
-        elif response.ok:
-            _check_headers(source, response.headers, part)
-
-    downloader = pooch.HTTPDownloader(
-        progressbar=_Progress(source, part, on_progress),
-        chunk_size=_BLOCK_BYTES,
-        timeout=_TIMEOUT_SECONDS,
-        hooks={"response": inspect},
-        headers={"User-Agent": f"frameloom/{__version__}", "Accept-Encoding": "identity"},
-        proxies={"http": "", "https": ""} if is_local else None,
-    )
-    downloader(source.url, str(part), None)
-
-
-class _Progress:
-    """A progress bar, as pooch wants one, that draws nothing, reports, and stops a body that is too long."""
-
-    def __init__(self, source: WeightsSource, part: Path, on_progress: OnProgress) -> None:
-        self._source, self._part, self._on_progress = source, part, on_progress
-        self.total = 0  # set by pooch; 0 where the server does not say it
-
-    def update(self, _count: int) -> None:
-        done = self._part.stat().st_size  # pooch counts whole blocks, also where the last one is shorter
-        if done > (limit := self._source.size_bytes or MAX_BYTES):
-            raise _wrong_size(self._source, f"more than {limit:,}")
-        self._on_progress(done, self.total or None)
-
-    def reset(self) -> None:
-        """Part of pooch's protocol."""
-
-    close = reset
+    parts = check_address(source, source.url, from_loopback=True)
+    is_local = is_loopback(parts.hostname)
+    with requests.Session() as session:
+        session.get_redirect_target = lambda _: None  # else requests reads a redirect's body, whatever its size
+        for _ in range(_MOST_REDIRECTS + 1):
+            with session.get(
+                parts.geturl(),
+                headers={"User-Agent": f"frameloom/{__version__}", "Accept-Encoding": "identity"},
+                timeout=_TIMEOUT_SECONDS,
+                proxies={"http": "", "https": ""} if is_local else None,
+                stream=True,
+            ) as answer:
+                if answer.is_redirect:
+                    target = answer.headers["Location"].encode("latin-1").decode("utf-8", "replace")
+                    parts = check_address(source, target, from_loopback=is_local, base=parts.geturl())
+                    continue
+                if answer.status_code != requests.codes.ok:
+                    raise _unreachable(source, f"the server answers {answer.status_code} ({answer.reason})")
+                total, done = _stated_bytes(source, answer.headers, part), 0
+                try:
+                    with part.open("wb") as file:
+                        for block in answer.iter_content(_BLOCK_BYTES):
+                            file.write(block)
+                            done += len(block)
+                            if done > (limit := source.size_bytes or MAX_BYTES):
+                                raise _wrong_size(source, f"more than {limit:,}")
+                            on_progress(done, total)
+                except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError):
+                    return False
+                if not done and not total and not source.size_bytes:
+                    raise _wrong_size(source, "0")
+                return done == (total or source.size_bytes or done)
+    raise _unreachable(source, f"the server answers with more than {_MOST_REDIRECTS} redirects")
 
 
 def check_address(source: WeightsSource, url: str, *, from_loopback: bool, base: str = "") -> SplitResult:
@@ -123,25 +114,26 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
-def _check_headers(source: WeightsSource, headers: Any, part: Path) -> None:
+def _stated_bytes(source: WeightsSource, headers: Any, part: Path) -> int | None:
+    """The length that the server states, checked; None where it states none that is a number."""
     if headers.get("Content-Encoding", "identity") != "identity":
         raise InputError(f"{source.url}: the server compresses the file against the request; fetch it by hand")
-    length = headers.get("Content-Length", "")
-    if not length.isdecimal():
+    if not re.fullmatch("[0-9]{1,18}", length := headers.get("Content-Length", "")):
         if "Transfer-Encoding" not in headers and source.size_bytes is None and source.sha256 is None:
             reason = "the server does not say how long the file is, so nothing could tell a part of it"
             raise _unreachable(source, reason)
-        return
+        return None
     num_bytes = int(length)
-    if num_bytes != (source.size_bytes or num_bytes) or num_bytes > MAX_BYTES:
+    if num_bytes != (source.size_bytes or num_bytes) or not 0 < num_bytes <= MAX_BYTES:
         raise _wrong_size(source, f"{num_bytes:,}")
     free = shutil.disk_usage(part.parent).free
     if num_bytes > free:
         raise out_of_space(part.parent, f": {num_bytes:,} bytes are needed and {free:,} are free", advice=CACHE_ADVICE)
+    return num_bytes
 
 
 def _wrong_size(source: WeightsSource, found: str) -> InputError:
-    limit = f"{source.size_bytes:,} bytes" if source.size_bytes else f"at most {MAX_BYTES:,} bytes"
+    limit = f"{source.size_bytes:,} bytes" if source.size_bytes else f"1 to {MAX_BYTES:,} bytes"
     return InputError(f"{source.url} has {found} bytes, and {limit} were expected: this is not the published file")
 
 
@@ -171,7 +163,7 @@ def _from_hub(source: WeightsSource, part: Path, on_progress: OnProgress) -> Non
             etag_timeout=_TIMEOUT_SECONDS,
         )
         size = Path(found).stat().st_size
-        if size != (source.size_bytes or size) or size > MAX_BYTES:
+        if size != (source.size_bytes or size) or not 0 < size <= MAX_BYTES:
             raise _wrong_size(source, f"{size:,}")
         Path(found).replace(part)
     except FrameloomError:

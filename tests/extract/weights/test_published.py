@@ -49,9 +49,12 @@ class Published:
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"one"'})
     says_length: bool = True
     is_chunked: bool = False
-    redirect: str = ""
+    redirect: str | bytes = ""
+    redirect_bytes: int = 0
     status: int = 200
     cuts: list[int] = field(default_factory=list)
+    stalls: list[int] = field(default_factory=list)
+    may_end: threading.Event = field(default_factory=threading.Event)
     asked: list[dict[str, str]] = field(default_factory=list)
     was_asked: threading.Event = field(default_factory=threading.Event)
     may_answer: threading.Event = field(default_factory=threading.Event)
@@ -75,10 +78,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if what.redirect or what.status >= 400:
             self.send_response(302 if what.redirect else what.status)
             if what.redirect:
-                self.send_header("Location", what.redirect)
+                target = what.redirect if isinstance(what.redirect, bytes) else what.redirect.encode()
+                self.send_header("Location", target.decode("latin-1"))
             self.send_header("Connection", "close")
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(what.redirect_bytes))
             self.end_headers()
+            what.may_end.wait(30 if what.redirect_bytes else 0)  # of the body, nothing ever comes
             return
         self._give(what)
 
@@ -95,9 +100,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         if what.is_chunked:
             self.send_header("Transfer-Encoding", "chunked")
-        elif what.says_length:
+        elif what.says_length and "Content-Length" not in what.headers:
             self.send_header("Content-Length", str(len(what.content)))
         self.end_headers()
+        if what.stalls:
+            self.wfile.write(what.content[: what.stalls.pop(0)])
+            what.may_end.wait(30)
+            return
         body = what.content[: what.cuts.pop(0) if what.cuts else None]
         if what.is_chunked:
             body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
@@ -119,6 +128,7 @@ def published() -> Iterator[Published]:
     what.url = f"http://127.0.0.1:{server.server_port}"
     yield what
     what.may_answer.set()
+    what.may_end.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -218,6 +228,18 @@ class TestCutTransfers:
         assert len(published.asked) == 3
         assert names(cache) == GOOD
 
+    def test_without_a_stated_length_begin_anew(self, published: Published) -> None:
+        published.cuts, published.says_length = [70_000, 0], False
+        source = published.source(size_bytes=len(CONTENT), sha256=None)
+        assert fetch_weights(source).read_bytes() == CONTENT
+        assert len(published.asked) == 3
+
+    def test_that_stall_begin_anew(self, published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(download, "_TIMEOUT_SECONDS", 0.5)
+        published.stalls = [70_000]
+        assert fetch_weights(published.source()).read_bytes() == CONTENT
+        assert len(published.asked) == 2
+
     def test_that_go_on_being_cut_are_an_error_and_leave_nothing(self, published: Published, cache: Path) -> None:
         published.cuts = [10_000, 20_000, 30_000]
         with pytest.raises(ConfigError, match=r"3 times before the file did.*by hand"):
@@ -296,6 +318,35 @@ class TestServersThatMisbehave:
         assert download.check_address(source, "http://localhost:1/x", from_loopback=True).port == 1
         with pytest.raises(ConfigError):
             download.check_address(source, "http://localhost:1/x", from_loopback=False)
+
+    @pytest.mark.parametrize("address", [b"http://127.0.0.1:99999/x", b"\xff\xfe", b"http://127.0.0.1:x/", b"//\xe4."])
+    def test_a_redirect_that_is_no_address_is_an_error(self, published: Published, address: bytes) -> None:
+        published.redirect = address
+        with pytest.raises(ConfigError, match=r"by hand"):
+            fetch_weights(published.source())
+
+    def test_the_body_of_a_redirect_is_not_read(self, published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(download, "_TIMEOUT_SECONDS", 0.5)
+        published.redirect, published.redirect_bytes = "file:///etc/hostname", 10**12
+        with pytest.raises(ConfigError, match=r"not an https:// address"):
+            fetch_weights(published.source())
+        published.redirect = f"{published.url}/again"
+        with pytest.raises(ConfigError, match="redirects"):
+            fetch_weights(published.source())
+
+    @pytest.mark.parametrize("length", ["many", "-5", "", "9" * 5000, "\u00b2"])
+    def test_a_length_that_is_no_number_counts_as_none(self, published: Published, length: str) -> None:
+        published.headers["Content-Length"] = length
+        assert fetch_weights(published.source()).read_bytes() == CONTENT
+        with pytest.raises(ConfigError, match="how long the file is"):
+            fetch_weights(published.source(sha256=None))
+
+    @pytest.mark.parametrize("is_chunked", [False, True])
+    def test_an_empty_file_is_refused(self, published: Published, cache: Path, is_chunked: bool) -> None:
+        published.content, published.is_chunked = b"", is_chunked
+        with pytest.raises(InputError, match="has 0 bytes, and 1 to 50,000,000,000 bytes were expected"):
+            fetch_weights(published.source(sha256=None))
+        assert names(cache) == set()
 
     def test_a_loop_of_redirects_ends(self, published: Published) -> None:
         published.redirect = f"{published.url}/again"
