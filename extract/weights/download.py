@@ -50,7 +50,7 @@ def download(source: WeightsSource, part: Path, *, on_progress: OnProgress) -> N
                 return
         except requests.exceptions.ReadTimeout:
             continue
-        except (requests.exceptions.RequestException, UnicodeError) as error:  # the latter: a host that is no name
+        except (requests.exceptions.RequestException, UnicodeError) as error:  # the latter of an invalid host name
             reason = getattr(error.args[0] if error.args else None, "reason", None) or error or type(error).__name__
             raise _unreachable(source, f"no connection to {urlsplit(source.url).hostname} ({reason})") from error
     raise _unreachable(source, f"the connection ended or stalled {_TRIES} times before the file did")
