@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import InputError, digest_of
 from .features import FeatureDataset
-from .tokens import join_padded, join_streams
+from .tokens import as_float32, join_padded, join_streams
 
 if TYPE_CHECKING:
     from ...fuse import Tokens
@@ -167,7 +167,7 @@ class ClipDataset:
         if name == "video":
             return join_padded(streams, max_tokens=self.max_video_tokens)
         num_rows = np.minimum(streams[0].num_rows, self._limit(name))
-        return streams[0].values[:, : num_rows.max(initial=0)].astype(np.float32), num_rows
+        return as_float32(streams[0].values[:, : num_rows.max(initial=0)]), num_rows
 
     @staticmethod
     def collate(clips: Sequence[PreparedClip] | dict[str, Tokens]) -> dict[str, Tokens]:
@@ -214,10 +214,7 @@ class ClipDataset:
         for name, rows in (*others.items(), *(("video", stream) for stream in streams or ())):
             if rows is not None and rows.ndim != 2:
                 raise InputError(f"{name} has shape {rows.shape}: a clip's rows are (rows, width)")
-        cut = {
-            name: None if rows is None else rows[: self._limit(name)].astype(np.float32)
-            for name, rows in others.items()
-        }
+        cut = {name: None if rows is None else as_float32(rows[: self._limit(name)]) for name, rows in others.items()}
         joined = None if streams is None else join_streams(streams, max_tokens=self.max_video_tokens)
         return {"text": cut.pop("text"), "video": joined, **cut}
 

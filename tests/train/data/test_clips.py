@@ -7,7 +7,7 @@ import pytest
 import torch
 from frameloom import InputError
 from frameloom.train.data import ClipDataset, collate
-from frameloom.train.data.tokens import frame_at, join_streams, resample_nearest, rows_of_span, unit_rows
+from frameloom.train.data.tokens import as_float32, frame_at, join_streams, resample_nearest, rows_of_span, unit_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +47,27 @@ class TestPreparation:
 
     def test_a_row_of_zeros_stays_finite(self) -> None:
         assert unit_rows(np.zeros((2, 3), np.float16)).tolist() == [[0, 0, 0], [0, 0, 0]]
+
+    def test_every_half_becomes_the_same_float_in_any_layout(self) -> None:
+        halves = np.arange(65_536, dtype=np.uint16).view(np.float16).reshape(256, 256)
+        frozen = halves.copy()
+        frozen.flags.writeable = False
+        for rows in (halves, frozen, halves.T, halves[::-1], halves[:, 3:200:2], halves[:0]):
+            made, wanted = as_float32(rows), rows.astype(np.float32)
+            is_number = ~np.isnan(wanted)
+            assert made.flags.c_contiguous
+            assert not np.shares_memory(made, rows)
+            assert (np.isnan(made) == ~is_number).all()
+            assert made[is_number].tobytes() == wanted[is_number].tobytes()
+
+    @pytest.mark.parametrize("shape", [(3, 40, 2048), (1, 1, 70_000), (2, 0, 5), (4, 3, 0), (700, 300)])
+    def test_rows_are_normalised_to_the_same_bits_in_any_layout(self, shape) -> None:
+        rows = np.random.default_rng(0).normal(size=shape).astype(np.float16)
+        rows[:1] = 0
+        whole = rows.astype(np.float32)
+        wanted = whole / np.maximum(np.linalg.norm(whole, axis=-1, keepdims=True), 1e-12)
+        for same in (rows, np.asfortranarray(rows), whole):
+            assert unit_rows(same).tobytes() == wanted.tobytes()
 
     @pytest.mark.parametrize("name", ["video", "audio", "text", "speech"])
     @pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (0,)])
