@@ -1,6 +1,6 @@
 """Training a fusion model: the call, what it reports, and what it leaves.
 
-The loop itself is in `_loop.py`, which imports torch and accelerate; this module does not, so that it can be read fast.
+The loop itself is in `trainer.py`, which imports torch and accelerate; this module does not, so that it can be read fast.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def fit(
             is another training.
         on_progress: called after every step.
         validate: called with the model after every epoch.
-        resume: False forgets what the folder holds.
+        resume: False begins anew; a checkpoint that the folder holds stays until the new one replaces it.
         num_workers: processes that read clips.
 
     Raises:

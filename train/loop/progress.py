@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..._files import publish_folder
+from ..._files import publish_folder, temporary_path
 from ..._vocabulary import ConfigError, IntegrityError
 from ...fuse import FusionModel
 from .checkpoints import load_weights, read_weights, sweep, weights_bytes
@@ -117,8 +117,9 @@ def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], *, folde
 
 
 def forget_progress(folder: Path) -> None:
-    """Remove every saved state, and the growing loss curve."""
-    shutil.rmtree(folder / FOLDER_NAME, ignore_errors=True)
+    """Remove every saved state, and the growing loss curve: in one step, for their folder says that training lasts."""
+    if (folder / FOLDER_NAME).exists():
+        shutil.rmtree((folder / FOLDER_NAME).rename(temporary_path(folder / FOLDER_NAME)), ignore_errors=True)
 
 
 def _read_state(saved: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from .checkpoints import META_NAME, load_weights, plain, read_checkpoint, read_w
 from .distributed import equal_shapes, synchronised_batch_norm
 from .faults import attribute_to_sample
 from .losses import RUN, LossCurve, StepLoss, forget_other_curves
-from .progress import Position, check_identity, forget_progress, load_progress, save_progress
+from .progress import FOLDER_NAME, Position, check_identity, forget_progress, load_progress, save_progress
 from .recompute import recomputed
 from .result import DivergedError, FitResult, TrainProgress
 from .schedule import epoch_order, learning_rate, num_epochs
@@ -91,8 +91,11 @@ class Trainer:
         return int(self.accelerator.num_processes)
 
     def _finished(self) -> FitResult | None:
-        """The result of a training that ended here before, its weights put into the model."""
-        if not (self.folder / META_NAME).exists():
+        """The result of a training that ended here before, its weights put into the model.
+
+        None where another one has begun since, which overwrites it at its end.
+        """
+        if not (self.folder / META_NAME).exists() or (self.folder / FOLDER_NAME).exists():
             return None
         meta = read_checkpoint(self.folder)
         run = meta.provenance.get(RUN)

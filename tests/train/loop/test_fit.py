@@ -298,6 +298,27 @@ class TestResuming:
         assert again.resumed_at == again.steps == 15
         assert (again.digest, again.epoch_losses) == (first.digest, first.epoch_losses)
 
+    @pytest.mark.parametrize("seed", [0, 3])
+    def test_a_training_anew_in_the_folder_of_a_finished_one_goes_on_after_a_stop(
+        self, make_samples, tmp_path, seed
+    ) -> None:
+        def run(*, resume: bool = True, stop_at: int = 0, **recipe):
+            def on_progress(progress) -> None:
+                if progress.step == stop_at:
+                    raise KeyboardInterrupt
+
+            dataset, recipe = ClipDataset(make_samples(16), training=True), tiny_recipe(**recipe)
+            return fit(tiny_model(), dataset, recipe=recipe, folder=tmp_path, on_progress=on_progress, resume=resume)
+
+        finished = run()
+        with pytest.raises(KeyboardInterrupt):
+            run(resume=False, stop_at=3, seed=seed)
+        assert checkpoint_digest(tmp_path) == finished.digest
+        anew = run(seed=seed)
+        assert (anew.resumed_at, anew.steps) == (2, 4)
+        assert (anew.digest == finished.digest) is (seed == 0)
+        assert run(seed=seed).resumed_at == 4
+
     def test_a_finished_training_fills_the_model(self, make_samples, tmp_path) -> None:
         dataset, models = ClipDataset(make_samples(16), training=True), [tiny_model(), tiny_model()]
         for model in models:
