@@ -127,8 +127,10 @@ class ClipDataset:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose captions are drawn."""
+        """Choose the epoch whose captions are drawn, and the spans of stored clips that draw them."""
         self.epoch = epoch
+        if isinstance(self.samples, FeatureDataset):
+            self.samples.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -1,6 +1,6 @@
 """Training a fusion model: the call, what it reports, and what it leaves.
 
-The loop itself is in `trainer.py`, which imports torch and accelerate; this module does not, so that it can be read fast.
+The loop itself is in `trainer.py`, which imports torch and accelerate; this module does not, and is read fast.
 """
 
 from __future__ import annotations

@@ -13,7 +13,15 @@ from frameloom.fuse import create_model
 from frameloom.store import FeatureStore, Sample, exclusive_lock
 from frameloom.store.health import compact_features
 from frameloom.train import fit, get_recipe
-from frameloom.train.data import ClipDataset, ClipFeatures, TrainingSet, collate, stored_clips
+from frameloom.train.data import (
+    ClipDataset,
+    ClipFeatures,
+    FeatureDataset,
+    TrainingSet,
+    UniformWindow,
+    collate,
+    stored_clips,
+)
 
 NUM_CLIPS, IN_SHARD = 24, 4
 
@@ -132,6 +140,19 @@ def test_a_training_that_reads_from_shards_ends_and_learns(clips, tmp_path) -> N
     result = fit(create_model("test_everything_at_once"), dataset, recipe=recipe, folder=tmp_path / "model")
     assert result.steps == 4 * 3
     assert result.epoch_losses[-1] < result.epoch_losses[0]
+
+
+def test_windows_are_drawn_anew_in_every_epoch(clips) -> None:
+    store, examples = clips
+    draw = UniformWindow(1.0, seed=4)
+    dataset = ClipDataset(FeatureDataset(store, examples, features=["video"], draw=draw), training=True)
+    read = []
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        read.append(dataset.__getitems__(range(NUM_CLIPS))["video"].values)
+        spans = [draw(epoch, index, (1.0, 4.0)) for index in range(NUM_CLIPS)]
+        assert [dataset.samples.span(index) for index in range(NUM_CLIPS)] == spans
+    assert not read[0].equal(read[1])
 
 
 @pytest.mark.parametrize("span", [(2.2, 2.4), (3.6, 9.0), (40.0, 41.0)])

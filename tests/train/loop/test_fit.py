@@ -138,6 +138,20 @@ class TestLearning:
         assert seen[-1].seconds_left == 0
         assert all(p.learning_rate > 0 for p in seen)
 
+    @pytest.mark.parametrize(("num_clips", "sizes"), [(5, [5]), (8, [8]), (9, [8]), (20, [8, 8])])
+    def test_an_incomplete_batch_is_kept_only_when_it_is_the_only_one(
+        self, make_samples, tmp_path, monkeypatch, num_clips, sizes
+    ) -> None:
+        model, seen = tiny_model(), []
+        loss = type(model).loss
+        monkeypatch.setattr(
+            type(model),
+            "loss",
+            lambda self, batch, **options: seen.append(len(batch["text"].mask)) or loss(self, batch, **options),
+        )
+        fit(model, ClipDataset(make_samples(num_clips), training=True), recipe=tiny_recipe(epochs=1), folder=tmp_path)
+        assert seen == sizes
+
     def test_frozen_batch_norm_keeps_its_statistics(self, make_samples, tmp_path) -> None:
         for freeze in (True, False):
             model = tiny_model()
