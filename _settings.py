@@ -56,6 +56,8 @@ def explained(problem: Any, known: list[str]) -> str:
             return f"the option {where!r} is missing"
         case "literal_error":
             allowed = f"one of {context['expected']}"
+        case "finite_number":
+            allowed = "a finite number"
         case "greater_than":
             allowed = f"above {context['gt']}"
         case "greater_than_equal":

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
+from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -73,6 +74,8 @@ class ModelConfig(Settings):
 
     Raises ConfigError for an unknown option (the nearest is named) and for a value that cannot be.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     def all_modalities(self) -> tuple[str, ...]:
         """The modalities that a model of this configuration embeds, in its order."""
@@ -139,7 +142,8 @@ class FusionModel(nn.Module):
 
 def present_modalities(batch: Mapping[str, Tokens | None], modalities: Sequence[str] = MODALITIES) -> tuple[str, ...]:
     """Those of the modalities that a batch holds rows of (N > 0), in their order."""
-    return tuple(name for name in modalities if (tokens := batch.get(name)) is not None and tokens.values.shape[1])
+    present = {name: tokens for name in modalities if (tokens := batch.get(name)) is not None}
+    return tuple(name for name, tokens in present.items() if tokens.values.shape[1:2] != (0,))
 
 
 def given_modalities(

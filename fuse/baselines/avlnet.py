@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from ..._settings import Listed
@@ -41,8 +41,8 @@ from ..base import MODALITIES, ModelConfig, Tokens, load_weights, padded_to, ren
 from ..layers import AudioCNNSpec, DAVEnet, GatedUnit, audio_cnn_spec, token_mask
 from ..objectives import gathered, margin_softmax_of_products, sum_over_pairs, zero_of
 from ..registry import create_model, register_model
-from .pooling import Padding, WordPooling, max_over_rows, unit_parts
-from .separate import SeparateModel, check_video_parts, in_order
+from .pooling import WordPooling, max_over_rows, unit_parts
+from .separate import PooledConfig, SeparateModel, check_video_parts, in_order
 
 OFFICIAL_NAMES = {
     "embd_dim": "projection_dim",
@@ -53,13 +53,9 @@ OFFICIAL_NAMES = {
 }
 
 
-class AVLnetConfig(ModelConfig):
+class AVLnetConfig(PooledConfig):
     """The published AVLnet-Text-Tri."""
 
-    video_dim: PositiveInt = 4096
-    """Width of a video feature row (4096: ResNet-152 joined with ResNeXt-101)."""
-    text_dim: PositiveInt = 300
-    """Width of a word vector."""
     mel_bands: PositiveInt = 40
     """Mel bands of the spectrogram."""
     modalities: Listed[str] = MODALITIES
@@ -70,24 +66,18 @@ class AVLnetConfig(ModelConfig):
     """Residual blocks of each of its stages; empty for the registered ones."""
     audio_cnn_widths: Listed[int] = ()
     """Channels of its stem and stages; empty for the registered ones."""
-    projection_dim: PositiveInt = 6144
-    """Width E of an embedding."""
     video_parts: Listed[int] = ()
     """Widths of the kinds of feature that are joined in a row, each normalised for itself after pooling ([2048, 2048]
     in AVLnet's code); empty: the row is normalised whole (Everything at Once's code)."""
-    padding: Padding = "masked"
-    """Whether padded places take part in pooling and in the audio CNN ("published") or not."""
     audio_mean: Literal["real", "all", "all_in_training"] = "real"
     """Audio tokens that are averaged: "real" ones, "all", or "all_in_training" and real ones else, as published. More
     than the real ones needs padding="published"."""
-    pad_words_to: int = 0
-    """Words to which shorter captions are padded first (20 as published). Matters only where padding takes part."""
-    pad_audio_to: int = 0
+    pad_audio_to: NonNegativeInt = 0
     """Frames to which shorter audio is padded first (800 as published). Matters only where padding takes part."""
     objective: Literal["pairs", "text_to_sum"] = "pairs"
     """ "pairs": each modality against each other; "text_to_sum": text against audio+video, AVLnet's fine-tuning for
     retrieval."""
-    margin: float = 0.001
+    margin: NonNegativeFloat = 0.001
     """Of the margin softmax."""
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 from jaxtyping import Float
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,8 +30,8 @@ from ..base import ModelConfig, Tokens, load_weights, padded_to, renamed_config
 from ..layers import ContextGating
 from ..objectives import dot_products, gathered, max_margin, negative_weights, zero_of
 from ..registry import create_model, register_model
-from .pooling import Padding, WordPooling, max_over_rows, unit_parts
-from .separate import SeparateModel, check_video_parts
+from .pooling import WordPooling, max_over_rows, unit_parts
+from .separate import PooledConfig, SeparateModel, check_video_parts
 
 _OFFICIAL_NAMES = {
     "embd_dim": "projection_dim",
@@ -43,26 +43,15 @@ _OFFICIAL_NAMES = {
 }
 
 
-class HowTo100MConfig(ModelConfig):
+class HowTo100MConfig(PooledConfig):
     """The published model."""
 
-    video_dim: PositiveInt = 4096
-    """Width of a video feature row (4096: ResNet-152 joined with ResNeXt-101)."""
-    text_dim: PositiveInt = 300
-    """Width of a word vector."""
-    projection_dim: PositiveInt = 6144
-    """Width E of an embedding (6144 in the released weights)."""
-    sentence_dim: int = 0
+    sentence_dim: NonNegativeInt = 0
     """Width of a pooled caption; 0: as wide as an embedding."""
     video_parts: Listed[int] = ()
     """Widths of the kinds of feature that are joined in a row, each normalised for itself after pooling ([2048, 2048]
     as published); empty: the row is normalised whole."""
-    padding: Padding = "masked"
-    """Whether padded places take part in pooling ("published") or not."""
-    pad_words_to: int = 0
-    """Words to which shorter captions are padded first; the authors always pad to 20. Matters only where padding takes
-    part."""
-    margin: float = 0.1
+    margin: NonNegativeFloat = 0.1
     """Of the ranking loss."""
     clips_per_video: PositiveInt = 1
     """Clips that a batch holds of each video, one after the other; decides the weights of negatives."""
@@ -118,7 +107,7 @@ class HowTo100M(SeparateModel):
         self.name = "howto100m"
         self.config = config = config or HowTo100MConfig()
         self.dim = config.projection_dim
-        sentence_dim = config.sentence_dim if config.sentence_dim > 0 else config.projection_dim
+        sentence_dim = config.sentence_dim or config.projection_dim
         self.text_pooling = WordPooling(config.text_dim, sentence_dim)
         self.GU_text = UnitGatedUnit(sentence_dim, config.projection_dim)
         self.GU_video = UnitGatedUnit(config.video_dim, config.projection_dim)

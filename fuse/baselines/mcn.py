@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -55,11 +55,11 @@ class MCNConfig(AVLnetConfig):
     1 GB."""
     refit_every: PositiveInt = 20
     """Steps from one fit of the centres to the next."""
-    cluster_weight: float = 1.0
+    cluster_weight: NonNegativeFloat = 1.0
     """Weight of the contrast with the centres; 0 leaves clusters out."""
     reconstruction_dim: PositiveInt = 1024
     """Width between the two layers of a reconstruction."""
-    reconstruction_weight: float = 50.0
+    reconstruction_weight: NonNegativeFloat = 50.0
     """Weight of the reconstruction error; 0 leaves it out."""
 
 

@@ -40,7 +40,7 @@ from ..base import Embeddings, ModelConfig, Tokens, load_weights, padded_to, ren
 from ..objectives import dot_products, gathered, mil_nce, zero_of
 from ..registry import create_model, register_model
 from .pooling import Padding, max_over_words
-from .separate import SeparateModel, nonempty_of, own_weights
+from .separate import PooledConfig, SeparateModel, nonempty_of, own_weights
 
 _OFFICIAL_NAMES = {"num_classes": "projection_dim"}
 _OFFICIAL_BACKBONE = ("gating", "space_to_depth", "word2vec_path", "init", "token_to_word_path")
@@ -48,22 +48,15 @@ _BACKBONE_KEYS = ("conv1.", "conv_2b.", "conv_2c.", "gating.", "mixed_", "text_m
 _WORD_TABLE = "text_module.word_embd.weight"
 
 
-class MILNCEConfig(ModelConfig):
+class MILNCEConfig(PooledConfig):
     """The published sizes."""
 
     video_dim: PositiveInt = 1024
     """Width of a video feature row (1024: S3D's mixed_5c)."""
-    text_dim: PositiveInt = 300
-    """Width of a word vector."""
     hidden_dim: PositiveInt = 2048
     """Width of a pooled caption."""
     projection_dim: PositiveInt = 512
     """Width E of an embedding."""
-    padding: Padding = "masked"
-    """Whether padded words take part in the maximum ("published") or not."""
-    pad_words_to: int = 0
-    """Words to which shorter captions are padded first (20 in training, as published). Matters only where padding takes
-    part."""
 
     def all_modalities(self) -> tuple[str, ...]:
         return MILNCE.modalities
@@ -128,14 +121,14 @@ class MILNCE(SeparateModel):
                 each clip.
         """
         text, video = batch.get("text"), batch.get("video")
-        if text is None or video is None or len(text.values) == len(video.values):
+        if text is None or video is None or text.values.shape[:1] == video.values.shape[:1]:
             return super().embeddings(batch)
+        given = {**self.given({**batch, "video": None}), **self.given({**batch, "text": None})}
         if len(text.values) < len(video.values) or len(text.values) % max(len(video.values), 1):
             raise InputError(
                 f"{len(text.values)} captions for {len(video.values)} clips: use the same number of samples, or a"
                 " whole number of candidates for each clip"
             )
-        given = {**self.given({**batch, "video": None}), **self.given({**batch, "text": None})}
         return Embeddings({name: self.embed(name, tokens) for name, tokens in given.items()}, nonempty_of(given))
 
     def loss(self, batch: Mapping[str, Tokens | None]) -> tuple[Tensor, dict[str, Tensor]]:

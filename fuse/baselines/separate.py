@@ -10,11 +10,28 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from ..._vocabulary import ConfigError
-from ..base import MODALITIES, Embeddings, FusionModel, Tokens, given_modalities
+from ..base import MODALITIES, Embeddings, FusionModel, ModelConfig, Tokens, given_modalities
 from ..objectives import unit
+from .pooling import Padding
+
+
+class PooledConfig(ModelConfig):
+    """The options that all of these models have."""
+
+    video_dim: PositiveInt = 4096
+    """Width of a video feature row (4096: ResNet-152 joined with ResNeXt-101)."""
+    text_dim: PositiveInt = 300
+    """Width of a word vector."""
+    projection_dim: PositiveInt = 6144
+    """Width E of an embedding (6144 in the released weights)."""
+    padding: Padding = "masked"
+    """Whether padded places take part in pooling, and in the audio CNN where there is one ("published"), or not."""
+    pad_words_to: NonNegativeInt = 0
+    """Words to which shorter captions are padded first (20 as published). Matters only where padding takes part."""
 
 
 class SeparateModel(FusionModel):

@@ -5,12 +5,19 @@ Paper: Shvetsova et al., CVPR 2022 (arXiv 2112.04446). Authors' configurations: 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from ..._settings import Listed
 from ..._vocabulary import ConfigError
@@ -45,18 +52,18 @@ class EverythingAtOnceConfig(ModelConfig):
     audio_padding: Literal["silenced", "published"] = "silenced"
     """Whether padded frames are silenced, so that a clip's embedding does not depend on how far it is padded, or run
     through the audio CNN, as the authors let them ("published")."""
-    pad_audio_to: int = 0
+    pad_audio_to: NonNegativeInt = 0
     """Frames to which shorter audio is padded first; the authors always pad to their limit (768). Matters only where
     padding is not silenced. 0 leaves the audio as it comes."""
     audio_reduction: Reduction = "none"
     """How more audio tokens than `max_audio_frames` gives become that many; "none" keeps all."""
-    max_audio_frames: int = 768
+    max_audio_frames: PositiveInt = 768
     """Spectrogram frames that a clip has at most, where a limit applies."""
-    max_video_tokens: int = 12
+    max_video_tokens: PositiveInt = 12
     """Video rows that a clip has at most, where positional embeddings are used."""
-    max_words: int = 20
+    max_words: PositiveInt = 20
     """Words that a caption has at most, where positional embeddings are used."""
-    max_extra_tokens: int = 20
+    max_extra_tokens: PositiveInt = 20
     """Rows of a further modality that a clip has at most, where positional embeddings are used."""
     token_projection: Literal["gated", "linear", "none"] = "gated"  # noqa: S105
     """Features to tokens: gated unit, one linear layer, or nothing."""
@@ -66,7 +73,7 @@ class EverythingAtOnceConfig(ModelConfig):
     """Transformer blocks; 0 is "no transformers"."""
     heads: PositiveInt = 64
     """Attention heads."""
-    mlp_ratio: float = 1.0
+    mlp_ratio: PositiveFloat = 1.0
     """Hidden width of the MLP over `width`."""
     qkv_bias: bool = True
     """Whether queries, keys and values have a bias."""
@@ -88,23 +95,23 @@ class EverythingAtOnceConfig(ModelConfig):
     """The contrastive loss: equation 4, or for comparison AVLnet's, MIL-NCE's or HowTo100M's, of cosines."""
     temperature: PositiveFloat = 0.05
     """Tau of equation 4, and of "mil_nce" (1 as published there, of dot products)."""
-    margin: float = 0.001
+    margin: NonNegativeFloat = 0.001
     """Of "margin_softmax" (0.001 as published), and of "max_margin" (0.1)."""
-    lambda_tv: float = 1.0
+    lambda_tv: NonNegativeFloat = 1.0
     """Weight of text against video in equation 2."""
-    lambda_ta: float = 0.1
+    lambda_ta: NonNegativeFloat = 0.1
     """Weight of text against audio."""
-    lambda_va: float = 0.1
+    lambda_va: NonNegativeFloat = 0.1
     """Weight of video against audio."""
-    lambda_t_va: float = 0.1
+    lambda_t_va: NonNegativeFloat = 0.1
     """Weight of text against video+audio."""
-    lambda_v_ta: float = 0.1
+    lambda_v_ta: NonNegativeFloat = 0.1
     """Weight of video against text+audio."""
-    lambda_a_tv: float = 0.1
+    lambda_a_tv: NonNegativeFloat = 0.1
     """Weight of audio against text+video."""
-    lambda_extra: float = 0.1
+    lambda_extra: NonNegativeFloat = 0.1
     """Weight of every term of equation 3 in which a further modality takes part."""
-    lambdas: Mapping[str, float] = Field(default_factory=dict)
+    lambdas: Mapping[str, NonNegativeFloat] = Field(default_factory=dict)
     """Other weights for some of those, such as {"text|video+speech": 1.0}."""
     max_modalities_per_step: int = Field(default=4, ge=2)
     """Of more modalities than this, a training step sees as many, drawn at random: with N modalities there are
@@ -146,9 +153,6 @@ class EverythingAtOnceConfig(ModelConfig):
             if f"{x}|{y}" in checked:
                 raise ConfigError(f"lambdas: {written!r} is there twice, in two spellings; keep one of them")
             checked[f"{x}|{y}"] = weight
-        for name, weight in {"lambda_extra": self.lambda_extra, **checked}.items():
-            if not 0 <= weight < math.inf:
-                raise ConfigError(f"{name}: a weight of the loss must be 0 or more; got {weight}")
         object.__setattr__(self, "lambdas", dict(sorted(checked.items())))
         return self
 
@@ -156,6 +160,11 @@ class EverythingAtOnceConfig(ModelConfig):
     def _check_widths(self) -> EverythingAtOnceConfig:
         if self.width % self.heads:
             raise ConfigError(f"width {self.width} cannot be shared by {self.heads} heads; use a multiple of heads")
+        if int(self.width * self.mlp_ratio) < 1:
+            raise ConfigError(f"mlp_ratio {self.mlp_ratio} leaves the MLP no width; use {1 / self.width} or more")
+        stride, limits_audio = self.audio_spec().stride, self.positional or self.audio_reduction != "none"
+        if limits_audio and self.max_audio_frames < stride:
+            raise ConfigError(f"max_audio_frames {self.max_audio_frames} leaves no token; use {stride} or more")
         if self.cls_token and self.individual_projections:
             raise ConfigError("cls_token=True needs individual_projections=False: the class token has no modality")
         if self.transformer == "per_modality" and (self.cls_token or self.fused_pairs):

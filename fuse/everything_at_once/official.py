@@ -218,6 +218,7 @@ def _check_known_to_authors(config: EverythingAtOnceConfig) -> None:
         "mel_bands": config.mel_bands != _AUTHORS_MEL_BANDS,
         "positional": per_modality and config.positional,
         "individual_projections": per_modality and not config.individual_projections,
+        "contrast": config.contrast not in _CONTRASTS.values(),
         "margin": config.contrast == "margin_softmax" and config.margin != _AUTHORS_MARGIN,
     }
     for name, is_unknown in problems.items():

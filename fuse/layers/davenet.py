@@ -16,12 +16,16 @@ def audio_cnn_spec(name: str, *, blocks: Sequence[int] = (), widths: Sequence[in
 
     Raises:
         UnknownNameError: no audio CNN has this name.
-        ConfigError: widths that do not fit the blocks.
+        ConfigError: widths that do not fit the blocks, or either of them below 1.
     """
     registered = AUDIO_CNNS[name]
     blocks, widths = tuple(blocks or registered.blocks), tuple(widths or registered.widths)
     if len(widths) != len(blocks) + 1:
         raise ConfigError(
             f"audio_cnn_widths {list(widths)} needs one width for the stem and one for each of {len(blocks)} stages"
+        )
+    if min(*blocks, *widths) < 1:
+        raise ConfigError(
+            f"audio_cnn_blocks {list(blocks)} and audio_cnn_widths {list(widths)} must be 1 or more in every stage"
         )
     return AudioCNNSpec(blocks, widths, registered.kernel)

@@ -122,6 +122,8 @@ class TestEncode:
             (lambda batch: {"video": Tokens(batch["video"].values[..., :7], batch["video"].mask)}, "24"),
             (lambda batch: {"video": Tokens(batch["video"].values, batch["video"].mask[:, :2])}, "mask of video"),
             (lambda batch: {"video": Tokens(batch["video"].values[0], batch["video"].mask[0])}, "video has shape"),
+            (lambda batch: {"video": Tokens(batch["video"].values[0, 0], batch["video"].mask[0])}, "video has shape"),
+            (lambda batch: {"video": Tokens(batch["video"].values.sum(), batch["video"].mask)}, "video has shape"),
             (lambda batch: {**batch, "video": Tokens(*(part[:2] for part in batch["video"]))}, "same number of sam"),
             (lambda batch: {"video": Tokens(batch["video"].values.long(), batch["video"].mask)}, "floating-point"),
         ],
@@ -129,6 +131,9 @@ class TestEncode:
     def test_wrong_input_is_explained(self, model, batch, spoil, message) -> None:
         with pytest.raises(InputError, match=message):
             model.encode(**spoil(batch))
+        if "shape" in message:
+            with pytest.raises(InputError, match=message):
+                model.loss({**batch, **spoil(batch)})
 
     def test_an_unknown_modality_is_answered_with_the_models_own(self, model, batch) -> None:
         known = ", ".join(model.modalities)
@@ -269,6 +274,13 @@ class TestRegistry:
     def test_an_unknown_option_names_the_nearest(self, name) -> None:
         with pytest.raises(ConfigError, match=r"'vidoe_dim'.*did you mean video_dim"):
             create_model(name, vidoe_dim=2)
+
+    def test_a_number_that_nothing_can_have_is_refused(self, name) -> None:
+        for option, value in model_config(name):
+            wrong = {float: [math.nan, math.inf, -1.0], int: [-1]}.get(type(value), [])
+            for number in wrong:
+                with pytest.raises(ConfigError, match=f"{option} is {number}"):
+                    model_config(name, **{option: number})
 
     @pytest.mark.parametrize("name", list_models())
     def test_descriptions_are_json_ready_and_rebuild_the_configuration(self, name) -> None:

@@ -275,6 +275,8 @@ class TestNames:
             {"audio_cnn_blocks": [1, 1, 1, 1], "audio_cnn_widths": [8, 8, 8, 8, 8]},
             {"mel_bands": 64},
             {"contrast": "margin_softmax", "margin": 0.2},
+            {"contrast": "mil_nce"},
+            {"contrast": "max_margin"},
             {"transformer": "per_modality", "fused_pairs": False, "positional": True},
         ],
     )

@@ -332,9 +332,12 @@ class TestConfiguration:
                 {"lambdas": {"text|speech": 1.0, "speech|text": 2.0}, "extra_dims": {"speech": 12}},
                 "there twice, in two spellings",
             ),
-            ({"lambdas": {"text|speech": -1.0}, "extra_dims": {"speech": 12}}, r"text\|speech: a weight.* got -1.0"),
+            (
+                {"lambdas": {"text|speech": -1.0}, "extra_dims": {"speech": 12}},
+                r"lambdas.text\|speech is -1.0; .*0.0 or more",
+            ),
             ({"lambdas": {"text|speech": True}, "extra_dims": {"speech": 12}}, "must be of type float"),
-            ({"lambda_extra": float("nan")}, "lambda_extra: a weight of the loss must be 0 or more; got nan"),
+            ({"lambda_extra": float("nan")}, "lambda_extra is nan; it must be a finite number"),
         ],
     )
     def test_impossible_options_are_explained(self, config, message) -> None:
