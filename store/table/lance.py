@@ -270,7 +270,7 @@ class ClipTable:
         if both := removed.intersection(names):
             raise InputError(f"the id {min(both)!r} is both written and removed")
         if self._held is None or self._held[0] != int(table.version):  # the first call, or anyone else has written
-            self._held = int(table.version), set(self.rows().column("id").to_pylist())
+            self._held = int(table.version), set(self._read_rows().column("id").to_pylist())
         held = self._held[1]
         is_held = [name in held for name in names]
         doomed = sorted(removed & held)

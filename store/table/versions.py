@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xxhash import xxh3_128_digest
+
 from ..._files import file_stamp, publish, set_aside, sync_folder, sync_path
 from ..._vocabulary import digest_of
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _HINT = "latest_version_hint.json"
 _STAMP_KEY = b"frameloom.stamp"
+_DIGEST_BYTES = 16  # of the XXH3-128 that the copy of the rows begins with
 _MAX_VERSION = 2**64 - 1
 _V2_DIGITS = 20  # a V2 manifest is named by 2^64 - 1 - version in 20 digits, so that the newest sorts first
 
@@ -35,7 +38,7 @@ class TableFolder:
         self.path = path
         self._versions = path / "_versions"
         self._dropped = path.with_name(f".{path.name}.dropped")
-        self._copy = path.with_name(f".{path.stem}.rows.parquet")
+        self._copy = path.with_name(f".{path.stem}.rows")
 
     def _manifests(self) -> dict[int, Path]:
         found: dict[int, Path] = {}
@@ -95,8 +98,9 @@ class TableFolder:
 
         sink = pa.BufferOutputStream()
         stamped = rows.replace_schema_metadata({_STAMP_KEY: self._stamp()})
-        pq.write_table(stamped, sink, compression="zstd", write_page_checksum=True)
-        publish(self._copy, bytes(sink.getvalue()), kind="rows")
+        pq.write_table(stamped, sink, compression="zstd")
+        data = bytes(sink.getvalue())  # a flipped bit in Parquet's own footer would make other rows of it
+        publish(self._copy, xxh3_128_digest(data) + data, kind="rows")
 
     def kept_rows(self) -> pa.Table | None:
         """The copy, if it can be read and every file of the table is as it was then; else None."""
@@ -104,12 +108,15 @@ class TableFolder:
         import pyarrow.parquet as pq
 
         try:
-            with pq.ParquetFile(pa.BufferReader(self._copy.read_bytes()), page_checksum_verification=True) as file:
-                rows = file.read(use_threads=False)
-        except (OSError, ValueError, pa.ArrowException):  # absent or damaged: it is only a copy
+            kept = self._copy.read_bytes()
+            digest, data = kept[:_DIGEST_BYTES], kept[_DIGEST_BYTES:]
+            if xxh3_128_digest(data) != digest:
+                return None
+            rows = pq.read_table(pa.BufferReader(data), use_threads=False)
+            stamp = (rows.schema.metadata or {}).get(_STAMP_KEY, b"")
+            return rows.replace_schema_metadata(None) if stamp == self._stamp().encode() else None
+        except (OSError, ValueError, pa.ArrowException):  # absent, or of another version, or a file of the table goes
             return None
-        stamp = (rows.schema.metadata or {}).get(_STAMP_KEY, b"")
-        return rows.replace_schema_metadata(None) if stamp == self._stamp().encode() else None
 
     def quarantine(self, version: int) -> Path:
         """Move a manifest out of the table, so that the one before it is the newest; return its new place."""

@@ -192,7 +192,7 @@ def test_a_sweep_removes_litter_and_nothing_else(tmp_path, clean):
     names = [f".{'2' * 32}.h5.token.1-1.tmp", f"{'0' * 32}.h5", f"{'1' * 32}.parquet"]
     for name in names:
         (folder / name).write_bytes(b"?")
-    others = {f"{SPEC.name}/notes.txt": b"kept", "vectors/.clips.rows.parquet": b"kept", "vectors/x.h5": b"kept"}
+    others = {f"{SPEC.name}/notes.txt": b"kept", "vectors/.clips.rows": b"kept", "vectors/x.h5": b"kept"}
     (tmp_path / "vectors").mkdir()
     for name, content in others.items():
         (tmp_path / name).write_bytes(content)

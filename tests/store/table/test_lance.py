@@ -366,3 +366,25 @@ def test_a_damaged_copy_of_the_rows_is_not_used(filled):
     for content in (b"", b"PAR1", copy.read_bytes()[:-9]):
         copy.write_bytes(content)
         assert filled.rows() == before
+
+
+def test_a_flipped_bit_in_the_copy_of_the_rows_makes_no_other_rows(filled):
+    filled.finish()
+    before, copy = filled.rows(), filled._folder._copy
+    whole = copy.read_bytes()
+    for place in range(0, len(whole), 7):
+        copy.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        assert filled._folder.kept_rows() is None
+    assert filled.rows() == before
+
+
+def test_which_rows_are_replaced_is_known_from_the_table_and_not_from_its_copy(filled):
+    filled._folder.keep_rows(filled.rows().slice(0, 0))
+    assert counts(ClipTable(filled.uri).apply([make_row(3), make_row(20)])) == (1, 1, 0)
+    assert filled.count() == 11
+
+
+def test_a_file_that_goes_while_the_copy_is_compared_makes_no_error(filled, monkeypatch):
+    filled.finish()
+    monkeypatch.setattr(filled._folder, "files", lambda: {filled._folder.path / "gone"})
+    assert filled._folder.kept_rows() is None

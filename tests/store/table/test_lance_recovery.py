@@ -135,10 +135,10 @@ def test_a_version_with_pages_of_zeros_is_set_aside(table):
 def test_what_a_killed_process_left_next_to_the_table_is_removed(table):
     table.finish()
     folder = table._folder.path.parent
-    (folder / "..clips.rows.parquet.none.1-1.tmp").write_bytes(b"?")
+    (folder / "..clips.rows.none.1-1.tmp").write_bytes(b"?")
     (folder / ".clips.lance.dropped" / "data").mkdir(parents=True)
     assert table.recover(table.version()) == []
-    assert sorted(path.name for path in folder.iterdir()) == [".clips.rows.parquet", "clips.lance"]
+    assert sorted(path.name for path in folder.iterdir()) == [".clips.rows", "clips.lance"]
 
 
 def test_a_torn_first_version_means_that_there_is_no_table(tmp_path):
