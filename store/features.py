@@ -257,7 +257,7 @@ class FeatureStore:
         for path, stamp in news.items():
             shard, data = committed[path][1], fetched.get(path)
             try:
-                data = path.read_bytes() if data is None else data
+                data = self.place.read_bytes(path) if data is None else data
                 sidecar = read_sidecar(self.place.address(path), shard_path=shard.path, data=data)
                 if sidecar.shard.num_bytes != shard.size:
                     sizes = f"{shard.size:,} bytes, {sidecar.shard.num_bytes:,} were written"

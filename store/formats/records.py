@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from ..._vocabulary import Status
+from ..._vocabulary import ConfigError, Status
 from .base import MAX_DIM, STORED_TYPES, TIME_BYTES, Sample
 from .checksums import DIGEST_BYTES, block_checksums, num_blocks
 
@@ -42,6 +42,25 @@ class Contents:
     samples: tuple[SampleRecord, ...]  # in the order of their rows
     values_offsets: tuple[int, ...]  # where the values of each begin in the file; 0 of one without rows
     times_offsets: tuple[int, ...]
+
+
+class OldFormatError(ConfigError):
+    """A shard or a sidecar of a format that this version does not read."""
+
+
+def check_version(version: object, name: str) -> None:
+    """Raises OldFormatError for a file, ``name``, of another format, and ValueError for what is not a format's number.
+
+    What is asked about must be known to be what was written: one flipped bit makes another number of 2.
+    """
+    if type(version) is not int:
+        raise ValueError(f"its format is {version!r:.50}, this version reads {FORMAT_VERSION}")
+    if version != FORMAT_VERSION:
+        raise OldFormatError(
+            f"{name} is of a feature store of format {version}, and this version reads format {FORMAT_VERSION}: use the"
+            " version of frameloom that wrote it, or move the store's folder away, then run `frameloom extract` or"
+            " `frameloom import` again"
+        )
 
 
 def record_of(sample: Sample) -> SampleRecord:

@@ -20,10 +20,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ..._vocabulary import ConfigError, IntegrityError, Status, canonical_json
+from ..._vocabulary import IntegrityError, Status, canonical_json
 from .base import REMEDY, TIME_BYTES
 from .checksums import DIGEST_BYTES, checksum_of, num_blocks
-from .records import FORMAT_VERSION, Contents, values_of
+from .records import FORMAT_VERSION, Contents, check_version, values_of
 from .rows import Part, ShardFile
 
 SUFFIX = ".parquet"
@@ -280,42 +280,36 @@ def _checksum(table: Any, facts: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def read_sidecar(path: Path | str, *, shard_path: Path, data: bytes | None = None) -> Sidecar:
+def read_sidecar(address: str, *, shard_path: Path, data: bytes) -> Sidecar:
     """What a sidecar says, one entry for each sample of its shard.
 
     Args:
-        path: the sidecar; its address, where its bytes are given.
+        address: the sidecar's, for messages.
         shard_path: the shard that it belongs to.
-        data: the sidecar's bytes, where they have been fetched.
+        data: the sidecar's bytes.
 
     Raises:
-        IntegrityError: the sidecar is not what was written, is of a newer format, or belongs to another shard.
-        ConfigError: an older version of frameloom wrote it.
-        FileNotFoundError: there is none.
+        IntegrityError: the sidecar is not what was written, or belongs to another shard.
+        OldFormatError: another version of frameloom wrote it.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data = Path(path).read_bytes() if data is None else data
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             facts = json.loads(file.schema_arrow.metadata[_METADATA_KEY])
-            if facts["format"] == 1 and "seal" in facts:  # which a flipped bit does not make of format 2
-                raise OldFormatError(
-                    f"{shard_path.parents[1]} is a feature store of format 1, and this version reads format"
-                    f" {FORMAT_VERSION}: move the folder away, then run `frameloom extract` or `frameloom import` again"
-                )
-            if facts["format"] != FORMAT_VERSION:
-                raise ValueError(f"its format is {facts['format']!r:.50}, this version reads {FORMAT_VERSION}")
-            groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-            num_samples, num_bytes = file.metadata.num_rows, sum(group.total_byte_size for group in groups)
-            if num_samples > MAX_SAMPLES or num_bytes > MAX_BYTES:  # a small file that would be a very large table
-                raise ValueError(f"it claims {num_samples:,} samples in {num_bytes:,} bytes")
+            _check_size(file.metadata, data)
             table = file.read(use_threads=False).replace_schema_metadata(None)
-        found = {field.name: str(field.type) for field in table.schema}
-        if list(found.items()) != list(COLUMNS.items()) or not len(table):
-            raise ValueError(f"its columns are {', '.join(f'{name} ({type})' for name, type in found.items())}")
-        if facts.keys() != set(_FACTS) or _checksum(table, facts) != facts["checksum"]:
+            if len(table) != file.metadata.num_rows:
+                raise ValueError(f"it claims {file.metadata.num_rows:,} samples, and has {len(table):,}")
+        is_as_written = (
+            [(field.name, str(field.type)) for field in table.schema] == list(COLUMNS.items())
+            and facts.keys() == set(_FACTS)
+            and _checksum(table, {**facts, "format": FORMAT_VERSION}) == facts["checksum"]
+        )
+        if not is_as_written:
+            check_version(facts["format"], address)
+        if facts["format"] != FORMAT_VERSION or not is_as_written:
             raise ValueError("its content does not match its checksum")
         if facts["sha256"][: len(shard_path.stem)] != shard_path.stem:
             raise ValueError("it belongs to another shard")
@@ -325,21 +319,35 @@ def read_sidecar(path: Path | str, *, shard_path: Path, data: bytes | None = Non
             feature=shard_path.parent.name,
             name=shard_path.stem,
             path=shard_path,
-            num_samples=num_samples,
+            num_samples=len(table),
             **{name: facts[name] for name in ("num_bytes", "sha256", "dim", "dtype", "spec")},
         )
         return Sidecar(shard, table, fingerprints)
     except _ODD as error:
-        raise IntegrityError(f"sidecar {path} is damaged ({one_line(error)}); {REMEDY}") from error
+        raise IntegrityError(f"sidecar {address} is damaged ({one_line(error)}); {REMEDY}") from error
 
 
-class OldFormatError(ConfigError):
-    """A store of a format that this version does not read."""
+def _check_size(metadata: Any, data: bytes) -> None:
+    """Refuse a small file that would be a very large table. Raises ValueError."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    num_samples = metadata.num_rows  # of its columns nothing is asked: where a bit is flipped, that ends the process
+    num_bytes = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    if num_samples <= MAX_SAMPLES and num_bytes <= MAX_BYTES < num_samples * num_bytes:
+        # A text may be held once, and be that of every sample: how long all are is counted before they are made.
+        texts = [name for name, kind in COLUMNS.items() if kind in ("string", "binary")]
+        with pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts) as file:
+            for chunk in (chunk for column in file.read(texts, use_threads=False).columns for chunk in column.chunks):
+                num_bytes += pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() or 0
+    if num_samples > MAX_SAMPLES or num_bytes > MAX_BYTES:
+        raise ValueError(f"it claims {num_samples:,} samples in {num_bytes:,} bytes")
 
 
 def _check(table: Any, names: list[str], facts: dict[str, Any]) -> None:
     """Refuse numbers that no shard can have, whatever the checksum says."""
-    if any(table.column(name).null_count for name in COLUMNS if name not in _NULLABLE):
+    if not len(names) or any(table.column(name).null_count for name in COLUMNS if name not in _NULLABLE):
         raise ValueError("it lacks something of a sample")
     numbers = {name: table.column(name).to_numpy() for name, kind in COLUMNS.items() if kind in ("int64", "double")}
     num_rows, num_bytes = numbers["num_rows"], facts["num_bytes"]

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureSpec, InputError, canonical_json
 from .base import FORMATS, Sample
-from .records import FORMAT_VERSION, Contents, SampleRecord, check_contents, record_of
+from .records import FORMAT_VERSION, Contents, SampleRecord, check_contents, check_version, record_of
 
 SPEC_MEMBER = "__frameloom__/spec.json"
 MAX_MEMBER_BYTES = 8**11 - 1  # what an ustar header can say
@@ -101,8 +101,7 @@ class WebdatasetFormat:
             raise ValueError(f"its {SPEC_MEMBER} is nested too deeply") from error
         if not isinstance(about, dict):
             raise ValueError(f"its {SPEC_MEMBER} is no object")
-        if (version := about.get("frameloom_format")) != FORMAT_VERSION:
-            raise ValueError(f"its format is {version!r:.50}, this version reads {FORMAT_VERSION}")
+        check_version(about.get("frameloom_format"), getattr(file, "name", "it"))
         triples = [members[place : place + 3] for place in range(1, len(members), 3)]
         samples = tuple(SampleRecord.model_validate_json(_json_of(file, triple[0])) for triple in triples)
         if len(samples) != about.get("num_samples"):

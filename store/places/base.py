@@ -9,6 +9,7 @@ from pathlib import Path
 from ..formats import FORMATS, SUFFIX
 
 FEATURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+MAX_SMALL_BYTES = 1 << 31  # of a file that is read whole, as a sidecar is
 # Other files may be in the store's folders; only these are ours to read or to remove.
 OURS = re.compile(r"[0-9a-f]{32}\.(h5|tar|parquet)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -22,7 +23,7 @@ from ..._files import (
     write_errors,
 )
 from ..formats import ShardFiles
-from .base import FEATURE_NAME, OURS, Listed, counterparts
+from .base import FEATURE_NAME, MAX_SMALL_BYTES, OURS, Listed, counterparts
 
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.(h5|tar|parquet)\..*\.tmp")
 _SWEPT = re.compile(r"\.([0-9a-f]{32}\.(h5|tar|parquet))\.swept\..*\.tmp")
@@ -113,6 +114,8 @@ class LocalPlace:
         return []
 
     def read_bytes(self, path: Path) -> bytes:
+        if (size := path.stat().st_size) > MAX_SMALL_BYTES:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, and at most {MAX_SMALL_BYTES:,} are read")
         return path.read_bytes()
 
     def sha256(self, path: Path) -> str:

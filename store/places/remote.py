@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from ..._files import NAME_DIGITS, Published, fail_point, written_aside
 from ..._vocabulary import IntegrityError, digest_of
 from ..formats import ShardFile, ShardFiles, ShardGoneError
-from .base import FEATURE_NAME, OURS, Listed, counterparts
+from .base import FEATURE_NAME, MAX_SMALL_BYTES, OURS, Listed, counterparts
 from .bucket import Bucket
 from .copies import ABANDONED_SECONDS, Copies
 
@@ -59,7 +59,7 @@ class RemotePlace:
         return sum(info.size for name, info in self._bucket.listing().items() if name.startswith(f"{folder}/"))
 
     def contents(self, files: Sequence[Listed]) -> dict[Path, bytes]:
-        found = self._bucket.read_many({self._name(file.path): file.size for file in files})
+        found = self._bucket.read_many({self._name(file.path): min(file.size, MAX_SMALL_BYTES) for file in files})
         return {file.path: found[name] for file in files if (name := self._name(file.path)) in found}
 
     def publish_by_content(

@@ -31,7 +31,7 @@ def hit_by(path, place):
     """The keys of the samples whose numbers a byte of a shard belongs to."""
     return {
         entry.key
-        for entry in read_sidecar(path.with_suffix(".parquet"), shard_path=path)
+        for entry in read_sidecar("x", shard_path=path, data=path.with_suffix(".parquet").read_bytes())
         if 0 <= place - entry.values_offset < entry.num_rows * entry.shard.row_bytes
         or 0 <= place - entry.times_offset < entry.num_rows * 16
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,10 @@ import pytest
 import xxhash
 from frameloom._vocabulary import ConfigError, IntegrityError, canonical_json
 from frameloom.store import FeatureStore
+from frameloom.store.formats import FORMATS, hdf5, records, webdataset
 from frameloom.store.formats import sidecar as _sidecar
 from frameloom.store.health import Kind, repair_features, verify_features
-from helpers.stores import SPEC, make_sample
+from helpers.stores import SPEC, make_sample, tree
 
 SAMPLES = [make_sample("a.mp4", 3), make_sample("b.mp4", 0), make_sample("c.mp4", 70)]
 
@@ -56,8 +58,7 @@ LIES = {
     },
     "another shard": {"facts": {"sha256": "0" * 64}},
     "another size": {"facts": {"num_bytes": 1}},
-    "a newer format": {"facts": {"format": 3}},
-    "an older format that never was": {"facts": {"format": 1}},
+    "a format that is text": {"facts": {"format": "2"}},
     "a hash that is a number": {"facts": {"sha256": 5}},
     "no hash": {"facts": {"sha256": None}},
     "a hash that is cut": {"facts": {"sha256": "0" * 32}},
@@ -159,6 +160,64 @@ def test_the_checksum_is_the_documented_one(store):
     assert digest.hexdigest() == expected
 
 
+def test_a_flipped_bit_in_the_number_of_samples_is_damage_of_that_shard(store):
+    store.write_shard("f", [make_sample("d.mp4", 5)], spec=SPEC)
+    path = store.entry(SAMPLES[0].fingerprint).shard.path.with_suffix(".parquet")
+    whole, found = path.read_bytes(), 0
+    begin = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for place in range(begin, len(whole) - 8):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :])
+        reader = FeatureStore(store.root)
+        assert len(reader) in (1, 4), place  # as one that is damaged, or one in which nobody reads that byte
+        found += any("samples, and has 3" in problem.message for problem in reader.problems)
+    assert found
+    assert [one.kind for one in verify_features(store)][:1] in ([], [Kind.SIDECAR])
+
+
+def test_a_flipped_bit_in_the_number_of_the_format_is_damage_and_no_other_format(store):
+    (path,) = store.root.rglob("*.parquet")
+    whole = path.read_bytes()
+    table = pq.read_table(path)
+    said = table.schema.metadata[b"frameloom"].replace(b'"format":2', b'"format":3')
+    pq.write_table(table.replace_schema_metadata({b"frameloom": said}), path)
+    assert len(FeatureStore(store.root)) == 0
+    (repaired,) = repair_features(store)
+    assert repaired.lost == ()
+    assert path.read_bytes() == whole
+
+
+def test_a_text_that_a_sidecar_holds_once_and_repeats_is_not_unpacked(store, monkeypatch):
+    """As 10 million times 100 MB would be, of a small file."""
+    (path,) = store.root.rglob("*.parquet")
+    table = pq.read_table(path)
+    monkeypatch.setattr(_sidecar, "MAX_BYTES", 1_500_000)
+    for name in ("key", "status"):
+        said = table.set_column(table.column_names.index(name), name, pa.array(["x" * 1_000_000] * 3, "string"))
+        pq.write_table(said, path, compression="zstd", use_dictionary=[name])
+        (problem,) = refreshed(store).problems
+        assert "claims 3 samples in 4," in problem.message
+    pq.write_table(table, path, compression="zstd")  # every column has a dictionary
+    monkeypatch.setattr(_sidecar, "MAX_BYTES", 3000)
+    assert len(refreshed(store)) == 3
+
+
+def test_a_sidecar_of_any_size_is_not_read(store):
+    (path,) = store.root.rglob("*.parquet")
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    (problem,) = refreshed(store).problems
+    assert "has 1,099,511,627,776 bytes" in problem.message
+    (repaired,) = repair_features(store)
+    assert repaired.lost == ()
+    assert len(FeatureStore(store.root)) == 3
+
+
+def refreshed(store):
+    store = FeatureStore(store.root)
+    store.refresh()
+    return store
+
+
 OLD_SIDECAR = {  # what format 1 had
     "frameloom": canonical_json({"format": 1, "seal": "0" * 32, "sha256": "0" * 64}),
 }
@@ -178,3 +237,21 @@ def test_a_store_of_format_1_says_what_to_do(store):
             use()
         assert "\n" not in str(told.value)
         assert told.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("has_sidecar", [True, False])
+def test_shards_of_another_format_stay_and_say_what_to_do(tmp_path, monkeypatch, name, has_sidecar):
+    for module in (_sidecar, records, hdf5, webdataset):
+        monkeypatch.setattr(module, "FORMAT_VERSION", 3)
+    info = FeatureStore(tmp_path).write_shard("f", SAMPLES, spec=SPEC, format=name)
+    monkeypatch.undo()
+    if not has_sidecar:
+        info.path.with_suffix(".parquet").unlink()
+    before = tree(tmp_path)
+    for use in [verify_features, repair_features, *([len] if has_sidecar else [])]:
+        with pytest.raises(ConfigError, match=r"format 3, and this version reads format 2: use the version") as told:
+            _ = [*found] if isinstance(found := use(FeatureStore(tmp_path)), Iterator) else found
+        assert "\n" not in str(told.value)
+        assert told.value.exit_code == 2
+    assert tree(tmp_path) == before
