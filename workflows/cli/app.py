@@ -150,7 +150,7 @@ def train(
     from ..sync.sync import train_only
 
     project = open_project(config, recipe=recipe, scheduler=scheduler)
-    checkpoint, is_new = train_only(project, Console(quiet=quiet), force=force)
+    checkpoint, is_new = train_only(project, Console(quiet=quiet), force=force, renew_vectors=recipe is None)
     found = {"checkpoint": str(checkpoint.folder), "digest": checkpoint.digest, "trained": is_new}
     verb = "trained" if is_new else "up to date, nothing trained (--force trains anew)"
     show(found, [f"{checkpoint.folder}: {verb}"], as_json=as_json)

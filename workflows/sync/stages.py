@@ -210,7 +210,8 @@ def _train_word_vectors(stage: Stage) -> Resolved:
     dim = int(feature.options.get("dim", 300))
     identity = digest_of({"captions": captions, "dim": dim, "seed": feature.seed})
     path = project.root / "models" / f"word_vectors-{identity[:12]}.bin"
-    if not path.exists():
+    # `resolve` compared the project's own with their digest. Nothing vouches for another file: the same bytes are made.
+    if path != stage.resolved.features.word_vectors:
         stage.console.say(
             f"word vectors: none given, so they are trained from the collection's own"
             f" {count_of(len(captions), 'caption')} (give yours with features.text.weights)"

@@ -171,8 +171,13 @@ def extract_only(project: Project, console: Console) -> Report:
         return report_of(state_of(project, resolved, found), {"extracted": extracted})
 
 
-def train_only(project: Project, console: Console, *, force: bool = False) -> tuple[CheckpointRef, bool]:
-    """`frameloom train`: train on the features as they are now. Returns the checkpoint, and whether it is a new one."""
+def train_only(
+    project: Project, console: Console, *, force: bool = False, renew_vectors: bool = True
+) -> tuple[CheckpointRef, bool]:
+    """`frameloom train`: train on the features as they are now. Returns the checkpoint, and whether it is a new one.
+
+    Without `renew_vectors`, as for a trial, the project reads words afterwards as it did before.
+    """
     with working(project, console) as stage:
         found = survey(project)
         if found.to_extract():
@@ -181,10 +186,11 @@ def train_only(project: Project, console: Console, *, force: bool = False) -> tu
             raise FrameloomError("model.checkpoint is set, so nothing is trained here: remove it to train a model")
         if next(clip_states(project, found, None), None) is None:
             raise FrameloomError("no features to train on: run `frameloom extract` first")
-        state = state_of(project, stages.read_captions(stage, renew_vectors=True), found)
+        state = state_of(project, stages.read_captions(stage, renew_vectors=renew_vectors), found)
         checkpoint = state.checkpoint
         now = stages.training_set(project.recipe, state.clips).digest
         if checkpoint is not None and not force and checkpoint.examples_digest in (now, None):
+            project.keep_word_vectors(state.resolved.features)  # another training may have replaced them since
             return checkpoint, False
         checkpoint = stages.train(stage, state, anew=force).checkpoint
         assert checkpoint is not None
