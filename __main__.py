@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ._environment import broken_environment, broken_libraries
+from ._environment import broken_environment
 
 
 def main() -> None:
@@ -14,10 +14,7 @@ def main() -> None:
 
         command()
     except Exception as error:
-        line = broken_environment(error)
-        if line is None and isinstance(error, RuntimeError):  # such as a child process that did not start
-            line = next((line for _, line in broken_libraries() if line), None)
-        if line is None:
+        if (line := broken_environment(error)) is None:
             raise
         print(f"frameloom: {line}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -4,8 +4,8 @@ A wheel names the libraries that it needs, not the builds that it was compiled f
 torch 2.11.0 and does not load. So each library is imported and called once, in a child process because a mismatch may
 also crash, and an exception that a library raised during its import becomes the same line.
 
-`python -m frameloom._environment` does it at the end of the set-up. Only the standard library is imported here: this
-has to work when nothing else does.
+`python -m frameloom._environment` does it at the end of the set-up. No library is imported here: this has to work when
+nothing else does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from ._vocabulary import ProcessStartError
 
 ROOT = Path(__file__).parent
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -66,13 +68,18 @@ _REASON_CHARACTERS = 160
 
 
 def broken_environment(error: BaseException) -> str | None:
-    """The line for an exception that comes from a library that is missing or fails to load; None for any other."""
+    """The line for an exception that comes from a library that is missing or fails to load; None for any other.
+
+    Only where a process did not start, whose exceptions are not here, is every library tried.
+    """
     causes = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
         causes.append(cause)
     for cause in reversed(causes):
         if isinstance(cause, Exception) and not isinstance(cause, MemoryError) and (name := _failed_library(cause)):
             return _line(name, cause)
+    if any(isinstance(cause, ProcessStartError) for cause in causes):
+        return next((line for _, line in broken_libraries() if line), None)
     return None
 
 

@@ -278,6 +278,10 @@ class IntegrityError(FrameloomError):
     exit_code = ExitCode.INTEGRITY
 
 
+class ProcessStartError(FrameloomError):
+    """A process that frameloom needs ends before it is ready, as where a library does not load."""
+
+
 class OutOfSpaceError(FrameloomError):
     """The disk is full. Nothing that was acknowledged is lost, and a rerun goes on from here."""
 

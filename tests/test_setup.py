@@ -101,6 +101,29 @@ def test_a_run_that_needs_a_broken_library_says_which_in_one_line(project: Path,
     assert f"{UNDEFINED}. Type: {sys.executable} -m pip install " in line
 
 
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        ("RuntimeError('a bug')", "RuntimeError: a bug"),
+        ("frameloom.ConfigError('a mistake')", "frameloom: a mistake"),
+        ("frameloom._vocabulary.ProcessStartError('it ended')", "frameloom: matplotlib "),
+    ],
+)
+def test_a_broken_library_is_not_blamed_for_other_faults(project: Path, raised: str, words: str) -> None:
+    code = f"""
+import sys, frameloom, frameloom.__main__ as command
+from frameloom.workflows.project import Project
+def fail(*_, **__):
+    raise {raised}
+Project.open = fail
+sys.argv = ["frameloom", "sync", "--dry-run"]
+command.main()
+"""
+    done = run(project, stub(project, "matplotlib"), "-c", code)
+    assert done.returncode in (1, 2)
+    assert done.stderr.splitlines()[-1].startswith(words)
+
+
 def test_commands_work_without_the_libraries_that_they_do_not_need(project: Path) -> None:
     done = run(project, stub(project, "torch"), "-m", "frameloom", "backbones")
     assert (done.returncode, done.stderr) == (0, "")

@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._vocabulary import MediaError, Status
+from ..._vocabulary import MediaError, ProcessStartError, Status
 from ..types import DEFAULT_LIMITS, AudioWanted, DecodedFrames, FramesWanted, Limits, MediaInfo
 from .wire import Arrays, WireError, receive, send
 
@@ -240,7 +240,9 @@ class Decoder:
         except (_ChildGoneError, _OutOfTimeError, WireError):
             reason = self._last_error_line()
             self.close()
-            raise RuntimeError(f"the decoder subprocess does not start: {reason}") from None
+            raise ProcessStartError(
+                f"the decoder subprocess does not start: {reason}: `frameloom doctor` examines what it needs"
+            ) from None
         assert header["kind"] == "ready"
         self._seconds_left = seconds
         return child

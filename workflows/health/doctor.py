@@ -20,7 +20,7 @@ from ..._environment import broken_environment, broken_libraries, version_of
 from ..._files import cache_folder
 from ..._settings import Settings
 from ..._version import __version__
-from ..._vocabulary import ConfigError, ExitCode, MediaError, Status
+from ..._vocabulary import ConfigError, ExitCode, FrameloomError, MediaError, Status
 from ..console import readable_bytes
 
 Verdict = Literal["ok", "warning", "problem"]
@@ -131,7 +131,7 @@ def decoder_process() -> Iterator[Finding]:
     try:
         with Decoder() as decoder:
             decoder.probe(Path(__file__))
-    except (MediaError, RuntimeError, OSError) as error:
+    except (FrameloomError, RuntimeError, OSError) as error:
         if not isinstance(error, MediaError) or error.status is not Status.NOT_MEDIA:
             advice = "nothing can be extracted; the message is the last output of the process"
             yield Finding(check="decoder process", verdict="problem", found=str(error), advice=advice)
