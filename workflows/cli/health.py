@@ -114,7 +114,9 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
     else:
         yield (
             f"stale: {len(plan['extract'])} videos to extract, {plan['embed']} clips to embed,"
-            f" {plan['delete']} rows to delete{'; to train: ' + plan['train'] if plan['train'] else ''}"
+            f" {plan['delete']} rows to delete, {plan['merge']} small shards to merge"
+            f"{'; word vectors to train from the captions' if plan['make_word_vectors'] else ''}"
+            f"{'; to train: ' + plan['train'] if plan['train'] else ''}"
         )
         seconds = plan["estimated_seconds"]
         yield f"`frameloom sync` does that in about {readable_seconds(seconds)}" if seconds else "run `frameloom sync`"

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..._files import publish_text
 from ..._vocabulary import InputError, IntegrityError, Status, digest_of
-from ...store.health import merge_small_shards, plan_merge
+from ...store.health import Compaction, merge_small_shards, plan_merge
 from ...train import Recipe
 from ...train.data import ClipFeatures, NarratedVideo, TrainingSet
 from ..console import Console, count_of, readable_seconds
@@ -217,7 +217,9 @@ def _train_word_vectors(stage: Stage) -> Resolved:
             f" {count_of(len(captions), 'caption')} (give yours with features.text.weights)"
         )
         path.parent.mkdir(parents=True, exist_ok=True)
+        begun = time.monotonic()
         train_word_vectors(captions, path, dim=dim, seed=feature.seed)
+        project.ledger.record_rate("word_vectors", len(captions), time.monotonic() - begun)
     renewed = project.resolve(word_vectors=path)
     # Vectors that replace others are those of the project once a model was trained on them.
     if stage.resolved.features.word_vectors is None:
@@ -369,20 +371,23 @@ def embed_job(
 
 def merge(stage: Stage) -> int:
     """Merge small shards where there are many, a bounded part of them in one run. Returns how many shards went."""
-    planned = shards_to_merge(stage.project)
-    if not planned:
+    planned = planned_merge(stage.project)
+    if planned.is_empty:
         return 0
-    num_samples = sum(shard.num_samples for shard in stage.project.store.shards())
-    with stage.console.progress("merge", num_samples, "samples") as advance:
-        return len(merge_small_shards(stage.project.store, max_bytes=MERGE_BYTES, progress=advance).old_shards)
+    begun = time.monotonic()
+    with stage.console.progress("merge", sum(map(len, planned.new_shards)), "samples") as advance:
+        merged = len(merge_small_shards(stage.project.store, max_bytes=MERGE_BYTES, progress=advance).old_shards)
+    if merged:
+        stage.project.ledger.record_rate("merge", merged, time.monotonic() - begun)
+    return merged
 
 
-def shards_to_merge(project: Project) -> int:
-    """How many small shards the next run merges; none of a store that must be repaired first."""
+def planned_merge(project: Project) -> Compaction:
+    """The small shards that the next run merges; none of a store that must be repaired first."""
     try:
-        return len(plan_merge(project.store, max_bytes=MERGE_BYTES).old_shards)
+        return plan_merge(project.store, max_bytes=MERGE_BYTES)
     except IntegrityError:
-        return 0
+        return Compaction()
 
 
 def row_columns(state: State, found: ClipState, combination: str) -> dict[str, Any]:

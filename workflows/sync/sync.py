@@ -36,7 +36,9 @@ def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
         train = f"{project.model_name}: there is no checkpoint of these features, model and recipe"
     rows = plan_table(state) if rows is None else rows
     waiting = state.survey.to_extract()
-    work = {"extract": len(waiting), "train": int(train is not None), "embed": len(rows.to_embed) + len(waiting)}
+    merge = len(stages.planned_merge(project).old_shards)
+    work = {"extract": len(waiting), "word_vectors": len(project.texts(split="train")) if make_vectors else 0}
+    work |= {"train": int(train is not None), "embed": len(rows.to_embed) + len(waiting), "merge": merge}
     rates = {name: project.ledger.rate(name) for name, count in work.items() if count}
     seconds = [work[name] / rate for name, rate in rates.items() if rate]
     return Plan(
@@ -47,7 +49,7 @@ def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
         embed=len(rows.to_embed),
         embed_later=len(waiting),
         delete=len(rows.delete_ids),
-        merge=stages.shards_to_merge(project),
+        merge=merge,
         estimated_seconds=sum(seconds) if len(seconds) == len(rates) else None,
         notes=tuple(_notes(state)),
     )
@@ -116,7 +118,8 @@ def sync(project: Project, console: Console) -> Report:
     """Extract, train where there is no checkpoint yet, embed, and delete the rows of clips that are gone."""
     with working(project, console) as stage:
         found, extracted = _extract(stage)
-        done = {"extracted": extracted, "trained": 0, "embedded": 0, "written": 0, "deleted": 0, "merged": 0}
+        done = {"extracted": extracted, "word_vectors": 0, "trained": 0}
+        done |= {"embedded": 0, "written": 0, "deleted": 0, "merged": 0}
         if next(clip_states(project, found, None), None) is None:
             videos = count_of(len(found.videos), "video")
             untrained = f"nothing to train on or to embed: none of the {videos} can be used"
@@ -136,6 +139,7 @@ def sync(project: Project, console: Console) -> Report:
 def _trained(stage: Stage, found: Survey, done: dict[str, int]) -> tuple[State, str]:
     """The state to embed, with a checkpoint; or a sentence that says why it is missing."""
     state = state_of(stage.project, stages.read_captions(stage), found)
+    done["word_vectors"] = int(state.resolved.features.word_vectors != stage.resolved.features.word_vectors)
     if state.checkpoint is not None:
         return state, ""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from frameloom import ConfigError, LockedError, Outcome, Status
 from frameloom.store import writer_lock
+from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.project.project import Project
-from frameloom.workflows.sync.sync import embed_only, extract_only, make_plan, status_of, train_only
+from frameloom.workflows.sync.sync import embed_only, extract_only, make_plan, status_of, sync, train_only
 from helpers.projects import make_clip, make_collection, run_sync, write_config
 from helpers.stores import tree
+from typer.testing import CliRunner
 
 QUIET = Console(quiet=True)
 
@@ -82,7 +85,7 @@ def test_deleted_video_loses_its_rows(synced: Path, decodes: list[str]) -> None:
     (synced / "videos" / "red & low.v1.mp4").unlink()
     report = run_sync(synced)
     assert decodes == []
-    assert report.done == {"extracted": 0, "trained": 0, "embedded": 0, "written": 0, "deleted": 3, "merged": 0}
+    assert {name: count for name, count in report.done.items() if count} == {"deleted": 3}
     kept = {key for key, row in before.items() if row["video"] != "videos/red & low.v1.mp4"}
     assert rows_of(synced).keys() == kept
     assert run_sync(synced).did_nothing
@@ -180,13 +183,20 @@ def rows_of_plain(folder: Path) -> list[str]:
     return [row["id"] for row in Project.open(folder).table.get(columns=["id"])]
 
 
+def status_text(folder: Path) -> str:
+    return CliRunner().invoke(app, ["status", "--config", str(folder)]).stdout
+
+
 def test_captions_that_come_later_train_a_model_that_reads(synced: Path) -> None:
     write_config(synced, collection={"captions": None})
     shutil.rmtree(synced / ".frameloom")
     run_sync(synced)
     write_config(synced)
     assert make_plan(Project.open(synced)).make_word_vectors
-    assert run_sync(synced).done["trained"] == 1
+    assert "word vectors to train" in status_text(synced)
+    done = run_sync(synced).done
+    assert (done["word_vectors"], done["trained"]) == (1, 1)
+    assert Project.open(synced).ledger.rate("word_vectors") is not None
     assert run_sync(synced).did_nothing
 
 
@@ -251,7 +261,12 @@ def test_dry_run_tells_the_truth_and_writes_nothing(synced: Path) -> None:
     assert plan.estimated_seconds is not None
     assert tree(synced / ".frameloom", without=side_files) == before
     report = run_sync(synced)
-    assert report.done == {"extracted": 1, "trained": 0, "embedded": 1, "written": 3, "deleted": 3, "merged": 0}
+    assert {name: count for name, count in report.done.items() if count} == {
+        "extracted": 1,
+        "embedded": 1,
+        "written": 3,
+        "deleted": 3,
+    }
 
 
 def test_batches_of_few_videos_are_merged_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,9 +276,17 @@ def test_batches_of_few_videos_are_merged_at_the_end(tmp_path: Path, monkeypatch
     write_config(tmp_path, run={"batch_videos": 1})
     monkeypatch.setattr(compact, "MERGED_FROM", 4)
     before = make_plan(Project.open(tmp_path, read_only=True))
-    report = run_sync(tmp_path)
-    assert before.merge == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(compact, "MERGED_FROM", 100)
+        assert run_sync(tmp_path).done["merged"] == 0
+    plan = make_plan(Project.open(tmp_path, read_only=True))
+    assert (before.merge, plan.merge, plan.estimated_seconds) == (0, 2 * 8, None)
+    assert "16 small shards to merge" in status_text(tmp_path)
+    progress = io.StringIO()
+    report = sync(Project.open(tmp_path), Console(stream=progress))
+    assert "merge: 16 of 16 samples in" in progress.getvalue()
     assert report.done["merged"] == 2 * 8
+    assert Project.open(tmp_path).ledger.rate("merge") is not None
     store = Project.open(tmp_path).store
     assert len([shard for shard in store.shards() if shard.feature == "test_resnet"]) == 1
     assert len(features_of(tmp_path)) == len(list(store.entries()))
