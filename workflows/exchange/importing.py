@@ -193,7 +193,7 @@ def import_into(project: Project, request: ImportRequest, console: Console) -> I
         )
         absent = _absent(project, feature, matching.without) if request.absent else {}
         if not request.dry_run and (result.imported or num_same or absent):
-            _write_record(project, name, feature, request, vouched=is_vouched, absent=absent)
+            _write_record(project, name, feature, request, rules, vouched=is_vouched, absent=absent)
     return ImportReport(
         feature=name,
         identity=f"{spec.name}, {feature.weights_digest:.24}",
@@ -288,6 +288,7 @@ def _write_record(
     name: str,
     feature: FeatureRequest,
     request: ImportRequest,
+    rules: Rules,
     *,
     vouched: bool,
     absent: Mapping[str, str],
@@ -304,6 +305,7 @@ def _write_record(
         mapping=None if request.mapping is None else readable_path(request.mapping.absolute()),
         cast=request.cast,
         transposed=request.transposed,
+        seconds_per_row=rules.seconds_per_row,
         allow_length=request.allow_length,
         vouched=vouched,
         code_version=code_version(),

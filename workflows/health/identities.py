@@ -66,6 +66,8 @@ def _command(record: ImportRecord) -> str:
     options = {"array": record.array, "suffix": record.suffix, "id-key": record.id_key, "mapping": record.mapping}
     for name, value in options.items():
         words += [f"--{name}", value] if value else []
+    if record.seconds_per_row is not None:
+        words += ["--seconds-per-row", repr(record.seconds_per_row)]
     if record.allow_length not in (None, ALLOWED_SECONDS):
         words += ["--allow-length", f"{record.allow_length:g}"]
     flags = {"transposed": record.transposed, "cast": record.cast, "trust-weights": record.vouched}

@@ -9,8 +9,10 @@ nothing is stored for those, and nothing waits for them.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from ..._files import make_folder, publish_text
 from ..._vocabulary import ConfigError, canonical_json, digest_of
 
 PREFIX = "imported:"
+_log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -35,6 +38,16 @@ def imported_weights(weights: str | None) -> str | None:
             f"weights: {weights!r:.100}: after {PREFIX!r} goes a name of at most 64 letters, digits, '.', '_' and '-'"
         )
     return weights
+
+
+@lru_cache
+def _warn_of(path: Path) -> None:
+    """Say that a record is damaged; once, although a run reads the records several times."""
+    _log.warning(
+        "%s is damaged, and nobody knows which videos it says have no feature: delete it, and run its `frameloom import"
+        " --absent` again",
+        path,
+    )
 
 
 class ImportRecord(BaseModel):
@@ -54,6 +67,7 @@ class ImportRecord(BaseModel):
     mapping: str | None = None
     cast: bool = False
     transposed: bool = False
+    seconds_per_row: float | None = None
     allow_length: float | None = None
     vouched: bool = False
     """Whether the user confirms that the configured weights made the numbers."""
@@ -68,13 +82,13 @@ class ImportRecord(BaseModel):
 
     @classmethod
     def all_in(cls, root: Path) -> list[ImportRecord]:
-        """The records of a store's imports, but for those that cannot be read."""
+        """The records of a store's imports, but for those that cannot be read: a warning names each of these once."""
         found = []
         for path in sorted(cls.folder(root).glob("*.json")):
             try:
                 found.append(cls.model_validate_json(path.read_bytes()))
-            except (OSError, ValidationError):  # then its videos wait for an import again
-                continue
+            except (OSError, ValidationError):
+                _warn_of(path)
         return found
 
     @classmethod

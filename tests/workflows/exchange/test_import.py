@@ -694,6 +694,21 @@ def test_what_was_absent_and_came_since_is_missing_when_it_is_lost(project: Proj
     assert lacking(Project.open(project.base)) == sorted(f"videos/{one}.mp4" for one in IDS[:2])
 
 
+def test_a_damaged_record_is_named_and_the_import_can_be_run_again(
+    project: Project, given: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    np.save(given / f"{IDS[0]}.npy", numbers(IDS[0]))
+    take(project, given, absent=True)
+    (path,) = (project.root / "imports").glob("*.json")
+    path.write_text(path.read_text()[:-9])
+    assert lacking(project) == lacking(project) == sorted(f"videos/{one}.mp4" for one in IDS[1:])
+    (said,) = caplog.messages
+    assert str(path) in said
+    assert "frameloom import" in said
+    take(project, given, absent=True)
+    assert not lacking(project)
+
+
 def test_an_export_says_what_an_import_had_nothing_for(project: Project, given: Path, tmp_path: Path) -> None:
     np.save(given / f"{IDS[0]}.npy", numbers(IDS[0]))
     take(project, given, absent=True)

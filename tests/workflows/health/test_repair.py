@@ -40,7 +40,7 @@ def imported_project(folder: Path, given: Path) -> tuple[Project, ImportRequest]
     for name in "ab":
         numbers = np.random.default_rng(ord(name)).standard_normal((4, 96)).astype(np.float16)
         np.save(given / f"{name}.npy", numbers)
-    request = ImportRequest(path=given, layout="npy", feature="video")
+    request = ImportRequest(path=given, layout="npy", feature="video", seconds_per_row=1.001)
     assert len(import_into(opened, request, QUIET).imported) == 2
     return opened, request
 
@@ -92,7 +92,7 @@ def test_repair_says_how_imported_features_that_are_lost_come_back(imported: tup
     entry.shard.path.write_bytes(data)
     report = repair(opened, QUIET)
     assert [key for one in report.repaired for key, _ in one.lost] == [entry.key]
-    command = f"frameloom import {request.path} --layout npy --feature video"
+    command = f"frameloom import {request.path} --layout npy --feature video --seconds-per-row 1.001"
     assert report.imports == (
         f"next: `{command}` brings back what was imported of test_resnet (1 lost): sync cannot make it",
     )
