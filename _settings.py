@@ -45,6 +45,10 @@ class Settings(BaseModel):
         """A copy with other values for some fields, checked again."""
         return type(self)(**{**dict(self), **changes})
 
+    def as_dict(self) -> dict[str, Any]:
+        """What `--json` prints: values that JSON can hold."""
+        return self.model_dump(mode="json")
+
 
 def explained(problem: Any, known: list[str]) -> str:
     """One problem that pydantic found: the value, what is allowed, and for an unknown key the nearest known one."""

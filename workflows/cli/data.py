@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import Console
+from ..project import ALLOWED_SECONDS
 from .options import DEFAULT_CONFIG, AsJson, ConfigPath, Quiet, answer, open_project
 
 
@@ -77,8 +78,7 @@ def import_(
     ] = False,
     allow_length: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long after their video rows may end.")
-    ] = 60.0,
-    vouch: Annotated[bool, typer.Option("--vouch", hidden=True, help="--trust-weights, as it was called.")] = False,
+    ] = ALLOWED_SECONDS,
     absent: Annotated[
         bool, typer.Option("--absent", help="Record of videos without one that they have none, so that sync goes on.")
     ] = False,
@@ -125,7 +125,7 @@ def import_(
         transposed=transposed,
         cast=cast,
         allow_length=allow_length,
-        vouch=trust_weights or vouch,
+        vouch=trust_weights,
         absent=absent,
         dry_run=dry_run,
     )

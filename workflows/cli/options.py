@@ -25,7 +25,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stand
 
 
 class Answer(Protocol):
-    """The result of a command: a report whose `model_dump` (or `as_dict`) `--json` prints."""
+    """The result of a command: a report whose `as_dict` `--json` prints."""
 
     @property
     def exit_code(self) -> int: ...
@@ -50,11 +50,9 @@ def open_project(
 
 def show(found: Any, lines: Iterable[str], *, as_json: bool) -> None:
     """Print a report, a list of them, or plain data as one JSON document; or these lines."""
-
-    def plain(report: Any) -> Any:
-        return report.model_dump(mode="json") if hasattr(report, "model_dump") else report.as_dict()
-
-    for line in [json.dumps(found, default=plain, ensure_ascii=False, indent=1)] if as_json else lines:
+    for line in (
+        [json.dumps(found, default=lambda report: report.as_dict(), ensure_ascii=False, indent=1)] if as_json else lines
+    ):
         print(line)
 
 

@@ -44,7 +44,7 @@ def losses(
     found = training_losses(
         checkpoint if checkpoint is not None else trained(open_project(config, read_only=True)).folder
     )
-    _finish(draw_losses(found), out, found.model_dump(mode="json"), as_json=as_json)
+    _finish(draw_losses(found), out, found.as_dict(), as_json=as_json)
 
 
 def attention(

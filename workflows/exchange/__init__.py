@@ -2,6 +2,5 @@
 
 from .exporting import ExportReport, export
 from .importing import ImportReport, ImportRequest, import_into
-from .lengths import ALLOWED_SECONDS
 
-__all__ = ["ALLOWED_SECONDS", "ExportReport", "ImportReport", "ImportRequest", "export", "import_into"]
+__all__ = ["ExportReport", "ImportReport", "ImportRequest", "export", "import_into"]

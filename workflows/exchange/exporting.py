@@ -14,9 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import computed_field
 
 from ..._files import is_temporary, make_folder, publish, publish_text
+from ..._settings import Settings
 from ..._vocabulary import ConfigError, ExitCode, canonical_json, digest_of
 from ...store import reader_lock
 from ..console import Console, count_of, readable_bytes
@@ -40,7 +41,7 @@ _PLANNERS: Mapping[str, Callable[[ExportJob], ExportPlan]] = {
 }
 
 
-class ExportReport(BaseModel):
+class ExportReport(Settings):
     """The result of an export.
 
     Attributes:
@@ -51,8 +52,6 @@ class ExportReport(BaseModel):
         bytes: their size.
         new: False when it was there already.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     folder: Path
     format: str

@@ -22,14 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, computed_field, field_serializer
+from pydantic import computed_field, field_serializer
 
 from ..._files import is_temporary
+from ..._settings import Settings
 from ..._vocabulary import ConfigError, ExitCode, FeatureSpec, Modality, digest_of
 from ...extract import Decoder
 from ...store import code_version, writer_lock
 from ..console import Console
 from ..project import (
+    ALLOWED_SECONDS,
     PREFIX,
     FeatureRequest,
     ImportRecord,
@@ -40,14 +42,14 @@ from ..project import (
 from ..sync import fingerprint_of, survey, text_digest
 from .ingest import Rules, check_rate, import_features
 from .layouts import Choice, Offers, find_offers
-from .lengths import ALLOWED_SECONDS, Lengths, compare_with_stored
+from .lengths import Lengths, compare_with_stored
 from .matching import Target, match, read_mapping
 from .records import chosen_features
 
 _SHOWN = 10
 
 
-class ImportReport(BaseModel):
+class ImportReport(Settings):
     """The result of an import; with `dry_run`, the expected result.
 
     Attributes:
@@ -65,8 +67,6 @@ class ImportReport(BaseModel):
         unmeasured: keys of videos of unknown length, so that no rows were too many for them.
         dry_run: whether nothing was written.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     feature: str
     identity: str
@@ -294,19 +294,14 @@ def _write_record(
     absent: Mapping[str, str],
 ) -> None:
     """Keep what was imported or is the same as what was. What is stored by now is absent in no record any more."""
+    as_asked = ("layout", "array", "suffix", "id_key", "cast", "transposed", "allow_length")
     new = ImportRecord(
+        **{key: getattr(request, key) for key in as_asked},
         feature=name,
         identity=feature.identity(),
-        layout=request.layout,
         path=readable_path(request.path.absolute()),
-        array=request.array,
-        suffix=request.suffix,
-        id_key=request.id_key,
         mapping=None if request.mapping is None else readable_path(request.mapping.absolute()),
-        cast=request.cast,
-        transposed=request.transposed,
         seconds_per_row=rules.seconds_per_row,
-        allow_length=request.allow_length,
         vouched=vouched,
         code_version=code_version(),
     )

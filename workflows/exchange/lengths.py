@@ -25,13 +25,12 @@ from ..._vocabulary import ConfigError, FeatureSpec, InputError, Modality
 from ...extract import Decoder, probe
 from ...store import FeatureStore, sample_checksum
 from ..console import Console, readable_bytes
-from ..project import PREFIX, FeatureRequest
+from ..project import ALLOWED_SECONDS, PREFIX, FeatureRequest
 from ..sync import fingerprint_of
 from .ingest import Rules, checked_feature, step_seconds
 from .layouts import Offer, Offered
 from .matching import Matching, Target
 
-ALLOWED_SECONDS = 60.0
 MAX_UNPACKED_BYTES = 256_000_000  # of what is packed, for a video of unknown length
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from ..._vocabulary import FrameloomError
 from ...store.health import Repaired
-from ..exchange import ALLOWED_SECONDS
-from ..project import ImportRecord, Project, imported_weights
+from ..project import ALLOWED_SECONDS, ImportRecord, Project, imported_weights
 from ..sync import fingerprint_of, survey, text_digest
 
 

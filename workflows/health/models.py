@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 from ..._files import file_sha256, set_aside
 from ..._vocabulary import FrameloomError
 from ...store.health import Finding, Kind, Repaired
 from ...train import read_checkpoint
-from ..project import VECTORS_POINTER, Project, read_json
+from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project, read_json
 
-POINTER_NAME = "current.json"
-POINTER_KEYS = ("folder", "digest", "examples_digest", "num_examples")
 _VECTORS_REMEDY = "repair sets them aside, and the next sync trains them anew from the captions"
 _REMEDY = "the next sync trains it anew from the stored features"
 
@@ -25,7 +24,7 @@ def verify_models(project: Project) -> Iterator[Finding]:
         if problem := _checkpoint_problem(path.parent):
             damaged.add(path.parent)
             yield Finding(kind=Kind.CHECKPOINT, path=path.parent, message=problem, remedy=_REMEDY)
-    for pointer in sorted((project.root / "models").glob("*/current.json")):
+    for pointer in sorted((project.root / "models").glob(f"*/{CHECKPOINT_POINTER}")):
         problem = "" if _folder_of(pointer) in damaged else _pointer_problem(pointer)
         if problem:
             yield Finding(kind=Kind.CHECKPOINT, path=pointer, message=problem, remedy=_REMEDY)
@@ -48,7 +47,7 @@ def _checkpoint_problem(folder: Path) -> str:
 def _pointer_problem(pointer: Path) -> str:
     folder = _folder_of(pointer)
     try:
-        wanted = (read_json(pointer, needs=POINTER_KEYS) or {}).get("digest")
+        wanted = (read_json(pointer, needs=[key.name for key in fields(CheckpointRef)]) or {}).get("digest")
         found = None if folder is None else read_checkpoint(folder).digest
     except (OSError, FrameloomError) as error:
         return f"{pointer}: {error}"
@@ -93,7 +92,7 @@ def _involved(path: Path) -> list[Path]:
             return [vectors, path] if vectors.is_file() and vectors.parent == path.parent != vectors else [path]
         return [path]
     folder = _folder_of(path)
-    if path.name == POINTER_NAME:
+    if path.name == CHECKPOINT_POINTER:
         return [folder, path] if folder is not None and folder.is_dir() else [path]
-    pointer = path.parent / POINTER_NAME
+    pointer = path.parent / CHECKPOINT_POINTER
     return [pointer, path] if _folder_of(pointer) == path else [path]

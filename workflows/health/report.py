@@ -10,18 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    computed_field,
-    field_serializer,
-    model_serializer,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, computed_field, field_serializer, model_serializer
 
+from ..._settings import Settings
 from ..._vocabulary import ConfigError, ExitCode, FrameloomError, IntegrityError
 from ...store import exclusive_lock, reader_lock, writer_lock
 from ...store.health import (
@@ -50,13 +43,7 @@ KEPT_VERSIONS_SECONDS = 86400.0
 NOTES_SHOWN = 3
 
 
-class _Report(BaseModel):
-    """A report does not change, and `model_dump` gives what `--json` prints."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-
-
-class HealthReport(_Report):
+class HealthReport(Settings, arbitrary_types_allowed=True):
     """The result of `verify`.
 
     Attributes:
@@ -137,7 +124,7 @@ def verify(project: Project, console: Console) -> HealthReport:
         )
 
 
-class RepairReport(_Report):
+class RepairReport(Settings, arbitrary_types_allowed=True):
     """The result of a repair, done or planned.
 
     Attributes:
@@ -154,10 +141,7 @@ class RepairReport(_Report):
     num_to_make: int = Field(exclude=True)
     imports: tuple[str, ...] = ()
 
-    @property
-    def exit_code(self) -> int:
-        """0: what is left is whole."""
-        return ExitCode.OK
+    exit_code: ClassVar[int] = ExitCode.OK  # what is left is whole
 
     def lines(self) -> Iterator[str]:
         """The report as text."""
@@ -194,11 +178,8 @@ def repair(project: Project, console: Console, *, dry_run: bool = False) -> Repa
     Raises:
         LockedError: another process is writing to the store.
     """
-    if dry_run:
-        with reader_lock(project.root):
-            return _repair(project, console, dry_run=True)
-    with writer_lock(project.root):
-        return _repair(project, console, dry_run=False)
+    with reader_lock(project.root) if dry_run else writer_lock(project.root):
+        return _repair(project, console, dry_run=dry_run)
 
 
 def _repair(project: Project, console: Console, *, dry_run: bool) -> RepairReport:
@@ -238,7 +219,7 @@ def _note_version(project: Project) -> None:
     project.ledger.set_table_version(uri, project.table.version() or 0, state=project.ledger.table_state(uri))
 
 
-class CompactReport(_Report):
+class CompactReport(Settings, arbitrary_types_allowed=True):
     """The result of a compaction, done or planned.
 
     Attributes:
@@ -257,10 +238,7 @@ class CompactReport(_Report):
     table_bytes_after: int | None
     dry_run: bool
 
-    @property
-    def exit_code(self) -> int:
-        """0: whatever cannot be done is an error."""
-        return ExitCode.OK
+    exit_code: ClassVar[int] = ExitCode.OK  # whatever cannot be done is an error
 
     def lines(self) -> Iterator[str]:
         """The report as text."""
@@ -301,26 +279,19 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
     before, table_before = project.store.num_bytes(), num_bytes(Path(project.table.uri))
     if dry_run:
         plan = plan_compaction(project.store, wanted=_wanted(project) if drop_deleted else None)
-        return CompactReport(
-            plan=plan,
-            bytes_before=before,
-            bytes_after=None,
-            table_bytes_before=table_before,
-            table_bytes_after=None,
-            dry_run=True,
-        )
-    with writer_lock(project.root), exclusive_lock(project.root), _features_alone(project):
-        wanted = _wanted(project) if drop_deleted else None  # not before: a sync may have added features meanwhile
-        with console.progress("compact", len(project.store), "samples") as advance:
-            plan = compact_features(project.store, wanted=wanted, advance=advance)
-        _compact_table(project)
+    else:
+        with writer_lock(project.root), exclusive_lock(project.root), _features_alone(project):
+            wanted = _wanted(project) if drop_deleted else None  # not before: a sync may have added features meanwhile
+            with console.progress("compact", len(project.store), "samples") as advance:
+                plan = compact_features(project.store, wanted=wanted, advance=advance)
+            _compact_table(project)
     return CompactReport(
         plan=plan,
         bytes_before=before,
-        bytes_after=project.store.num_bytes(),
+        bytes_after=None if dry_run else project.store.num_bytes(),
         table_bytes_before=table_before,
-        table_bytes_after=num_bytes(Path(project.table.uri)),
-        dry_run=False,
+        table_bytes_after=None if dry_run else num_bytes(Path(project.table.uri)),
+        dry_run=dry_run,
     )
 
 

@@ -13,19 +13,9 @@ from ..project import Project
 from ..sync import lacks_word_vectors, row_columns, take_state
 
 COMPARED_COLUMNS = (
-    "clip",
-    "video",
-    "path",
-    "modalities",
-    "is_primary",
-    "start_seconds",
-    "end_seconds",
-    "split",
-    "captions",
-    "fingerprint",
-    "row_digest",
-    "model",
-)
+    "clip", "video", "path", "modalities", "is_primary", "start_seconds", "end_seconds", "split", "captions",
+    "fingerprint", "row_digest", "model",
+)  # fmt: skip
 
 
 def verify_rows(project: Project) -> Iterator[Finding]:

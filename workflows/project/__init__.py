@@ -2,11 +2,12 @@
 
 from .collection import Video, clips_of, dropped_spans, in_split, readable_path, text_of
 from .config import combination_fault
-from .imported import PREFIX, ImportRecord, imported_weights
+from .imported import ALLOWED_SECONDS, PREFIX, ImportRecord, imported_weights
 from .project import CHECKPOINT_POINTER, CONFIG_NAME, VECTORS_POINTER, Project, read_json
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Resolved
 
 __all__ = [
+    "ALLOWED_SECONDS",
     "CHECKPOINT_POINTER",
     "CONFIG_NAME",
     "PREFIX",

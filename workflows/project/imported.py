@@ -22,6 +22,8 @@ from ..._files import make_folder, publish_text
 from ..._vocabulary import ConfigError, canonical_json, digest_of
 
 PREFIX = "imported:"
+ALLOWED_SECONDS = 60.0
+"""How long after their video imported rows may end, where the import does not say it."""
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -283,7 +283,7 @@ class Project:
 
 def _current_checkpoint(folder: Path) -> CheckpointRef | None:
     """The checkpoint that the pointer in a model's folder names, if it is there."""
-    names = ("folder", "digest", "examples_digest", "num_examples")
+    names = [key.name for key in fields(CheckpointRef)]
     pointer = read_json(folder / CHECKPOINT_POINTER, needs=names)
     if pointer is None or not (folder / pointer["folder"] / "model.json").is_file():
         return None

@@ -79,8 +79,7 @@ class Report(Settings):
         outcomes: how many videos are in each box; the boxes add up to `discovered`.
         modalities: for each modality, how many videos have each status.
         files: every video that is not `ok`, with status and message.
-        done: what this run did, as counts: extracted, word_vectors (1 where they were made), trained, embedded, written, deleted,
-            merged (small shards).
+        done: counts of what this run did: extracted, word_vectors, trained, embedded, written, deleted, merged.
     """
 
     outcomes: Mapping[Outcome, int]

@@ -222,7 +222,7 @@ def status_of(project: Project) -> dict[str, Any]:
     if state.checkpoint is not None:
         unindexed = frozenset(clip.clip.video for clip in rows.to_embed)
     return {
-        **report_of(state, {}, unindexed=unindexed).model_dump(mode="json"),
+        **report_of(state, {}, unindexed=unindexed).as_dict(),
         "features": {
             str(modality): _describe(requests, state.survey)
             for modality, requests in state.resolved.features.streams().items()
@@ -230,7 +230,7 @@ def status_of(project: Project) -> dict[str, Any]:
         "checkpoint": None if state.checkpoint is None else state.checkpoint.digest,
         "rows": project.table.count() if project.table.exists() else 0,
         "store_bytes": project.store.num_bytes(),
-        "plan": plan_of(state, rows).model_dump(mode="json"),
+        "plan": plan_of(state, rows).as_dict(),
     }
 
 

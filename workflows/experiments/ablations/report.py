@@ -153,15 +153,13 @@ class TableResult:
                     "label": row.label,
                     "published": {name: list(pair) for name, pair in row.published.items()},
                     "metrics": {
-                        direction: {
-                            name: self.spread(row.key, direction, name).model_dump(mode="json") for name in _SHOWN
-                        }
+                        direction: {name: self.spread(row.key, direction, name).as_dict() for name in _SHOWN}
                         for direction in _DIRECTIONS
                     },
                 }
                 for row in self.table.rows
             ],
-            "orders": [one.model_dump(mode="json") for one in self.comparisons()],
+            "orders": [one.as_dict() for one in self.comparisons()],
         }
 
 
