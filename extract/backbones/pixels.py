@@ -36,6 +36,7 @@ from ..windows import Window, Windows, stacked
 
 _SMALLEST, _LARGEST = 32, 1024
 JPEG_ROW_BYTES = 1024
+_QUALITY = 90
 Frames = Literal["raw", "jpeg"]
 
 
@@ -106,17 +107,19 @@ def jpeg_facts(name: str, quality: int) -> dict[str, str | int]:
     """The settings that decide the bytes of a JPEG, for the fingerprint."""
     from PIL import features
 
+    if (version := features.version("libjpeg_turbo")) is None:
+        raise ConfigError("frames='jpeg' needs libjpeg-turbo, and this pillow has none: install pillow from PyPI")
     return {
         "frames": "jpeg",
         "quality": int(checked_number(name, "quality", quality, lowest=1, highest=95, whole=True)),
         "subsampling": "4:2:0",
-        "encoder": f"libjpeg-turbo {features.version('libjpeg_turbo')}",
+        "encoder": f"libjpeg-turbo {version}",
         "layout": f"JPEG in rows of {JPEG_ROW_BYTES} bytes, the last filled up with zeros",
     }
 
 
 def _spec(
-    name: str, *, rate_hz: float, size: int, patch: int | None, frames: Frames = "raw", quality: int = 90
+    name: str, *, rate_hz: float, size: int, patch: int | None, frames: Frames = "raw", quality: int | None = None
 ) -> FeatureSpec:
     windows = Windows(frame_rate_hz=checked_number(name, "rate_hz", rate_hz, lowest=0.01, highest=120))
     size = int(checked_number(name, "size", size, lowest=_SMALLEST, highest=_LARGEST, whole=True))
@@ -130,6 +133,8 @@ def _spec(
     if frames not in get_args(Frames):
         raise ConfigError(f"the option frames of the backbone {name!r} is {frames!r}: allowed are raw and jpeg")
     is_jpeg = frames == "jpeg"
+    if quality is not None and not is_jpeg:
+        raise ConfigError(f"the option quality of the backbone {name!r} needs frames: jpeg; remove it, or set that")
     return FeatureSpec(
         name=name,
         modality=Modality.VIDEO,
@@ -144,7 +149,7 @@ def _spec(
             "channels": "RGB",
             "patch": None if patch is None else side,
             "layout": layout,
-            **(jpeg_facts(name, quality) if is_jpeg else {}),
+            **(jpeg_facts(name, _QUALITY if quality is None else quality) if is_jpeg else {}),
         },
         dtype="uint8",
         paper="none: the decoder's pictures as they are",
@@ -158,7 +163,7 @@ def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed
 
 def _register(pixels: str, tokens: str, *, default_size: int) -> None:
     def describe(
-        *, rate_hz: float = 1.0, size: int = default_size, frames: Frames = "raw", quality: int = 90
+        *, rate_hz: float = 1.0, size: int = default_size, frames: Frames = "raw", quality: int | None = None
     ) -> FeatureSpec:
         return _spec(pixels, rate_hz=rate_hz, size=size, patch=None, frames=frames, quality=quality)
 

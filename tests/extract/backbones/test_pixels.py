@@ -116,6 +116,12 @@ def test_jpeg_frames_are_nearly_the_decoder_s(clip: Path, tmp_path: Path, decode
         assert jpegs_of(second) == files[1:2]
 
 
+def test_a_pillow_without_libjpeg_turbo_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.features.version", lambda _: None)
+    with pytest.raises(ConfigError, match=r"needs libjpeg-turbo.*install pillow"):
+        backbone_spec("pixels", frames="jpeg")
+
+
 def test_the_encoder_and_the_quality_are_part_of_the_fingerprint() -> None:
     specs = [
         backbone_spec("pixels", **options) for options in ({}, {"frames": "jpeg"}, {"frames": "jpeg", "quality": 80})
@@ -167,6 +173,7 @@ def test_specifications_say_the_layout() -> None:
     [
         ("pixels", {"frames": "png"}),
         ("pixels", {"frames": "jpeg", "quality": 99}),
+        ("pixels", {"quality": 80}),
         ("pixels", {"size": 16}),
         ("pixels", {"size": 40.5}),
         ("pixels", {"rate_hz": 0}),
