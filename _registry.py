@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from ._vocabulary import UnknownNameError
@@ -30,15 +30,6 @@ class Registry(Generic[Entry]):
         if name in self._entries:
             raise ValueError(f"the {self.kind} {name!r} is registered twice")
         self._entries[name] = entry
-
-    def register(self, name: str) -> Callable[[Entry], Entry]:
-        """`add` as a decorator."""
-
-        def decorate(entry: Entry) -> Entry:
-            self.add(name, entry)
-            return entry
-
-        return decorate
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self._entries:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status
+from ..._weights import SUFFIXES
 from ..options import check_choice
 from ..types import DecodedAudio, DecodedFrames
-from ..weights import WEIGHTS_SUFFIXES, read_state_dict, weights_file
+from ..weights import read_state_dict, weights_file
 from .frozen import FrozenNetwork, checked_rows, seeded_network
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class TextNetwork(FrozenNetwork):
         tokenizer = cls.read_tokenizer(spec, weights)
         network = seeded_network(lambda: cls.random_network(spec, tokenizer), seed=seed)
         backbone = cls(spec, network, tokenizer=tokenizer, device=device, weights_digest=weights_digest)
-        return backbone if weights is None else backbone.from_official(read_state_dict(weights_file(weights)))
+        return backbone if weights is None else backbone.load_official(read_state_dict(weights_file(weights)))
 
     @classmethod
     def read_tokenizer(cls, spec: FeatureSpec, weights: Path | None) -> Any:
@@ -151,10 +152,9 @@ def read_tokenizer(kind: Any, folder: Path, *, needs: Collection[tuple[str, ...]
     """
     if not any(all((folder / name).is_file() for name in names) for names in needs):
         files = " or ".join(" and ".join(names) for names in needs)
-        kinds = ", ".join(WEIGHTS_SUFFIXES)
         raise ConfigError(
             f"no vocabulary in {folder}: the weights of a text backbone are a folder with {files} and the weights"
-            f" ({kinds})"
+            f" ({', '.join(SUFFIXES)})"
         )
     try:
         tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)

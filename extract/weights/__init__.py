@@ -1,7 +1,7 @@
 """Weights: published ones by tag, files and folders of them, and loading them into a network."""
 
 from .files import digest_of_weights, load_into, read_state_dict
-from .folders import WEIGHTS_SUFFIXES, check_configuration, folder_sha256, weights_file
+from .folders import check_configuration, folder_sha256, weights_file
 from .published import (
     cached_weights,
     fetch_weights,
@@ -12,7 +12,6 @@ from .published import (
 )
 
 __all__ = [
-    "WEIGHTS_SUFFIXES",
     "cached_weights",
     "check_configuration",
     "digest_of_weights",

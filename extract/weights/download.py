@@ -134,7 +134,10 @@ def _stated_bytes(source: WeightsSource, headers: Any, part: Path) -> int | None
 
 def _wrong_size(source: WeightsSource, found: str) -> InputError:
     limit = f"{source.size_bytes:,} bytes" if source.size_bytes else f"1 to {MAX_BYTES:,} bytes"
-    return InputError(f"{source.url} has {found} bytes, and {limit} were expected: this is not the published file")
+    return InputError(
+        f"{source.url} has {found} bytes, and {limit} were expected: this is not the published file;"
+        " try again later, or give the path of another file as `weights`"
+    )
 
 
 def _unreachable(source: WeightsSource, reason: str) -> ConfigError:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..._vocabulary import ConfigError, InputError
+from ..._weights import SUFFIXES
 from .files import known_file_sha256
 
-WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-_COUNTED = (*WEIGHTS_SUFFIXES, ".json", ".txt")
+_COUNTED = (*SUFFIXES, ".json", ".txt")
 _USUAL_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -41,7 +41,7 @@ def weights_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     usual = [path / name for name in _USUAL_NAMES if (path / name).is_file()]
-    found = usual or sorted(file for file in path.iterdir() if file.suffix in WEIGHTS_SUFFIXES and file.is_file())
+    found = usual or sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
     if usual or len(found) == 1:
         return found[0]
     what = f"several weights ({', '.join(file.name for file in found[:3])}, ...)" if found else "no weights"

@@ -141,8 +141,8 @@ def _existing_file(backbone: str, sources: Sequence[WeightsSource], weights: str
     tags = [source.tag for source in sources]
     if not tags:
         raise ConfigError(
-            f"the weights of the backbone {backbone!r} are not a file: {path}; this backbone has no published weights"
-            " that could be named by a tag"
+            f"the weights of the backbone {backbone!r} are not a file: {path}; it has no published weights that a tag"
+            " could name: give the path of a file"
         )
     raise ConfigError(
         f"the weights of the backbone {backbone!r} are neither a file nor a tag: {path}; its tags are"
