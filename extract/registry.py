@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from .._registry import Registry, nearest
 from .._vocabulary import ConfigError, FeatureSpec
+from .._weights import check_device
 from .options import Dtype, Precision, check_choice
 from .types import Backbone
 from .weights import folder_sha256, local_weights, weights_sha256
@@ -127,14 +128,15 @@ def create_backbone(
         weights: a tag of published weights (`FeatureSpec.weights`), which are fetched where they are not yet on this
             machine; or a file, or for some a folder; None for random weights that the seed alone decides.
         seed: for random weights.
-        device: where the model runs, as torch names it.
+        device: where the model runs: "cpu", "cuda" or "cuda:N".
         options: as `backbone_spec` takes them.
 
     Raises:
         UnknownNameError: no backbone has this name.
-        ConfigError: an option or the weights are not what the backbone takes, or they cannot be fetched.
+        ConfigError: an option, the device or the weights are not what the backbone takes, or they cannot be fetched.
         InputError: the weights file is damaged or made for something else, or not what was published.
     """
+    check_device(device)
     spec = backbone_spec(name, **options)
     path = None
     if weights is not None:
@@ -142,9 +144,7 @@ def create_backbone(
         is_folder = _is_folder(name, weights)
         path = Path(weights) if is_folder else local_weights(name, backbone_spec(name).weights, weights)
     digest = weights_digest(name, weights, seed=seed)
-    backbone = BACKBONES[name].build(spec, weights=path, weights_digest=digest, seed=seed, device=device)
-    backbone.weights_digest = digest  # of the file, whatever was made of its tensors
-    return backbone
+    return BACKBONES[name].build(spec, weights=path, weights_digest=digest, seed=seed, device=device)
 
 
 def _check_takes_weights(name: str, weights: str | Path) -> None:

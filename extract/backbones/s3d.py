@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..._vocabulary import ConfigError, FeatureSpec, InputError, WeightsSource
-from ..networks import VisualNetwork, visual_spec
+from ..networks import VisualNetwork, seeded_network, visual_spec
 from ..options import check_choice, checked_number, checked_whole
 from ..registry import register
 from ..windows import End, Windows
@@ -89,10 +89,11 @@ class S3DBackbone(VisualNetwork):
 
     batch_pixels = 2 * 32 * 224 * 224
 
-    def before_load(self, weights: Mapping[str, Any]) -> None:
+    def fitted(self, weights: Mapping[str, Any]) -> Any:
         weight = weights.get("fc.weight", weights.get("module.fc.weight"))
-        if weight is not None:
-            self.network.fit_head(len(weight))
+        if weight is None or weight.ndim != 2 or len(weight) == self.network.fc.out_features:
+            return self.network
+        return seeded_network(lambda: self.random_network(self.spec).with_outputs(len(weight)), seed=0)
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
         """Features (B, 1024) through the last layer: the joint embedding, or the scores of classes before softmax."""
@@ -125,14 +126,15 @@ class S3DHowTo100M(S3DBackbone):
         )
         return initialise(S3D(architecture))
 
-    def before_load(self, weights: Mapping[str, Any]) -> None:
-        super().before_load(weights)
-        found = self.network.fc.out_features
+    def fitted(self, weights: Mapping[str, Any]) -> Any:
+        network = super().fitted(weights)
+        found = network.fc.out_features
         if self._is_joint and found != self.spec.dim:
             raise InputError(
                 f"the joint embedding of these weights is {found} wide, not {self.spec.dim}; "
                 f"give the backbone {self.spec.name!r} the option joint_dim: {found}"
             )
+        return network
 
     def embed(self, inputs: torch.Tensor) -> torch.Tensor:
         """The mean of the last maps (B, 1024), or the joint embedding of it."""

@@ -141,21 +141,26 @@ class S3DText(OfficialWeights):
         self.after_load()
 
     def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
+        return super().from_official(self.official_names(state_dict), config)  # the digest is of the tower alone
+
+    def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         given = {key.removeprefix("module."): value for key, value in state_dict.items()}
         ours = {key.removeprefix(_PREFIX): value for key, value in given.items() if key.startswith(_PREFIX)}
-        return super().from_official(ours or given, config)
+        return ours or given
 
-    def before_load(self, weights: Mapping[str, Any]) -> None:
+    def fitted(self, weights: Mapping[str, Any]) -> Any:
         from ..networks.s3d import SentenceTower
 
         sizes = sizes_of(weights)
-        if sizes is not None and sizes != sizes_of(self.network.state_dict()):
-            if sizes.dim != self.spec.dim:
-                raise InputError(
-                    f"the embedding of these weights is {sizes.dim} wide, not {self.spec.dim}; "
-                    f"give the backbone {self.spec.name!r} the option dim: {sizes.dim}"
-                )
-            self.network = seeded_network(lambda: SentenceTower(**asdict(sizes)), seed=0)
+        if sizes is None or sizes == sizes_of(self.network.state_dict()):
+            return self.network
+        if sizes.dim != self.spec.dim:
+            raise InputError(
+                f"the embedding of these weights is {sizes.dim} wide, not {self.spec.dim}; "
+                f"give the backbone {self.spec.name!r} the option dim: {sizes.dim}"
+            )
+        numbering(self._vocabulary, sizes.num_rows)
+        return seeded_network(lambda: SentenceTower(**asdict(sizes)), seed=0)
 
     def after_load(self) -> None:
         self.network = self.network.to(self._device).eval().requires_grad_(False)
@@ -271,9 +276,11 @@ def build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed:
             " give the option vocabulary: FILE (published with them as s3d_dict.npy)"
         )
     sizes = replace(_VARIANTS[spec.name], dim=spec.dim)
+    if weights is not None and vocabulary is not None:  # their own table takes this one's place, and may be larger
+        sizes = replace(sizes, num_rows=max(sizes.num_rows, len(vocabulary) + 1))
     network = seeded_network(lambda: SentenceTower(**asdict(sizes)), seed=seed)
     backbone = S3DText(spec, network, vocabulary=vocabulary, device=device, weights_digest=weights_digest)
-    return backbone if weights is None else backbone.from_official(read_state_dict(weights))
+    return backbone if weights is None else backbone.load_official(read_state_dict(weights))
 
 
 register(_VARIANTS, describe, build, path_options=("vocabulary",), number_types=("dtype",))

@@ -45,13 +45,19 @@ class OfficialWeights:
                 its options, and every shape is checked.
 
         Raises:
-            InputError: keys, shapes or values do not fit.
+            InputError: keys, shapes or values do not fit. The backbone is left as it was.
         """
         del config
-        named = self.official_names(state_dict)
-        self.before_load(named)
-        load_into(self.network, named, ignored_prefixes=self.ignored_keys)
+        self.load_official(state_dict)
         self.weights_digest = digest_of_weights(state_dict)
+        return self
+
+    def load_official(self, state_dict: Mapping[str, Any]) -> Self:
+        """`from_official` for the tensors of a file, whose digest the backbone has already."""
+        named = self.official_names(state_dict)
+        network = self.fitted(named)
+        load_into(network, named, ignored_prefixes=self.ignored_keys)
+        self.network = network
         self.after_load()
         return self
 
@@ -59,8 +65,10 @@ class OfficialWeights:
         """The authors' key names turned into the network's. By default they are the same."""
         return state_dict
 
-    def before_load(self, weights: Mapping[str, Any]) -> None:
-        """Fit the network to weights, by its own key names, whose sizes may differ from its options'."""
+    def fitted(self, weights: Mapping[str, Any]) -> Any:
+        """The network for weights by its own key names: a new one where their sizes differ from its options'."""
+        del weights
+        return self.network
 
     def after_load(self) -> None:
         """Make the network ready to compute."""
@@ -91,7 +99,7 @@ class FrozenNetwork(OfficialWeights):
             cls.check_weights(spec, weights)
         network = seeded_network(lambda: cls.random_network(spec), seed=seed)
         backbone = cls(spec, network, device=device, weights_digest=weights_digest)
-        return backbone if weights is None else backbone.from_official(read_state_dict(weights_file(weights)))
+        return backbone if weights is None else backbone.load_official(read_state_dict(weights_file(weights)))
 
     @classmethod
     def random_network(cls, spec: FeatureSpec) -> Any:

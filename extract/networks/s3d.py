@@ -276,10 +276,10 @@ class S3D(nn.Module):
             return maps
         return _convolved(space_to_depth(video, behind=1), self.conv1.conv1, self.conv1.bn1, padding=(0, 1, 1))
 
-    def fit_head(self, num_outputs: int) -> None:
-        """Give the last linear layer another number of outputs, with new random weights."""
-        if num_outputs != self.fc.out_features:
-            self.fc = nn.Linear(self.dim, num_outputs)
+    def with_outputs(self, num_outputs: int) -> S3D:
+        """This network with a new last linear layer, of another number of outputs."""
+        self.fc = nn.Linear(self.dim, num_outputs)
+        return self
 
 
 def space_to_depth(video: Tensor, *, behind: int = 0) -> Tensor:

@@ -30,6 +30,7 @@ from frameloom.extract import (
     list_backbones,
     weights_digest,
 )
+from frameloom.extract.networks import frozen
 from frameloom.extract.networks.word_vectors import WordVectors, write_word_vectors
 from frameloom.extract.registry import BACKBONES
 from frameloom.extract.windows.sampling import Windows
@@ -183,6 +184,33 @@ def test_other_weights_are_another_identity(name: str) -> None:
     changed = next(key for key, value in given.items() if value.is_floating_point())
     given[changed] = given[changed] + 1
     assert backbone.from_official(given).weights_digest != digest
+
+
+@pytest.mark.parametrize("name", [name for name in CHEAP if BACKBONES[name].weights == "optional"])
+def test_weights_that_are_refused_change_nothing(name: str) -> None:
+    backbone = create_backbone(name)
+    before = {key: value.clone() for key, value in backbone.network.state_dict().items()}
+    first, expected = next(iter(before)), backbone.encode(ITEMS[backbone.spec.modality]).values
+    for last in ("fc", "fc2"):  # that of S3D and of its text tower may have another size
+        taller = {key: value[[0, *range(len(value))]] for key, value in before.items() if key.startswith(f"{last}.")}
+        given = {key: value + 1 for key, value in before.items() if key != first} | taller
+        with pytest.raises(InputError):
+            backbone.from_official(given)
+        assert backbone.weights_digest == "seeded:0"
+        assert all(torch.equal(value, before[key]) for key, value in backbone.network.state_dict().items())
+        assert np.array_equal(backbone.encode(ITEMS[backbone.spec.modality]).values, expected)
+
+
+def test_a_device_that_is_not_here_is_said_before_anything_is_fetched() -> None:
+    with pytest.raises(ConfigError, match="device 'gpu': allowed are cpu, cuda"):
+        create_backbone("resnet18", weights="imagenet1k_v1", device="gpu")
+
+
+def test_a_file_of_weights_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.pt"
+    torch.save(create_backbone("test_resnet").network.state_dict(), path)
+    monkeypatch.setattr(frozen, "digest_of_weights", None)
+    assert create_backbone("test_resnet", weights=path).weights_digest == weights_digest("test_resnet", path)
 
 
 def test_names_are_found_by_pattern_and_helped_when_misspelt() -> None:

@@ -11,7 +11,7 @@ import torch
 from frameloom._vocabulary import ConfigError, InputError, Status
 from frameloom.extract import DecodedFrames, backbone_spec, create_backbone
 from frameloom.extract.backbones.s3d import _KINETICS_BRANCHES, _KINETICS_STAGES
-from frameloom.extract.networks.s3d import SamePool, SelfGating, space_to_depth
+from frameloom.extract.networks.s3d import SamePool, SelfGating, SentenceTower, space_to_depth
 from torch.nn import functional
 
 VIDEO = ["test_s3d", "test_s3d_kinetics"]
@@ -187,6 +187,23 @@ class TestOfficialWeights:
         weights = create_backbone("test_s3d_text", dim=9).network.state_dict()
         with pytest.raises(InputError, match="dim: 9"):
             create_backbone("test_s3d_text").from_official(weights)
+
+    def test_a_larger_table_of_words_is_taken_with_its_vocabulary(self, tmp_path: Path) -> None:
+        large = SentenceTower(num_rows=701, word_dim=12, hidden_dim=32, dim=64)
+        torch.save(large.state_dict(), tmp_path / "large.pt")
+        words = write_words(tmp_path / "many.txt", [f"w{i}" for i in range(700)])
+        loaded = create_backbone("test_s3d_text", weights=tmp_path / "large.pt", vocabulary=words, max_words=1)
+        assert loaded.token_ids(["w699"]).tolist() == [[700]]
+        assert loaded.encode("w699").status is Status.OK
+
+    def test_a_table_without_room_for_the_vocabulary_changes_nothing(self, tmp_path: Path) -> None:
+        text = create_backbone("test_s3d_text", vocabulary=write_words(tmp_path / "w.txt"))
+        small = SentenceTower(num_rows=3, word_dim=12, hidden_dim=32, dim=64).state_dict()
+        expected = text.encode("open the door").values
+        with pytest.raises(InputError, match="room for 2"):
+            text.from_official(small)
+        assert text.weights_digest == "seeded:0"
+        assert np.array_equal(text.encode("open the door").values, expected)
 
     def test_weights_of_something_else_are_refused(self) -> None:
         weights = create_backbone("test_resnet").network.state_dict()
