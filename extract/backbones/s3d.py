@@ -34,14 +34,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..._vocabulary import ConfigError, FeatureSpec, InputError, WeightsSource
-from ..networks import VisualNetwork, seeded_network, visual_spec
-from ..options import check_choice, checked_number, checked_whole
+from ..networks import ClipVariant, VisualNetwork, clip_spec, seeded_network
+from ..options import check_choice, checked_whole
 from ..registry import register
-from ..windows import End, Windows
+from ..windows import End
 
 if TYPE_CHECKING:
     import torch
@@ -60,27 +60,49 @@ _PAPER_KINETICS = "Xie et al., Rethinking Spatiotemporal Feature Learning, ECCV 
 _FEWEST_KINETICS_FRAMES = 13
 
 
-@dataclass(frozen=True, slots=True)
-class _Variant:
-    """One size of network, and the windows that it is used with."""
+def _variant(
+    network: Mapping[str, Any], *, num_outputs: int, windows: tuple[float, int, int], tiny: bool = False, **use: Any
+) -> ClipVariant:
+    """One size of a network. Its windows are frames a second, frames, and frames from one window to the next."""
+    frame_rate_hz, num_frames, stride_frames = windows
+    return ClipVariant(
+        network={**network, "num_outputs": num_outputs, "width": 1 / 8 if tiny else 1.0},
+        dim=128 if tiny else 1024,
+        frame_rate_hz=frame_rate_hz,
+        num_frames=num_frames,
+        stride_frames=stride_frames,
+        end="drop",
+        short_side=32 if tiny else 224,
+        crop=32 if tiny else 224,
+        std=(1.0, 1.0, 1.0),
+        **use,
+    )
 
-    width: float
-    dim: int
-    num_outputs: int
-    frame_rate_hz: float
-    num_frames: int
-    stride_frames: int
-    size: int
-    weights: tuple[WeightsSource, ...] = ()
 
-
+_GATED = {"gated": True, "norm_epsilon": 1e-5, "pool_padding": "same", "temporal_mean": "plain"}
+_PLAIN = {
+    "stem": "separable",
+    "gated": False,
+    "norm_epsilon": 1e-3,
+    "pool_padding": "symmetric",
+    "temporal_mean": "of_pairs",
+}
+_USE_GATED: dict[str, Any] = {"scale": 1 / 255, "mean": (0.0, 0.0, 0.0), "paper": _PAPER_HOWTO100M}
+_USE_PLAIN: dict[str, Any] = {
+    "scale": 2 / 255,
+    "mean": (1.0, 1.0, 1.0),
+    "paper": _PAPER_KINETICS,
+    "facts": {"pooling": "mean of pairs"},
+}
 _HOWTO100M = {
-    "s3d_howto100m": _Variant(1.0, 1024, 512, 16.0, 32, 16, 224, (HOWTO100M_WEIGHTS,)),
-    "test_s3d": _Variant(1 / 8, 128, 64, 4.0, 4, 4, 32),
+    "s3d_howto100m": _variant(
+        _GATED, num_outputs=512, windows=(16.0, 32, 16), weights=(HOWTO100M_WEIGHTS,), **_USE_GATED
+    ),
+    "test_s3d": _variant(_GATED, num_outputs=64, windows=(4.0, 4, 4), tiny=True, **_USE_GATED),
 }
 _KINETICS = {
-    "s3d_kinetics": _Variant(1.0, 1024, 400, 25.0, 64, 64, 224),
-    "test_s3d_kinetics": _Variant(1 / 8, 128, 10, 8.0, 16, 16, 32),
+    "s3d_kinetics": _variant(_PLAIN, num_outputs=400, windows=(25.0, 64, 64), **_USE_PLAIN),
+    "test_s3d_kinetics": _variant(_PLAIN, num_outputs=10, windows=(8.0, 16, 16), tiny=True, **_USE_PLAIN),
 }
 
 
@@ -114,17 +136,10 @@ class S3DHowTo100M(S3DBackbone):
         """The gated network, whose head is as wide as the specification's joint embedding."""
         from ..networks.s3d import S3D, Architecture, initialise
 
-        variant = _HOWTO100M[spec.name]
-        architecture = Architecture(
-            stem=spec.preprocessing["stem"],
-            gated=True,
-            norm_epsilon=1e-5,
-            pool_padding="same",
-            temporal_mean="plain",
-            num_outputs=spec.dim if spec.preprocessing["output"] == "joint" else variant.num_outputs,
-            width=variant.width,
-        )
-        return initialise(S3D(architecture))
+        network = {**_HOWTO100M[spec.name].network, "stem": spec.preprocessing["stem"]}
+        if spec.preprocessing["output"] == "joint":
+            network["num_outputs"] = spec.dim
+        return initialise(S3D(Architecture(**network)))
 
     def fitted(self, weights: Mapping[str, Any]) -> Any:
         network = super().fitted(weights)
@@ -170,17 +185,7 @@ class S3DKinetics(S3DBackbone):
         """The plain network, with a classifier."""
         from ..networks.s3d import S3D, Architecture, initialise
 
-        variant = _KINETICS[spec.name]
-        architecture = Architecture(
-            stem="separable",
-            gated=False,
-            norm_epsilon=1e-3,
-            pool_padding="symmetric",
-            temporal_mean="of_pairs",
-            num_outputs=variant.num_outputs,
-            width=variant.width,
-        )
-        return initialise(S3D(architecture))
+        return initialise(S3D(Architecture(**_KINETICS[spec.name].network)))
 
     def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         """Places in a sequence turned into the names of the other S3D; the classifier's kernel of 1 into a matrix."""
@@ -211,46 +216,9 @@ def kinetics_name(key: str) -> str:
     return ".".join([*parts, leaf])
 
 
-def _spec(
-    name: str,
-    variant: _Variant,
-    *,
-    frame_rate_hz: float | None,
-    num_frames: int | None,
-    stride_frames: int | None,
-    size: int | None,
-    end: End,
-    fewest_frames: int,
-    pixels: tuple[float, float],
-    **facts: Any,
-) -> FeatureSpec:
-    """The specification of both backbones. None means the variant's value; pixels are ``x * scale - mean``."""
-    frame_rate_hz = variant.frame_rate_hz if frame_rate_hz is None else frame_rate_hz
-    num_frames = variant.num_frames if num_frames is None else num_frames
-    stride_frames = variant.stride_frames if stride_frames is None else stride_frames
-    size = checked_whole(name, "size", variant.size if size is None else size, lowest=32, highest=512)
-    scale, mean = pixels
-    return visual_spec(
-        name,
-        windows=Windows(
-            frame_rate_hz=checked_number(name, "frame_rate_hz", frame_rate_hz, lowest=0.1, highest=120),
-            num_frames=checked_whole(name, "num_frames", num_frames, lowest=fewest_frames, highest=512),
-            stride_frames=checked_whole(name, "stride_frames", stride_frames, lowest=1, highest=4096),
-            end=end,
-        ),
-        short_side=size,
-        crop=size,
-        scale=scale,
-        mean=[mean] * 3,
-        std=[1.0] * 3,
-        weights=variant.weights,
-        **facts,
-    )
-
-
 def describe_howto100m(
     name: str,
-    variant: _Variant,
+    variant: ClipVariant,
     *,
     output: Output = "mixed_5c",
     stem: HowTo100MStem = "space_to_depth",
@@ -264,21 +232,22 @@ def describe_howto100m(
     """The options of the gated S3D."""
     check_choice(name, "output", output, get_args(Output))
     check_choice(name, "stem", stem, get_args(HowTo100MStem))
-    joint_dim = variant.num_outputs if joint_dim is None else joint_dim
+    size = _checked(name, "size", size, lowest=32)
+    joint_dim = variant.network["num_outputs"] if joint_dim is None else joint_dim
     joint_dim = checked_whole(name, "joint_dim", joint_dim, lowest=1, highest=65_536)
-    spec = _spec(
+    spec = clip_spec(
         name,
-        variant,
+        replace(
+            variant,
+            dim=joint_dim if output == "joint" else variant.dim,
+            facts={"stem": stem, "output": output, "pooling": "mean"},
+        ),
         frame_rate_hz=frame_rate_hz,
-        num_frames=num_frames,
+        num_frames=_checked(name, "num_frames", num_frames, lowest=2),
         stride_frames=stride_frames,
-        size=size,
         end=end,
-        fewest_frames=2,
-        pixels=(1 / 255, 0.0),
-        dim=joint_dim if output == "joint" else variant.dim,
-        facts={"stem": stem, "output": output, "pooling": "mean"},
-        paper=_PAPER_HOWTO100M,
+        short_side=size,
+        crop=size,
     )
     sizes = {"num_frames": spec.sampling["num_frames"], "size": spec.preprocessing["crop"]}
     for option, value in sizes.items() if stem == "space_to_depth" else ():
@@ -292,7 +261,7 @@ def describe_howto100m(
 
 def describe_kinetics(
     name: str,
-    variant: _Variant,
+    variant: ClipVariant,
     *,
     frame_rate_hz: float | None = None,
     num_frames: int | None = None,
@@ -301,20 +270,21 @@ def describe_kinetics(
     end: End = "drop",
 ) -> FeatureSpec:
     """The options of the plain S3D."""
-    return _spec(
+    size = _checked(name, "size", size, lowest=32)
+    return clip_spec(
         name,
         variant,
         frame_rate_hz=frame_rate_hz,
-        num_frames=num_frames,
+        num_frames=_checked(name, "num_frames", num_frames, lowest=_FEWEST_KINETICS_FRAMES),
         stride_frames=stride_frames,
-        size=size,
         end=end,
-        fewest_frames=_FEWEST_KINETICS_FRAMES,
-        pixels=(2 / 255, 1.0),
-        dim=variant.dim,
-        facts={"pooling": "mean of pairs"},
-        paper=_PAPER_KINETICS,
+        short_side=size,
+        crop=size,
     )
+
+
+def _checked(name: str, option: str, value: int | None, *, lowest: int) -> int | None:
+    return None if value is None else checked_whole(name, option, value, lowest=lowest, highest=512)
 
 
 register(_HOWTO100M, describe_howto100m, S3DHowTo100M.build)

@@ -9,7 +9,7 @@ Legend: B windows, N frames of a window, H height, W width, D width of the featu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,7 +78,10 @@ def visual_spec(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipVariant:
-    """One network over short clips: what its class takes, the width of its feature, and how it is used."""
+    """One network over short clips: what its class takes, the width of its feature, and how it is used.
+
+    Without a stride, clips follow one another without overlap. ``facts`` are of its preprocessing besides the pixels.
+    """
 
     network: Mapping[str, Any]
     dim: int
@@ -92,6 +95,8 @@ class ClipVariant:
     std: tuple[float, float, float]
     paper: str
     weights: tuple[WeightsSource, ...] = ()
+    stride_frames: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=lambda: {"pooling": "mean"})
 
 
 def clip_spec(
@@ -105,7 +110,7 @@ def clip_spec(
     short_side: int | None = None,
     crop: int | None = None,
 ) -> FeatureSpec:
-    """The specification of a backbone over short clips: the mean of the last map. None is as the variant has it.
+    """The specification of a backbone over short clips. None is as the variant has it.
 
     Raises:
         ConfigError: an option has a value that is not allowed.
@@ -114,7 +119,7 @@ def clip_spec(
         name,
         frame_rate_hz=variant.frame_rate_hz if frame_rate_hz is None else frame_rate_hz,
         num_frames=variant.num_frames if num_frames is None else num_frames,
-        stride_frames=stride_frames,
+        stride_frames=variant.stride_frames if stride_frames is None else stride_frames,
         end=variant.end if end is None else end,
     )
     short_side, crop = checked_size(
@@ -131,7 +136,7 @@ def clip_spec(
         scale=variant.scale,
         mean=variant.mean,
         std=variant.std,
-        facts={"pooling": "mean"},
+        facts=variant.facts,
         paper=variant.paper,
         weights=variant.weights,
     )
