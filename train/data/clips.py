@@ -106,6 +106,10 @@ class ClipDataset:
         max_words: words of a caption that are kept, and rows of a further modality.
         training: whether captions are drawn.
         seed: of the draw.
+
+    Raises:
+        InputError: stored clips have a feature named "text", which captions are, or several streams of another feature
+            than video.
     """
 
     def __init__(
@@ -118,6 +122,14 @@ class ClipDataset:
         training: bool = False,
         seed: int = 0,
     ) -> None:
+        for name, count in samples.num_streams.items() if isinstance(samples, FeatureDataset) else ():
+            if name == "text" or (count > 1 and name != "video"):
+                problem = (
+                    "is the name of captions"
+                    if name == "text"
+                    else f"has {count} streams, and only those of video are joined"
+                )
+                raise InputError(f"feature {name!r} {problem}: give it another name, or name one stream")
         self.samples = samples
         self.max_video_tokens = max_video_tokens
         self.max_audio_frames = max_audio_frames

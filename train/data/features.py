@@ -123,6 +123,8 @@ class FeatureDataset:
     ) -> None:
         clips = list(clips)
         policies = _policies(features, missing)
+        if TEXT in features and any(clip.captions for clip in clips):
+            raise InputError("a feature is named 'text', and the clips have captions, which are: give it another name")
         _check_word("narrow", narrow, get_args(NarrowPolicy))
         self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
         self._hold = SharedLock(self.store.place.folder)
@@ -295,6 +297,11 @@ class FeatureDataset:
     def num_rows(self, name: str) -> NDArray[np.int64]:
         """Rows T of a feature in every clip, (N,); of the last stream, to which others are joined."""
         return self._known(name)[-1].num_rows
+
+    @property
+    def num_streams(self) -> dict[str, int]:
+        """How many streams each feature has."""
+        return {name: len(streams) for name, streams in self._spans.items()}
 
     def num_bytes(self) -> int:
         """The size of all rows that an epoch may read, where spans are not drawn."""

@@ -70,6 +70,9 @@ class NarratedVideo:
             raise InputError(f"{self.key!r} has a sentence that ends before it starts, or at no instant at all")
         if self.captions and len(self.captions) != len(self.sentences):
             raise InputError(f"{self.key!r} has {counts}, and {len(self.captions)} captions: give as many, or none")
+        unread = [name for name, prints in self.features.items() if len(prints) > (name == AUDIO) and name != "video"]
+        if unread:
+            raise InputError(f"{self.key!r} has more {', '.join(unread)} than is read: one of audio and any of video")
         if (np.diff(starts) < 0).any():
             raise InputError(f"the sentences of {self.key!r} are not in the order of their starts: sort them")
 

@@ -208,6 +208,8 @@ class TestMissing:
             ({"starts": (np.nan, 6.5, 12.0, 15.5)}, "at no instant"),
             ({"starts": (2.0, 1.0, 12.0, 15.5)}, "not in the order of their starts"),
             ({"captions": ("text-stir",)}, "4 sentences, and 1 captions"),
+            ({"features": {"audio": ("mel-0", "mel-1")}}, "has more audio than is read"),
+            ({"features": {"speech": ("s",), "text": ("t",), "ocr": ()}}, "has more speech, text than is read"),
         ],
     )
     def test_a_narration_that_cannot_be_is_refused(self, changed: dict, message: str) -> None:

@@ -142,6 +142,24 @@ def test_a_training_that_reads_from_shards_ends_and_learns(clips, tmp_path) -> N
     assert result.epoch_losses[-1] < result.epoch_losses[0]
 
 
+@pytest.mark.parametrize("name", ["audio", "speech"])
+def test_streams_that_nobody_joins_are_refused(clips, name: str) -> None:
+    store, examples = clips
+    examples[3] = replace(examples[3], features={name: ("speech-0", "speech-4")})
+    examples = [examples[3], replace(examples[4], features={})]
+    with pytest.raises(InputError, match=f"'{name}' has 2 streams, and only those of video are joined"):
+        ClipDataset(stored_clips(store, examples))
+
+
+def test_a_feature_is_not_named_as_captions_are(clips) -> None:
+    store, _ = clips
+    clip = ClipFeatures(clip="c", features={"text": ("text-1",)}, captions=("text-2",))
+    with pytest.raises(InputError, match="feature is named 'text'"):
+        stored_clips(store, [clip])
+    with pytest.raises(InputError, match="feature 'text' is the name of captions"):
+        ClipDataset(stored_clips(store, [replace(clip, captions=())]))
+
+
 def test_windows_are_drawn_anew_in_every_epoch(clips) -> None:
     store, examples = clips
     draw = UniformWindow(1.0, seed=4)
