@@ -32,7 +32,7 @@ _TYPES = {
 class Settings(BaseModel):
     """Frozen, strict and closed. Raises ConfigError where pydantic would raise ValidationError."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -112,11 +112,17 @@ def read_checkpoint(folder: Path) -> CheckpointMeta:
     if not path.is_file():
         raise ConfigError(f"no trained model in {folder}: it has no {META_NAME}. Train one, or name another folder")
     try:
-        meta = CheckpointMeta(**json.loads(path.read_text()))
-    except (ValueError, TypeError, ConfigError) as problem:
+        document = json.loads(path.read_text())
+        version = document.get("format", FORMAT)
+        meta = CheckpointMeta(**document) if version == FORMAT else None  # fields of another format are no damage
+    except (ValueError, TypeError, AttributeError, ConfigError) as problem:
         raise IntegrityError(f"{path} is damaged ({problem}). Restore it, or train again") from problem
-    if meta.format != FORMAT:
-        raise ConfigError(f"{path} has format {meta.format}; this frameloom reads format {FORMAT}. Install a newer one")
+    if meta is None:
+        writer = document.get("code_version") or "in that version"
+        raise ConfigError(
+            f"{path} has format {version}, and this frameloom reads format {FORMAT}. Install frameloom {writer}"
+            ", which wrote it, or a newer one"
+        )
     if Path(meta.weights_file).name != meta.weights_file:
         raise IntegrityError(f"{path} names weights outside its folder: {meta.weights_file!r}")
     return meta

@@ -50,14 +50,16 @@ def fit(
         provenance: data for JSON, kept in the checkpoint: what the model was trained on. Another provenance
             is another training.
         on_progress: called after every step.
-        validate: called with the model after every epoch.
+        validate: called with the model after every epoch; gives metrics by name, finite numbers.
         resume: False begins anew; a checkpoint that the folder holds stays until the new one replaces it.
         num_workers: processes that read clips.
 
     Raises:
-        ConfigError: no clips, a device or precision that is not there, or a folder that holds another training.
+        ConfigError: no clips, a device or precision that is not there, a batch size that the processes cannot share
+            evenly, or a folder that holds another training.
         InputError: a sample has numbers that are not finite, or rows of a wrong width; it is named. No step was taken
-            with its batch, and the training goes on from its last saved state once the sample is repaired.
+            with its batch, and the training goes on from its last saved state once the sample is repaired. Or a metric
+            of `validate` is not finite.
         DivergedError: the loss or the weights are not finite; the last saved state is intact.
         IntegrityError: a saved state, or its loss curve, is damaged.
         OutOfSpaceError: the disk is full; the last saved state is intact.

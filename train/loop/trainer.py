@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..._files import make_folder
-from ..._vocabulary import ConfigError, IntegrityError, digest_of
+from ..._vocabulary import ConfigError, InputError, IntegrityError, digest_of
 from ..._weights import check_device
 from ...fuse import FusionModel, Tokens
 from ...fuse.objectives import whole_batch
@@ -175,7 +175,10 @@ class Trainer:
         position.epoch_losses.append(position.loss_sum / self.steps_per_epoch)
         position.loss_sum = 0.0
         if self.validate is not None:
-            position.metrics = dict(self.validate(self.model.eval()))
+            position.metrics = {name: float(value) for name, value in self.validate(self.model.eval()).items()}
+            if bad := [f"{name} {value}" for name, value in position.metrics.items() if not math.isfinite(value)]:
+                what = f"validate gave {', '.join(bad)} after epoch {epoch + 1}: metrics are finite numbers"
+                raise InputError(f"{what}. Correct it and train again, from the last saved state in {self.folder}")
         self._save(position)
 
     def _step(self, batch: Mapping[str, Tokens], *, rate: float, step: int) -> tuple[float, dict[str, float]]:
@@ -262,9 +265,12 @@ class Trainer:
         """Each process reads an equal share of every batch. An incomplete last batch is dropped, unless it is alone."""
         known = getattr(self.dataset, "shard_groups", None)
         groups = known() if known else np.zeros(len(self.dataset), np.int64)
+        what = f"cannot be shared evenly by {self._num_processes} processes"
+        if self.recipe.batch_size % self._num_processes:
+            raise ConfigError(f"batch_size {self.recipe.batch_size} {what}: set it to a multiple of their number")
         size = min(self.recipe.batch_size, len(groups)) // self._num_processes
         if not size:
-            raise ConfigError(f"{len(groups)} clips cannot be shared by {self._num_processes} processes")
+            raise ConfigError(f"{len(groups)} clips {what}: give as many, or start fewer processes")
         self._batch_size = size * self._num_processes
         order = epoch_order(groups, batch_size=self.recipe.batch_size, seed=self.recipe.seed)
         share = (self.accelerator.process_index, self._num_processes)

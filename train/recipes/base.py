@@ -17,7 +17,7 @@ class Narration(Settings):
 
     clips_per_video: int = Field(default=10, gt=0)
     """Clips of each video in an epoch."""
-    min_seconds: float = Field(default=8.0, gt=0, allow_inf_nan=False)
+    min_seconds: float = Field(default=8.0, gt=0)
     """Length of a random span; a clip of whole sentences lasts at least so long, where there are enough."""
     audio_shift: AudioShift = "later"
     """Where the sound of a clip with words begins: with the clip (none), later, or by a coin later or earlier."""
@@ -54,7 +54,7 @@ class Recipe(Settings):
     """On every weight that is trained."""
     schedule: Literal["constant", "exponential", "cosine"] = "exponential"
     """Of the learning rate. exponential: times `decay` after every epoch; cosine: down to zero at the end."""
-    decay: float = 0.9
+    decay: float = Field(default=0.9, gt=0)
     """See `schedule`."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises from zero."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..._registry import Registry
@@ -20,7 +21,7 @@ def list_recipes(pattern: str = "*") -> list[str]:
 
 
 def get_recipe(name: str, /, **overrides: Any) -> Recipe:
-    """A recipe, with some of its fields replaced.
+    """A recipe, with some of its fields replaced; of `model_options` and `narration` the options that are named.
 
     Raises:
         UnknownNameError: no such recipe; the nearest names are listed.
@@ -29,6 +30,9 @@ def get_recipe(name: str, /, **overrides: Any) -> Recipe:
     recipe = _RECIPES[name]
     if "name" in overrides:
         raise ConfigError(f"the name of recipe {name} cannot be replaced: leave out 'name'")
+    for field in ("model_options", "narration"):
+        if isinstance(given := overrides.get(field), Mapping) and given:  # an empty one clears them
+            overrides[field] = {**dict(getattr(recipe, field) or {}), **given}
     try:
         return recipe.replaced(**overrides)
     except ConfigError as problem:

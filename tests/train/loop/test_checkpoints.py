@@ -120,8 +120,8 @@ class TestDamage:
             checkpoint_digest(tmp_path)
 
     def test_a_newer_format_is_not_guessed_at(self, folder) -> None:
-        rewrite(folder, format=2)
-        with pytest.raises(ConfigError, match="format 2"):
+        rewrite(folder, format=2, code_version="7.1.0", what_7_knows=[1])
+        with pytest.raises(ConfigError, match=r"format 2.* Install frameloom 7\.1\.0"):
             checkpoint_digest(folder)
 
     def test_a_description_cannot_reach_out_of_its_folder(self, folder) -> None:

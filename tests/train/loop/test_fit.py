@@ -15,7 +15,8 @@ import helpers.children
 import numpy as np
 import pytest
 import torch
-from frameloom import ConfigError, IntegrityError, OutOfSpaceError
+from accelerate import Accelerator
+from frameloom import ConfigError, InputError, IntegrityError, OutOfSpaceError
 from frameloom import _files as _commit
 from frameloom._files import FAIL_POINT_VARIABLE, FailPointError
 from frameloom.fuse import create_model
@@ -442,6 +443,23 @@ class TestRefusals:
             )
         assert sorted(path.name for path in (tmp_path / "progress").iterdir()) == ["losses.jsonl", "step-000000002"]
 
+    def test_a_metric_that_is_not_a_number_is_named_and_costs_one_epoch_at_most(self, make_samples, tmp_path) -> None:
+        def run(*metrics: float):
+            given = iter(metrics)
+            dataset = ClipDataset(make_samples(16), training=True)
+            validate = lambda model: {"r1": np.float32(next(given)), "rank": 3}  # noqa: E731
+            return fit(tiny_model(), dataset, recipe=tiny_recipe(epochs=3), folder=tmp_path, validate=validate)
+
+        with pytest.raises(InputError, match=r"r1 nan after epoch 2.*last saved state"):
+            run(0.5, np.nan, 0.5)
+        result = run(0.5, 0.25)
+        assert (result.resumed_at, dict(result.metrics)) == (2, {"r1": 0.25, "rank": 3.0})
+
+    def test_a_batch_that_processes_cannot_share_evenly_is_refused(self, make_samples, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr(Accelerator, "num_processes", 3)
+        with pytest.raises(ConfigError, match="batch_size 8 cannot be shared evenly by 3 processes"):
+            fit(tiny_model(), ClipDataset(make_samples(16)), recipe=tiny_recipe(), folder=tmp_path)
+
     @pytest.mark.parametrize(
         ("num_clips", "options", "recipe", "message"),
         [
@@ -487,8 +505,6 @@ class TestEmbedding:
 
     @pytest.mark.parametrize("combination", ["smell", "video+video", ""])
     def test_a_combination_that_cannot_be(self, make_samples, combination) -> None:
-        from frameloom import InputError
-
         dataset = ClipDataset(make_samples(2))
         with pytest.raises(InputError, match="join different ones of text, video, audio"):
             embed_batch(tiny_model(), collate([dataset[0]]), (combination,))

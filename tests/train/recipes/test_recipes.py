@@ -103,6 +103,11 @@ def test_fields_can_be_replaced() -> None:
         ({"epochs": 2.5}, "epochs is 2.5; it must be of type int"),
         ({"epochs": True}, "must be of type int"),
         ({"learning_rate": "fast"}, "must be of type float"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf: .* finite"),
+        ({"clip_gradient": float("inf")}, "clip_gradient is inf: .* finite"),
+        ({"decay": float("nan")}, "decay is nan"),
+        ({"decay": -0.9}, "decay is -0.9; it must be above 0"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be 0.0 or more"),
         ({"schedule": "linear"}, "must be one of 'constant', 'exponential' or 'cosine'"),
         ({"precision": "int8"}, "must be one of 'no', 'fp16' or 'bf16'"),
@@ -113,6 +118,15 @@ def test_fields_can_be_replaced() -> None:
 def test_impossible_overrides_are_explained(overrides, message) -> None:
     with pytest.raises(ConfigError, match=message):
         get_recipe("everything_at_once_tiny", **overrides)
+
+
+def test_an_override_of_some_options_leaves_the_others() -> None:
+    recipe = get_recipe("mcn_narrated", narration={"min_seconds": 4.0}, model_options={"pad_audio_to": 7})
+    own = get_recipe("mcn_narrated")
+    assert recipe.narration == own.narration.replaced(min_seconds=4.0)
+    assert recipe.model_options == {**own.model_options, "pad_audio_to": 7}
+    cleared = get_recipe("mcn_narrated", narration={}, model_options={})
+    assert (cleared.narration, cleared.model_options) == (None, {})
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
