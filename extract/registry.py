@@ -1,4 +1,4 @@
-"""The table of backbones: each file of this folder adds its own, and the public calls read it.
+"""The table of backbones: each file of `backbones/` adds its own, and the public calls read it.
 
 An entry has two halves. The specification is plain data and costs nothing to read; the builder loads libraries and
 weights.

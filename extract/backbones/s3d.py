@@ -190,7 +190,7 @@ class S3DKinetics(S3DBackbone):
     def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         """Places in a sequence turned into the names of the other S3D; the classifier's kernel of 1 into a matrix."""
         named = {kinetics_name(key.removeprefix("module.")): value for key, value in state_dict.items()}
-        if "fc.weight" in named:
+        if "fc.weight" in named and named["fc.weight"].ndim > 2:
             named["fc.weight"] = named["fc.weight"].flatten(1)
         return named
 

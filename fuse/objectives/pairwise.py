@@ -7,7 +7,8 @@ Sources, each with its authors' code, whose numbers this file gives:
   brian7685/Multimodal-Clustering-Network@808948b, train_tri_kmeans.py.
 * Sums over pairs of modalities: AVLnet (arXiv 2006.09199); roudimit/AVLnet@be70e95, train.py.
 
-All of them compare raw dot products: nothing is normalised here, and there is no temperature unless one is given.
+They compare raw dot products, without normalisation and without a temperature unless one is given; `mil_nce_loss` and
+`max_margin_loss` compare cosines.
 
 Legend: B batch, C caption candidates of a clip, E width of an embedding, K clusters.
 """

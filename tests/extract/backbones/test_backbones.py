@@ -36,25 +36,7 @@ from frameloom.extract.registry import BACKBONES
 from frameloom.extract.windows.sampling import Windows
 from safetensors.torch import save_file
 
-CHEAP = [
-    "test_resnet",
-    "logmel_avlnet",
-    "word2vec",
-    "test_resnet3d",
-    "test_swin3d",
-    "test_davenet",
-    "test_pixel_tokens",
-    "test_pixels",
-    "waveform_16khz",
-    "test_s3d",
-    "test_s3d_kinetics",
-    "test_s3d_text",
-    "test_vit",
-    "test_clip",
-    "test_clip_text",
-    "test_bert",
-    "test_distilbert",
-]
+CHEAP = [*list_backbones("test_*"), "logmel_avlnet", "waveform_16khz", "word2vec"]
 
 
 def some_frames(count: int = 5, *, height: int = 64, width: int = 80) -> DecodedFrames:

@@ -164,6 +164,13 @@ class TestOfficialWeights:
         weights = {**backbone.network.state_dict(), "fc.weight": torch.ones(7, 128), "fc.bias": torch.zeros(7)}
         assert backbone.from_official(weights).classify(torch.ones(2, 128)).tolist() == [[128.0] * 7] * 2
 
+    def test_a_classifier_of_another_rank_is_named(self) -> None:
+        for name in VIDEO:
+            backbone = create_backbone(name)
+            for wrong in (torch.ones(()), torch.ones(7)):
+                with pytest.raises(InputError, match=r"fc.weight is \("):
+                    backbone.from_official({**backbone.network.state_dict(), "fc.weight": wrong})
+
     def test_video_and_text_share_a_file_of_weights(self, tmp_path: Path) -> None:
         video = create_backbone("test_s3d", seed=1, output="joint")
         text = create_backbone("test_s3d_text", seed=1, vocabulary=write_words(tmp_path / "words.txt"))
