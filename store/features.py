@@ -201,7 +201,10 @@ class FeatureStore:
         self.refresh()
 
     def sweep(self, *, older_than_seconds: float | None = None) -> list[str]:
-        """Remove what dead writers left behind: temporary files, shards without sidecar and the reverse.
+        """Remove what dead writers left behind: temporary files, and shards without sidecar that are not whole.
+
+        A whole shard stays: its sidecar may be what was lost, and a repair writes it again. So does a sidecar without
+        shard, for a writer commits it last: it says what was lost.
 
         Only for the holder of the writer lock, before it starts workers. That lock is one of this machine. Others may
         write to the same remote store under locks of their own, so there only what is a day old is taken for dead.
@@ -219,9 +222,17 @@ class FeatureStore:
         paired = {file.path for pair in _committed(files) for file in pair}
         lone = sorted((file for file in files if file.path not in paired), key=lambda file: file.path)
         old = [file.path for file in lone if file.age_seconds >= least or not least]
-        removed = [path for path in old if self.place.remove_lone(path)]
+        removed = [path for path in old if not self._is_evidence(path) and self.place.remove_lone(path)]
         names = [self.place.address(path) for path in removed] + self.place.abandon(least)
         return [f"removed {name}, which a writer that was killed left unfinished" for name in names]
+
+    def _is_evidence(self, path: Path) -> bool:
+        """Whether a lone file is more than what a writer left unfinished."""
+        try:
+            is_shard = OURS.fullmatch(path.name) and path.suffix != SUFFIX
+            return self.place.sha256(path).startswith(path.stem) if is_shard else path.suffix == SUFFIX
+        except OSError:  # it has just been completed or removed, or cannot be read
+            return True
 
     # Knowing
 

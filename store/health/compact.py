@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from ..._files import fail_point
-from ..._vocabulary import IntegrityError, LockedError
+from ..._vocabulary import InputError, IntegrityError, LockedError
 from ..features import FeatureStore
 from ..formats import SUFFIX, Entry, ShardInfo
 from ..locks import exclusive_lock
@@ -256,14 +256,17 @@ def merge_small_shards(
         progress: called with the number of samples after each new shard.
 
     Returns:
-        what was done. A reader that holds a merged shard finds its samples in the new one.
+        what was done, besides what an earlier run had left to do. A reader that holds a merged shard finds its samples
+        in the new one.
 
-    Raises OutOfSpaceError; nothing is lost.
+    Raises:
+        IntegrityError, InputError: a sample is damaged, or cannot be written again; nothing is lost.
+        OutOfSpaceError: the disk is full; nothing is lost, and the next run goes on from here.
     """
     advance = progress or (lambda _count: None)
     store.refresh()
     done = Compaction(num_shards=len(store.shards()))
-    if num_small(store, shard_bytes=shard_bytes) < MERGED_FROM or store.problems:
+    if plan_merge(store, max_bytes=max_bytes, shard_bytes=shard_bytes).is_empty:
         return done
     try:
         with exclusive_lock(store.place.folder):
@@ -271,17 +274,24 @@ def merge_small_shards(
             return _apply(store, lambda: plan_merge(store, max_bytes=max_bytes, shard_bytes=shard_bytes), None, advance)
     except LockedError as error:
         _log.info("small shards are merged another time: %s", error)
-    except IntegrityError as error:
-        _log.warning("small shards are not merged: %s", error)
+    except (IntegrityError, InputError):  # its plan cannot be carried out
         store.place.remove([store.place.folder / JOURNAL_NAME])
+        raise
     return done
 
 
 def plan_merge(store: FeatureStore, *, max_bytes: int, shard_bytes: int = DEFAULT_SHARD_BYTES) -> Compaction:
-    """What `merge_small_shards` would do. Nothing, and at once, where few shards are small or some are damaged."""
-    if num_small(store, shard_bytes=shard_bytes) < MERGED_FROM or store.problems:
+    """What `merge_small_shards` would do: what a run that was killed has left to do, or what is due now.
+
+    Nothing, and at once, where few shards are small or some are damaged.
+    """
+    left = _left(store)
+    if store.problems or (left is None and num_small(store, shard_bytes=shard_bytes) < MERGED_FROM):
         return Compaction(num_shards=len(store.shards()))
     live = _live(store, None)
+    if left is not None:
+        olds = {store.place.folder / name for name in left.old}
+        return _plan(store, list(left.new), [shard for shard in store.shards() if shard.path in olds], live, None)
     new: list[tuple[str, ...]] = []
     old: list[ShardInfo] = []
     for group in _groups(shard for shard in store.shards() if 2 * shard.num_bytes < shard_bytes):
@@ -303,6 +313,14 @@ def plan_merge(store: FeatureStore, *, max_bytes: int, shard_bytes: int = DEFAUL
     return _plan(store, sorted(new), old, live, None)
 
 
+def _left(store: FeatureStore) -> _Journal | None:
+    """What a run that was killed has left to do."""
+    try:
+        return _Journal.model_validate_json(store.place.read_bytes(store.place.folder / JOURNAL_NAME))
+    except (FileNotFoundError, ValueError):  # damaged: the plan is made anew from what the store holds
+        return None
+
+
 def _apply(
     store: FeatureStore, make_plan: Callable[[], Compaction], wanted: Collection[str] | None, advance: Advance
 ) -> Compaction:
@@ -312,11 +330,7 @@ def _apply(
         return Compaction()
     store.place.remove(list(base.glob(f".{JOURNAL_NAME}.*.tmp")))  # of one that was killed while it made its plan
     journal = base / JOURNAL_NAME
-    try:
-        left = _Journal.model_validate_json(store.place.read_bytes(journal))
-    except (FileNotFoundError, ValueError):  # damaged: the plan is made anew from what the store holds
-        left = None
-    if left is not None:
+    if (left := _left(store)) is not None:
         _carry_out(store, base, left, wanted, advance)
         store.place.remove([journal])
     plan = make_plan()
@@ -355,5 +369,8 @@ def _carry_out(
             remove_what_moved()
         advance(len(names))
     remove_what_moved()
+    if len(moved) == sum(map(len, todo.new)):  # a kill may have come between a sidecar and its shard
+        lone = {file.path for file in store.place.files()} - committed - new
+        store.place.remove([path for name in todo.old if (path := base / name) in lone])
     store.close()
     store.refresh()

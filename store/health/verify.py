@@ -159,7 +159,7 @@ def _unfinished(place: Place, pair: Pair, again: bytes | None) -> Verdict:
     message = f"{place.address(path)} has no sidecar: a writer is at work or was stopped, or the sidecar was lost"
     remedy = "nothing was promised of it; the next sync removes it and does its work again"
     if again is not None:
-        remedy += "; `frameloom repair` keeps it, and writes its sidecar"
+        remedy = "`frameloom repair` writes its sidecar, and so does a sync that makes the same shard again"
     finding = _finding(place, pair, Kind.UNFINISHED_FILE, path, message, remedy)
     return Verdict(findings=(finding,), message="its sidecar written from its shard", new_sidecar=again)
 

@@ -25,6 +25,7 @@ from ..._files import (
 )
 from ..._vocabulary import ConfigError, IntegrityError
 from ..formats import REMEDY
+from .base import OURS
 
 SIZE_VARIABLE = "FRAMELOOM_CACHE_GB"
 # A temporary file of this age is a dead writer's: no transfer of one shard takes so long.
@@ -105,7 +106,7 @@ class Copies:
                 status = path.stat()
                 if is_temporary(path.name) and time.time() - status.st_mtime > ABANDONED_SECONDS:
                     path.unlink()
-                elif path.is_file() and not path.name.endswith(".lock"):
+                elif OURS.fullmatch(path.name) or is_temporary(path.name):  # and no lock that somebody holds
                     found.append((status.st_atime, status.st_size, path))
         excess = sum(size for _, size, _ in found) - copies_limit()
         for _, size, path in sorted(found):

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from ..._files import publish_text
-from ..._vocabulary import InputError, IntegrityError, Status, digest_of
+from ..._vocabulary import FrameloomError, InputError, IntegrityError, Status, digest_of
 from ...store.health import Compaction, merge_small_shards, plan_merge
 from ...train import Recipe
 from ...train.data import ClipFeatures, NarratedVideo, TrainingSet
@@ -369,17 +369,23 @@ def embed_job(
     )
 
 
-def merge(stage: Stage) -> int:
-    """Merge small shards where there are many, a bounded part of them in one run. Returns how many shards went."""
-    planned = planned_merge(stage.project)
-    if planned.is_empty:
-        return 0
-    begun = time.monotonic()
-    with stage.console.progress("merge", sum(map(len, planned.new_shards)), "samples") as advance:
-        merged = len(merge_small_shards(stage.project.store, max_bytes=MERGE_BYTES, progress=advance).old_shards)
-    if merged:
-        stage.project.ledger.record_rate("merge", merged, time.monotonic() - begun)
-    return merged
+def merge(stage: Stage) -> tuple[int, tuple[str, ...]]:
+    """Merge small shards where there are many, a bounded part of them in one run.
+
+    Returns how many shards went, and a note where merging failed, which takes nothing from what the run has done.
+    """
+    try:
+        planned = planned_merge(stage.project)
+        if planned.is_empty:
+            return 0, ()
+        begun = time.monotonic()
+        with stage.console.progress("merge", sum(map(len, planned.new_shards)), "samples") as advance:
+            merged = len(merge_small_shards(stage.project.store, max_bytes=MERGE_BYTES, progress=advance).old_shards)
+        if merged:
+            stage.project.ledger.record_rate("merge", merged, time.monotonic() - begun)
+        return merged, ()
+    except FrameloomError as error:
+        return 0, (f"note: small shards were not merged: {error}",)
 
 
 def planned_merge(project: Project) -> Compaction:

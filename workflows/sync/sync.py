@@ -128,12 +128,12 @@ def sync(project: Project, console: Console) -> Report:
             state, untrained = _trained(stage, found, done)
         if untrained:
             done["deleted"] = stages.delete(stage, state.stale_ids())
-            done["merged"] = stages.merge(stage)
+            done["merged"], notes = stages.merge(stage)
             unindexed = frozenset(video.name for video in found.videos)
-            return report_of(state, done, notes=(untrained,), unindexed=unindexed)
+            return report_of(state, done, notes=(untrained, *notes), unindexed=unindexed)
         _embed(stage, state, done)
-        done["merged"] = stages.merge(stage)
-        return report_of(state, done, notes=tuple(_notes(state)))
+        done["merged"], notes = stages.merge(stage)
+        return report_of(state, done, notes=(*_notes(state), *notes))
 
 
 def _trained(stage: Stage, found: Survey, done: dict[str, int]) -> tuple[State, str]:

@@ -7,10 +7,12 @@ import signal
 
 import numpy as np
 import pytest
-from frameloom._files import FAIL_POINT_VARIABLE
+from frameloom._files import FAIL_POINT_VARIABLE, FailPointError
+from frameloom._vocabulary import IntegrityError
 from frameloom.store import FeatureStore, reader_lock
 from frameloom.store.formats import FORMATS
-from frameloom.store.health import merge_small_shards, verify_features
+from frameloom.store.health import merge_small_shards, plan_merge, verify_features
+from frameloom.store.places import LocalPlace
 from helpers.stores import SPEC, make_sample, make_spec, tree
 
 SAMPLES = [make_sample(f"{number:03d}.mp4", number % 4) for number in range(80)]
@@ -84,21 +86,47 @@ def test_a_store_that_is_read_is_left_as_it_is(store) -> None:
     assert not merge(store).is_empty
 
 
-def test_a_store_with_damage_is_left_as_it_is(store, caplog) -> None:
+def test_a_store_with_damage_is_left_as_it_is(store) -> None:
     entry = store.entry(SAMPLES[3].fingerprint)
     with entry.shard.path.open("r+b") as file:
         file.seek(entry.values_offset)
         file.write(b"\xff")
-    assert merge(store).is_empty
-    assert "are not merged" in caplog.text
+    with pytest.raises(IntegrityError, match="run `frameloom repair`"):
+        merge(store)
+    assert not (store.root / ".compact.json").exists()
     assert entry.shard.path.is_file()
     assert len(FeatureStore(store.root)) == len(SAMPLES)
+
+
+def test_a_kill_between_a_sidecar_and_its_shard_leaves_nothing_for_ever(store, monkeypatch) -> None:
+    shards = sorted(shard.path for shard in store.shards())
+
+    def remove(self, paths):
+        for path in paths[: 1 if shards[5] in paths else None]:
+            path.unlink(missing_ok=True)
+        if shards[5] in paths:
+            raise FailPointError
+
+    monkeypatch.setattr(LocalPlace, "remove", remove)
+    with pytest.raises(FailPointError):
+        merge(store)
+    monkeypatch.undo()
+    again = FeatureStore(store.root)
+    assert again.sweep() == []  # a whole shard, of which the sweep cannot know that it was merged
+    assert shards[5].is_file()
+    merge(again)
+    assert_whole(again)
+    assert list(verify_features(again)) == []
+    assert not shards[5].exists()
 
 
 POINTS = ["compact.planned", "shard.half", "shard.durable", "sidecar.written", "sidecar.durable", "compact.moved"]
 
 
-@pytest.mark.parametrize("point", [*(f"{name}:kill" for name in POINTS), "compact.removed:kill:7"])
+REMOVED = [f"compact.removed:kill:{number}" for number in (7, 20, 39)]
+
+
+@pytest.mark.parametrize("point", [*(f"{name}:kill" for name in POINTS), *REMOVED])
 def test_a_kill_at_any_instant_loses_nothing_and_a_rerun_ends_with_the_same_bytes(store, tmp_path, point) -> None:
     child = os.fork()
     if not child:
@@ -109,7 +137,9 @@ def test_a_kill_at_any_instant_loses_nothing_and_a_rerun_ends_with_the_same_byte
     assert_whole(FeatureStore(store.root))
     again = FeatureStore(store.root)
     again.sweep()
+    assert not plan_merge(again, max_bytes=ENOUGH, shard_bytes=SHARD_BYTES).is_empty
     merge(again)
     assert_whole(again)
+    assert len(again.shards()) == 1
     assert list(verify_features(again)) == []
     assert not (store.root / ".compact.json").exists()

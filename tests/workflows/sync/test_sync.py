@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from frameloom import ConfigError, LockedError, Outcome, Status
+from frameloom._vocabulary import InputError, IntegrityError, OutOfSpaceError
 from frameloom.store import writer_lock
+from frameloom.store.health import Compaction
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.project.project import Project
+from frameloom.workflows.sync import stages
 from frameloom.workflows.sync.sync import embed_only, extract_only, make_plan, status_of, sync, train_only
 from helpers.projects import make_clip, make_collection, run_sync, write_config
 from helpers.stores import tree
@@ -292,6 +295,20 @@ def test_batches_of_few_videos_are_merged_at_the_end(tmp_path: Path, monkeypatch
     assert len(features_of(tmp_path)) == len(list(store.entries()))
     assert run_sync(tmp_path).did_nothing
     assert make_plan(Project.open(tmp_path, read_only=True)).is_empty
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfSpaceError("no space left"), InputError("too large"), IntegrityError("damaged")]
+)
+def test_a_merge_that_fails_is_a_note_of_the_report(synced: Path, monkeypatch: pytest.MonkeyPatch, error) -> None:
+    def fail(*_given: object, **_named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(stages, "plan_merge", lambda *_given, **_named: Compaction(old_shards=("x",)))
+    monkeypatch.setattr(stages, "merge_small_shards", fail)
+    report = run_sync(synced)
+    assert report.exit_code == 0
+    assert f"note: small shards were not merged: {error}" in report.notes
 
 
 def test_second_writer_is_refused(synced: Path) -> None:
