@@ -9,7 +9,7 @@ from ..store import reader_lock
 from .console import Console
 from .experiments import Evaluation, evaluate
 from .project import CONFIG_NAME, Project
-from .search import Query, Result, SearchSession
+from .search import Query, Result, SearchSession, stamp_of
 from .sync import Plan, Report, make_plan, status_of, sync
 
 
@@ -24,6 +24,7 @@ class Index:
         path = Path(path)
         self.path = path / CONFIG_NAME if path.is_dir() else path
         self._session: SearchSession | None = None
+        self._stamp: str | None = None
         Project.open(self.path)  # mistakes of the configuration are raised at once
 
     def sync(self, *, dry_run: bool = False, quiet: bool = True) -> Report | Plan:
@@ -78,9 +79,10 @@ class Index:
             modalities=modalities,
             top=top,
         )
-        if self._session is None or not self._session.is_current():
+        stamp = stamp_of(self.path)  # before it is read, so that no change between the two is missed
+        if self._session is None or stamp != self._stamp or not self._session.is_current():
             self.close()
-            self._session = SearchSession(Project.open(self.path), watched=(self.path,))
+            self._session, self._stamp = SearchSession(Project.open(self.path)), stamp
         return self._session.search(query)
 
     def status(self) -> dict[str, Any]:

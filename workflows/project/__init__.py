@@ -1,7 +1,6 @@
 """Projects: the configuration, the collection that it names, and the features that it asks for."""
 
 from .collection import Video, clips_of, dropped_spans, in_split, readable_path, text_of
-from .config import combination_fault
 from .imported import ALLOWED_SECONDS, PREFIX, ImportRecord, imported_weights
 from .project import CHECKPOINT_POINTER, CONFIG_NAME, VECTORS_POINTER, Project, read_json
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Resolved
@@ -20,7 +19,6 @@ __all__ = [
     "Resolved",
     "Video",
     "clips_of",
-    "combination_fault",
     "dropped_spans",
     "imported_weights",
     "in_split",

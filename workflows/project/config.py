@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, Literal
@@ -259,19 +258,15 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _known_combinations(self) -> Config:
+        modalities = self.features.modalities()
         for name in self.store.combinations:
-            fault = combination_fault(name, self.features.modalities())
-            if fault is not None:
-                raise ValueError(f"store.combinations: {fault}")
+            parts = name.split("+")
+            if not set(parts) <= set(modalities) or parts != sorted(set(parts), key=list(modalities).index):
+                raise ValueError(
+                    f"store.combinations: {name!r} is not a combination: join different ones of"
+                    f" {', '.join(modalities)} by +, in this order"
+                )
         return self
-
-
-def combination_fault(name: str, modalities: Sequence[str]) -> str | None:
-    """The fault in the name of a combination; None where the name joins different modalities by +, in their order."""
-    parts = name.split("+")
-    if set(parts) <= set(modalities) and parts == sorted(set(parts), key=list(modalities).index):
-        return None
-    return f"{name!r} is not a combination: join different ones of {', '.join(modalities)} by +, in this order"
 
 
 def load_config(path: Path) -> Config:

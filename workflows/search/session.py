@@ -1,15 +1,14 @@
 """A search session: a project opened for questions in any mixture of words, pictures and sound.
 
 Opening one reads the configuration's pointers once; questions then share the model, the table and one decoder.
-`is_current` is a few calls of stat: whoever keeps a session asks it before each question, and opens another one when a
-training or a sync has changed what answers.
+`is_current` looks at the stamps of a few files: whoever keeps a session asks it before each question, and opens another
+one when a training or a sync has changed what answers.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
+from ..._files import file_stamp
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality
 from ...store import metadata_of, quoted, reader_lock
 from ...train.data import ClipSample
-from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project, combination_fault
+from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project
 from ..sync import loaded_model
 
 _COLUMNS = ("clip", "video", "path", "modalities", "start_seconds", "end_seconds", "split", "captions", "metadata")
@@ -96,23 +96,25 @@ class Query(Settings):
             raise InputError(str(error)) from None
 
 
+def stamp_of(path: Path) -> str | None:
+    """What changes when a file is written again; None where it is not there."""
+    try:
+        return file_stamp(path.stat())
+    except FileNotFoundError:
+        return None
+
+
 class SearchSession:
     """A project, its model, its table and one decoder, kept open for questions.
 
     Raises FrameloomError when nothing is indexed, or no checkpoint is there to embed questions with.
     """
 
-    def __init__(self, project: Project, *, watched: tuple[Path, ...] = ()) -> None:
+    def __init__(self, project: Project) -> None:
         self.project = project
         self.table = project.table
+        self._stamp = self._now()  # before anything is read, so that no change between the two is missed
         self.resolved = project.resolve()
-        self._watched = (
-            *watched,
-            project.root / "models" / VECTORS_POINTER,
-            self.resolved.model_folder / CHECKPOINT_POINTER,
-            *([] if self.resolved.checkpoint is None else [self.resolved.checkpoint.folder / "model.json"]),
-        )
-        self._stamp = self._now()
         self._count = lru_cache(maxsize=1000)(self.table.count)
         self._closed: weakref.finalize[Any, Any] | None = None
         if self.resolved.checkpoint is None:
@@ -124,7 +126,7 @@ class SearchSession:
         self.checkpoint: CheckpointRef = self.resolved.checkpoint
 
     def is_current(self) -> bool:
-        """Whether configuration, checkpoint, word vectors and table are those that this session was opened with."""
+        """Whether checkpoints, word vectors and table are those that this session was opened with."""
         return self._stamp == self._now()
 
     def close(self) -> None:
@@ -133,12 +135,11 @@ class SearchSession:
             self._closed()
 
     def _now(self) -> tuple[Any, ...]:
-        stamps: list[Any] = [self.table.version()]
-        for path in self._watched:
-            with suppress(FileNotFoundError):
-                found = path.stat()
-                stamps.append((str(path), found.st_mtime_ns, found.st_size, found.st_ino))
-        return tuple(stamps)
+        models, given = self.project.root / "models", self.project.config.model.checkpoint
+        found = [each for name in (CHECKPOINT_POINTER, "*/model.json") for each in sorted(models.glob(f"*/{name}"))]
+        configured = [] if given is None else [self.project.base / Path(given).expanduser() / "model.json"]
+        watched = (models / VECTORS_POINTER, *found, *configured)
+        return (self.table.version(), *((str(path), stamp_of(path)) for path in watched))
 
     def search(self, query: Query) -> list[Result]:
         """The clips nearest to a question, best first.
@@ -153,10 +154,10 @@ class SearchSession:
             vector, left_out = self._vector(query)
             of_model = f"model = '{self.checkpoint.digest}'"
             conditions = [of_model, "is_primary = true"]
-            if query.modalities:
-                fault = combination_fault(query.modalities, self.project.config.features.modalities())
-                if fault is not None:
-                    raise InputError(f"modalities: {fault}")
+            if query.modalities is not None:
+                known = self.project.config.store.combinations
+                if query.modalities not in known:
+                    raise InputError(f"modalities: {query.modalities!r}: the table has rows of {', '.join(known)}")
                 conditions[1] = f"modalities = {quoted(query.modalities)}"
             if left_out is not None:
                 conditions.append(f"clip != {quoted(left_out)}")

@@ -90,6 +90,27 @@ def test_a_changed_configuration_and_checkpoint_are_seen(synced: Path) -> None:
     assert index.search("a red picture") == first
 
 
+def test_a_change_while_a_session_opens_is_seen(synced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, pointers = Index(synced), sorted((synced / ".frameloom" / "models").glob("*/current.json"))
+    changes: list[Callable[[], Any]] = [
+        lambda: os.utime(synced / ".frameloom" / "models" / "word_vectors.json", ns=(1, 1)),
+        lambda: [os.utime(path, ns=(1, 1)) for path in pointers],
+        lambda: write_config(synced),
+    ]
+    opened: list[Any] = []
+    original = Project.resolve
+
+    def resolve(self: Project, **how: Any) -> Any:
+        found = original(self, **how)
+        opened.append(changes.pop(0)() if changes else None)
+        return found
+
+    monkeypatch.setattr(Project, "resolve", resolve)
+    for _ in range(5):
+        index.search("a red picture")
+    assert len(opened) == 4  # one for each change, and one that stays
+
+
 def test_a_session_of_a_project_without_an_index_says_so(synced: Path) -> None:
     write_config(synced, store={"path": "elsewhere"})
     with pytest.raises(FrameloomError, match="nothing is indexed yet"):
