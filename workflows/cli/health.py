@@ -38,12 +38,13 @@ def repair(
     """Bring a damaged store back to one that is whole. Nothing that cannot be made again is thrown away.
 
     Damaged files move to .quarantine in the store's folder. Whatever samples of them are whole are kept in new shards;
-    those that are lost are extracted again by the next `frameloom sync`, and no others. A damaged index of a shard is
-    rebuilt where that can be proven right. Rows of clips that are no more are deleted from the table.
+    those that are lost are extracted again by the next `frameloom sync`, and no others; what was imported cannot be,
+    and comes back by the `frameloom import` that is named. A damaged index of a shard is rebuilt where that can be
+    proven right. Rows of clips that are no more are deleted from the table.
 
     Exit codes: 0 the store is whole, 5 disk full, 6 another process is writing.
 
-    Example: frameloom repair --dry-run, then frameloom repair, then frameloom sync
+    Example: frameloom repair --dry-run, then frameloom repair, then what it says
     """
     from ..health.report import repair as repair_store
 

@@ -101,7 +101,7 @@ class ImportReport(Settings):
         verb = "would import" if self.dry_run else "imported"
         yield f"{verb} {len(self.imported)} as features.{self.feature} ({self.identity}); {self.already} were there"
         sides = (
-            (self.absent, "recorded as having none"),
+            (self.absent, f"{'would be ' if self.dry_run else ''}recorded as having none"),
             (self.unmatched, "fit nothing in the collection"),
             (self.without, "of the collection have nothing here"),
             (self.unreadable, "of the collection cannot be read, and only their content names them"),
@@ -113,7 +113,8 @@ class ImportReport(Settings):
                 yield f"  {len(names)} {what}, such as {names[0]!r}"
         if self.unfit:
             origin, reason = self.unfit[0]
-            yield f"  {len(self.unfit)} were taken and are not as long as their video, such as {origin!r}: {reason}"
+            taken = "would be" if self.dry_run else "were"
+            yield f"  {len(self.unfit)} {taken} taken and are not as long as their video, such as {origin!r}: {reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,8 +91,8 @@ class HealthReport(Settings, arbitrary_types_allowed=True):
         yield from (f"not looked at: {reason}" for reason in self.skipped)
         rows = "no table" if self.rows is None else count_of(self.rows, "row")
         looked_at = f"{count_of(self.shards, 'shard')}, {rows}"
-        if self.damage:
-            yield f"{looked_at}: {len(self.damage)} damaged; `frameloom repair`, then `frameloom sync`, restores them"
+        if damaged := self.damaged:
+            yield f"{looked_at}: {damaged} damaged: `frameloom repair` keeps what is whole and says what is next"
         else:
             yield f"{looked_at}: nothing is damaged"
 
@@ -211,7 +211,8 @@ def _repair(project: Project, console: Console, *, dry_run: bool) -> RepairRepor
 def _num_to_make(repaired: Repaired, imported: Mapping[str, bool]) -> int:
     if repaired.kind in (Kind.CHECKPOINT, Kind.WORD_VECTORS, Kind.TABLE):
         return 1
-    return sum(not imported.get(fingerprint, False) for _, fingerprint in repaired.lost)
+    # What the collection does not know any more is made by nobody, unless the collection itself could not be read.
+    return sum(not imported.get(fingerprint, bool(imported and fingerprint)) for _, fingerprint in repaired.lost)
 
 
 def _note_version(project: Project) -> None:

@@ -12,8 +12,8 @@ from ..._vocabulary import Outcome
 from ...store import reader_lock
 from ...store.health import num_small, quarantine_bytes, row_bytes, superseded
 from ..console import count_of, readable_bytes
-from ..project import Project
-from ..sync import Survey, fingerprint_of, survey, text_digest
+from ..project import ImportRecord, Project
+from ..sync import Survey, stream_of, survey, text_digest
 
 MANY_SHARDS = 1000  # a store of as many opens noticeably later
 
@@ -64,8 +64,7 @@ def _features(project: Project, found: Survey) -> list[dict[str, Any]]:
             "samples": len(entries := held.get(name, [])),
             "shards": sum(shard.feature == name for shard in project.store.shards()),
             "row_bytes": sum(map(row_bytes, entries)),
-            "covered": covered.get(name, (0, 0))[0],
-            "of": covered.get(name, (0, 0))[1],
+            **covered.get(name, {"covered": 0, "absent": 0, "of": 0}),
             "failures": _failures(entries),
         }
         for name in sorted({*held, *covered})
@@ -77,20 +76,20 @@ def _failures(entries: Iterable[Any]) -> dict[str, int]:
     return dict(sorted(Counter(one.status.value for one in entries if one.status.outcome in boxes).items()))
 
 
-def _coverage(project: Project, found: Survey) -> dict[str, tuple[int, int]]:
-    """Of each wanted feature: how many videos or captions have it, and how many there are."""
-    covered = {
-        want.name: (
-            sum(one.request is want and one.entry is not None for state in found.videos for one in state.streams),
-            len(found.videos),
-        )
-        for want in project.media
-    }
+def _coverage(project: Project, found: Survey) -> dict[str, dict[str, int]]:
+    """Of each wanted feature: how many videos or captions have rows of it, have nothing for it, and there are."""
+    streams = [one for state in found.videos for one in state.streams]
+    wanted = dict.fromkeys((want.name for want in project.media), len(found.videos))
     text = project.features().text
     if text is not None:
-        captions = project.texts()
-        names = [fingerprint_of(text_digest(caption), text) for caption in captions]
-        covered[text.name] = sum(name in project.store for name in names), len(names)
+        absent, captions = ImportRecord.absent_in(project.root), project.texts()
+        streams += [stream_of(project, text, text_digest(caption), absent) for caption in captions]
+        wanted[text.name] = len(captions)
+    covered = {}
+    for name, number in wanted.items():
+        entries = [one.entry for one in streams if one.request.name == name and one.entry is not None]
+        rows, nothing = sum(one.num_rows > 0 for one in entries), sum(one.status.is_absence for one in entries)
+        covered[name] = {"covered": rows, "absent": nothing, "of": number}
     return covered
 
 
@@ -100,6 +99,7 @@ def store_lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"{found['store']}: {size} in {count_of(found['shards'], 'shard')}, {count_of(found['samples'], 'sample')}"
     for one in found["features"]:
         covers = f"{one['covered']} of {one['of']} covered" if one["wanted"] else "not in the configuration"
+        covers += f", {one['absent']} have nothing for it" if one["absent"] else ""
         failed = "".join(f", {count} {status}" for status, count in one["failures"].items())
         held = f"{count_of(one['samples'], 'sample')}, {readable_bytes(one['row_bytes'])} in {one['shards']} shards"
         yield f"  {one['feature']}: {covers}; {held}{failed}"

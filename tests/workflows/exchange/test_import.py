@@ -719,15 +719,18 @@ def test_an_export_says_what_an_import_had_nothing_for(project: Project, given: 
 def test_a_dry_run_finds_what_is_wrong_and_writes_nothing(project: Project, given: Path) -> None:
     in_npy(given)
     (given / f"{IDS[1]}.npy").write_bytes(b"bad")
+    (given / f"{IDS[2]}.npy").unlink()
     root = project.root
     report = import_into(
         Project.open(project.base, read_only=True),
         ImportRequest(path=given, layout="npy", feature="video", dry_run=True, absent=True),
         QUIET,
     )
-    assert (len(report.imported), len(report.refused)) == (len(IDS) - 1, 1)
+    assert (len(report.imported), len(report.refused)) == (len(IDS) - 2, 1)
     assert not root.exists() or not files_below(root)
-    assert "would import 4" in "\n".join(report.lines())
+    text = "\n".join(report.lines())
+    assert "would import 3" in text
+    assert "1 would be recorded as having none" in text
 
 
 def test_one_writer_at_a_time(project: Project, given: Path) -> None:

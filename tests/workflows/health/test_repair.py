@@ -86,10 +86,7 @@ def test_repair_says_how_imported_features_that_are_lost_come_back(imported: tup
     opened, request = imported
     lacked = lacking(opened)
     entry = next(entry for entry in opened.store.entries("test_resnet") if entry.num_rows)
-    rows = opened.store.read(entry.fingerprint).values.tobytes()
-    data = bytearray(entry.shard.path.read_bytes())
-    data[data.index(rows[:64]) + 6] ^= 4
-    entry.shard.path.write_bytes(data)
+    damage(opened, entry.key)
     report = repair(opened, QUIET)
     assert [key for one in report.repaired for key, _ in one.lost] == [entry.key]
     command = f"frameloom import {request.path} --layout npy --feature video --seconds-per-row 1.001"
@@ -103,6 +100,28 @@ def test_repair_says_how_imported_features_that_are_lost_come_back(imported: tup
     assert lacking(opened) == lacked | {entry.key}
     assert import_into(opened, request, QUIET).imported == (entry.key,)
     assert lacking(opened) == lacked
+
+
+def damage(opened: Project, key: str) -> None:
+    """Change a bit of one video's rows in its shard."""
+    (entry,) = (entry for entry in opened.store.entries("test_resnet") if entry.key == key)
+    data = bytearray(entry.shard.path.read_bytes())
+    data[data.index(opened.store.read(entry.fingerprint).values.tobytes()[:64]) + 6] ^= 4
+    entry.shard.path.write_bytes(data)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_sync_is_said_to_make_only_what_the_collection_still_has(synced: Path, is_known: bool) -> None:
+    opened = Project.open(synced)
+    key = "videos/red & None.v1.mp4"
+    damage(opened, key)
+    if not is_known:
+        (synced / key).unlink()
+    text = "\n".join(verify(opened, QUIET).lines())
+    assert "says what is next" in text
+    report = repair(Project.open(synced), QUIET)
+    assert [lost for one in report.repaired for lost, _ in one.lost] == [key]
+    assert any("`frameloom sync` makes" in line for line in report.lines()) is is_known
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".tar"])
