@@ -47,7 +47,9 @@ def test_every_direct_dependency_has_a_lower_bound() -> None:
 
 def test_set_up_and_ci_install_the_pinned_versions() -> None:
     assert "-c constraints.txt --editable '.[dev]'" in (ROOT / "Makefile").read_text()
-    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    commands = (ROOT / ".ci" / "run").read_text()
+    assert "make test" in commands
+    assert "export CI=true" in commands  # so that no missing tool skips a test there
 
 
 def test_every_library_that_frameloom_needs_is_tried() -> None:
