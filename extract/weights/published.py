@@ -142,7 +142,7 @@ def _existing_file(backbone: str, sources: Sequence[WeightsSource], weights: str
     if not tags:
         raise ConfigError(
             f"the weights of the backbone {backbone!r} are not a file: {path}; it has no published weights that a tag"
-            " could name: give the path of a file"
+            " could name: give the path of weights on this machine"
         )
     raise ConfigError(
         f"the weights of the backbone {backbone!r} are neither a file nor a tag: {path}; its tags are"
