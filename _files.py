@@ -40,6 +40,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{0,64}")
 _passes: Counter[str] = Counter()
 _serial = itertools.count()
@@ -456,13 +457,28 @@ def sync_path(path: Path, flags: int = os.O_RDONLY) -> None:
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, which stays behind, for the length of a block; others wait. Raises OSError."""
+    """Hold the lock file ``path``, which stays behind, for the length of a block; others wait.
+
+    Raises OSError, and ConfigError for a file system without locks.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        flock(descriptor, fcntl.LOCK_EX, path.parent)
         yield
     finally:
         os.close(descriptor)
+
+
+def flock(descriptor: int, operation: int, folder: Path) -> None:
+    """`fcntl.flock` of a file in ``folder``. Raises ConfigError where its file system knows no locks, and OSError."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise ConfigError(
+                f"{folder} lies on a file system without locks ({error.strerror}): name a folder on one that has them"
+            ) from error
+        raise
 
 
 # Errors

@@ -1,7 +1,7 @@
 """Who may use a store at the same time, by advisory locks that the kernel drops when their holder dies.
 
 One writer at a time holds `writer_lock`. Readers need no lock against writers, who only ever add; `reader_lock` keeps
-off the one command that takes files away, which holds `exclusive_lock`.
+off who takes files away, a compaction, a merge or a repair, which holds `exclusive_lock`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .._files import make_folder, write_errors
+from .._files import flock, make_folder, write_errors
 from .._vocabulary import LockedError
 
 LOCK_NAME = ".lock"
@@ -30,7 +30,7 @@ def writer_lock(root: Path) -> Iterator[None]:
 
     Raises:
         LockedError: another process holds it (exit code 6); the message names that process.
-        ConfigError: the folder cannot be written.
+        ConfigError: the folder cannot be written, or its file system knows no locks.
     """
     with _locked(root, LOCK_NAME) as (descriptor, is_mine):
         if not is_mine:
@@ -64,7 +64,7 @@ class SharedLock:
     A child that was forked goes on holding what its parent held.
 
     Raises:
-        LockedError: the store is being compacted (exit code 6); the message names the process that does it.
+        LockedError: the store is being compacted or repaired (exit code 6); the message names the process that does it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -80,7 +80,8 @@ class SharedLock:
         except BlockingIOError:
             holders = _holders(self._descriptor)
             self.release()
-            raise LockedError(f"{holders} is compacting {root}; wait until it has ended, and try again") from None
+            message = f"{holders} is compacting or repairing {root}; wait until it has ended, and try again"
+            raise LockedError(message) from None
         except OSError:  # locks are not known here, so nobody compacts under one either
             return
 
@@ -120,7 +121,7 @@ def _locked(root: Path, name: str) -> Iterator[tuple[int, bool]]:
     try:
         is_mine = False
         with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, root)
             is_mine = True
         yield descriptor, is_mine
     finally:

@@ -92,7 +92,7 @@ class Index:
     def evaluate(self, *, split: str = "test") -> Evaluation:
         """Text-to-media retrieval on one split."""
         project = Project.open(self.path)
-        with reader_lock(project.root):
+        with project.locked(reader_lock):
             return evaluate(project, split=split)
 
     def close(self) -> None:

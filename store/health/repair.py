@@ -24,7 +24,7 @@ QUARANTINE = ".quarantine"
 def repair_features(
     store: FeatureStore, *, dry_run: bool = False, advance: Advance = lambda _count: None
 ) -> Iterator[Repaired]:
-    """Bring the shards to a state in which `verify_features` finds nothing damaged. For the holder of the writer lock.
+    """Bring the shards to a state in which `verify_features` finds nothing damaged. For the holder of both locks.
 
     Damaged files get a second name in ``.quarantine`` before anything else is done, so that a kill at any instant
     loses nothing, and a rerun ends in the same way. Samples of a damaged shard that are whole are committed in a new

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
 
 import pytest
-from frameloom._vocabulary import LockedError
-from frameloom.store import writer_lock
+from frameloom._files import file_lock
+from frameloom._vocabulary import ConfigError, LockedError
+from frameloom.store import exclusive_lock, reader_lock, writer_lock
 
 HOLDER = """
 import sys, pathlib
@@ -32,6 +35,19 @@ def test_an_error_inside_releases_it(tmp_path):
         with writer_lock(tmp_path):
             raise RuntimeError("inside")
     with writer_lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_folder_without_locks_is_named(tmp_path, monkeypatch, number):
+    def refuse(*_given):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for lock in (writer_lock(tmp_path), exclusive_lock(tmp_path), file_lock(tmp_path / "x.lock")):
+        with pytest.raises(ConfigError, match=f"{tmp_path} lies on a file system without locks"), lock:
+            pass
+    with reader_lock(tmp_path):  # nobody compacts there either
         pass
 
 

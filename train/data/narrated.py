@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
-from ...store import FeatureStore
+from ...store import FeatureStore, ShardGoneError, SharedLock
 from .clips import ClipDataset, PreparedClip, collate
 from .narration import AudioShift, NarratedClip, audio_frames_of, random_clip
 from .plan import Plan, Spans, kept_clips, shard_groups
@@ -109,6 +109,7 @@ class NarratedDataset:
     Raises:
         InputError: a video lacks a feature and the policy is "error"; videos of different numbers of features; features
             that differ in width or type; options that cannot be.
+        LockedError: the store is being compacted or repaired.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class NarratedDataset:
             raise InputError(f"clips_per_video {clips_per_video} and min_seconds {min_seconds} must be above 0")
         given = list(videos)
         self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
+        self._hold = SharedLock(self.store.place.folder)  # nothing is merged while it is read
         if words is None and any(len(video.captions) < len(video.sentences) for video in given):
             raise InputError("some sentences have no stored word vectors: give their captions, or words to encode them")
         self.words, self.clips_per_video, self.min_seconds = words, clips_per_video, min_seconds
@@ -149,7 +151,11 @@ class NarratedDataset:
             name: [video.features["video"][number] for video in given] for number, name in enumerate(self.streams)
         }
         prints[AUDIO] = [next(iter(video.features.get(AUDIO, ())), None) for video in given]
-        plans = {name: Plan(self.store, name, one) for name, one in prints.items()}
+        try:
+            plans = {name: Plan(self.store, name, one) for name, one in prints.items()}
+        except ShardGoneError:  # merged with others since the store was opened
+            self.store.refresh()
+            plans = {name: Plan(self.store, name, one) for name, one in prints.items()}
         self.missing_counts = {name: plan.reasons for name, plan in plans.items()}
         names = [video.key for video in given]
         kept = kept_clips(
@@ -159,6 +165,13 @@ class NarratedDataset:
         self._videos = [video for video, keep in zip(given, kept.tolist(), strict=True) if keep]
         self._spans = {name: plan.spans(kept) for name, plan in plans.items()}
         self._num_frames = _frame_counts(self._spans[AUDIO], plans, kept)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_hold"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._hold = SharedLock(self.store.place.folder)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that clips are drawn for. It does not reach workers that are running."""
@@ -177,6 +190,16 @@ class NarratedDataset:
     def __getitem__(self, index: int) -> list[PreparedClip]:
         """The clips of one video in this epoch. Raises IndexError; IntegrityError when a shard is damaged."""
         index = range(len(self))[index]
+        try:
+            return self._read(index)
+        except ShardGoneError:  # merged on another machine, which locks do not reach
+            self.store.refresh()
+            moved = [spans.relocate(self.store) for spans in self._spans.values()]
+            if not any(moved):
+                raise
+            return self._read(index)
+
+    def _read(self, index: int) -> list[PreparedClip]:
         times = {
             name: self.store.read_times(*self._spans[name].place(index))
             if self._spans[name].present[index]

@@ -129,7 +129,7 @@ def export(
     )
     plan = _PLANNERS[format](job)
     texts = {**plan.texts, MANIFEST: manifest_text(header, plan.records)}
-    with reader_lock(project.root):
+    with project.locked(reader_lock):
         _write_files(out, plan.files, console, num_writers=_WRITERS if format == "npy" else 1)
         for name, text in texts.items():
             if not (out / name).exists():

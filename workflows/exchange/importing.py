@@ -177,7 +177,7 @@ def import_into(project: Project, request: ImportRequest, console: Console) -> I
     matching = match(found.offers, targets, None if request.mapping is None else read_mapping(request.mapping))
     if not matching.pairs and not matching.refused:
         raise ConfigError(_nothing_matches(request, found, targets))
-    with Decoder() as decoder, nullcontext() if request.dry_run else writer_lock(project.root):
+    with Decoder() as decoder, nullcontext() if request.dry_run else project.locked(writer_lock):
         if not request.dry_run:
             _sweep(project, console)
         lengths = Lengths(spec=spec, rules=rules, paths=paths, decoder=decoder, allow_seconds=request.allow_length)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -99,7 +98,7 @@ class HealthReport(Settings, arbitrary_types_allowed=True):
 
 def verify(project: Project, console: Console) -> HealthReport:
     """Read everything that the store holds, and compare shards, sidecars, checkpoints and table with each other."""
-    with reader_lock(project.root):
+    with project.locked(reader_lock):
         total = num_shards(project.store)
         with console.progress("verify", total, "shards") as advance:
             findings = list(verify_features(project.store, advance=advance))
@@ -176,9 +175,9 @@ def repair(project: Project, console: Console, *, dry_run: bool = False) -> Repa
     """Set damage aside, keep what is whole, and delete rows that belong to nothing.
 
     Raises:
-        LockedError: another process is writing to the store.
+        LockedError: another process is writing to the store, or reading it.
     """
-    with reader_lock(project.root) if dry_run else writer_lock(project.root):
+    with project.locked(reader_lock) if dry_run else project.locked(writer_lock, exclusive_lock):
         return _repair(project, console, dry_run=dry_run)
 
 
@@ -281,7 +280,7 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
     if dry_run:
         plan = plan_compaction(project.store, wanted=_wanted(project) if drop_deleted else None)
     else:
-        with writer_lock(project.root), exclusive_lock(project.root), _features_alone(project):
+        with project.locked(writer_lock, exclusive_lock):
             wanted = _wanted(project) if drop_deleted else None  # not before: a sync may have added features meanwhile
             with console.progress("compact", len(project.store), "samples") as advance:
                 plan = compact_features(project.store, wanted=wanted, advance=advance)
@@ -294,13 +293,6 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
         table_bytes_after=None if dry_run else num_bytes(Path(project.table.uri)),
         dry_run=dry_run,
     )
-
-
-def _features_alone(project: Project) -> AbstractContextManager[None]:
-    """Features that lie elsewhere have readers of their own: trainings that know nothing of the project."""
-    folder = project.store.place.folder
-    is_apart = folder.resolve() != project.root.resolve()
-    return exclusive_lock(folder) if is_apart else nullcontext()
 
 
 def _compact_table(project: Project) -> None:

@@ -25,7 +25,7 @@ def num_bytes(folder: Path) -> int:
 
 def store_status(project: Project) -> dict[str, Any]:
     """`frameloom status --store`: sizes, counts, coverage, failures by class, superseded bytes."""
-    with reader_lock(project.root):
+    with project.locked(reader_lock):
         found = survey(project)
         num_superseded, superseded_bytes = superseded(project.store)
         table, problems = Path(project.table.uri), project.store.problems

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +78,20 @@ class Project:
     def ledger(self) -> Ledger:
         """The ledger, which a project that only reads leaves as it is."""
         return Ledger(self.root, read_only=self.read_only)
+
+    @contextmanager
+    def locked(self, *locks: Callable[[Path], AbstractContextManager[None]]) -> Iterator[None]:
+        """Hold locks, such as `reader_lock`, on the project's store, and on features that lie elsewhere.
+
+        Those have readers and writers of their own: trainings and projects that know nothing of this one.
+        """
+        features = self.store.place.folder
+        with ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock(self.root))
+                if features.resolve() != self.root.resolve():
+                    stack.enter_context(lock(features))
+            yield
 
     @cached_property
     def table(self) -> ClipTable:

@@ -148,7 +148,7 @@ class SearchSession:
         `modalities`. Raises InputError for a question without a known word, a `where` that does not parse, a `top` out
         of range; FrameloomError when nothing is indexed yet; MediaError for a file that cannot be read.
         """
-        with reader_lock(self.project.root):
+        with self.project.locked(reader_lock):
             if self._stamp[0] is None:
                 raise FrameloomError("nothing is indexed yet: run `frameloom sync` first")
             vector, left_out = self._vector(query)

@@ -83,7 +83,7 @@ def working(project: Project, console: Console) -> Iterator[Stage]:
     if resolved.checkpoint is None or resolved.given is not None:
         project.check_model(resolved)
     with ExitStack() as stack:
-        stack.enter_context(writer_lock(project.root))
+        stack.enter_context(project.locked(writer_lock))
         version = project.ledger.table_version(project.table.uri)
         for line in [*project.store.sweep(), *project.table.recover(version)]:
             console.say(line)

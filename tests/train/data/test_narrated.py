@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from frameloom import InputError
-from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality, Status
+from frameloom._vocabulary import FeatureArray, FeatureSpec, LockedError, Modality, Status
 from frameloom.fuse import create_model
-from frameloom.store import FeatureStore, Sample
+from frameloom.store import FeatureStore, Sample, exclusive_lock
+from frameloom.store.health import compact_features
 from frameloom.train import fit, get_recipe
 from frameloom.train.data import NarratedDataset, NarratedVideo
 from frameloom.train.data.tokens import join_streams, rows_of_span
@@ -147,6 +149,23 @@ class TestClips:
     def test_a_video_shorter_than_a_clip_gives_all_of_it(self, make) -> None:
         assert {(clip.start_seconds, clip.end_seconds) for clip in make().clips(3)} == {(0.0, 8.0)}
         assert {len(clip["video"]) for clip in make()[3]} == {9}
+
+
+@pytest.mark.parametrize("is_planned", [False, True])
+def test_shards_that_were_merged_meanwhile_are_found_again(root, make, tmp_path, is_planned: bool) -> None:
+    store = FeatureStore(shutil.copytree(root, tmp_path / "features"))
+    for number in range(2):
+        write(store, "flat", {f"more-{number}": feature_of("flat", number)})
+    assert len(store) > 0
+    videos = [video_of(number) for number in range(len(SECONDS))]
+    dataset = NarratedDataset(store, videos) if is_planned else None
+    if dataset is not None:
+        dataset = pickle.loads(pickle.dumps(dataset))
+        with pytest.raises(LockedError, match="is reading"), exclusive_lock(store.root):
+            pass
+    compact_features(FeatureStore(store.root))  # as another machine may, which locks do not reach
+    late = dataset or NarratedDataset(store, videos)
+    assert all(same(late[number], make()[number]) for number in range(len(videos)))
 
 
 class TestEpochs:

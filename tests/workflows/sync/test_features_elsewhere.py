@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from frameloom._vocabulary import ConfigError
-from frameloom.store import FeatureStore
+from frameloom._vocabulary import ConfigError, LockedError
+from frameloom.store import FeatureStore, exclusive_lock, reader_lock, writer_lock
+from frameloom.workflows.console import Console
+from frameloom.workflows.health.report import repair, verify
 from frameloom.workflows.health.store_status import store_status
 from frameloom.workflows.project.project import Project
 from helpers.projects import run_sync, write_config
@@ -63,3 +65,21 @@ def test_an_address_that_can_be_no_stores_is_a_clear_error(synced: Path) -> None
     path = write_config(synced, store={"features": "https://host/features"})
     with pytest.raises(ConfigError, match="cannot hold a store"):
         Project.open(path)
+
+
+def test_locks_on_features_elsewhere_are_those_that_others_hold(synced: Path, tmp_path: Path) -> None:
+    elsewhere, console = tmp_path / "elsewhere", Console(quiet=True)
+    project = Project.open(write_config(synced, store={"features": str(elsewhere)}))
+    elsewhere.mkdir()
+    with exclusive_lock(elsewhere), pytest.raises(LockedError):  # a merge of another project
+        verify(project, console)
+    with writer_lock(elsewhere), pytest.raises(LockedError):
+        run_sync(synced)
+    with reader_lock(elsewhere), pytest.raises(LockedError):  # a training
+        repair(project, console)
+
+
+def test_repair_takes_nothing_from_under_readers(synced: Path) -> None:
+    project = Project.open(synced)
+    with reader_lock(project.root), pytest.raises(LockedError, match="is reading"):
+        repair(project, Console(quiet=True))
