@@ -10,7 +10,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
-from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -74,8 +73,6 @@ class ModelConfig(Settings):
 
     Raises ConfigError for an unknown option (the nearest is named) and for a value that cannot be.
     """
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     def all_modalities(self) -> tuple[str, ...]:
         """The modalities that a model of this configuration embeds, in its order."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -15,6 +17,14 @@ from .base import MAX_DIM, STORED_TYPES, TIME_BYTES, Sample
 from .checksums import DIGEST_BYTES, block_checksums, num_blocks
 
 FORMAT_VERSION = 2
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
+
+
+def sample_id(fingerprint: str) -> str:
+    """What a sample's members in a tar are called: 32 or 48 hexadecimal digits."""
+    if _FINGERPRINT.fullmatch(fingerprint):
+        return fingerprint
+    return hashlib.blake2b(fingerprint.encode(), digest_size=24).hexdigest()
 
 
 class SampleRecord(BaseModel):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..._vocabulary import IntegrityError, Status, canonical_json
 from .base import REMEDY, TIME_BYTES
 from .checksums import DIGEST_BYTES, checksum_of, num_blocks
-from .records import FORMAT_VERSION, Contents, check_version, values_of
+from .records import FORMAT_VERSION, Contents, check_version, sample_id, values_of
 from .rows import Part, ShardFile
 
 SUFFIX = ".parquet"
@@ -115,6 +115,11 @@ class Entry:
     def checksum(self) -> str:
         """`sample_checksum` of its values and times."""
         return checksum_of(self.blocks)
+
+    @property
+    def sample_id(self) -> str:
+        """What its members in a tar are called."""
+        return sample_id(self.fingerprint)
 
 
 class Rows(NamedTuple):

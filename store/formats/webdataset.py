@@ -20,10 +20,8 @@ whole of it, and a random sample the whole shard. A pipeline of ``webdataset`` r
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import re
 import tarfile
 from collections.abc import Sequence
 from tokenize import TokenError
@@ -35,14 +33,13 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureSpec, InputError, canonical_json
 from .base import FORMATS, Sample
-from .records import FORMAT_VERSION, Contents, SampleRecord, check_contents, check_version, record_of
+from .records import FORMAT_VERSION, Contents, SampleRecord, check_contents, check_version, record_of, sample_id
 
 SPEC_MEMBER = "__frameloom__/spec.json"
 MAX_MEMBER_BYTES = 8**11 - 1  # what an ustar header can say
 MAX_JSON_BYTES = 64 * 1024 * 1024
 _ENDINGS = ("json", "times.npy", "values.npy")  # in the order in which webdataset writes them
 _MAX_HEADER_BYTES = 4096
-_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
 
 class WebdatasetFormat:
@@ -120,13 +117,6 @@ class WebdatasetFormat:
 
 
 FORMATS.add(WebdatasetFormat.name, WebdatasetFormat())
-
-
-def sample_id(fingerprint: str) -> str:
-    """What a sample's members are called: 32 or 48 hexadecimal digits."""
-    if _FINGERPRINT.fullmatch(fingerprint):
-        return fingerprint
-    return hashlib.blake2b(fingerprint.encode(), digest_size=24).hexdigest()
 
 
 def _npy_bytes(rows: NDArray[Any]) -> bytes:

@@ -88,7 +88,7 @@ def read_members(shards: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]
     for shard in shards:
         limits: dict[str, int] = {}
         for entry in shard["entries"]:
-            name, row_bytes = entry.fingerprint, entry.shard.dim * np.dtype(entry.shard.dtype).itemsize
+            name, row_bytes = entry.sample_id, entry.shard.dim * np.dtype(entry.shard.dtype).itemsize
             limits[f"{name}.values.npy"] = _MAX_NPY_HEADER_BYTES + entry.num_rows * row_bytes
             limits[f"{name}.times.npy"] = _MAX_NPY_HEADER_BYTES + entry.num_rows * _TIME_BYTES
         try:

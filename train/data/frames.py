@@ -185,6 +185,8 @@ class FrameLoader(Positioned):
         num_workers: int = 0,
         **loader: Any,
     ) -> None:
+        if missing not in ("error", "skip"):
+            raise InputError(f"missing {missing!r}: allowed are error, skip")
         if lanes < 1:
             raise InputError(f"lanes {lanes}: 1 or more shards are streamed at a time")
         self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
@@ -313,15 +315,15 @@ class _Reader:
         for index in order:
             entry = self.store.entry(self.clips[index].frames)
             assert entry is not None
-            entries[entry.fingerprint] = entry
-            wanted.setdefault(str(entry.shard.path), {}).setdefault(entry.fingerprint, []).append(index)
+            entries[entry.sample_id] = entry
+            wanted.setdefault(str(entry.shard.path), {}).setdefault(entry.sample_id, []).append(index)
 
         def shards() -> Iterator[dict[str, Any]]:
             for path, samples in wanted.items():
                 one = entries[next(iter(samples))]
                 if not one.shard.path.is_file():
                     self.store.read_times(one.shard.path, one.first_row, one.first_row)  # brings a remote shard here
-                yield {"url": path, "entries": [entries[fingerprint] for fingerprint in samples]}
+                yield {"url": path, "entries": [entries[name] for name in samples]}
 
         def checked(samples: Iterable[dict[str, Any]]) -> Iterator[tuple[Entry, NDArray[Any], NDArray[Any]]]:
             for sample in samples:
@@ -330,7 +332,7 @@ class _Reader:
 
         def chosen(samples: Iterable[tuple[Entry, NDArray[Any], NDArray[Any]]]) -> Iterator[_Chosen]:
             for entry, values, times in samples:
-                for index in wanted[str(entry.shard.path)][entry.fingerprint]:
+                for index in wanted[str(entry.shard.path)][entry.sample_id]:
                     yield self._choose(index, epoch, values, times)
 
         def in_order(found: Iterable[_Chosen]) -> Iterator[_Chosen]:
@@ -339,7 +341,7 @@ class _Reader:
                 while index not in held:
                     one = next(source, None)
                     if one is None:
-                        entry = entries[self.clips[index].frames]
+                        entry = next(each for each in entries.values() if each.fingerprint == self.clips[index].frames)
                         raise IntegrityError(f"sample {entry.key!r} is missing in shard {entry.shard.path}; repair it")
                     held[one.place] = one
                 yield held.pop(index)

@@ -22,7 +22,7 @@ from frameloom.train.data import FrameBatch, FrameClip, FrameLoader, FrameOption
 from frameloom.train.data.frame_indices import Draws, frozen_in_time_indices
 from frameloom.train.data.frame_shards import random_crop
 from helpers.children import killed_frames
-from helpers.frames import SHARDS, SIDE, num_frames_of, picture, write_frames
+from helpers.frames import SHARDS, SIDE, num_frames_of, picture, video_sample, write_frames
 from numpy.typing import NDArray
 
 # More workers than cores are slow, and give the same.
@@ -283,6 +283,10 @@ class TestMissing:
         assert (loader.num_skipped, len(loader.clips)) == (2, NUM_CLIPS)
         assert sorted(clip for batch in loader for clip in batch.clips) == sorted(clip.clip for clip in clips)
 
+    def test_an_unknown_policy_is_refused(self, world) -> None:
+        with pytest.raises(InputError, match="missing 'skipp': allowed are error, skip"):
+            loader_of(world, missing="skipp")
+
     def test_a_video_without_rows_says_its_status(self, tmp_path) -> None:
         spec = backbone_spec("test_pixels", size=SIDE)
         nothing = FeatureArray.empty(spec, Status.UNDECODABLE, "no picture could be decoded")
@@ -303,6 +307,18 @@ class TestMissing:
         FeatureStore(tmp_path).write_shard("test_pixel_tokens", [sample], spec=spec, format="webdataset")
         with pytest.raises(InputError, match="not made of whole frames"):
             loader_of((tmp_path, [FrameClip(clip="a", frames="a" * 32)]))
+
+
+def test_any_fingerprint_that_can_be_stored_is_read(tmp_path) -> None:
+    spec = backbone_spec("test_pixels", size=SIDE, rate_hz=2.0)
+    names = ["Of.Mine", "f" * 48, "b" * 32]
+    samples = [replace(video_sample(number, spec), fingerprint=name) for number, name in enumerate(names)]
+    FeatureStore(tmp_path).write_shard("test_pixels", samples, spec=spec, format="webdataset")
+    clips = [FrameClip(clip=name, frames=name) for name in names]
+    (batch,) = loader_of((tmp_path, clips), FrameOptions(size=SIDE, num_frames=12), shuffle=False)
+    assert sorted(batch.clips) == sorted(names)
+    for name, frames in zip(batch.clips, batch.frames, strict=True):
+        np.testing.assert_array_equal(frames[0], picture(names.index(name), 0).transpose(2, 0, 1))
 
 
 class TestDamage:
