@@ -229,5 +229,5 @@ def check_order(state: Mapping[str, Any], sampler: ShardBatchSampler) -> None:
     if differing:
         raise ConfigError(
             f"the saved position is of another order ({', '.join(differing)} differ): go on with the same clips and "
-            "options, or begin the epoch anew"
+            "options, or begin the epoch anew with set_epoch"
         )

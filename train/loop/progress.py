@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
@@ -54,14 +56,20 @@ class Position:
     losses_sha256: str = ""
 
 
-def save_progress(folder: Path, position: Position, *, model: FusionModel, optimizer: Optimizer) -> None:
-    """Save a state and remove the older ones. Raises IntegrityError when the weights are not finite."""
+def save_progress(
+    folder: Path, position: Position, *, model: FusionModel, optimizer: Optimizer, groups: NDArray[np.int64]
+) -> None:
+    """Save a state and remove the older ones. Raises IntegrityError when the weights are not finite.
+
+    It keeps the shard of each clip, (N,), from which the order follows: a compaction may give the clips other shards.
+    """
     saved = optimizer.state_dict()
     tensors = {
         f"optimizer.{index}.{name}": value.detach().cpu().contiguous()
         for index, values in saved["state"].items()
         for name, value in values.items()
     }
+    tensors["order.groups"] = torch.from_numpy(groups.astype(np.int32))
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -79,8 +87,8 @@ def save_progress(folder: Path, position: Position, *, model: FusionModel, optim
 
 def load_progress(
     folder: Path, identity: Mapping[str, Any], *, model: FusionModel, optimizer: Optimizer
-) -> Position | None:
-    """Restore the last saved state; None when nothing was saved.
+) -> tuple[Position, NDArray[np.int32]] | None:
+    """Restore the last saved state, and the shard of each clip then; None when nothing was saved.
 
     Raises:
         ConfigError: the state is of another training.
@@ -103,7 +111,7 @@ def load_progress(
             _, index, name = key.split(".", 2)
             values.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": values, "param_groups": state["groups"]})
-    return position
+    return position, tensors["order.groups"].numpy()
 
 
 def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], *, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ BATCHES_MIXED = 32
 """Batches whose clips are mixed with each other at least: contrast needs neighbours that are no neighbours."""
 
 
-def epoch_order(groups: NDArray[np.int64], *, batch_size: int, seed: int) -> EpochOrder:
+def epoch_order(groups: NDArray[Any], *, batch_size: int, seed: int) -> EpochOrder:
     """The order of clips that lie in shards: at random over all of them, or, of many shards, over many at a time.
 
     Args:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -21,7 +22,7 @@ from ..._vocabulary import ConfigError, InputError, IntegrityError, digest_of
 from ..._weights import check_device
 from ...fuse import FusionModel, Tokens
 from ...fuse.objectives import whole_batch
-from ..data import FeatureLoader, ShardBatchSampler, TrainingData
+from ..data import EpochOrder, FeatureLoader, ShardBatchSampler, TrainingData
 from ..recipes import Recipe
 from .checkpoints import META_NAME, load_weights, plain, read_checkpoint, read_weights, save_checkpoint
 from .distributed import equal_shapes, synchronised_batch_norm
@@ -129,12 +130,14 @@ class Trainer:
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
         # Always the fused one, on a CPU too: another would round in another way, and resume to other bits.
         self.optimizer = kind(trained, lr=rate, weight_decay=decay, fused=True)
-        position = None
+        position, saved = Position(identity=self.identity), None
         if resume:
-            position = load_progress(self.folder, self.identity, model=self.model, optimizer=self.optimizer)
+            saved = load_progress(self.folder, self.identity, model=self.model, optimizer=self.optimizer)
         elif self.accelerator.is_main_process:
             forget_progress(self.folder)
-        position = position or Position(identity=self.identity)
+        if saved:
+            position, groups = saved
+            self.loader.sampler.order = self._order(groups)
         self.parallel, prepared = self.accelerator.prepare(self.model, self.optimizer)
         self.prepared = cast(Optimizer, prepared)
         if position.scaler and self.accelerator.scaler is not None:
@@ -239,7 +242,8 @@ class Trainer:
         if self.curve is not None:
             position.losses_bytes, position.losses_sha256 = self.curve.num_bytes, self.curve.sync()
             try:
-                save_progress(self.folder, position, model=self.model, optimizer=self.optimizer)
+                groups = self.loader.sampler.order.groups
+                save_progress(self.folder, position, model=self.model, optimizer=self.optimizer, groups=groups)
             except IntegrityError as problem:
                 raise self._diverged(str(problem)) from problem
         self.accelerator.wait_for_everyone()
@@ -272,10 +276,12 @@ class Trainer:
         if not size:
             raise ConfigError(f"{len(groups)} clips {what}: give as many, or start fewer processes")
         self._batch_size = size * self._num_processes
-        order = epoch_order(groups, batch_size=self.recipe.batch_size, seed=self.recipe.seed)
         share = (self.accelerator.process_index, self._num_processes)
-        sampler = ShardBatchSampler(order, batch_size=size, drop_last=True, share=share)
+        sampler = ShardBatchSampler(self._order(groups), batch_size=size, drop_last=True, share=share)
         return FeatureLoader(self.dataset, sampler, num_workers=self.num_workers)
+
+    def _order(self, groups: NDArray[Any]) -> EpochOrder:
+        return epoch_order(groups, batch_size=self.recipe.batch_size, seed=self.recipe.seed)
 
 
 _NO_NUMBERS = {"name", "checkpoint_steps", "gradient_checkpointing"}

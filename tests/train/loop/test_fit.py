@@ -19,7 +19,10 @@ from accelerate import Accelerator
 from frameloom import ConfigError, InputError, IntegrityError, OutOfSpaceError
 from frameloom import _files as _commit
 from frameloom._files import FAIL_POINT_VARIABLE, FailPointError
+from frameloom._vocabulary import FeatureArray, FeatureSpec, Modality
 from frameloom.fuse import create_model
+from frameloom.store import FeatureStore, Sample
+from frameloom.store.health import compact_features
 from frameloom.train import (
     DivergedError,
     checkpoint_digest,
@@ -29,7 +32,7 @@ from frameloom.train import (
     read_checkpoint,
     read_losses,
 )
-from frameloom.train.data import ClipDataset, collate
+from frameloom.train.data import ClipDataset, ClipFeatures, collate, stored_clips
 from frameloom.train.evaluate import embed_batch, retrieval_metrics
 
 SCRIPT = Path(helpers.children.__file__).with_name("killed_training.py")
@@ -305,6 +308,34 @@ class TestResuming:
         monkeypatch.delenv(FAIL_POINT_VARIABLE)
         resumed = training.train(tmp_path, samples)
         assert resumed.digest == _clean_digest(training, samples, tmp_path / "clean")
+
+    def test_a_store_that_was_compacted_meanwhile_changes_no_bit(self, tmp_path) -> None:
+        def run(folder: Path, *, stop_at: int = 0):
+            def on_progress(progress) -> None:
+                if progress.step == stop_at:
+                    raise KeyboardInterrupt
+
+            clips = [ClipFeatures(clip=str(n), features={"video": (f"v{n}",), "audio": (f"a{n}",)}) for n in range(32)]
+            dataset = ClipDataset(stored_clips(FeatureStore(tmp_path / "store"), clips, memory_bytes=0), training=True)
+            recipe = tiny_recipe(checkpoint_steps=1)
+            return fit(tiny_model(), dataset, recipe=recipe, folder=folder, on_progress=on_progress)
+
+        for name, modality, dim in (("v", Modality.VIDEO, 24), ("a", Modality.AUDIO, 40)):
+            spec = FeatureSpec(name=name, modality=modality, dim=dim, rate_hz=1.0, sampling={}, preprocessing={})
+            for first in range(0, 32, 4):
+                samples = []
+                for n in range(first, first + 4):
+                    values = np.random.default_rng((n, dim)).normal(size=(8, dim)).astype(np.float16)
+                    feature = FeatureArray(values, np.arange(8)[:, None] + [0.0, 1.0])
+                    samples.append(Sample(key=str(n), source_digest="0", fingerprint=f"{name}{n}", feature=feature))
+                FeatureStore(tmp_path / "store").write_shard(name, samples, spec=spec)
+        clean = run(tmp_path / "clean")
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "stopped", stop_at=3)
+        compact_features(FeatureStore(tmp_path / "store"))
+        resumed = run(tmp_path / "stopped")
+        assert (resumed.resumed_at, resumed.digest) == (2, clean.digest)
+        assert curve(tmp_path / "stopped") == curve(tmp_path / "clean")
 
     def test_a_finished_training_returns_at_once(self, make_samples, tmp_path, training) -> None:
         samples = make_samples(40)
