@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..._vocabulary import FeatureSpec
-from ..networks import StillNetwork, TextNetwork, read_tokenizer, still_spec, text_spec
+from ..networks import StillNetwork, TextNetwork, read_tokenizer, still_windows, text_spec, visual_spec
 from ..registry import register
 from ..weights import check_configuration
 
@@ -223,10 +223,11 @@ def text_variant(spec: FeatureSpec) -> _Variant:
 
 def describe_pictures(name: str, variant: _Variant, *, rate_hz: float = 1.0) -> FeatureSpec:
     """The options of an image tower."""
-    return still_spec(
+    return visual_spec(
         name,
         dim=variant.dim,
-        rate_hz=rate_hz,
+        windows=still_windows(name, rate_hz),
+        scale=1 / 255,
         short_side=variant.size,
         crop=variant.size,
         mean=_MEAN,

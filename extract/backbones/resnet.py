@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..._vocabulary import FeatureSpec, WeightsSource
-from ..networks import StillNetwork, still_spec
+from ..networks import StillNetwork, still_windows, visual_spec
 from ..options import checked_whole
 from ..registry import register
 
@@ -78,10 +78,11 @@ _WEIGHTS = {
 def describe(name: str, variant: _Variant, *, rate_hz: float = 1.0, short_side: int | None = None) -> FeatureSpec:
     """The options of a 2D ResNet."""
     short_side = variant.short_side if short_side is None else short_side
-    return still_spec(
+    return visual_spec(
         name,
         dim=variant.dim,
-        rate_hz=rate_hz,
+        windows=still_windows(name, rate_hz),
+        scale=1 / 255,
         short_side=checked_whole(name, "short_side", short_side, lowest=32, highest=2048),
         crop=None,
         mean=_MEAN,

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._registry import nearest
 from ..._vocabulary import ConfigError, FeatureSpec, InputError, WeightsSource
-from ..networks import StillNetwork, still_spec
+from ..networks import StillNetwork, still_windows, visual_spec
 from ..options import checked_whole
 from ..registry import register
 
@@ -163,10 +163,11 @@ def describe(name: str, network: str, *, rate_hz: float = 1.0, size: int | None 
     facts = facts_of(network)
     size = size if size is not None else _USUAL_SIZES.get(network, facts.size)
     size = checked_whole(name, "size", size, lowest=32, highest=1024)
-    return still_spec(
+    return visual_spec(
         name,
         dim=facts.dim,
-        rate_hz=rate_hz,
+        windows=still_windows(name, rate_hz),
+        scale=1 / 255,
         short_side=int(size / facts.crop_pct),
         crop=size,
         mean=facts.mean,

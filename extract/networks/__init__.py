@@ -2,7 +2,7 @@
 
 from .frozen import FrozenNetwork, OfficialWeights, checked_rows, seeded_network
 from .texts import TextNetwork, read_tokenizer, text_spec
-from .visual import ClipVariant, StillNetwork, VisualNetwork, clip_spec, still_spec, visual_spec
+from .visual import ClipVariant, StillNetwork, VisualNetwork, clip_spec, still_windows, visual_spec
 from .word_vectors import WordVectors, read_word_vectors, tokenize, train_word_vectors
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "read_tokenizer",
     "read_word_vectors",
     "seeded_network",
-    "still_spec",
+    "still_windows",
     "text_spec",
     "tokenize",
     "train_word_vectors",

@@ -142,37 +142,9 @@ def clip_spec(
     )
 
 
-def still_spec(
-    name: str,
-    *,
-    dim: int,
-    rate_hz: float,
-    short_side: int,
-    crop: int | None,
-    mean: Sequence[float],
-    std: Sequence[float],
-    facts: Mapping[str, Any],
-    paper: str,
-    weights: Sequence[WeightsSource] = (),
-) -> FeatureSpec:
-    """`visual_spec` of a backbone over single frames, ``rate_hz`` of them a second, of pixels from 0 to 1.
-
-    Raises:
-        ConfigError: the rate is not one that is allowed.
-    """
-    return visual_spec(
-        name,
-        dim=dim,
-        windows=Windows(frame_rate_hz=checked_number(name, "rate_hz", rate_hz, lowest=0.01, highest=120)),
-        short_side=short_side,
-        crop=crop,
-        scale=1 / 255,
-        mean=mean,
-        std=std,
-        facts=facts,
-        paper=paper,
-        weights=weights,
-    )
+def still_windows(name: str, rate_hz: float) -> Windows:
+    """Windows of single frames, ``rate_hz`` of them a second. Raises ConfigError for a rate that is not allowed."""
+    return Windows(frame_rate_hz=checked_number(name, "rate_hz", rate_hz, lowest=0.01, highest=120))
 
 
 class VisualNetwork(FrozenNetwork):
