@@ -42,7 +42,7 @@ def repair(
     and comes back by the `frameloom import` that is named. A damaged index of a shard is rebuilt where that can be
     proven right. Rows of clips that are no more are deleted from the table.
 
-    Exit codes: 0 the store is whole, 5 disk full, 6 another process is writing.
+    Exit codes: 0 the store is whole, 5 disk full, 6 another process is writing or reading.
 
     Example: frameloom repair --dry-run, then frameloom repair, then what it says
     """
