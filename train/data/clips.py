@@ -1,7 +1,6 @@
 """Clips as a model reads them: cut to the recipe's limits, normalised, a caption chosen, padded to a batch.
 
-Source of the preparation: Everything at Once (see `tokens.py`). torch is imported only where a batch is made, so that
-this module can be read without it.
+Source of the preparation: Everything at Once (see `tokens.py`). torch is imported only where clips are prepared.
 """
 
 from __future__ import annotations

@@ -96,7 +96,8 @@ class FeatureDataset:
             the clip's seconds [start, end)) and gives the seconds to read of it, the same for all features. It must be
             a pure function, and picklable for workers (`UniformWindow` is one). A feature without a row in the drawn
             span has none in that sample, whatever the policy.
-        memory_bytes: values kept in memory by each process once they are read, until so many bytes are kept.
+        memory_bytes: values kept in memory by each process once they are read, until so many bytes are kept; of a
+            `FeatureLoader`'s workers only by persistent ones.
 
     Attributes:
         num_given: clips before any was left out.
@@ -161,7 +162,7 @@ class FeatureDataset:
 
     def _begin(self) -> None:
         """Nothing is kept in memory yet."""
-        budget = Budget(self._memory_bytes) if self._memory_bytes else None
+        self.budget = budget = Budget(self._memory_bytes) if self._memory_bytes else None
         self._rows = {
             name: tuple(Rows(self.store, spans, budget) for spans in streams) for name, streams in self._spans.items()
         }
@@ -169,7 +170,7 @@ class FeatureDataset:
         self._first_caption = np.cumsum(self._num_captions) - self._num_captions
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_rows", "_caption_rows", "_first_caption", "_hold")
+        made = ("budget", "_rows", "_caption_rows", "_first_caption", "_hold")
         return {name: value for name, value in vars(self).items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..._vocabulary import ConfigError
 from .clips import collate as collate_clips
+from .features import FeatureDataset
 from .order import ShardBatchSampler, check_order
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
+
 StartMethod = Literal["fork", "spawn", "forkserver"]
+
+
+def _keep_nothing(_worker: int) -> None:
+    """Have a worker that ends with its epoch, and so reads no clip twice, keep none in memory."""
+    from torch.utils.data import get_worker_info
+
+    dataset = getattr(get_worker_info(), "dataset", None)
+    stored = getattr(dataset, "samples", dataset)
+    if isinstance(stored, FeatureDataset) and stored.budget:
+        stored.budget.bytes_left = 0
 
 
 class Positioned:
@@ -107,7 +119,7 @@ class FeatureLoader(Positioned):
             multiprocessing_context=start_method,
             # The loader draws a seed for its workers; from a generator of its own, so that the global one stays put.
             generator=torch.Generator().manual_seed(sampler.order.seed),
-            **options,
+            **{"worker_init_fn": None if options.get("persistent_workers") else _keep_nothing, **options},
         )
 
     def __iter__(self) -> Iterator[Any]:

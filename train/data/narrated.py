@@ -2,7 +2,7 @@
 
 Paper: Everything at Once (arXiv 2112.04446), section 4.1: from every video of HowTo100M 10 clips of 8 s, 224 videos to
 a batch. Source: ninatu/everything_at_once@4daeab6, everything_at_once/dataset/howto_dataset.py. How a clip is found and
-its sound shifted is in `_narration.py`, which says where paper and code differ.
+its sound shifted is in `narration.py`, which says where paper and code differ.
 
 Video rows are those that overlap the closed span of the clip. On the published grid (row k lasts from k / rate to
 (k + 1) / rate) that is the authors' slice int(start * rate) to int(end * rate), the last included; it needs no rate,

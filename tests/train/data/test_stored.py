@@ -17,11 +17,13 @@ from frameloom.train.data import (
     ClipDataset,
     ClipFeatures,
     FeatureDataset,
+    FeatureLoader,
     TrainingSet,
     UniformWindow,
     collate,
     stored_clips,
 )
+from torch.utils.data import get_worker_info
 
 NUM_CLIPS, IN_SHARD = 24, 4
 
@@ -105,6 +107,27 @@ def test_memory_changes_nothing_but_the_speed(clips, tmp_path) -> None:
     kept, read = (ClipDataset(stored_clips(store, examples, memory_bytes=size)) for size in (10**9, 0))
     for _ in range(2):
         same_batch(kept.__getitems__(range(NUM_CLIPS)), read.__getitems__(range(NUM_CLIPS)))
+
+
+def num_kept(_batch) -> int:
+    dataset = get_worker_info().dataset
+    dataset = getattr(dataset, "samples", dataset)
+    return sum(len(rows._kept) for streams in dataset._rows.values() for rows in streams)
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.parametrize(("is_persistent", "kept"), [(False, [0, 0, 0]), (True, [8, 16, 24])])
+def test_workers_keep_nothing_that_they_never_read_again(clips, is_persistent, kept, start_method) -> None:
+    dataset = FeatureDataset(*clips, features=["video"], memory_bytes=10**9)
+    loader = FeatureLoader(
+        dataset if is_persistent else ClipDataset(dataset),
+        dataset.batches(batch_size=8),
+        collate=num_kept,
+        num_workers=1,
+        persistent_workers=is_persistent,
+        start_method=start_method,
+    )
+    assert list(loader) == kept
 
 
 def same_batch(one: dict, other: dict) -> None:
