@@ -428,8 +428,8 @@ def is_settled(status: os.stat_result) -> bool:
 
 def make_folder(path: Path) -> None:
     """Create a folder and its missing parents durably. Raises ConfigError or OutOfSpaceError."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True)
             sync_folder(folder.parent)

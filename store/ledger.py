@@ -19,13 +19,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from .._files import file_stamp, is_settled, make_folder, out_of_space, set_aside
-from .._vocabulary import InputError, MediaError, Status
+from .._vocabulary import InputError, MediaError, Status, digest_of
 from .fingerprints import hash_stream, media_error, open_regular_file
 
 _log = logging.getLogger(__name__)
 
 LEDGER_NAME = "ledger.sqlite"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # Older measurements of speed count half as much with each new one.
 RATE_MEMORY = 0.5
 _FILES_A_COMMIT = 64  # each commit waits for the disk
@@ -34,11 +34,12 @@ _ALSO_WHEN_FULL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 _NEEDED_BYTES = 256 * 1024
 _HASHING_THREADS = min(4, os.cpu_count() or 1)
 _SCHEMA = """
-CREATE TABLE files (path BLOB PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE attempts (source_digest TEXT PRIMARY KEY, deaths INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE tables (uri TEXT PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE files (path BLOB PRIMARY KEY, stamp TEXT, digest TEXT, seal TEXT) WITHOUT ROWID;
+CREATE TABLE attempts (source_digest TEXT PRIMARY KEY, deaths INTEGER, seal TEXT) WITHOUT ROWID;
+CREATE TABLE tables (uri TEXT PRIMARY KEY, version INTEGER, state TEXT, seal TEXT) WITHOUT ROWID;
 CREATE TABLE rates (stage TEXT PRIMARY KEY, items REAL NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID;
 """
+_TABLE = "SELECT version, state FROM tables WHERE uri = ? AND seal = seal(hex(uri), hex(version), hex(state))"
 
 
 class Ledger:
@@ -91,7 +92,9 @@ class Ledger:
                 found[path] = MediaError(Status.MISSING, str(error))
         names = {os.fsencode(path.absolute()): path for path in stamps}  # bytes: a name need not be UTF-8
         for some in _parts(list(names) if self._has_content() else [], 500):
-            query = f"SELECT path, stamp, digest FROM files WHERE path IN ({','.join('?' * len(some))})"  # noqa: S608
+            marks = ",".join("?" * len(some))
+            whole = "seal = seal(hex(path), hex(stamp), hex(digest))"
+            query = f"SELECT path, stamp, digest FROM files WHERE path IN ({marks}) AND {whole}"  # noqa: S608
             for name, stamp, digest in self._rows(query, some):
                 if stamps[names[name]] == stamp:
                     found[names[name]] = digest
@@ -108,7 +111,9 @@ class Ledger:
                         on_hashed(path)
                 if settled:
                     with self._opened() as connection, connection:
-                        connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", settled)
+                        connection.executemany(
+                            "INSERT OR REPLACE INTO files VALUES (?1, ?2, ?3, seal(hex(?1), hex(?2), hex(?3)))", settled
+                        )
         return {path: found[path] for path in paths}
 
     # Attempts
@@ -120,28 +125,31 @@ class Ledger:
         """
         if died:
             self._write(
-                "INSERT INTO attempts VALUES (?, 1) ON CONFLICT (source_digest) DO UPDATE SET deaths = deaths + 1",
-                (source_digest,),
+                "INSERT OR REPLACE INTO attempts VALUES (?1, ?2, seal(hex(?1), hex(?2)))",
+                (source_digest, self.attempts(source_digest) + 1),
             )
         else:
             self._write("DELETE FROM attempts WHERE source_digest = ?", (source_digest,))
 
     def attempts(self, source_digest: str) -> int:
         """How many workers have died on this source since one last came back from it."""
-        row = self._row("SELECT deaths FROM attempts WHERE source_digest = ?", (source_digest,))
+        row = self._row(
+            "SELECT deaths FROM attempts WHERE source_digest = ? AND seal = seal(hex(source_digest), hex(deaths))",
+            (source_digest,),
+        )
         return int(row[0]) if row else 0
 
     # Tables
 
     def table_version(self, uri: str) -> int | None:
         """The last version of a table that is known to be durable."""
-        row = self._row("SELECT version FROM tables WHERE uri = ?", (uri,))
+        row = self._row(_TABLE, (uri,))
         return row[0] if row else None
 
     def table_state(self, uri: str) -> str:
         """What `set_table_version` was told that this version holds; empty when it was not told."""
-        row = self._row("SELECT state FROM tables WHERE uri = ?", (uri,))
-        return str(row[0]) if row else ""
+        row = self._row(_TABLE, (uri,))
+        return str(row[1]) if row else ""
 
     def set_table_version(self, uri: str, version: int, *, state: str = "") -> None:
         """Note a durable version.
@@ -151,7 +159,9 @@ class Ledger:
             version: its version.
             state: a digest of the rows that it holds, so that an unchanged plan need not open the table.
         """
-        self._write("INSERT OR REPLACE INTO tables VALUES (?, ?, ?)", (uri, version, state))
+        self._write(
+            "INSERT OR REPLACE INTO tables VALUES (?1, ?2, ?3, seal(hex(?1), hex(?2), hex(?3)))", (uri, version, state)
+        )
 
     # Speeds
 
@@ -220,6 +230,7 @@ class Ledger:
             try:
                 with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as source:
                     source.backup(memory)
+                return _with_schema(memory)
             except sqlite3.DatabaseError as error:
                 _log.warning("the ledger cannot be read (%s); planning without it", error)
                 memory.close()
@@ -232,9 +243,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
         return _with_schema(connection)
     except BaseException:
         connection.close()
@@ -242,6 +250,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _with_schema(connection: sqlite3.Connection) -> sqlite3.Connection:
+    # SQLite has no checksums: a row whose seal is another was damaged, and counts as absent.
+    connection.create_function("seal", -1, lambda *values: digest_of(values), deterministic=True)
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version != SCHEMA_VERSION:
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():

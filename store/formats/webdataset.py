@@ -136,11 +136,17 @@ def _rows_begin(file: BinaryIO, member: tarfile.TarInfo, dtype: np.dtype[Any], s
     """Where an array's rows begin in the tar, which its header and the member's size must bear out."""
     file.seek(member.offset_data)
     head = io.BytesIO(file.read(min(member.size, _MAX_HEADER_BYTES)))
-    if npy.read_magic(head) != (1, 0):
-        raise ValueError(f"its {member.name} is no array in NumPy's format 1.0")
     try:
+        if npy.read_magic(head) != (1, 0):
+            raise ValueError(f"its {member.name} is no array in NumPy's format 1.0")
         found, is_fortran, dtype_found = npy.read_array_header_1_0(head, max_header_size=_MAX_HEADER_BYTES)
-    except (SyntaxError, TokenError) as error:  # of Python's own tokenizer, which NumPy asks about odd headers
+    except (
+        SyntaxError,
+        TokenError,
+        TypeError,
+        RecursionError,
+        MemoryError,
+    ) as error:  # of Python's own tokenizer, which NumPy asks about odd headers
         raise ValueError(f"its {member.name} has a header that cannot be parsed") from error
     if (found, is_fortran, dtype_found.str) != (shape, False, dtype.str):
         raise ValueError(f"its {member.name} is {dtype_found.str} {found}; {dtype.str} {shape} needed")

@@ -215,6 +215,11 @@ def test_two_writers_of_the_same_shard_do_not_meet(tmp_path, clean):
     assert tree(tmp_path) == clean
 
 
+def test_a_folder_whose_name_is_too_long_is_a_clear_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot write .*name too long"):
+        make_folder(tmp_path / ("x" * 300) / "store")
+
+
 def test_a_token_cannot_leave_the_folder(tmp_path):
     with pytest.raises(InputError, match="token"):
         publish(tmp_path / "x", b"1", kind="text", token="../../etc")

@@ -192,6 +192,38 @@ def test_a_damaged_ledger_is_kept_aside_and_begun_anew(tmp_path, caplog, damage)
     assert path.with_name(f"{path.name}.damaged").exists()
 
 
+def test_a_read_only_copy_of_a_damaged_ledger_knows_nothing(tmp_path, caplog):
+    with Ledger(tmp_path) as ledger:
+        for number in range(300):
+            ledger.set_table_version(f"table-{number}", number)
+    path = tmp_path / _ledger.LEDGER_NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + b"\xff" * 4096 + whole[12288:])
+    with caplog.at_level(logging.WARNING), Ledger(tmp_path, read_only=True) as copy:
+        assert copy.table_version("table-1") is None
+    assert "cannot be read" in caplog.text
+
+
+def test_a_flipped_bit_in_a_row_makes_it_absent_and_no_other_answer(ledger, hashed, tmp_path):
+    (tmp_path / "a").write_text("x")
+    digest = digest_of(ledger, tmp_path / "a")
+    ledger.finish_attempt("poison", died=True)
+    ledger.set_table_version("table", 5, state="a state of the table")
+    ledger.close()
+    path = tmp_path / "store" / _ledger.LEDGER_NAME
+    whole = path.read_bytes()
+    for old, bit in ((digest.encode(), 1), (b"a state of the table", 128), (b"poison", 1)):
+        place = whole.index(old) + 3
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+        for is_copy in (True, False):
+            with Ledger(tmp_path / "store", read_only=is_copy) as again:
+                assert digest_of(again, tmp_path / "a") == digest
+                assert again.table_state("table") in ("", "a state of the table")
+                assert again.table_version("table") in (None, 5)
+                assert again.attempts("poison") in (0, 1)
+        assert len(hashed) in (1, 3)
+
+
 def test_a_ledger_of_another_format_is_begun_anew(tmp_path):
     with Ledger(tmp_path) as ledger:
         ledger.set_table_version("x", 1)
