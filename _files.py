@@ -475,9 +475,7 @@ def flock(descriptor: int, operation: int, folder: Path) -> None:
         fcntl.flock(descriptor, operation)
     except OSError as error:
         if error.errno in _NO_LOCKS:
-            raise ConfigError(
-                f"{folder} lies on a file system without locks ({error.strerror}): name a folder on one that has them"
-            ) from error
+            raise ConfigError(f"{folder}: its file system has no locks ({error.strerror}); name another one") from error
         raise
 
 

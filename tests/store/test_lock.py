@@ -45,7 +45,7 @@ def test_a_folder_without_locks_is_named(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     for lock in (writer_lock(tmp_path), exclusive_lock(tmp_path), file_lock(tmp_path / "x.lock")):
-        with pytest.raises(ConfigError, match=f"{tmp_path} lies on a file system without locks"), lock:
+        with pytest.raises(ConfigError, match=f"{tmp_path}: its file system has no locks"), lock:
             pass
     with reader_lock(tmp_path):  # nobody compacts there either
         pass

@@ -81,10 +81,7 @@ class Project:
 
     @contextmanager
     def locked(self, *locks: Callable[[Path], AbstractContextManager[None]]) -> Iterator[None]:
-        """Hold locks, such as `reader_lock`, on the project's store, and on features that lie elsewhere.
-
-        Those have readers and writers of their own: trainings and projects that know nothing of this one.
-        """
+        """Hold locks, such as `reader_lock`, on the store, and on features elsewhere, which others may use as well."""
         features = self.store.place.folder
         with ExitStack() as stack:
             for lock in locks:

@@ -370,10 +370,7 @@ def embed_job(
 
 
 def merge(stage: Stage) -> tuple[int, tuple[str, ...]]:
-    """Merge small shards where there are many, a bounded part of them in one run.
-
-    Returns how many shards went, and a note where merging failed, which takes nothing from what the run has done.
-    """
+    """Merge a bounded part of many small shards. Returns how many went, and a note where that failed."""
     try:
         planned = planned_merge(stage.project)
         if planned.is_empty:
