@@ -106,9 +106,7 @@ class ClipDataset:
         training: whether captions are drawn.
         seed: of the draw.
 
-    Raises:
-        InputError: stored clips have a feature named "text", which captions are, or several streams of another feature
-            than video.
+    Raises InputError for stored clips with a feature named "text", or with several streams of another than video.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,31 +35,22 @@ from .result import DivergedError, FitResult, TrainProgress
 from .schedule import epoch_order, learning_rate, num_epochs
 
 
+@dataclass(eq=False)
 class Trainer:
     """One training, from its beginning or its last saved state to a checkpoint. See `fit`."""
 
-    def __init__(
-        self,
-        model: FusionModel,
-        dataset: TrainingData,
-        *,
-        recipe: Recipe,
-        folder: Path,
-        device: str,
-        provenance: Mapping[str, Any],
-        on_progress: Callable[[TrainProgress], None] | None,
-        validate: Callable[[FusionModel], Mapping[str, float]] | None,
-        num_workers: int,
-    ) -> None:
-        self.model = model
-        self.dataset = dataset
-        self.recipe = recipe
-        self.folder = folder
-        self.device = device
-        self.provenance = plain(dict(provenance))
-        self.on_progress = on_progress
-        self.validate = validate
-        self.num_workers = num_workers
+    model: FusionModel
+    dataset: TrainingData
+    recipe: Recipe
+    folder: Path
+    device: str
+    provenance: Mapping[str, Any]
+    on_progress: Callable[[TrainProgress], None] | None
+    validate: Callable[[FusionModel], Mapping[str, float]] | None
+    num_workers: int
+
+    def __post_init__(self) -> None:
+        self.provenance = plain(dict(self.provenance))
 
     def run(self, *, resume: bool) -> FitResult:
         """Train, or take up what the folder holds."""
