@@ -37,7 +37,7 @@ def repair_features(
 
     Raises:
         OutOfSpaceError: the disk is full; the damaged files are where they were.
-        ConfigError: the store is of an older format.
+        OldFormatError: the store is of another format; nothing of it is touched.
     """
     for pair in pairs(store):
         verdict = examine(store.place, pair)

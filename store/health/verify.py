@@ -68,7 +68,7 @@ def verify_features(store: FeatureStore, *, advance: Advance = lambda _count: No
         store: in a folder or in a remote place.
         advance: called with 1 after each shard.
 
-    Raises ConfigError for a store of an older format.
+    Raises OldFormatError, a ConfigError, for a store of another format.
     """
     for pair in pairs(store):
         if (verdict := examine(store.place, pair)) is not None:
