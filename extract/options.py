@@ -1,17 +1,15 @@
-"""The options of backbones, checked: numbers, choices, when frames are taken and how large they are."""
+"""The options of backbones, checked: numbers and choices."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 from .._vocabulary import ConfigError
-from .windows import End, Windows
 
 Precision = Literal["float32", "bfloat16", "float16"]
 """The number type that a network computes in; float16 on a GPU alone."""
 Dtype = Literal["float16", "float32"]
 """The number type in which its values are stored."""
-_MOST_FRAMES = 1024
 
 
 def checked_number(name: str, option: str, value: Any, *, lowest: float, highest: float, whole: bool = False) -> float:
@@ -36,31 +34,3 @@ def check_choice(name: str, option: str, value: Any, allowed: tuple[str, ...]) -
         raise ConfigError(
             f"the option {option} of the backbone {name!r} must be one of {', '.join(allowed)}, not {value!r}"
         )
-
-
-def checked_windows(
-    name: str, *, frame_rate_hz: float, num_frames: int, stride_frames: int | None, end: End
-) -> Windows:
-    """A clip's frames; without a stride, clips follow one another without overlap.
-
-    Raises:
-        ConfigError: a number is not one that is allowed, or there is no such end.
-    """
-    num_frames = checked_whole(name, "num_frames", num_frames, lowest=1, highest=_MOST_FRAMES)
-    stride = num_frames if stride_frames is None else stride_frames
-    return Windows(
-        frame_rate_hz=checked_number(name, "frame_rate_hz", frame_rate_hz, lowest=0.01, highest=120),
-        num_frames=num_frames,
-        stride_frames=checked_whole(name, "stride_frames", stride, lowest=1, highest=_MOST_FRAMES),
-        end=end,
-    )
-
-
-def checked_size(name: str, *, short_side: int, crop: int) -> tuple[int, int]:
-    """The short side that a picture is scaled to, and the side of the square from its middle, which fits in.
-
-    Raises:
-        ConfigError: a size is not one that is allowed.
-    """
-    short_side = checked_whole(name, "short_side", short_side, lowest=32, highest=2048)
-    return short_side, checked_whole(name, "crop", crop, lowest=32, highest=short_side)

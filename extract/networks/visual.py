@@ -9,20 +9,22 @@ Legend: B windows, N frames of a window, H height, W width, D width of the featu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import FeatureArray, FeatureSpec, InputError, Modality, Status, WeightsSource
-from ..options import checked_number, checked_size, checked_windows
+from ..options import checked_number, checked_whole
 from ..types import DecodedAudio, DecodedFrames
 from ..windows import End, Window, WindowCutter, Windows, stacked
 from .frozen import FrozenNetwork, checked_rows
 
 if TYPE_CHECKING:
     import torch
+
+_MOST_FRAMES = 1024
 
 
 def visual_spec(
@@ -115,30 +117,35 @@ def clip_spec(
     Raises:
         ConfigError: an option has a value that is not allowed.
     """
-    windows = checked_windows(
-        name,
-        frame_rate_hz=variant.frame_rate_hz if frame_rate_hz is None else frame_rate_hz,
-        num_frames=variant.num_frames if num_frames is None else num_frames,
-        stride_frames=variant.stride_frames if stride_frames is None else stride_frames,
-        end=variant.end if end is None else end,
-    )
-    short_side, crop = checked_size(
-        name,
-        short_side=variant.short_side if short_side is None else short_side,
-        crop=variant.crop if crop is None else crop,
-    )
+    options: dict[str, Any] = {
+        "frame_rate_hz": frame_rate_hz,
+        "num_frames": num_frames,
+        "stride_frames": stride_frames,
+        "end": end,
+        "short_side": short_side,
+        "crop": crop,
+    }
+    use = replace(variant, **{option: value for option, value in options.items() if value is not None})
+    num_frames = checked_whole(name, "num_frames", use.num_frames, lowest=1, highest=_MOST_FRAMES)
+    stride_frames = num_frames if use.stride_frames is None else use.stride_frames
+    short_side = checked_whole(name, "short_side", use.short_side, lowest=32, highest=2048)
     return visual_spec(
         name,
-        dim=variant.dim,
-        windows=windows,
+        dim=use.dim,
+        windows=Windows(
+            frame_rate_hz=checked_number(name, "frame_rate_hz", use.frame_rate_hz, lowest=0.01, highest=120),
+            num_frames=num_frames,
+            stride_frames=checked_whole(name, "stride_frames", stride_frames, lowest=1, highest=_MOST_FRAMES),
+            end=use.end,
+        ),
         short_side=short_side,
-        crop=crop,
-        scale=variant.scale,
-        mean=variant.mean,
-        std=variant.std,
-        facts=variant.facts,
-        paper=variant.paper,
-        weights=variant.weights,
+        crop=checked_whole(name, "crop", use.crop, lowest=32, highest=short_side),
+        scale=use.scale,
+        mean=use.mean,
+        std=use.std,
+        facts=use.facts,
+        paper=use.paper,
+        weights=use.weights,
     )
 
 
