@@ -19,7 +19,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +26,9 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import FeatureArray, FeatureSpec, InputError, Modality, Status
 from ..buffers import lasting_array
+from ..networks import Transform
 from ..registry import BACKBONES, BackboneEntry
-from ..types import Backbone, DecodedAudio, DecodedFrames, Samples
+from ..types import DecodedAudio, DecodedFrames, Samples
 
 if TYPE_CHECKING:
     import torch
@@ -168,12 +168,8 @@ def _mel_filters() -> torch.Tensor:
     return filters
 
 
-class LogMel:
+class LogMel(Transform):
     """AVLnet's spectrogram as a backbone: (T, 40) float16, a row every 10 ms."""
-
-    def __init__(self, spec: FeatureSpec, *, weights_digest: str) -> None:
-        self.spec = spec
-        self.weights_digest = weights_digest
 
     def encode(self, item: DecodedFrames | DecodedAudio | str) -> FeatureArray:
         """The spectrogram of a whole track. Row i looks at the 25 ms around ``start + i / 100`` seconds."""
@@ -235,10 +231,4 @@ def describe() -> FeatureSpec:
     )
 
 
-def build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
-    """There are no weights."""
-    del weights, seed, device  # a fixed transform, computed where the samples are
-    return LogMel(spec, weights_digest=weights_digest)
-
-
-BACKBONES.add("logmel_avlnet", BackboneEntry(describe, build, weights="none", number_types=()))
+BACKBONES.add("logmel_avlnet", BackboneEntry(describe, LogMel.build, weights="none", number_types=()))

@@ -21,17 +21,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status
-from ..networks import checked_rows
-from ..options import checked_number
+from ..networks import Transform, checked_rows, still_windows
+from ..options import checked_whole
 from ..registry import BACKBONES, BackboneEntry
-from ..types import Backbone, DecodedAudio, DecodedFrames
+from ..types import DecodedAudio, DecodedFrames
 from ..windows import Window, Windows, stacked
 
 _SMALLEST, _LARGEST = 32, 1024
@@ -40,12 +39,11 @@ _QUALITY = 90
 Frames = Literal["raw", "jpeg"]
 
 
-class RawPixels:
+class RawPixels(Transform):
     """Frames as rows of bytes: (B, S * S * 3), (B, G * G, P * P * 3) as patches, or for each its JPEG's rows."""
 
     def __init__(self, spec: FeatureSpec, *, weights_digest: str) -> None:
-        self.spec = spec
-        self.weights_digest = weights_digest
+        super().__init__(spec, weights_digest=weights_digest)
         self.windows = Windows.from_data(spec.sampling)
         self._size = int(spec.preprocessing["crop"])
         self._patch: int | None = spec.preprocessing["patch"]
@@ -111,7 +109,7 @@ def jpeg_facts(name: str, quality: int) -> dict[str, str | int]:
         raise ConfigError("frames='jpeg' needs libjpeg-turbo, and this pillow has none: install pillow from PyPI")
     return {
         "frames": "jpeg",
-        "quality": int(checked_number(name, "quality", quality, lowest=1, highest=95, whole=True)),
+        "quality": checked_whole(name, "quality", quality, lowest=1, highest=95),
         "subsampling": "4:2:0",
         "encoder": f"libjpeg-turbo {version}",
         "layout": f"JPEG in rows of {JPEG_ROW_BYTES} bytes, the last filled up with zeros",
@@ -121,12 +119,12 @@ def jpeg_facts(name: str, quality: int) -> dict[str, str | int]:
 def _spec(
     name: str, *, rate_hz: float, size: int, patch: int | None, frames: Frames = "raw", quality: int | None = None
 ) -> FeatureSpec:
-    windows = Windows(frame_rate_hz=checked_number(name, "rate_hz", rate_hz, lowest=0.01, highest=120))
-    size = int(checked_number(name, "size", size, lowest=_SMALLEST, highest=_LARGEST, whole=True))
+    windows = still_windows(name, rate_hz)
+    size = checked_whole(name, "size", size, lowest=_SMALLEST, highest=_LARGEST)
     side, layout = size, "rows, columns, channels"
     num_rows = 1
     if patch is not None:
-        side = int(checked_number(name, "patch", patch, lowest=1, highest=size, whole=True))
+        side = checked_whole(name, "patch", patch, lowest=1, highest=size)
         if size % side:
             raise ConfigError(f"the options of the backbone {name!r} need a size that is a multiple of patch: {size}")
         num_rows, layout = (size // side) ** 2, f"patches in raster order; in each {layout}"
@@ -156,11 +154,6 @@ def _spec(
     )
 
 
-def _build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
-    del weights, seed, device  # nothing is computed
-    return RawPixels(spec, weights_digest=weights_digest)
-
-
 def _register(pixels: str, tokens: str, *, default_size: int) -> None:
     def describe(
         *, rate_hz: float = 1.0, size: int = default_size, frames: Frames = "raw", quality: int | None = None
@@ -170,8 +163,8 @@ def _register(pixels: str, tokens: str, *, default_size: int) -> None:
     def describe_tokens(*, rate_hz: float = 1.0, size: int = default_size, patch: int = 16) -> FeatureSpec:
         return _spec(tokens, rate_hz=rate_hz, size=size, patch=patch)
 
-    BACKBONES.add(pixels, BackboneEntry(describe, _build, weights="none", number_types=()))
-    BACKBONES.add(tokens, BackboneEntry(describe_tokens, _build, weights="none", number_types=()))
+    BACKBONES.add(pixels, BackboneEntry(describe, RawPixels.build, weights="none", number_types=()))
+    BACKBONES.add(tokens, BackboneEntry(describe_tokens, RawPixels.build, weights="none", number_types=()))
 
 
 _register("pixels", "pixel_tokens", default_size=224)

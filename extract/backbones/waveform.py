@@ -9,7 +9,6 @@ Legend: N samples, T = ceil(N / hop) rows.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,21 +16,18 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status
 from ..buffers import lasting_array
+from ..networks import Transform
 from ..options import checked_whole
 from ..registry import BACKBONES, BackboneEntry
-from ..types import Backbone, DecodedAudio, DecodedFrames, Samples
+from ..types import DecodedAudio, DecodedFrames, Samples
 
 SAMPLE_RATES_HZ = (16_000, 22_050, 44_100, 48_000)
 _ROWS_PER_SECOND = 100
 _BLOCK_SAMPLES = 1 << 20
 
 
-class Waveform:
+class Waveform(Transform):
     """Samples as rows (T, hop)."""
-
-    def __init__(self, spec: FeatureSpec, *, weights_digest: str) -> None:
-        self.spec = spec
-        self.weights_digest = weights_digest
 
     def encode(self, item: DecodedFrames | DecodedAudio | str) -> FeatureArray:
         """The rows of a whole track. Row k covers ``[k * hop, (k + 1) * hop)`` samples from the track's start."""
@@ -83,10 +79,4 @@ def describe(*, sample_rate_hz: int = 16_000, hop_samples: int | None = None) ->
     )
 
 
-def build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
-    """There are no weights."""
-    del weights, seed, device  # nothing is computed
-    return Waveform(spec, weights_digest=weights_digest)
-
-
-BACKBONES.add("waveform_16khz", BackboneEntry(describe, build, weights="none", number_types=("dtype",)))
+BACKBONES.add("waveform_16khz", BackboneEntry(describe, Waveform.build, weights="none", number_types=("dtype",)))

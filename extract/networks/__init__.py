@@ -1,6 +1,6 @@
 """Parts of backbones: frozen networks over pictures and texts, and files of word vectors."""
 
-from .frozen import FrozenNetwork, OfficialWeights, checked_rows, seeded_network
+from .frozen import FrozenNetwork, OfficialWeights, Transform, checked_rows, seeded_network
 from .texts import TextNetwork, read_tokenizer, text_spec
 from .visual import ClipVariant, StillNetwork, VisualNetwork, clip_spec, still_windows, visual_spec
 from .word_vectors import WordVectors, read_word_vectors, tokenize, train_word_vectors
@@ -11,6 +11,7 @@ __all__ = [
     "OfficialWeights",
     "StillNetwork",
     "TextNetwork",
+    "Transform",
     "VisualNetwork",
     "WordVectors",
     "checked_rows",

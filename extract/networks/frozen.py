@@ -1,4 +1,4 @@
-"""A frozen network: its weights by their authors' key names, its device and its precision."""
+"""A frozen network: its weights by their authors' key names, its device and its precision; and what has no network."""
 
 from __future__ import annotations
 
@@ -128,6 +128,20 @@ class FrozenNetwork(OfficialWeights):
         with np.errstate(over="ignore"):
             values: NDArray[Any] = rows.cpu().numpy().astype(self.spec.dtype)
         return values
+
+
+class Transform:
+    """A backbone without weights: a fixed transform, computed where its input is."""
+
+    def __init__(self, spec: FeatureSpec, *, weights_digest: str) -> None:
+        self.spec = spec
+        self.weights_digest = weights_digest
+
+    @classmethod
+    def build(cls, spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Self:
+        """The backbone of a specification, which alone decides its numbers."""
+        del weights, seed, device
+        return cls(spec, weights_digest=weights_digest)
 
 
 def checked_rows(
