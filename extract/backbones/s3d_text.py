@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status, digest_of
-from ..networks import OfficialWeights, checked_rows, seeded_network, tokenize
+from ..networks import FrozenNetwork, checked_rows, seeded_network, tokenize
 from ..options import checked_whole
 from ..registry import register
 from ..types import Backbone, DecodedAudio, DecodedFrames
@@ -124,7 +124,7 @@ def _read_lines(path: Path) -> list[str]:
     return [line.strip() for line in text.rstrip("\n").split("\n")] if text.strip() else []
 
 
-class S3DText(OfficialWeights):
+class S3DText(FrozenNetwork):
     """The text tower as a backbone: a text to one row (1, D); its times are NaN.
 
     Official weights have its keys behind ``text_module.``; where no key is so, all are its own.
@@ -133,12 +133,8 @@ class S3DText(OfficialWeights):
     def __init__(
         self, spec: FeatureSpec, network: Any, *, vocabulary: Sequence[str] | None, device: str, weights_digest: str
     ) -> None:
-        self.spec = spec
-        self.weights_digest = weights_digest
-        self.network = network
-        self._device = device
         self._vocabulary = vocabulary
-        self.after_load()
+        super().__init__(spec, network, device=device, weights_digest=weights_digest)
 
     def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Self:
         return super().from_official(self.official_names(state_dict), config)  # the digest is of the tower alone
@@ -163,7 +159,7 @@ class S3DText(OfficialWeights):
         return seeded_network(lambda: SentenceTower(**asdict(sizes)), seed=0)
 
     def after_load(self) -> None:
-        self.network = self.network.to(self._device).eval().requires_grad_(False)
+        super().after_load()
         self._number = numbering(self._vocabulary, self.network.word_embd.num_embeddings)
 
     def token_ids(self, texts: Sequence[str]) -> torch.Tensor:
@@ -179,9 +175,7 @@ class S3DText(OfficialWeights):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Word numbers (B, N) to embeddings (B, D), float32."""
-        import torch
-
-        with torch.inference_mode():
+        with self.computing():
             embeddings: torch.Tensor = self.network(ids.to(self._device))
         return embeddings
 
@@ -194,9 +188,8 @@ class S3DText(OfficialWeights):
             unknown = f"{', '.join(words[:5])}{', ...' if len(words) > 5 else ''}"
             message = f"none of the words is in the vocabulary: {unknown}" if words else "the text holds no word"
             return FeatureArray.empty(self.spec, Status.NO_TEXT, message)
-        with np.errstate(over="ignore"):
-            values = self.forward(self.token_ids([item])).cpu().numpy().astype(self.spec.dtype)
-        return checked_rows(self.spec, values, np.full((1, 2), np.nan))
+        rows = self.stored(self.forward(self.token_ids([item])))
+        return checked_rows(self.spec, rows, np.full((1, 2), np.nan))
 
     def _known(self, text: str) -> list[int]:
         numbers = map(self._number, self._words(text))
