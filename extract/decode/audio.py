@@ -69,6 +69,7 @@ class AudioPass:
         self.gap_seconds = 0.0
         self.overlap_seconds = 0.0
         self.start: float | None = None
+        self.end = 0.0  # the instant after the last sample so far
         self._sample_rate_hz = sample_rate_hz
         self._emit = emit
         self._limits = limits
@@ -78,12 +79,6 @@ class AudioPass:
         self._num_waiting = 0
         self._output: list[NDArray[np.float32]] = []
         self._num_output = 0
-        self._next = 0.0
-
-    @property
-    def end(self) -> float:
-        """Instant after the last sample so far."""
-        return self._next
 
     def push(self, frame: Any, start: float | None) -> None:
         """Take the next block. One without a timestamp follows the one before it."""
@@ -95,9 +90,9 @@ class AudioPass:
         if kind != self._kind:
             self._restart(kind)
         samples = _by_channel(frame, kind)
-        samples = self._placed(samples, self._next if start is None else start, kind.sample_rate_hz)
-        self._next += samples.shape[1] / kind.sample_rate_hz
-        self._check_end(self._next)
+        samples = self._placed(samples, self.end if start is None else start, kind.sample_rate_hz)
+        self.end += samples.shape[1] / kind.sample_rate_hz
+        self._check_end(self.end)
         self._append(samples, kind.sample_rate_hz)
 
     def finish(self) -> None:
@@ -108,9 +103,9 @@ class AudioPass:
     def _placed(self, samples: NDArray[Any], start: float, rate: int) -> NDArray[Any]:
         """The block (C, N), less its head or after some silence, so that it begins where the last one ended."""
         if self.start is None:
-            self.start = self._next = max(0.0, start)
+            self.start = self.end = max(0.0, start)
             return samples[:, max(0, round(-start * rate)) :]
-        gap = start - self._next
+        gap = start - self.end
         if gap > _TOLERANCE_SECONDS:
             self._fill(gap, rate, samples)
         elif gap < -_TOLERANCE_SECONDS:
@@ -120,9 +115,9 @@ class AudioPass:
 
     def _fill(self, gap: float, rate: int, like: NDArray[Any]) -> None:
         """Append silence, a block at a time, so that a timestamp from a broken clock cannot ask for all memory."""
-        self._check_end(self._next + gap)
+        self._check_end(self.end + gap)
         self.gap_seconds += gap
-        self._next += gap
+        self.end += gap
         count, block = round(gap * rate), rate * 10
         silence = 128 if like.dtype == np.uint8 else 0
         for start in range(0, count, block):
