@@ -131,3 +131,21 @@ def join_padded(
     for rows in units:
         rows[~is_row] = 0
     return (np.concatenate(units, axis=2) if others else units[0]), num_rows
+
+
+def max_over_time(streams: Sequence[Real[np.ndarray, "_ _"]]) -> Float[np.ndarray, " D"]:
+    """One row for a whole clip (AVLnet's input): each stream's maximum over time, normalised, laid side by side."""
+    return np.concatenate([unit_rows(stream.max(axis=0, keepdims=True))[0] for stream in streams])
+
+
+def average_by_id(ids: Sequence[str], embeddings: Real[np.ndarray, "N E"]) -> tuple[list[str], Real[np.ndarray, "M E"]]:
+    """Average the embeddings of the parts of one clip ("averaging over clips", table 6).
+
+    Rows of the same id become their mean, in the order of the sorted ids; rows with the id "-1" are dropped. When no id
+    occurs twice, everything stays as it is, order included.
+    """
+    if len(set(ids)) == len(ids):
+        return list(ids), embeddings
+    kept = sorted(set(ids) - {"-1"})
+    named = np.array(ids)
+    return kept, np.stack([embeddings[named == name].mean(axis=0) for name in kept])

@@ -13,7 +13,10 @@ Averages are taken of the embeddings as the model makes them, before they are no
 Deviation: which part of a clip counts is decided by its spectrogram frames, as published; of a clip without sound by
 its video rows. The authors' test sets have no such clip.
 
-Legend: N clips, P parts, E width of an embedding.
+A long clip is cut into equal parts as "cut_into_clips" of the authors does it; they mark a part that does not count by
+the id "-1". The embeddings of parts are averaged by `tokens.average_by_id`.
+
+Legend: N clips, or padded rows, P parts, D width, E width of an embedding.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from numpy.typing import NDArray
 
 from ..._vocabulary import InputError
@@ -40,6 +43,16 @@ if TYPE_CHECKING:
 LongVideoStrategy = Literal["at_once", "clips", "max_pool", "nearest"]
 REAL_SHARE = 0.7
 """A part after the first counts when more than this share of its spectrogram frames is real."""
+
+
+def equal_parts(rows: Shaped[np.ndarray, N * D], *, num_parts: int) -> Shaped[np.ndarray, "P M *D"]:
+    """Padded rows, or their mask, as `num_parts` parts of equal length.
+
+    Raises InputError when the parts would not be equal.
+    """
+    if num_parts < 1 or len(rows) % num_parts:
+        raise InputError(f"{len(rows)} rows cannot be cut into {num_parts} equal parts: pad them to a multiple")
+    return rows.reshape(num_parts, len(rows) // num_parts, *rows.shape[1:])
 
 
 def frames_of_parts(

@@ -20,7 +20,7 @@ from frameloom.fuse.objectives.nce import (
     norm_softmax,
     norm_softmax_loss,
 )
-from frameloom.train.data.tokens import frames_of_span, join_streams, rows_of_span, unit_rows
+from frameloom.train.data.tokens import average_by_id, frames_of_span, join_streams, max_over_time, rows_of_span
 from frameloom.train.evaluate import retrieval_metrics, retrieval_ranks
 from golden.golden_case import Case
 from numpy.typing import NDArray
@@ -252,8 +252,8 @@ def video_features(case: Case) -> Outputs:
                 if kind == "only2d" and case.facts["outputs"][name]["shape"][1] == 2 * values.shape[1]:
                     values = np.concatenate([values, values], axis=1)  # the official quirk, which we do not copy
                 outputs |= {name: values, f"{name}_mask": mask}
-    pooled = [unit_rows(inputs[name].max(axis=0, keepdims=True))[0] for name in ("feat_2d", "feat_3d")]
-    return outputs | {"pooled": np.concatenate(pooled), "pooled_mask": np.ones(1, np.float32)}
+    pooled = max_over_time([inputs["feat_2d"], inputs["feat_3d"]])
+    return outputs | {"pooled": pooled, "pooled_mask": np.ones(1, np.float32)}
 
 
 def clip_slices(case: Case) -> Outputs:
@@ -280,6 +280,11 @@ def clip_slices(case: Case) -> Outputs:
     return outputs | {"crop_lengths": np.array([[len(crop)] for crop in crops], np.float64)}
 
 
+def average_embeddings(case: Case) -> Outputs:
+    ids = case.config["ids_arr"]
+    return {name: average_by_id(ids, value)[1] for name, value in case.make_inputs().items()}
+
+
 ADAPTERS = {
     "EverythingAtOnceModel.forward": model,
     "EverythingAtOnceModel_TV_Only.forward": partial(model, modalities=["text", "video"]),
@@ -295,4 +300,5 @@ ADAPTERS = {
     "create_audio_tokens": audio_tokens,
     "create_video_features": video_features,
     "_get_video, _crop_audio_from_mel_spec, create_audio_features": clip_slices,
+    "average_embeddings": average_embeddings,
 }

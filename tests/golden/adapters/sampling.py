@@ -13,7 +13,7 @@ from frameloom.extract.networks.word_vectors import WordVectors, write_word_vect
 from frameloom.train.data.frame_indices import Draws, clover_indices, frozen_in_time_indices, vindlu_indices
 from frameloom.train.data.narration import NarratedClip, audio_frames_of, grown_clip, random_clip
 from frameloom.train.evaluate import retrieval_metrics
-from frameloom.train.evaluate.long_videos import frames_of_parts
+from frameloom.train.evaluate.long_videos import equal_parts, frames_of_parts
 from golden.golden_case import Case
 from numpy.typing import NDArray
 
@@ -65,8 +65,8 @@ def clover_metrics(case: Case) -> NDArray:
 
 def cut_into_clips(case: Case) -> Outputs:
     inputs, num_parts = case.make_inputs(), case.config["n_clips"]
-    outputs = {name: np.stack(np.split(inputs[name], num_parts)) for name in ("video", "video_mask", "audio_mask")}
-    outputs["audio"] = np.stack(np.split(inputs["audio"], num_parts, axis=1))
+    outputs = {name: equal_parts(inputs[name], num_parts=num_parts) for name in ("video", "video_mask", "audio_mask")}
+    outputs["audio"] = equal_parts(inputs["audio"].T, num_parts=num_parts).swapaxes(1, 2)
     outputs |= {name: np.stack([inputs[name]] * num_parts) for name in ("text", "text_mask")}
     per_part = outputs["audio"].shape[2]
     frames, counts = frames_of_parts(case.config["audio_STFT_nframes"], num_parts=num_parts, frames_per_part=per_part)

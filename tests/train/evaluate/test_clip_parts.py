@@ -1,4 +1,4 @@
-"""Parts of long clips that count, and training clips grown from a narration."""
+"""Long clips in equal parts, and training clips grown from a narration."""
 
 from __future__ import annotations
 
@@ -6,9 +6,24 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import InputError
 from frameloom.train.data.narration import NarratedClip, audio_frames_of, grown_clip, random_clip
-from frameloom.train.evaluate.long_videos import frames_of_parts
+from frameloom.train.evaluate.long_videos import equal_parts, frames_of_parts
 from hypothesis import given
 from hypothesis import strategies as st
+
+
+@given(num_parts=st.integers(1, 6), rows=st.integers(0, 5), width=st.none() | st.integers(1, 3))
+def test_parts_joined_are_the_rows(num_parts: int, rows: int, width: int | None) -> None:
+    shape = (num_parts * rows,) if width is None else (num_parts * rows, width)
+    given_rows = np.random.default_rng(0).standard_normal(shape)
+    parts = equal_parts(given_rows, num_parts=num_parts)
+    assert parts.shape[:2] == (num_parts, rows)
+    np.testing.assert_array_equal(np.concatenate(list(parts)), given_rows)
+
+
+@pytest.mark.parametrize("num_parts", [0, 3])
+def test_parts_that_would_not_be_equal_are_refused(num_parts: int) -> None:
+    with pytest.raises(InputError, match=f"8 rows cannot be cut into {num_parts}"):
+        equal_parts(np.zeros((8, 2)), num_parts=num_parts)
 
 
 @pytest.mark.parametrize(
