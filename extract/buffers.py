@@ -19,8 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .._files import FULL
-from .._vocabulary import OutOfSpaceError
+from .._files import FULL, out_of_space
 
 MAX_MEMORY_BYTES = 4 * 1024**2
 """The most memory that a sound track takes before it goes to a file."""
@@ -161,10 +160,8 @@ class SampleSpool:
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            folder = tempfile.gettempdir()
-            raise OutOfSpaceError(
-                f"no space left for temporary files in {folder}; free some, or name another folder in TMPDIR"
-            ) from error
+            what = f"temporary files in {tempfile.gettempdir()}"
+            raise out_of_space(what, advice=", or name another folder in TMPDIR") from error
         self._num_samples = end
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ No pickle crosses the pipe: a subprocess that a hostile file has taken over can 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable, Mapping
 from typing import IO, Any
@@ -83,9 +84,7 @@ def _read_array(read_into: ReadInto, dtype: Any, shape: list[Any], max_bytes: in
         or not all(isinstance(size, int) and size >= 0 for size in shape)
     ):
         raise WireError(f"an array of type {dtype!r} and shape {shape!r}")
-    num_bytes = np.dtype(dtype).itemsize
-    for size in shape:
-        num_bytes *= size
+    num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if num_bytes > max_bytes:
         raise WireError(f"an array of {num_bytes} bytes; at most {max_bytes} are allowed")
     array = lasting_array(shape, dtype)

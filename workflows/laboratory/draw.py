@@ -71,7 +71,7 @@ def draw_clips(sizes: dict[str, int], naming: Naming, *, num_captions: int, rng:
     for split, num_clips in sizes.items():
         codes = _draw_evenly(naming, num_clips, rng)
         if split == "train":
-            named = [_repeated(choices, rng.permutation(len(choices)), num_captions) for _ in range(num_clips)]
+            named = [repeated(choices, rng.permutation(len(choices)), num_captions) for _ in range(num_clips)]
         else:
             codes, named = _draw_gallery(naming, codes, taken, num_captions=num_captions, rng=rng)
         taken |= {tuple(row) for row in codes.tolist()}
@@ -84,7 +84,7 @@ def draw_clips(sizes: dict[str, int], naming: Naming, *, num_captions: int, rng:
     return clips
 
 
-def _repeated(choices: list[Any], order: Sequence[int] | Codes, num_captions: int) -> list[Any]:
+def repeated(choices: list[Any], order: Sequence[int] | Codes, num_captions: int) -> list[Any]:
     """The choices in an order, from the beginning again if there are too few."""
     return [choices[order[caption % len(order)]] for caption in range(num_captions)]
 
@@ -129,5 +129,5 @@ def _draw_gallery(
     named = []
     for fits, num_sharing in zip(alone, shared, strict=True):
         order = sorted(rng.permutation(np.flatnonzero(fits)), key=lambda place: -int(num_sharing[place]))
-        named.append(_repeated(choices, order, num_captions))
+        named.append(repeated(choices, order, num_captions))
     return codes, named

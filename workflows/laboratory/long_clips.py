@@ -20,6 +20,7 @@ from pydantic import Field
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, digest_of
 from .attributes import ATTRIBUTES, STATIC_ATTRIBUTES
+from .draw import repeated
 from .files import SAMPLE_RATE_HZ, encode_clip, render_missing, written_aside
 from .pictures import render_frames
 from .sounds import render_sound
@@ -168,8 +169,7 @@ def _unambiguous(
         fitting = [choice for choice in choices if counts[choice][keys[choice][place]] == 1]
         if not fitting:
             return None
-        order = rng.permutation(len(fitting))
-        named.append([fitting[order[caption % len(order)]] for caption in range(world.num_captions)])
+        named.append(repeated(fitting, rng.permutation(len(fitting)), world.num_captions))
     return named
 
 

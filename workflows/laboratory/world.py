@@ -130,14 +130,12 @@ class ClipAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """A data set on disk: the folder of the clips, their manifest, the truth about each in its order, how many are new.
+    """A data set on disk: its folder, the truth about each clip in the manifest's order, how many are new.
 
     The manifest is one JSON object a line: `video` (relative to the manifest), `captions`, `split`.
     """
 
     folder: Path
-    manifest: Path
-    videos: Path
     clips: tuple[ClipAnswer, ...]
     num_rendered: int
 
@@ -187,13 +185,7 @@ def make_collection(
     for name, text in texts.items():
         if not (folder / name).exists() or (folder / name).read_text() != text:
             publish_text(folder / name, text)
-    return Collection(
-        folder=folder,
-        manifest=folder / MANIFEST_NAME,
-        videos=folder / VIDEOS_NAME,
-        clips=clips,
-        num_rendered=num_rendered,
-    )
+    return Collection(folder=folder, clips=clips, num_rendered=num_rendered)
 
 
 def plan_clips(world: World) -> tuple[ClipAnswer, ...]:

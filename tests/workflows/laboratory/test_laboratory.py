@@ -58,8 +58,8 @@ def test_clips_are_h264_and_aac_files_of_one_length(tiny: Collection) -> None:
 
 def test_the_same_world_gives_the_same_bytes_however_many_work(tiny: Collection, tmp_path: Path) -> None:
     again = make_collection(tmp_path, TINY, num_workers=1)
-    assert tree(again.videos) == tree(tiny.videos)
-    assert again.manifest.read_bytes() == tiny.manifest.read_bytes()
+    assert tree(again.folder / "videos") == tree(tiny.folder / "videos")
+    assert (again.folder / "captions.jsonl").read_bytes() == (tiny.folder / "captions.jsonl").read_bytes()
 
 
 def test_another_seed_gives_other_names_and_other_clips(tiny: Collection) -> None:
@@ -70,14 +70,14 @@ def test_another_seed_gives_other_names_and_other_clips(tiny: Collection) -> Non
 
 def test_a_second_run_renders_only_what_is_missing(tiny: Collection, tmp_path: Path) -> None:
     first = make_collection(tmp_path, TINY)
-    before = tree(first.videos)
+    before = tree(first.folder / "videos")
     lost = [first.folder / clip.video for clip in first.clips[::4]]
-    kept = {path: path.stat().st_mtime_ns for path in first.videos.iterdir() if path not in lost}
+    kept = {path: path.stat().st_mtime_ns for path in (first.folder / "videos").iterdir() if path not in lost}
     for path in lost:
         path.unlink()
         path.with_name(f".{path.name}.tmp").write_bytes(b"half a clip")
     assert make_collection(tmp_path, TINY).num_rendered == len(lost)
-    assert tree(first.videos) == before
+    assert tree(first.folder / "videos") == before
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert make_collection(tmp_path, TINY).num_rendered == 0
 
@@ -94,7 +94,7 @@ def test_an_interrupted_run_leaves_only_whole_clips(
         with pytest.raises(KeyboardInterrupt):
             make_collection(tmp_path, TINY, num_workers=1)
     assert not list((tmp_path / "videos").glob("*.mp4"))
-    assert tree(make_collection(tmp_path, TINY).videos) == tree(tiny.videos)
+    assert tree(make_collection(tmp_path, TINY).folder / "videos") == tree(tiny.folder / "videos")
 
 
 def test_progress_counts_every_clip_once(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_files_carry_no_clock_and_no_text(tiny: Collection) -> None:
 
 
 def test_the_manifest_says_nothing_but_captions_and_split(tiny: Collection) -> None:
-    rows = [json.loads(line) for line in tiny.manifest.read_text().splitlines()]
+    rows = [json.loads(line) for line in (tiny.folder / "captions.jsonl").read_text().splitlines()]
     assert [set(row) for row in rows] == [{"video", "captions", "split"}] * TINY.num_clips
     assert [row["video"] for row in rows] == sorted(row["video"] for row in rows)
     assert {path.name for path in tiny.folder.iterdir()} == {"videos", "captions.jsonl"}
