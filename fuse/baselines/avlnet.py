@@ -140,7 +140,7 @@ class AVLnet(SeparateModel):
             self.GU_text_captions = GatedUnit(config.projection_dim, config.projection_dim)
 
     def row_dims(self) -> dict[str, int]:
-        return {"text": self.config.text_dim, "video": self.config.video_dim, "audio": self.config.mel_bands}
+        return {**super().row_dims(), "audio": self.config.mel_bands}
 
     def pooled_dims(self) -> dict[str, int]:
         """The width of what `pooled` gives of each modality that the model has."""
@@ -246,7 +246,3 @@ class AVLnet(SeparateModel):
     def completed(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         """The authors' weights, with what this model keeps besides."""
         return state_dict
-
-    def to_official(self) -> dict[str, Any]:
-        """The weights as AVLnet's `Net` and `AVLnetBaselineModel` read them."""
-        return dict(self.state_dict())

@@ -63,9 +63,6 @@ class HowTo100MConfig(PooledConfig):
         check_video_parts(self.video_parts, video_dim=self.video_dim)
         return self
 
-    def all_modalities(self) -> tuple[str, ...]:
-        return HowTo100M.modalities
-
 
 class _Gating(ContextGating):
     """Context gating, with the batch normalisation that the authors' weights hold and their code never applies."""
@@ -99,7 +96,6 @@ class HowTo100M(SeparateModel):
 
     config_type: ClassVar[type[ModelConfig]] = HowTo100MConfig
     paper: ClassVar[str] = "Miech et al., HowTo100M, ICCV 2019 (arXiv 1906.03327)"
-    modalities = ("text", "video")
     config: HowTo100MConfig
 
     def __init__(self, config: HowTo100MConfig | None = None) -> None:
@@ -111,9 +107,6 @@ class HowTo100M(SeparateModel):
         self.text_pooling = WordPooling(config.text_dim, sentence_dim)
         self.GU_text = UnitGatedUnit(sentence_dim, config.projection_dim)
         self.GU_video = UnitGatedUnit(config.video_dim, config.projection_dim)
-
-    def row_dims(self) -> dict[str, int]:
-        return {"text": self.config.text_dim, "video": self.config.video_dim}
 
     def embed(self, modality: str, tokens: Tokens) -> Float[Tensor, "B E"]:
         """f(v) of section 4.1 for video, g(c) for text: unit vectors."""
@@ -169,7 +162,3 @@ class HowTo100M(SeparateModel):
         load_weights(model, state_dict)
         model.config = model.config.replaced(padding="published", pad_words_to=model.config.pad_words_to or 20)
         return model
-
-    def to_official(self) -> dict[str, Any]:
-        """The weights as the authors' `Net` reads them."""
-        return dict(self.state_dict())

@@ -58,9 +58,6 @@ class MILNCEConfig(PooledConfig):
     projection_dim: PositiveInt = 512
     """Width E of an embedding."""
 
-    def all_modalities(self) -> tuple[str, ...]:
-        return MILNCE.modalities
-
 
 class SentenceEmbedding(nn.Module):
     """The text tower: a linear layer and ReLU on every word, the maximum over words, a linear layer."""
@@ -86,7 +83,6 @@ class MILNCE(SeparateModel):
 
     config_type: ClassVar[type[ModelConfig]] = MILNCEConfig
     paper: ClassVar[str] = "Miech et al., MIL-NCE, CVPR 2020 (arXiv 1912.06430)"
-    modalities = ("text", "video")
     config: MILNCEConfig
     padding_word: Tensor
 
@@ -98,9 +94,6 @@ class MILNCE(SeparateModel):
         self.fc = nn.Linear(config.video_dim, config.projection_dim)
         self.text_module = SentenceEmbedding(config.text_dim, hidden=config.hidden_dim, dim_out=config.projection_dim)
         self.register_buffer("padding_word", torch.zeros(config.text_dim))
-
-    def row_dims(self) -> dict[str, int]:
-        return {"text": self.config.text_dim, "video": self.config.video_dim}
 
     def embed(self, modality: str, tokens: Tokens) -> Float[Tensor, "B E"]:
         """f(x) for video, g(y) for text, not normalised."""

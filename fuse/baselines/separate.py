@@ -33,13 +33,19 @@ class PooledConfig(ModelConfig):
     pad_words_to: NonNegativeInt = 0
     """Words to which shorter captions are padded first (20 as published). Matters only where padding takes part."""
 
+    def all_modalities(self) -> tuple[str, ...]:
+        return SeparateModel.modalities
+
 
 class SeparateModel(FusionModel):
-    """Embeds each modality on its own. A subclass says how wide rows are and how they become one vector."""
+    """Embeds each modality on its own: text and video, or a subclass's, which says how rows become one vector."""
+
+    config: PooledConfig
+    modalities: tuple[str, ...] = ("text", "video")
 
     def row_dims(self) -> dict[str, int]:
         """The width of a row of each modality."""
-        raise NotImplementedError
+        return {"text": self.config.text_dim, "video": self.config.video_dim}
 
     def embed(self, modality: str, tokens: Tokens) -> Float[Tensor, "B E"]:
         """The embedding that the objective compares, of one modality."""
@@ -79,6 +85,10 @@ class SeparateModel(FusionModel):
         has = has | ~has.any(dim=0)
         vectors = torch.stack([self.embed(name, tokens) for name, tokens in given.items()])
         return unit(torch.where(has[..., None], vectors, 0.0).sum(dim=0))
+
+    def to_official(self) -> dict[str, Any]:
+        """The weights as the authors' code reads them, whose names are the model's own."""
+        return dict(self.state_dict())
 
 
 def nonempty_of(given: Mapping[str, Tokens]) -> dict[str, Tensor]:
