@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, get_args
 
 from pydantic import computed_field
 
@@ -28,8 +27,6 @@ from .export_webdataset import plan_webdataset
 from .plans import ExportFile, ExportJob, ExportPlan
 from .records import MANIFEST, PENDING, chosen_features, header_of, manifest_text, plan_digest, records_of
 
-Format = Literal["npy", "parquet", "webdataset"]
-FORMATS: tuple[str, ...] = get_args(Format)
 UNITS = ("video", "clip")
 _PLAN = ".export.json"
 BYTES_A_MB = 1_000_000
@@ -39,6 +36,7 @@ _PLANNERS: Mapping[str, Callable[[ExportJob], ExportPlan]] = {
     "parquet": plan_parquet,
     "webdataset": plan_webdataset,
 }
+FORMATS = tuple(_PLANNERS)
 
 
 class ExportReport(Settings):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -118,16 +118,13 @@ class ImportReport(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImportRequest:
-    """The request for an import.
+class ImportRequest(Choice):
+    """The request for an import: which numbers of a layout, and what becomes of them.
 
     Attributes:
         path: the folder or file.
         layout: one of `layouts.LAYOUTS`.
         feature: the project's name for it, or its backbone's.
-        array: see `Choice`.
-        suffix: see `Choice`.
-        id_key: see `Choice`.
         mapping: a .csv or .jsonl file with the columns ``file`` and ``video``, where names do not say it.
         rate_hz: rows a second, or
         seconds_per_row: its inverse; both None for the specification's.
@@ -142,9 +139,6 @@ class ImportRequest:
     path: Path
     layout: str
     feature: str
-    array: str | None = None
-    suffix: str = ""
-    id_key: str | None = None
     mapping: Path | None = None
     rate_hz: float | None = None
     seconds_per_row: float | None = None
@@ -170,8 +164,7 @@ def import_into(project: Project, request: ImportRequest, console: Console) -> I
         raise ConfigError(f"--feature {request.feature}: it is both of {', '.join(chosen)}: name one of these")
     ((name, feature),) = chosen.items()
     spec, rules = feature.spec, _rules(request, feature.spec)
-    choice = Choice(array=request.array, suffix=request.suffix, id_key=request.id_key, identity=feature.identity())
-    found = find_offers(request.path, request.layout, choice)
+    found = find_offers(request.path, request.layout, replace(request, identity=feature.identity()))
     is_vouched = _check_claim(name, feature, found, vouch=request.vouch)
     targets, paths, unreadable = _targets(project, feature)
     matching = match(found.offers, targets, None if request.mapping is None else read_mapping(request.mapping))
