@@ -306,6 +306,5 @@ class FileState:
 
 def frames_wanted(spec: FeatureSpec) -> FramesWanted:
     """The frames that a specification of modality video requests from the decoder."""
-    preprocessing = spec.preprocessing
-    crop = None if preprocessing["crop"] is None else int(preprocessing["crop"])
-    return FramesWanted(Windows.from_data(spec.sampling).frame_rate_hz, int(preprocessing["short_side"]), crop=crop)
+    facts = spec.preprocessing
+    return FramesWanted(Windows.from_data(spec.sampling).frame_rate_hz, facts["short_side"], crop=facts["crop"])
