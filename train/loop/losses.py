@@ -18,12 +18,11 @@ from pathlib import Path
 
 from ..._files import fail_point, publish, write_errors
 from ..._vocabulary import ConfigError, IntegrityError
-from .checkpoints import META_NAME, read_checkpoint, sweep
+from .checkpoints import META_NAME, read_checkpoint
 
 GROWING = Path("progress") / "losses.jsonl"
 RUN = "training"
 """Under which name a checkpoint's provenance keeps the training that it came from."""
-_PATTERN = "losses-*.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +133,3 @@ class LossCurve:
     def close(self) -> None:
         """Close the file. It stays where it is."""
         self._file.close()
-
-
-def forget_other_curves(folder: Path, *, sha256: str) -> None:
-    """Remove the curves of earlier trainings."""
-    sweep(folder, _PATTERN, keep=final_name(sha256))

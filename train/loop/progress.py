@@ -94,14 +94,19 @@ def load_progress(
         ConfigError: the state is of another training.
         IntegrityError: it is damaged.
     """
-    saved = sorted((folder / FOLDER_NAME).glob("step-*"))
-    if not saved:
+    saved = max((folder / FOLDER_NAME).glob("step-*"), default=None)
+    if saved is None:
         return None
-    state = _read_state(saved[-1])
-    position = Position(**state["position"])
+    try:
+        state = json.loads((saved / _STATE).read_text())
+        position, groups, sha256 = Position(**state["position"]), state["groups"], state["sha256"]
+    except (OSError, ValueError, TypeError, KeyError) as problem:
+        raise IntegrityError(
+            f"the saved training in {saved} is damaged ({problem!r}). Remove it, or begin anew with resume=False"
+        ) from problem
     check_identity(position.identity, identity, folder=folder)
-    load_weights(model, read_weights(saved[-1] / _MODEL, sha256=state["sha256"][_MODEL]), where=saved[-1])
-    tensors = read_weights(saved[-1] / _OPTIMIZER, sha256=state["sha256"][_OPTIMIZER])
+    load_weights(model, read_weights(saved / _MODEL, sha256=sha256[_MODEL]), where=saved)
+    tensors = read_weights(saved / _OPTIMIZER, sha256=sha256[_OPTIMIZER])
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
@@ -110,7 +115,7 @@ def load_progress(
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
             values.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": values, "param_groups": state["groups"]})
+    optimizer.load_state_dict({"state": values, "param_groups": groups})
     return position, tensors["order.groups"].numpy()
 
 
@@ -128,14 +133,3 @@ def forget_progress(folder: Path) -> None:
     """Remove every saved state, and the growing loss curve: in one step, for their folder says that training lasts."""
     if (folder / FOLDER_NAME).exists():
         shutil.rmtree((folder / FOLDER_NAME).rename(temporary_path(folder / FOLDER_NAME)), ignore_errors=True)
-
-
-def _read_state(saved: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads((saved / _STATE).read_text())
-        Position(**state["position"])
-        return {name: state[name] for name in ("position", "groups", "sha256")}
-    except (OSError, ValueError, TypeError, KeyError) as problem:
-        raise IntegrityError(
-            f"the saved training in {saved} is damaged ({problem!r}). Remove it, or begin anew with resume=False"
-        ) from problem

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..._vocabulary import ExitCode, FrameloomError
+from .losses import StepLoss
 
 
 class DivergedError(FrameloomError):
@@ -16,29 +17,19 @@ class DivergedError(FrameloomError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainProgress:
-    """The progress of a training after one step. `read_losses` gives the same numbers of every step, afterwards too.
+class TrainProgress(StepLoss):
+    """The progress of a training after one step, whose own numbers `read_losses` gives afterwards too.
 
     Attributes:
-        epoch: epochs begun, from 1.
         epochs: epochs in all.
-        step: steps done, over all epochs.
         steps: steps in all.
-        loss: of this step: of the whole batch, also where several processes share it.
-        terms: of the loss, by name.
-        learning_rate: of this step.
         seconds_left: at the mean pace of this call.
         samples_per_second: items of the training data, over all processes: reading, the step and all else included.
         metrics: what `validate` gave after the last epoch; empty before.
     """
 
-    epoch: int
     epochs: int
-    step: int
     steps: int
-    loss: float
-    terms: Mapping[str, float]
-    learning_rate: float
     seconds_left: float
     samples_per_second: float
     metrics: Mapping[str, float]

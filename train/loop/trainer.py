@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,10 +25,10 @@ from ...fuse import FusionModel, Tokens
 from ...fuse.objectives import whole_batch
 from ..data import EpochOrder, FeatureLoader, ShardBatchSampler, TrainingData
 from ..recipes import Recipe
-from .checkpoints import META_NAME, load_weights, plain, read_checkpoint, read_weights, save_checkpoint
+from .checkpoints import META_NAME, load_weights, plain, read_checkpoint, read_weights, save_checkpoint, sweep
 from .distributed import equal_shapes, synchronised_batch_norm
 from .faults import attribute_to_sample
-from .losses import RUN, LossCurve, StepLoss, forget_other_curves
+from .losses import RUN, LossCurve, StepLoss, final_name
 from .progress import FOLDER_NAME, Position, check_identity, forget_progress, load_progress, save_progress
 from .recompute import recomputed
 from .result import DivergedError, FitResult, TrainProgress
@@ -214,13 +214,9 @@ class Trainer:
         pace = (time.monotonic() - self.began) / (position.step - resumed_at)
         self.on_progress(
             TrainProgress(
-                epoch=step.epoch,
+                **asdict(step),
                 epochs=self.epochs,
-                step=step.step,
                 steps=steps,
-                loss=step.loss,
-                terms=step.terms,
-                learning_rate=step.learning_rate,
                 seconds_left=pace * (steps - step.step),
                 samples_per_second=self._batch_size / pace,
                 metrics=position.metrics,
@@ -251,7 +247,7 @@ class Trainer:
                 recipe=self.recipe.model_dump(),
                 provenance={**self.provenance, RUN: run},
             )
-            forget_other_curves(self.folder, sha256=position.losses_sha256)
+            sweep(self.folder, "losses-*.jsonl", keep=final_name(position.losses_sha256))
             forget_progress(self.folder)
         self.accelerator.wait_for_everyone()
         self.model.eval()
