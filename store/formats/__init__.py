@@ -4,8 +4,8 @@ The door for the rest of the store. A format is one file that adds itself to `FO
 """
 
 from . import hdf5, webdataset  # noqa: F401 - members of FORMATS
-from .base import FORMATS, REMEDY, Sample, ShardFormat, check_samples, format_of
-from .checksums import block_checksums, sample_checksum
+from .base import FORMATS, REMEDY, Sample, check_samples, format_of
+from .checksums import sample_checksum
 from .records import Contents
 from .rows import Part, ShardFile, ShardFiles, ShardGoneError
 from .sidecar import (
@@ -36,11 +36,9 @@ __all__ = [
     "Sample",
     "ShardFile",
     "ShardFiles",
-    "ShardFormat",
     "ShardGoneError",
     "ShardInfo",
     "Sidecar",
-    "block_checksums",
     "bytes_of",
     "check_samples",
     "code_version",

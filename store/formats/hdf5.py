@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 
 from ..._vocabulary import FeatureSpec, canonical_json
 from .base import FORMATS, TIME_BYTES, Sample
-from .records import FORMAT_VERSION, Contents, SampleRecord, check_contents, check_version, record_of, values_of
+from .records import FORMAT_VERSION, Contents, SampleRecord, check_version, record_of, values_of
 
 KEY_BYTES = 1024
 _RECORDS = TypeAdapter(tuple[SampleRecord, ...])
@@ -79,7 +79,7 @@ class Hdf5Format:
                 if records.shape != () or records.dtype.kind != "S":
                     raise ValueError(f"its 'samples' are {records.dtype} {records.shape}")
                 samples = _RECORDS.validate_json(records[()])
-                dtype, dim = check_contents(spec, samples)
+                dtype, dim = values_of(spec)
                 counts = [sample.num_rows for sample in samples]
                 shapes = {"values": (dtype, (sum(counts), dim)), "times": (np.dtype("<f8"), (sum(counts), 2))}
                 begins = {name: _rows_begin(opened, name, *shape, num_bytes) for name, shape in shapes.items()}

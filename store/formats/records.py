@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,8 +12,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from ..._vocabulary import ConfigError, Status
-from .base import MAX_DIM, STORED_TYPES, TIME_BYTES, Sample
-from .checksums import DIGEST_BYTES, block_checksums, num_blocks
+from .base import MAX_DIM, STORED_TYPES, Sample
+from .checksums import block_checksums
 
 FORMAT_VERSION = 2
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
@@ -88,24 +87,6 @@ def record_of(sample: Sample) -> SampleRecord:
         message=feature.message,
         blocks=block_checksums(feature.values, feature.times).hex(),
     )
-
-
-def check_contents(spec: str, samples: Sequence[SampleRecord]) -> tuple[np.dtype[Any], int]:
-    """Refuse what no shard can say. Returns the type and the width of its values. Raises ValueError."""
-    dtype, dim = values_of(spec)
-    if not samples:
-        raise ValueError("it has no samples")
-    seen = set[str]()
-    for sample in samples:
-        if sample.fingerprint in seen:
-            raise ValueError(f"it has two samples {sample.fingerprint}")
-        seen.add(sample.fingerprint)
-        if sample.extent is not None and not sample.extent[0] <= sample.extent[1]:
-            raise ValueError(f"its sample {sample.key!r} begins and ends at {sample.extent} s")
-        expected = num_blocks(sample.num_rows * dim * dtype.itemsize) + num_blocks(sample.num_rows * TIME_BYTES)
-        if len(sample.blocks) != 2 * DIGEST_BYTES * expected:
-            raise ValueError(f"its sample {sample.key!r} of {sample.num_rows:,} rows lacks checksums")
-    return dtype, dim
 
 
 def values_of(spec: str) -> tuple[np.dtype[Any], int]:

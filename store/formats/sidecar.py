@@ -11,10 +11,10 @@ import functools
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -112,6 +112,11 @@ class Entry:
     blocks: bytes
 
     @property
+    def num_bytes(self) -> int:
+        """Size of its values and times."""
+        return self.num_rows * (self.shard.row_bytes + TIME_BYTES)
+
+    @property
     def checksum(self) -> str:
         """`sample_checksum` of its values and times."""
         return checksum_of(self.blocks)
@@ -150,7 +155,7 @@ class Rows(NamedTuple):
         return parts
 
 
-class Sidecar(Sequence[Entry]):
+class Sidecar:
     """What one sidecar says. Columns become Python objects when they are first asked for: stores hold many samples."""
 
     def __init__(self, shard: ShardInfo, table: Any, fingerprints: list[str]) -> None:
@@ -192,18 +197,12 @@ class Sidecar(Sequence[Entry]):
     def __len__(self) -> int:
         return self.shard.num_samples
 
-    @overload
-    def __getitem__(self, place: int) -> Entry: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Entry]: ...
-    def __getitem__(self, place: int | slice) -> Entry | list[Entry]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(len(self)))]
-        place = place + len(self) if place < 0 else place
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, place: int) -> Entry:
         made = self._made.get(place)
         if made is None:
-            if not 0 <= place < len(self):
-                raise IndexError(place)
             fields = {name: column[place] for name, column in self._all_columns}
             fields["status"] = _STATUSES[fields["status"]]
             made = self._made[place] = Entry(feature=self.shard.feature, shard=self.shard, **fields)

@@ -24,7 +24,6 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
-from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -33,7 +32,7 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureSpec, InputError, canonical_json
 from .base import FORMATS, Sample
-from .records import FORMAT_VERSION, Contents, SampleRecord, check_contents, check_version, record_of, sample_id
+from .records import FORMAT_VERSION, Contents, SampleRecord, check_version, record_of, sample_id, values_of
 
 SPEC_MEMBER = "__frameloom__/spec.json"
 MAX_MEMBER_BYTES = 8**11 - 1  # what an ustar header can say
@@ -103,7 +102,7 @@ class WebdatasetFormat:
         samples = tuple(SampleRecord.model_validate_json(_json_of(file, triple[0])) for triple in triples)
         if len(samples) != about.get("num_samples"):
             raise ValueError(f"it has {len(samples):,} samples of {about.get('num_samples')!r:.50}")
-        dtype, dim = check_contents(spec, samples)
+        dtype, dim = values_of(spec)
         places = []
         for sample, triple in zip(samples, triples, strict=True):
             name = sample_id(sample.fingerprint)
@@ -138,16 +137,10 @@ def _rows_begin(file: BinaryIO, member: tarfile.TarInfo, dtype: np.dtype[Any], s
     head = io.BytesIO(file.read(min(member.size, _MAX_HEADER_BYTES)))
     try:
         if npy.read_magic(head) != (1, 0):
-            raise ValueError(f"its {member.name} is no array in NumPy's format 1.0")
+            raise ValueError("another version")
         found, is_fortran, dtype_found = npy.read_array_header_1_0(head, max_header_size=_MAX_HEADER_BYTES)
-    except (
-        SyntaxError,
-        TokenError,
-        TypeError,
-        RecursionError,
-        MemoryError,
-    ) as error:  # of Python's own tokenizer, which NumPy asks about odd headers
-        raise ValueError(f"its {member.name} has a header that cannot be parsed") from error
+    except Exception as error:  # of NumPy's parser, which is Python's own and fails in many ways
+        raise ValueError(f"its {member.name} has no header of NumPy's format 1.0") from error
     if (found, is_fortran, dtype_found.str) != (shape, False, dtype.str):
         raise ValueError(f"its {member.name} is {dtype_found.str} {found}; {dtype.str} {shape} needed")
     if head.tell() + shape[0] * shape[1] * dtype.itemsize != member.size:

@@ -7,7 +7,6 @@ from .compact import (
     num_small,
     plan_compaction,
     plan_merge,
-    row_bytes,
     superseded,
 )
 from .findings import Finding, Kind, Repaired
@@ -29,7 +28,6 @@ __all__ = [
     "quarantine_bytes",
     "repair_features",
     "repair_table",
-    "row_bytes",
     "superseded",
     "verify_features",
     "verify_table",

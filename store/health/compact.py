@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel
 
 from ..._files import fail_point
@@ -29,7 +28,6 @@ JOURNAL_NAME = ".compact.json"
 DEFAULT_SHARD_BYTES = 1 << 28
 MERGED_FROM = 32  # small shards of one feature: so many open as fast as one
 _SAMPLE_BYTES = 256  # of a sidecar and a shard, beside the rows
-_TIME_BYTES = 16
 _log = logging.getLogger(__name__)
 Advance = Callable[[int], None]
 # The samples that are read and wanted, by the shard that they are read from and by fingerprint.
@@ -119,7 +117,7 @@ def _plan(
         num_shards=len(store.shards()),
         num_superseded=len(dropped) - num_unwanted,
         num_unwanted=num_unwanted,
-        dropped_bytes=sum(map(row_bytes, dropped)),
+        dropped_bytes=sum(entry.num_bytes for entry in dropped),
     )
 
 
@@ -136,18 +134,13 @@ def superseded(store: FeatureStore) -> tuple[int, int]:
     """How many samples of the store nobody reads, as another shard holds the same one, and the size of their rows."""
     live = _live(store, None)
     entries = [entry for shard in store.shards() for entry in _unread(store, shard, live)]
-    return len(entries), sum(map(row_bytes, entries))
+    return len(entries), sum(entry.num_bytes for entry in entries)
 
 
 def num_small(store: FeatureStore, *, shard_bytes: int = DEFAULT_SHARD_BYTES) -> int:
     """How many shards are less than half as large as a new one may be, and have others like them to be merged with."""
     small = [shard for shard in store.shards() if 2 * shard.num_bytes < shard_bytes]
     return sum(len(group) for group in _groups(small) if len(group) > 1)
-
-
-def row_bytes(entry: Entry) -> int:
-    """Size of a sample's values and times."""
-    return entry.num_rows * (entry.shard.dim * np.dtype(entry.shard.dtype).itemsize + _TIME_BYTES)
 
 
 def _live(store: FeatureStore, wanted: Collection[str] | None) -> Live:
@@ -210,7 +203,7 @@ def _bins(entries: Iterable[Entry], shard_bytes: int) -> list[list[Entry]]:
 
 
 def _size(entries: Iterable[Entry]) -> int:
-    return sum(row_bytes(entry) + _SAMPLE_BYTES for entry in entries)
+    return sum(entry.num_bytes + _SAMPLE_BYTES for entry in entries)
 
 
 def compact_features(

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..._vocabulary import Outcome
 from ...store import reader_lock
-from ...store.health import num_small, quarantine_bytes, row_bytes, superseded
+from ...store.health import num_small, quarantine_bytes, superseded
 from ..console import count_of, readable_bytes
 from ..project import ImportRecord, Project
 from ..sync import Survey, stream_of, survey, text_digest
@@ -63,7 +63,7 @@ def _features(project: Project, found: Survey) -> list[dict[str, Any]]:
             "wanted": name in covered,
             "samples": len(entries := held.get(name, [])),
             "shards": sum(shard.feature == name for shard in project.store.shards()),
-            "row_bytes": sum(map(row_bytes, entries)),
+            "row_bytes": sum(entry.num_bytes for entry in entries),
             **covered.get(name, {"covered": 0, "absent": 0, "of": 0}),
             "failures": _failures(entries),
         }

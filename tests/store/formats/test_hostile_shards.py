@@ -6,6 +6,7 @@ one, so that what is refused here would have to be written on purpose.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -13,8 +14,9 @@ import tarfile
 import h5py
 import numpy as np
 import pytest
-from frameloom._vocabulary import InputError, canonical_json
-from frameloom.store.formats import FORMATS, block_checksums, format_of, one_line
+from frameloom._vocabulary import InputError, IntegrityError, canonical_json
+from frameloom.store.formats import FORMATS, encode_sidecar, format_of, one_line, read_sidecar
+from frameloom.store.formats.checksums import block_checksums
 from frameloom.store.formats.records import record_of
 from helpers.stores import SPEC, make_sample
 from hypothesis import HealthCheck, given, settings
@@ -29,10 +31,16 @@ def contents(path):
         return format_of(path).contents(file)
 
 
+def sidecar_of(path):
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    data = encode_sidecar(contents(path), num_bytes=path.stat().st_size, sha256=sha256)
+    return read_sidecar("made anew", shard_path=path.with_stem(sha256[:32]), data=data)
+
+
 def refusal(path):
-    """What a format says of a file that is not a shard of it."""
-    with pytest.raises(ValueError) as caught:
-        contents(path)
+    """What a repair says of a file that is no shard: its format refuses it, or the sidecar that it would have."""
+    with pytest.raises((ValueError, IntegrityError)) as caught:
+        sidecar_of(path)
     return one_line(caught.value)
 
 
