@@ -1,7 +1,7 @@
 """Layers that several models share."""
 
 from .davenet import AUDIO_CNNS, AudioCNNSpec, DAVEnet, ResidualBlock, audio_cnn_spec, token_mask
-from .packed import CLASS_TOKEN, Packed, add_positions, join, pack, real_rows
+from .packed import CLASS_TOKEN, Packed, Sequences, add_positions, join, pack, real_rows
 from .products import Linear
 from .transformer import LAYER_NORM_EPS, ContextGating, FusionBlock, FusionTransformer, GatedUnit
 
@@ -18,6 +18,7 @@ __all__ = [
     "Linear",
     "Packed",
     "ResidualBlock",
+    "Sequences",
     "add_positions",
     "audio_cnn_spec",
     "join",

@@ -7,6 +7,7 @@ Legend: H heads, N tokens of one clip, D width, M modalities.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,43 +107,15 @@ def attention_weights(fusion: Any, groups: Sequence[Any], *, block: int) -> NDAr
     """
     import torch
 
+    from ...fuse.layers import Sequences
+
+    *earlier, last = copy.deepcopy(fusion.blocks[:block]).double()
     with torch.inference_mode():
         x_ND = torch.cat(list(groups)).double()
-        for earlier in list(fusion.blocks)[: block - 1]:
-            x_ND = _through(earlier, x_ND)
-        q, k, _v = _queries_keys_values(fusion.blocks[block - 1], x_ND)
-        weights: NDArray[np.float64] = _softmax(q, k).cpu().numpy()
+        whole = Sequences.padded(x_ND.new_ones(1, len(x_ND)))
+        for each in earlier:
+            x_ND = each(x_ND, whole)
+        qkv = last.attn.qkv(last.norm1(x_ND)).unflatten(-1, (3, last.attn.heads, -1))
+        q, k, _v = qkv.permute(1, 2, 0, 3)  # each (H, N, D / H)
+        weights: NDArray[np.float64] = (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1).cpu().numpy()
     return weights
-
-
-def _queries_keys_values(block: Any, x_ND: Any) -> tuple[Any, Any, Any]:
-    """(H, N, D / H) each."""
-    normed = _normed(block.norm1, x_ND)
-    q, k, v = _linear(block.attn.qkv, normed).unflatten(-1, (3, block.attn.heads, -1)).permute(1, 2, 0, 3)
-    return q, k, v
-
-
-def _softmax(q: Any, k: Any) -> Any:
-    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1)
-
-
-def _through(block: Any, x_ND: Any) -> Any:
-    """A block's output tokens: x + attention(LN x), then x + MLP(LN x)."""
-    from torch.nn import functional
-
-    q, k, v = _queries_keys_values(block, x_ND)
-    attended = (_softmax(q, k) @ v).transpose(0, 1).flatten(1)
-    x_ND = x_ND + _linear(block.attn.proj, attended)
-    hidden = functional.gelu(_linear(block.mlp.fc1, _normed(block.norm2, x_ND)))
-    return x_ND + _linear(block.mlp.fc2, hidden)
-
-
-def _linear(layer: Any, x: Any) -> Any:
-    y = x @ layer.weight.double().T
-    return y if layer.bias is None else y + layer.bias.double()
-
-
-def _normed(layer: Any, x: Any) -> Any:
-    from torch.nn import functional
-
-    return functional.layer_norm(x, layer.normalized_shape, layer.weight.double(), layer.bias.double(), layer.eps)

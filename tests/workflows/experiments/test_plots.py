@@ -12,10 +12,10 @@ import pytest
 import torch
 from frameloom import ConfigError, FrameloomError, InputError
 from frameloom.fuse import Tokens, create_model
+from frameloom.fuse.layers import Sequences
 from frameloom.train import read_checkpoint, read_losses
 from frameloom.train.evaluate.attention import (
     ModalityAttention,
-    _through,
     attention_weights,
     check_fuses,
     clip_tokens,
@@ -92,7 +92,7 @@ class TestLosses:
 class TestAttention:
     @pytest.mark.parametrize("options", [{}, {"depth": 2}, {"cls_token": True, "individual_projections": False}])
     def test_the_weights_are_those_that_the_model_embeds_by(self, options: dict[str, Any]) -> None:
-        """What the blocks make of a clip by our matrices is what the model makes of it."""
+        """The tokens through the blocks are the model's embedding, and the weights what the last block attends by."""
         torch.manual_seed(1)
         model = create_model("test_everything_at_once", **options).eval()
         for parameter in model.fusion.parameters():
@@ -101,10 +101,11 @@ class TestAttention:
         batch = clip_batch(model)
         groups = clip_tokens(model, batch)
         with torch.inference_mode():
-            x = torch.cat(list(groups.values())).double()
+            x = torch.cat(list(groups.values()))
+            whole = Sequences.padded(torch.ones(1, len(x)))
             for block in model.fusion.blocks:
-                x = _through(block, x)
-            parts = dict(zip(groups, x.float().split([len(rows) for rows in groups.values()]), strict=True))
+                before, x = x, block(x, whole)
+            parts = dict(zip(groups, x.split([len(rows) for rows in groups.values()]), strict=True))
             if "cls" in parts:
                 ours = model.proj(parts["cls"][0])
             else:
@@ -116,6 +117,11 @@ class TestAttention:
         weights = attention_weights(model.fusion, list(groups.values()), block=depth)
         assert weights.shape == (2, len(x), len(x))
         np.testing.assert_allclose(weights.sum(axis=2), 1)
+        with torch.inference_mode():
+            rows, attention = block.norm1(before), block.attn
+            values = attention.qkv(rows).unflatten(-1, (3, attention.heads, -1))[:, 2].transpose(0, 1)
+            attended = attention.proj((torch.from_numpy(weights).float() @ values).transpose(0, 1).flatten(1))
+            np.testing.assert_allclose(attended, attention(rows, whole), atol=1e-4)
 
     def test_a_head_that_tells_no_tokens_apart_attends_by_their_numbers(self) -> None:
         model = create_model("test_everything_at_once").eval()
