@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -270,6 +270,12 @@ class UnknownNameError(ConfigError, KeyError):
 
 class InputError(FrameloomError, ValueError):
     """A value given to a public function is not what it takes."""
+
+
+def check_word(name: str, word: object, choices: Any) -> None:
+    """Raise InputError for a word that is not among the choices of a Literal type."""
+    if word not in get_args(choices):
+        raise InputError(f"{name} {word!r}: allowed are {', '.join(get_args(choices))}")
 
 
 class IntegrityError(FrameloomError):

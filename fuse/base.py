@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -54,6 +55,11 @@ class Tokens(NamedTuple):
 
     values: Float[Tensor, "B N D"]
     mask: Shaped[Tensor, "B N"]
+
+    @classmethod
+    def of(cls, values: NDArray[Any], mask: NDArray[Any]) -> Tokens:
+        """Arrays (B, N, D) and (B, N) as a model takes them; nothing is copied."""
+        return cls(torch.from_numpy(values), torch.from_numpy(mask))
 
 
 class Embeddings(NamedTuple):

@@ -156,6 +156,8 @@ class ClipDataset:
         """A batch of several clips, read together: `collate` of each of them, to the same bits."""
         if not isinstance(self.samples, FeatureDataset):
             return collate([self[index] for index in indices])
+        from ...fuse import Tokens
+
         counts = [self.samples.num_captions(index) for index in indices]
         chosen = [
             self._caption(index, num_captions=count) if count else 0
@@ -170,7 +172,7 @@ class ClipDataset:
             if name in read and any(stream.num_rows.any() for stream in read[name]):
                 rows, num_rows = self._cut(name, read[name])
                 if num_rows.any():
-                    batch[name] = _tokens(rows, np.arange(rows.shape[1]) < num_rows[:, None])
+                    batch[name] = Tokens.of(rows, np.arange(rows.shape[1]) < num_rows[:, None])
         return batch
 
     def _cut(self, name: str, streams: Sequence[Padded]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -235,6 +237,8 @@ def collate(clips: Sequence[PreparedClip]) -> dict[str, Tokens]:
 
     Raises InputError when the clips' features are of different widths.
     """
+    from ...fuse import Tokens
+
     batch = {}
     for name in dict.fromkeys(name for clip in clips for name in clip):
         rows = [clip.get(name) for clip in clips]
@@ -250,13 +254,5 @@ def collate(clips: Sequence[PreparedClip]) -> dict[str, Tokens]:
             if each is not None:
                 values[i, : len(each)] = each
                 mask[i, : len(each)] = True
-        batch[name] = _tokens(values, mask)
+        batch[name] = Tokens.of(values, mask)
     return batch
-
-
-def _tokens(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> Tokens:
-    import torch
-
-    from ...fuse import Tokens
-
-    return Tokens(torch.from_numpy(values), torch.from_numpy(mask))

@@ -17,14 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._vocabulary import InputError
+from ..._vocabulary import InputError, check_word
 from ...store import FeatureStore, ShardGoneError, SharedLock
-from .order import EpochOrder, Remainder, ShardBatchSampler, Split, process_of
+from .order import EpochOrder, ShardBatchSampler, process_of
 from .plan import MissingPolicy, NarrowPolicy, Plan, Spans, Texts, format_counts, kept_clips, shard_groups
 from .rows import Budget, Padded, Rows, Span, SpanDraw
 
@@ -57,18 +57,13 @@ class FeatureBatch:
 
         Nothing is copied. Raises InputError for streams that are to be joined: `ClipDataset` joins them.
         """
-        import torch
-
         from ...fuse import Tokens
 
         joined = [name for name, streams in self.features.items() if len(streams) > 1]
         if joined:
             raise InputError(f"{', '.join(joined)} has several streams: read it through ClipDataset, which joins them")
         streams = {name: stream for name, (stream,) in self.features.items() if stream.values.shape[1]}
-        return {
-            name: Tokens(torch.from_numpy(stream.values), torch.from_numpy(stream.mask))
-            for name, stream in streams.items()
-        }
+        return {name: Tokens.of(stream.values, stream.mask) for name, stream in streams.items()}
 
 
 class FeatureDataset:
@@ -126,7 +121,7 @@ class FeatureDataset:
         policies = _policies(features, missing)
         if TEXT in features and any(clip.captions for clip in clips):
             raise InputError("a feature is named 'text', and the clips have captions, which are: give it another name")
-        _check_word("narrow", narrow, get_args(NarrowPolicy))
+        check_word("narrow", narrow, NarrowPolicy)
         self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
         self._hold = SharedLock(self.store.place.folder)
         options: Any = {"narrow": narrow, "is_drawn": draw is not None}
@@ -324,14 +319,10 @@ class FeatureDataset:
         self,
         *,
         batch_size: int,
-        seed: int = 0,
-        shuffle: bool = True,
-        window_shards: int | None = 16,
-        split: Split = "interleaved",
-        remainder: Remainder = "pad",
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
+        **options: Any,
     ) -> ShardBatchSampler:
         """The batches of this process. For the options see `EpochOrder` and `ShardBatchSampler`.
 
@@ -341,13 +332,9 @@ class FeatureDataset:
         order = EpochOrder(
             groups=self.shard_groups(),
             identity=self.digest,
-            seed=seed,
-            shuffle=shuffle,
-            window_shards=window_shards,
             rank=rank,
             world_size=world_size,
-            split=split,
-            remainder=remainder,
+            **options,
         )
         return ShardBatchSampler(order, batch_size=batch_size, drop_last=drop_last)
 
@@ -376,13 +363,8 @@ def _policies(
     if set(policies) != set(features):
         raise InputError(f"missing names {sorted(policies)}; it needs one policy for each of {sorted(features)}")
     for name, policy in policies.items():
-        _check_word(f"missing of {name}", policy, get_args(MissingPolicy))
+        check_word(f"missing of {name}", policy, MissingPolicy)
     return policies
-
-
-def _check_word(name: str, word: str, allowed: Sequence[str]) -> None:
-    if word not in allowed:
-        raise InputError(f"{name} {word!r}: allowed are {', '.join(allowed)}")
 
 
 def _digest(clips: Sequence[ClipFeatures], kept: NDArray[np.bool_], features: Sequence[str], narrow: str) -> str:

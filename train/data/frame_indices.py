@@ -122,16 +122,12 @@ def clover_indices(
     draws = _checked(length, min(num_clips, clip_frames, frame_interval), at, draws)
     room = length - clip_frames * frame_interval + 1
     if draws is None:
-        starts = _clover_middles(room, num_clips=num_clips)
+        each = max(room, 0) / num_clips
+        starts = (np.arange(num_clips) * each + each / 2).astype(np.int64)
     else:
         starts = _clover_random(room, length=length, num_clips=num_clips, draws=draws)
     indices: Indices = (starts[:, None] + np.arange(clip_frames) * frame_interval).reshape(-1) % length
     return indices
-
-
-def _clover_middles(room: int, *, num_clips: int) -> Indices:
-    each = max(room, 0) / num_clips
-    return (np.arange(num_clips) * each + each / 2).astype(np.int64)
 
 
 def _clover_random(room: int, *, length: int, num_clips: int, draws: Draws) -> Indices:

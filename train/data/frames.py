@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
 from ..._settings import Settings
-from ..._vocabulary import InputError, IntegrityError, digest_of
+from ..._vocabulary import InputError, IntegrityError, check_word, digest_of
 from ...store import Entry, FeatureStore, SharedLock
 from .frame_indices import At, Draws, clover_indices, frozen_in_time_indices, vindlu_indices
 from .frame_shards import Picture, checked_arrays, decoded_bytes, decoded_jpeg, picture_of, random_crop, read_members
@@ -185,8 +185,7 @@ class FrameLoader(Positioned):
         num_workers: int = 0,
         **loader: Any,
     ) -> None:
-        if missing not in ("error", "skip"):
-            raise InputError(f"missing {missing!r}: allowed are error, skip")
+        check_word("missing", missing, Literal["error", "skip"])
         if lanes < 1:
             raise InputError(f"lanes {lanes}: 1 or more shards are streamed at a time")
         self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
@@ -234,7 +233,7 @@ class FrameLoader(Positioned):
         samples = WebLoader(
             DataPipeline(epoch), batch_size=None, collate_fn=_as_it_is, generator=chance, **self._loader
         )
-        batches = samples.select(_is_sample).batched(self.sampler.batch_size, collation_fn=collate_frames)
+        batches = samples.select(bool).batched(self.sampler.batch_size, collation_fn=collate_frames)
         for batch in batches:
             self.batch += 1
             yield batch
@@ -255,10 +254,6 @@ def _missing_frames(clip: FrameClip, entry: Entry | None) -> str:
 
 def _as_it_is(sample: Any) -> Any:
     return sample
-
-
-def _is_sample(sample: Any) -> bool:
-    return sample is not None
 
 
 @dataclass(frozen=True)

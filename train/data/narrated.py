@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._vocabulary import InputError
+from ..._vocabulary import InputError, check_word
 from ...store import FeatureStore, ShardGoneError, SharedLock
 from .clips import ClipDataset, PreparedClip, collate
 from .narration import AudioShift, NarratedClip, audio_frames_of, random_clip
@@ -127,10 +127,8 @@ class NarratedDataset:
         missing: MissingPolicy = "error",
         seed: int = 0,
     ) -> None:
-        words_of = {"audio_shift": (audio_shift, AudioShift), "missing": (missing, MissingPolicy)}
-        for name, (word, allowed) in words_of.items():
-            if word not in get_args(allowed):
-                raise InputError(f"{name} {word!r}: allowed are {', '.join(get_args(allowed))}")
+        check_word("audio_shift", audio_shift, AudioShift)
+        check_word("missing", missing, MissingPolicy)
         if clips_per_video < 1 or not 0 < min_seconds < np.inf:
             raise InputError(f"clips_per_video {clips_per_video} and min_seconds {min_seconds} must be above 0")
         given = list(videos)

@@ -14,12 +14,12 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._vocabulary import ConfigError, InputError
+from ..._vocabulary import ConfigError, InputError, check_word
 
 Split = Literal["interleaved", "blocks"]
 Remainder = Literal["pad", "drop", "keep"]
@@ -70,9 +70,8 @@ class EpochOrder:
             raise InputError(f"window_shards {self.window_shards}: 1 or more shards are mixed; None mixes all")
         if self.seed < 0:
             raise InputError(f"seed {self.seed}: seeds are 0 or more")
-        for name, allowed in (("split", get_args(Split)), ("remainder", get_args(Remainder))):
-            if getattr(self, name) not in allowed:
-                raise InputError(f"{name} {getattr(self, name)!r}: allowed are {', '.join(allowed)}")
+        check_word("split", self.split, Split)
+        check_word("remainder", self.remainder, Remainder)
         object.__setattr__(self, "groups", np.unique(self.groups, return_inverse=True)[1])
 
     def __len__(self) -> int:

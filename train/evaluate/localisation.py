@@ -24,13 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Real
 from numpy.typing import NDArray
 
-from ..._vocabulary import InputError
+from ..._vocabulary import InputError, check_word
 from ..data import PreparedClip, collate, frames_of_span, join_streams, rows_of_span
 from .embed import embed_batch
 
@@ -72,8 +72,7 @@ def label_steps(
         raise InputError(f"costs have shape {costs.shape}: they must be (seconds, steps), with a second for every step")
     if not np.isfinite(costs).all():
         raise InputError("costs must be finite numbers: a NaN has no order")
-    if seconds_per_step not in get_args(SecondsPerStep):
-        raise InputError(f"seconds_per_step {seconds_per_step!r}: allowed are {', '.join(get_args(SecondsPerStep))}")
+    check_word("seconds_per_step", seconds_per_step, SecondsPerStep)
     num_seconds, num_steps = costs.shape
     is_step = np.arange(2 * num_steps + 1) % 2 == 1
     state_costs = np.full((num_seconds, len(is_step)), background_cost, np.float64)
@@ -121,8 +120,7 @@ def predict_steps(
     Raises:
         InputError: as `label_steps` does.
     """
-    if normalise not in get_args(Normalise):
-        raise InputError(f"normalise {normalise!r}: allowed are {', '.join(get_args(Normalise))}")
+    check_word("normalise", normalise, Normalise)
     scores = scores.astype(np.float32)
     if normalise == "log_softmax" and scores.size:
         scores = scores - scores.max(axis=1, keepdims=True)
@@ -189,8 +187,7 @@ def localisation_recall(videos: Iterable[Localised], *, protocol: Protocol) -> L
     Raises:
         InputError: no video, shapes that differ, or a video or task that shows no step and so has no recall.
     """
-    if protocol not in get_args(Protocol):
-        raise InputError(f"protocol {protocol!r}: allowed are {', '.join(get_args(Protocol))}")
+    check_word("protocol", protocol, Protocol)
     groups: dict[str, list[tuple[int, int]]] = {}
     num_videos = 0
     for each in videos:
@@ -345,20 +342,21 @@ class Localiser:
 
     def batch(self, video: StepVideo, windows: Sequence[StepWindow]) -> dict[str, Tokens]:
         """Some windows of a video as a model takes them."""
+        from ...fuse import Tokens
+
         seen = windows if video.streams else ()
-        prepared: list[PreparedClip] = [{"video": self._rows(video, window)} for window in seen]
+        prepared: list[PreparedClip] = []
+        for window in seen:
+            span = float(window.start_seconds), float(window.end_seconds)
+            cut = [rows[rows_of_span(*span, rate_hz=rate, rounding="accurate")] for rows, rate in video.streams]
+            prepared.append({"video": join_streams(cut, max_tokens=self.max_video_tokens)})
         batch = collate(prepared)
         if video.audio is not None:
-            batch["audio"] = _tokens(*window_audio(video.audio, windows, max_frames=self.max_audio_frames))
+            batch["audio"] = Tokens.of(*window_audio(video.audio, windows, max_frames=self.max_audio_frames))
         if prepared and "video" not in batch:  # no row at all: the model's placeholder for every window
-            width = sum(rows.shape[1] for rows, _ in video.streams)
-            batch["video"] = _tokens(np.zeros((len(windows), 1, width), np.float32), np.zeros((len(windows), 1), bool))
+            nothing = np.zeros((len(windows), 1, sum(rows.shape[1] for rows, _ in video.streams)), np.float32)
+            batch["video"] = Tokens.of(nothing, np.zeros(nothing.shape[:2], bool))
         return batch
-
-    def _rows(self, video: StepVideo, window: StepWindow) -> NDArray[np.float32]:
-        span = (float(window.start_seconds), float(window.end_seconds))
-        cut = [rows[rows_of_span(*span, rate_hz=rate, rounding="accurate")] for rows, rate in video.streams]
-        return join_streams(cut, max_tokens=self.max_video_tokens)
 
     def localise(
         self, model: FusionModel, videos: Iterable[StepVideo], *, protocol: Protocol = "crosstask"
@@ -370,8 +368,7 @@ class Localiser:
         Raises:
             InputError: as `scores`, `label_steps` and `localisation_recall` do; it names the video.
         """
-        if protocol not in NORMALISE:
-            raise InputError(f"protocol {protocol!r}: allowed are {', '.join(get_args(Protocol))}")
+        check_word("protocol", protocol, Protocol)
         results = []
         for video in videos:
             scores = self.scores(model, video)
@@ -381,14 +378,6 @@ class Localiser:
                 raise InputError(f"{video.video}: {error}") from None
             results.append(Localised(video=video.video, task=video.task, truth=video.truth, predicted=predicted))
         return localisation_recall(results, protocol=protocol), results
-
-
-def _tokens(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> Tokens:
-    import torch
-
-    from ...fuse import Tokens
-
-    return Tokens(torch.from_numpy(values), torch.from_numpy(mask))
 
 
 def _embedded(model: FusionModel, batch: Mapping[str, Tokens], combination: str, video: str) -> NDArray[np.float32]:

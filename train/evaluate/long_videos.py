@@ -23,16 +23,16 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 from numpy.typing import NDArray
 
-from ..._vocabulary import InputError
+from ..._vocabulary import InputError, check_word
 from ..data import ClipSample, PreparedClip, collate, join_streams
 from .embed import embed_batch
 from .metrics import modalities_of
@@ -92,8 +92,7 @@ class LongVideos:
     max_words: int = 20
 
     def __post_init__(self) -> None:
-        if self.strategy not in get_args(LongVideoStrategy):
-            raise InputError(f"strategy {self.strategy!r}: allowed are {', '.join(get_args(LongVideoStrategy))}")
+        check_word("strategy", self.strategy, LongVideoStrategy)
         if min(self.num_clips, self.clip_video_tokens, self.clip_audio_frames, self.max_words) < 1:
             raise InputError(f"num_clips and the limits of a clip must be at least 1; got {self}")
 
@@ -137,23 +136,19 @@ class LongVideos:
         frames = None if audio is None else audio[: self.num_clips * self.clip_audio_frames].astype(np.float32)
         if self.strategy != "clips":
             return [{"text": words, "video": rows, "audio": frames}]
+        if frames is not None and len(frames):
+            ruling, length = len(frames), self.clip_audio_frames
+        else:
+            ruling, length = 0 if rows is None else len(rows), self.clip_video_tokens
+        _, counts = frames_of_parts(ruling, num_parts=self.num_clips, frames_per_part=length)
         return [
             {
                 "text": words,
                 "video": _part(rows, part, length=self.clip_video_tokens),
                 "audio": _part(frames, part, length=self.clip_audio_frames),
             }
-            for part in self._parts_that_count(rows, frames)
+            for part in np.flatnonzero(counts).tolist()
         ]
-
-    def _parts_that_count(self, rows: NDArray[Any] | None, frames: NDArray[Any] | None) -> Iterator[int]:
-        has_sound = frames is not None and len(frames) > 0
-        length = self.clip_audio_frames if has_sound else self.clip_video_tokens
-        ruling = frames if has_sound else rows
-        _, counts = frames_of_parts(
-            0 if ruling is None else len(ruling), num_parts=self.num_clips, frames_per_part=length
-        )
-        return iter(np.flatnonzero(counts).tolist())
 
 
 def _part(rows: NDArray[np.float32] | None, part: int, *, length: int) -> NDArray[np.float32] | None:
