@@ -7,7 +7,6 @@ never before. Nothing but sidecars is read to know what the store holds, and whe
 from __future__ import annotations
 
 import io
-import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -122,11 +121,8 @@ class FeatureStore:
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.root)!r})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["root"])  # type: ignore[misc]  # a copy in another process opens its own files
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path | str]]:  # a copy elsewhere opens its own files
+        return FeatureStore, (self.root,)
 
     # Writing
 
@@ -219,7 +215,7 @@ class FeatureStore:
         """
         least = self.place.swept_seconds if older_than_seconds is None else older_than_seconds
         files = list(self.place.files())
-        paired = {file.path for pair in _committed(files) for file in pair}
+        paired = {file.path for pair in pairs_of(files) for file in pair if file is not None and None not in pair}
         lone = sorted((file for file in files if file.path not in paired), key=lambda file: file.path)
         old = [file.path for file in lone if file.age_seconds >= least or not least]
         removed = [path for path in old if not self._is_evidence(path) and self.place.remove_lone(path)]
@@ -239,7 +235,8 @@ class FeatureStore:
     def refresh(self) -> None:
         """See what other processes have committed since. Sidecars that have not changed are not read again."""
         with self._refreshing:
-            committed = {sidecar.path: (sidecar, shard) for sidecar, shard in _committed(self.place.files())}
+            pairs = pairs_of(self.place.files())
+            committed = {sidecar.path: (sidecar, shard) for sidecar, shard in pairs if sidecar and shard}
             loaded: dict[Path, tuple[_Stamp, Sidecar]] = {}
             news: dict[Path, _Stamp] = {}
             for path, (sidecar, shard) in committed.items():
@@ -350,11 +347,12 @@ class FeatureStore:
             InputError: the fingerprint is not in the store.
             IntegrityError: the shard or the sample is not what was written; names both.
         """
-        return self._found(fingerprint, self._read)
 
-    def _read(self, entry: Entry) -> FeatureArray:
-        values, times = self._use(entry, lambda file: read_sample(file, entry))
-        return FeatureArray(values, times, entry.status, entry.message)
+        def read(entry: Entry) -> FeatureArray:
+            values, times = self._use(entry, lambda file: read_sample(file, entry))
+            return FeatureArray(values, times, entry.status, entry.message)
+
+        return self._found(fingerprint, read)
 
     def read_span(self, fingerprint: str, start_seconds: float, end_seconds: float) -> FeatureArray:
         """The rows whose interval's middle lies in ``[start_seconds, end_seconds)``.
@@ -422,10 +420,7 @@ class FeatureStore:
             IntegrityError: the shard is gone, or not what was written.
         """
         sidecar = self.sidecar(shard)
-        self._check_rows(shard, sidecar.values, first, last)
-        rows = np.empty((last - first, sidecar.shard.dim), sidecar.shard.dtype)
-        self.read_rows_into(shard, [(first, last)], [bytes_of(rows)])
-        return rows
+        return self._new_rows(shard, sidecar.values, first, last, sidecar.shard.dim, sidecar.shard.dtype, ahead=True)
 
     def read_rows_into(self, shard: Path, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview]) -> None:
         """Rows ``[first, last)`` of a shard's values for each span, straight into memory that is already there.
@@ -442,22 +437,19 @@ class FeatureStore:
         self._files.use(shard, methodcaller("read", parts, ahead=True))
 
     def read_times(self, shard: Path, first: int, last: int) -> NDArray[np.float64]:
-        """Rows ``[first, last)`` of a shard's times (T, 2).
+        """Rows ``[first, last)`` of a shard's times (T, 2). Raises IntegrityError as `read_rows` does."""
+        return self._new_rows(shard, self.sidecar(shard).times, first, last, 2, "float64", ahead=False)
 
-        Raises IntegrityError as `read_rows` does.
-        """
-        rows = self.sidecar(shard).times
-        self._check_rows(shard, rows, first, last)
-        times = np.empty((last - first, 2))
-        parts = self._parts(shard, rows, [(first, last)], [bytes_of(times)])
-        self._files.use(shard, lambda file: file.read(parts))
-        return times
-
-    def _check_rows(self, shard: Path, rows: Rows, first: int, last: int) -> None:
-        """Before memory is taken for them."""
-        if not 0 <= first <= last <= rows.first_rows[-1]:
+    def _new_rows(
+        self, shard: Path, rows: Rows, first: int, last: int, width: int, dtype: str, *, ahead: bool
+    ) -> NDArray[Any]:
+        if not 0 <= first <= last <= rows.first_rows[-1]:  # before memory is taken for them
             asked = f"rows {first} to {last} of {rows.first_rows[-1]} were asked for"
             raise IntegrityError(f"shard {self.place.address(shard)}: {asked}")
+        found = np.empty((last - first, width), dtype)
+        parts = self._parts(shard, rows, [(first, last)], [bytes_of(found)])
+        self._files.use(shard, methodcaller("read", parts, ahead=ahead))
+        return found
 
     def _parts(
         self, shard: Path, rows: Rows, spans: Sequence[tuple[int, int]], targets: Sequence[memoryview]
@@ -472,15 +464,13 @@ class FeatureStore:
         self._files.close()
 
 
-def _committed(files: Iterable[Listed]) -> Iterator[tuple[Listed, Listed]]:
-    """Every sidecar whose shard is there, with its shard, by path."""
-
-    def order(file: Listed) -> tuple[str, str, bool]:  # each sidecar just before its shard
-        return file.feature, file.name.partition(".")[0], not file.name.endswith(SUFFIX)
-
-    for first, second in itertools.pairwise(sorted((file for file in files if OURS.fullmatch(file.name)), key=order)):
-        if first.name.endswith(SUFFIX) and not second.name.endswith(SUFFIX) and order(first)[:2] == order(second)[:2]:
-            yield first, second
+def pairs_of(files: Iterable[Listed]) -> list[tuple[Listed | None, Listed | None]]:
+    """Every sidecar with its shard, by path; None for one that is not there."""
+    found: dict[tuple[str, str], dict[bool, Listed]] = {}
+    for file in files:
+        if OURS.fullmatch(file.path.name):
+            found.setdefault((file.path.parent.name, file.path.stem), {})[file.path.suffix == SUFFIX] = file
+    return [(found[name].get(True), found[name].get(False)) for name in sorted(found)]
 
 
 def _no_rows(entry: Entry, status: Status, message: str) -> FeatureArray:

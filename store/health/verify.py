@@ -10,10 +10,9 @@ from pathlib import Path
 
 from ..._files import file_sha256
 from ..._vocabulary import IntegrityError
-from ..features import FeatureStore
+from ..features import FeatureStore, pairs_of
 from ..formats import (
     REMEDY,
-    SUFFIX,
     Entry,
     Sidecar,
     encode_sidecar,
@@ -22,7 +21,7 @@ from ..formats import (
     one_line,
     read_sidecar,
 )
-from ..places import OURS, LocalPlace, Place
+from ..places import LocalPlace, Place
 from .findings import Finding, Kind
 from .samples import spec_of, whole_samples
 
@@ -83,12 +82,10 @@ def num_shards(store: FeatureStore) -> int:
 
 def pairs(store: FeatureStore) -> list[Pair]:
     """Every shard or sidecar with its counterpart."""
-    found: dict[tuple[str, str], dict[bool, Path]] = {}
-    for file in store.place.files():
-        if OURS.fullmatch(file.path.name):
-            pair = found.setdefault((file.path.parent.name, file.path.stem), {})
-            pair[file.path.suffix == SUFFIX] = file.path
-    return [Pair(shard=found[name].get(False), sidecar=found[name].get(True)) for name in sorted(found)]
+    return [
+        Pair(shard=shard.path if shard else None, sidecar=sidecar.path if sidecar else None)
+        for sidecar, shard in pairs_of(store.place.files())
+    ]
 
 
 def examine(place: Place, pair: Pair) -> Verdict | None:

@@ -20,16 +20,12 @@ class Listed:
 
     Attributes:
         path: where it lies on this machine, or where its copy would.
-        feature: name of its folder.
-        name: its own.
         size: bytes.
         stamp: changes when the file does.
         age_seconds: since it was last changed, by this machine's clock.
     """
 
     path: Path
-    feature: str
-    name: str
     size: int
     stamp: str
     age_seconds: float

@@ -63,7 +63,7 @@ class LocalPlace:
                 with suppress(FileNotFoundError):  # renamed or discarded by another process since it was listed
                     status = item.stat()
                     age, stamp = now - status.st_mtime, file_stamp(status)
-                    yield Listed(folder / item.name, folder.name, item.name, status.st_size, stamp, age)
+                    yield Listed(folder / item.name, status.st_size, stamp, age)
 
     def size_below(self, folder: str) -> int:
         """Size of all files below a folder of the store, whatever they are."""
@@ -124,10 +124,6 @@ class LocalPlace:
     def fetch(self, path: Path) -> Path:
         """Make the file lie at its path on this machine. Raises IntegrityError."""
         return path
-
-    def forget(self, path: Path) -> bool:  # noqa: ARG002
-        """Remove the copy. Returns whether there is an original that it can be fetched from again."""
-        return False
 
     def shard_files(self) -> ShardFiles:
         return ShardFiles()

@@ -52,8 +52,7 @@ class RemotePlace:
         now = time.time()
         for name, info in sorted(self._bucket.listing().items()):
             if _is_ours(name):
-                path = self.folder / name
-                yield Listed(path, path.parent.name, path.name, info.size, info.stamp, now - info.changed)
+                yield Listed(self.folder / name, info.size, info.stamp, now - info.changed)
 
     def size_below(self, folder: str) -> int:
         return sum(info.size for name, info in self._bucket.listing().items() if name.startswith(f"{folder}/"))
@@ -116,9 +115,9 @@ class RemotePlace:
 
         return self._copies.fetch(path, download, name=f"shard {self.address(path)}")
 
-    def forget(self, path: Path) -> bool:
+    def forget(self, path: Path) -> None:
+        """Remove the copy."""
         path.unlink(missing_ok=True)
-        return True
 
     def shard_files(self) -> ShardFiles:
         return _CopyFiles(self)

@@ -120,7 +120,7 @@ def test_a_sweep_spares_a_shard_whose_sidecar_came_after_it_looked(tmp_path, mon
 def test_a_sweep_spares_a_sidecar_whose_shard_it_did_not_see(tmp_path, monkeypatch, shard_format, clean):
     write(tmp_path, shard_format)
     store = FeatureStore(tmp_path)
-    seen = [file for file in store.place.files() if file.name.endswith(".parquet")]
+    seen = [file for file in store.place.files() if file.path.suffix == ".parquet"]
     monkeypatch.setattr(store.place, "files", lambda: seen)
     assert store.sweep() == []
     assert tree(tmp_path) == clean
