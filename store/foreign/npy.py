@@ -32,7 +32,7 @@ _BLOCK = 1 << 20
 _LENGTHS = {(1, 0): "<H", (2, 0): "<I"}
 # What zipfile, zlib and NumPy raise at damaged input.
 _DAMAGED = (
-    ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
+    ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError,
     struct.error, TypeError, KeyError, MemoryError, OverflowError,
 )  # fmt: skip
 
@@ -46,7 +46,7 @@ def read_npy(path: Path, *, max_bytes: int = MAX_ARRAY_BYTES, only_shape: bool =
     Raises InputError, which names the file, when it cannot be read, is not a .npy file, holds Python objects, or
     declares more bytes than it has or than `max_bytes`.
     """
-    with _explained(path), open_regular_file(path) as file:
+    with explained(path), open_regular_file(path) as file:
         return _read(file, path.stat().st_size, max_bytes, only_shape=only_shape)
 
 
@@ -57,7 +57,7 @@ def read_npz(
 
     Raises InputError as `read_npy` does, and when there is no such array or `name` is needed to tell which.
     """
-    with _explained(path), open_regular_file(path) as file, zipfile.ZipFile(file) as archive:
+    with explained(path), open_regular_file(path) as file, zipfile.ZipFile(file) as archive:
         members = _members(archive)
         listed = ", ".join(repr(one) for one in sorted(members)[:10])
         if name is not None and name not in members:
@@ -71,7 +71,7 @@ def read_npz(
 
 def npz_names(path: Path) -> list[str]:
     """The names of the arrays in an .npz file. Raises InputError."""
-    with _explained(path), open_regular_file(path) as file, zipfile.ZipFile(file) as archive:
+    with explained(path), open_regular_file(path) as file, zipfile.ZipFile(file) as archive:
         return list(_members(archive))
 
 
@@ -149,11 +149,13 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Whatever goes wrong with a file's content is told of that file."""
     try:
         yield
     except MediaError as error:
         raise InputError(f"{path}: {error.message}") from error
+    except OSError as error:
+        raise InputError(f"{path}: it cannot be read: {error.strerror or error}") from error
     except _DAMAGED as error:
         raise InputError(f"{path}: {str(error) or type(error).__name__}") from error

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..._vocabulary import InputError, MediaError
 from ..fingerprints import open_regular_file
+from .npy import explained
 
 _CHILD = Path(__file__).with_name("pickle_child.py")
 # What loading may take: small values grow the most, such as texts of two letters, sixteenfold.
@@ -34,13 +34,7 @@ def read_pickle(path: Path) -> Any:
 
     Raises InputError, which names the file, when it is damaged or holds anything else.
     """
-    try:
-        file = open_regular_file(path)
-    except MediaError as error:
-        raise InputError(f"{path}: {error.message}") from error
-    except OSError as error:
-        raise InputError(f"{path}: it cannot be read: {error.strerror or error}") from error
-    with file:
+    with explained(path), open_regular_file(path) as file:
         size = path.stat().st_size
         memory, seconds = _MEMORY_BYTES + _MEMORY_FACTOR * size, _SECONDS + size // _BYTES_A_SECOND
         command = [sys.executable, "-I", "-S", str(_CHILD), str(memory), str(seconds)]
@@ -48,13 +42,13 @@ def read_pickle(path: Path) -> Any:
             watchdog = threading.Timer(2.0 * seconds, child.kill)
             watchdog.start()
             try:
-                return _received(path, child, f"it takes more than {memory:,} bytes or {seconds} seconds")
+                return _received(child, f"it takes more than {memory:,} bytes or {seconds} seconds")
             finally:
                 child.kill()
                 watchdog.cancel()
 
 
-def _received(path: Path, child: subprocess.Popen[bytes], too_much: str) -> Any:
+def _received(child: subprocess.Popen[bytes], too_much: str) -> Any:
     assert child.stdout is not None
     verdict = child.stdout.read(1)
     try:
@@ -64,11 +58,11 @@ def _received(path: Path, child: subprocess.Popen[bytes], too_much: str) -> Any:
     except (pickle.UnpicklingError, ValueError, TypeError, EOFError, MemoryError, OverflowError) as error:
         reason = str(error) or type(error).__name__
     if verdict == b"!":
-        raise InputError(
-            f"{path}: {reason}: only arrays, tensors, plain containers, texts and numbers are read, and nothing in a"
-            " pickle is ever run; write them again as .npy files if you trust it"
+        raise ValueError(
+            f"{reason}: only arrays, tensors, plain containers, texts and numbers are read, and nothing in a pickle is"
+            " ever run; write them again as .npy files if you trust it"
         )
-    raise InputError(f"{path}: not a pickle, or a damaged one: {reason}")
+    raise ValueError(f"not a pickle, or a damaged one: {reason}")
 
 
 class _Reader(pickle.Unpickler):
