@@ -5,7 +5,7 @@ and lancedb: each is loaded by the first call that needs it.
 """
 
 from .features import FeatureStore
-from .fingerprints import embedding_fingerprint, feature_fingerprint, file_digest
+from .fingerprints import embedding_fingerprint, feature_fingerprint
 from .formats import Entry, Sample, ShardGoneError, ShardInfo, code_version, sample_checksum
 from .health import Finding, compact_features, repair_features, verify_features
 from .ledger import Ledger
@@ -28,7 +28,6 @@ __all__ = [
     "embedding_fingerprint",
     "exclusive_lock",
     "feature_fingerprint",
-    "file_digest",
     "metadata_of",
     "quoted",
     "reader_lock",

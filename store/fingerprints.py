@@ -7,7 +7,6 @@ renamed or touched file keeps its own.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ def feature_fingerprint(source_digest: str, spec: FeatureSpec, weights_digest: s
     """The name of one feature of one source, as 32 hexadecimal digits.
 
     Args:
-        source_digest: `file_digest` of the media file, or the digest of a caption.
+        source_digest: `Ledger.digests_of_files` of the media file, or the digest of a caption.
         spec: the backbone's specification; only its `identity` counts.
         weights_digest: what the backbone's weights hash to.
     """
@@ -38,26 +37,6 @@ def embedding_fingerprint(feature_fingerprints: Mapping[str, str], checkpoint_di
         **how: JSON-ready facts that also decide the numbers, such as the span and the combination of modalities.
     """
     return digest_of(["embedding", dict(feature_fingerprints), checkpoint_digest, how])
-
-
-def file_digest(path: Path | str) -> str:
-    """The 256-bit BLAKE2b hash of a file's bytes, as 64 hexadecimal digits.
-
-    Raises:
-        MediaError: ``missing``, ``unreadable``, or ``not_regular_file`` (a folder, pipe, socket or device, none of
-            which is opened for reading).
-    """
-    path = Path(path)
-    try:
-        with open_regular_file(path) as file:
-            return hash_stream(file)
-    except OSError as error:
-        raise media_error(path, error) from error
-
-
-def hash_stream(file: BufferedReader) -> str:
-    """`file_digest` of an open file, from its current position."""
-    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
 
 
 def open_regular_file(path: Path) -> BufferedReader:

@@ -6,6 +6,7 @@ lost or damaged ledger costs time and never data. SQLite in WAL mode with full s
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -15,12 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from .._files import file_stamp, is_settled, make_folder, out_of_space, set_aside
 from .._vocabulary import InputError, MediaError, Status, digest_of
-from .fingerprints import hash_stream, media_error, open_regular_file
+from .fingerprints import media_error, open_regular_file
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +56,6 @@ class Ledger:
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.RLock()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the file. The next call opens it again."""
         with self._lock:
@@ -74,7 +68,8 @@ class Ledger:
     def digests_of_files(
         self, paths: Iterable[Path], *, on_hashed: Callable[[Path], None] | None = None
     ) -> dict[Path, str | MediaError]:
-        """The digest of each file, or why it has none. Only files that changed since the last call are read.
+        """The 256-bit BLAKE2b hash of each file as 64 hexadecimal digits, or why it has none. Only files that changed
+        since the last call are read, and what is not a regular file never is.
 
         Args:
             paths: the files.
@@ -225,8 +220,8 @@ class Ledger:
             return _connect(self.path)
 
     def _copy(self) -> sqlite3.Connection:
-        memory = sqlite3.connect(":memory:", check_same_thread=False)
         if self.path.exists():
+            memory = sqlite3.connect(":memory:", check_same_thread=False)
             try:
                 with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as source:
                     source.backup(memory)
@@ -234,8 +229,7 @@ class Ledger:
             except sqlite3.DatabaseError as error:
                 _log.warning("the ledger cannot be read (%s); planning without it", error)
                 memory.close()
-                memory = sqlite3.connect(":memory:", check_same_thread=False)
-        return _with_schema(memory)
+        return _with_schema(sqlite3.connect(":memory:", check_same_thread=False))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -273,7 +267,7 @@ def _hash_file(path: Path) -> tuple[str, str] | MediaError:
         with open_regular_file(path) as file:
             before = os.fstat(file.fileno())
             stamp = file_stamp(before) if is_settled(before) else ""
-            digest = hash_stream(file)
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
             after = os.fstat(file.fileno())
     except MediaError as error:
         return error

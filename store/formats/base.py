@@ -77,7 +77,7 @@ class Sample:
 
     Attributes:
         key: what a person calls it: a video's id, or a caption.
-        source_digest: `file_digest` of the file that it came from.
+        source_digest: `Ledger.digests_of_files` of the file that it came from.
         fingerprint: `feature_fingerprint`; unique within a feature.
         feature: the numbers, or none and the reason.
     """

@@ -110,7 +110,7 @@ def test_compacting_on_a_full_disk_is_a_pause(disk, clean, room):
 
 
 def test_a_ledger_is_not_opened_on_a_full_disk(disk):
-    with Ledger(disk) as ledger:
+    with contextlib.closing(Ledger(disk)) as ledger:
         ledger.set_table_version("clips", 3)
     with (disk / "rest").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)):
