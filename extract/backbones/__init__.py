@@ -15,9 +15,11 @@ from . import (
     waveform,
     word2vec,
 )
+from .timm_images import class_names
 
 __all__ = [
     "bert",
+    "class_names",
     "clip",
     "davenet",
     "logmel",

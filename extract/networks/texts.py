@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status
+from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status, WeightsSource
 from ..._weights import SUFFIXES
 from ..options import check_choice
 from ..types import DecodedAudio, DecodedFrames
@@ -36,6 +36,7 @@ def text_spec(
     poolings: Collection[str],
     network: Mapping[str, Any],
     paper: str,
+    weights: Collection[WeightsSource] = (),
 ) -> FeatureSpec:
     """The specification of a backbone over texts.
 
@@ -49,6 +50,7 @@ def text_spec(
         poolings: which ways there are.
         network: what decides the network's numbers, as plain data.
         paper: where it was published.
+        weights: published weights that can be had by tag.
 
     Raises:
         ConfigError: an option has a value that is not allowed.
@@ -68,6 +70,7 @@ def text_spec(
         },
         preprocessing={"l2_normalised": False, **network},
         paper=paper,
+        weights=tuple(weights),
     )
 
 

@@ -2,25 +2,31 @@
 
 from .files import digest_of_weights, load_into, read_state_dict
 from .folders import check_configuration, folder_sha256, weights_file
+from .packages import READY_ADVICE
 from .published import (
     cached_weights,
     fetch_weights,
     find_source,
+    is_at_hand,
     known_sha256,
     local_weights,
+    num_bytes,
     weights_sha256,
 )
 
 __all__ = [
+    "READY_ADVICE",
     "cached_weights",
     "check_configuration",
     "digest_of_weights",
     "fetch_weights",
     "find_source",
     "folder_sha256",
+    "is_at_hand",
     "known_sha256",
     "load_into",
     "local_weights",
+    "num_bytes",
     "read_state_dict",
     "weights_file",
     "weights_sha256",

@@ -12,7 +12,7 @@ from ..._vocabulary import ConfigError, InputError
 from ..._weights import SUFFIXES
 from .files import known_file_sha256
 
-_COUNTED = (*SUFFIXES, ".json", ".txt")
+COUNTED_SUFFIXES = (*SUFFIXES, ".json", ".txt")
 _USUAL_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -25,11 +25,16 @@ def folder_sha256(folder: Path) -> str:
     Raises:
         ConfigError: there are none.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix in _COUNTED and path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.suffix in COUNTED_SUFFIXES and path.is_file())
     if not files:
         raise ConfigError(f"the folder {folder} holds no weights: give a folder as transformers saves a model")
     lines = "".join(f"{known_file_sha256(path)}  {path.name}\n" for path in files)
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def weights_digest_of(path: Path) -> str:
+    """`folder_sha256` of a folder, the SHA-256 of a file."""
+    return folder_sha256(path) if path.is_dir() else known_file_sha256(path)
 
 
 def weights_file(path: Path) -> Path:

@@ -4,12 +4,14 @@ A tag names a `WeightsSource` of the backbone. Its file is downloaded once into 
 ``<first 16 digits of the hash>-<name>`` and with ``<that>.sha256`` next to it, in the form that ``sha256sum -c`` reads.
 Its name appears there only after its bytes were found to have the published hash. Where only the first digits of a hash
 are published, those are compared; where none are, the first download is trusted and its hash is kept next to it, which
-every later download must have, also after the file itself was deleted.
+every later download must have, also after the file itself was deleted. Weights that come as a Python package are copied
+from it, and checked, in the same way.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -19,6 +21,8 @@ from ..._registry import nearest
 from ..._vocabulary import ConfigError, InputError, WeightsSource, digest_of
 from .download import CACHE_ADVICE, OnProgress, download
 from .files import known_file_sha256
+from .folders import weights_digest_of
+from .packages import SCHEME, copy_from_package, package_file
 
 _NAME_LENGTH = 120
 _KEY_LENGTH = 16
@@ -75,10 +79,15 @@ def known_sha256(source: WeightsSource) -> str | None:
     return match.group(1) if match and match.group(1).startswith(source.sha256 or "") else None
 
 
+def is_at_hand(source: WeightsSource) -> bool:
+    """Whether weights can be had without a connection: fetched before, or in a package that is installed."""
+    return cached_weights(source) is not None or (source.url.startswith(SCHEME) and package_file(source) is not None)
+
+
 def cached_weights(source: WeightsSource) -> Path | None:
     """The file in the cache, None where it was not fetched. It is not read; `fetch_weights` checks its hash."""
     path = cached_path(source)
-    return path if known_sha256(source) is not None and path.is_file() else None
+    return path if known_sha256(source) is not None and path.exists() else None
 
 
 def fetch_weights(source: WeightsSource, *, on_progress: OnProgress | None = None) -> Path:
@@ -107,9 +116,15 @@ def fetch_weights(source: WeightsSource, *, on_progress: OnProgress | None = Non
 def _download(source: WeightsSource, path: Path, on_progress: OnProgress) -> None:
     """Bring the file, and give it its name once it has the hash that it must have."""
     part = path.with_name(f".{path.name}.part")
+    remove(part)
     try:
-        download(source, part, on_progress=on_progress)
-        found = known_file_sha256(part)
+        if source.url.startswith(SCHEME):
+            copy_from_package(source, part)
+            size = num_bytes(part)
+            on_progress(size, size)
+        else:
+            download(source, part, on_progress=on_progress)
+        found = weights_digest_of(part)
         expected = known_sha256(source) or source.sha256 or ""
         if not found.startswith(expected):
             if source.sha256 is None or not source.sha256.startswith(expected):
@@ -121,17 +136,36 @@ def _download(source: WeightsSource, path: Path, on_progress: OnProgress) -> Non
                 f"{source.url} is not what was published: its sha256 is {found}, expected {expected}; removed; try"
                 " again, and if it comes again, tell us: the file was changed, on its way or by its publisher"
             )
-        sync_path(part)
+        for file in part.iterdir() if part.is_dir() else (part,):
+            sync_path(file)
+        if path.is_dir() or part.is_dir():  # what is damaged gives way to a file by itself, to a folder it does not
+            remove(path)
         publish_text(record_path(source), f"{found}  {path.name}\n")
         part.replace(path)
         sync_folder(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        remove(part)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def num_bytes(path: Path) -> int:
+    """The size of a file, or of the files of a folder."""
+    return sum(each.stat().st_size for each in (path.iterdir() if path.is_dir() else (path,)))
 
 
 def _is_good(source: WeightsSource, path: Path) -> bool:
     expected = known_sha256(source)
-    return expected is not None and path.is_file() and known_file_sha256(path) == expected
+    try:
+        return expected is not None and path.exists() and weights_digest_of(path) == expected
+    except (ConfigError, FileNotFoundError):  # a folder that another process is removing, or whose removal was cut
+        return False
 
 
 def _existing_file(backbone: str, sources: Sequence[WeightsSource], weights: str | Path) -> Path:

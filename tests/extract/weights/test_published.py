@@ -627,7 +627,8 @@ def test_published_weights_can_be_named_and_fetched(name: str, cache: Path) -> N
         assert source.licence
         assert tags.cached_path(source).parent == cache
         is_hub = download.HUB_ADDRESS.fullmatch(source.url) is not None
-        assert is_hub or (urlsplit(source.url).scheme == "https" and urlsplit(source.url).hostname)
+        is_packaged = re.fullmatch(r"package://[a-z0-9-]+/[\w./-]+", source.url) and source.sha256
+        assert is_hub or is_packaged or (urlsplit(source.url).scheme == "https" and urlsplit(source.url).hostname)
 
 
 @pytest.mark.parametrize(
