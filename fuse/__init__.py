@@ -5,16 +5,19 @@ Second doors: `fuse.layers` and `fuse.objectives`.
 
 from .base import FusionModel, ModelConfig, NonFiniteError, Tokens, load_weights
 from .baselines import MCN, MILNCE, AVLnet, HowTo100M
+from .dual_encoder import DualEncoder, ImagenetLabels
 from .everything_at_once import EverythingAtOnce, combination_name
-from .registry import create_model, list_models, model_config, model_description
+from .registry import create_model, list_models, model_config, model_description, model_type
 
 __all__ = [
     "MCN",
     "MILNCE",
     "AVLnet",
+    "DualEncoder",
     "EverythingAtOnce",
     "FusionModel",
     "HowTo100M",
+    "ImagenetLabels",
     "ModelConfig",
     "NonFiniteError",
     "Tokens",
@@ -24,4 +27,5 @@ __all__ = [
     "load_weights",
     "model_config",
     "model_description",
+    "model_type",
 ]

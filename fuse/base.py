@@ -102,6 +102,8 @@ class FusionModel(nn.Module):
     modalities: tuple[str, ...] = MODALITIES
     paper: ClassVar[str] = ""
     """Where the model was published."""
+    trains: ClassVar[bool] = True
+    """Whether there is anything to train; False where the model only compares what frozen towers give."""
 
     def encode(
         self,

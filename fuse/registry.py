@@ -43,7 +43,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_description(name: str) -> dict[str, Any]:
-    """Describe a model as plain data: name, paper, a line about it, and its default configuration.
+    """Describe a model as plain data: name, paper, a line about it, whether it is trained, its default configuration.
 
     Raises:
         UnknownNameError: no such model; the nearest names are listed.
@@ -53,8 +53,14 @@ def model_description(name: str) -> dict[str, Any]:
         "name": name,
         "paper": entry.model.paper,
         "summary": entry.summary,
+        "trains": entry.model.trains,
         "config": model_config(name).model_dump(),
     }
+
+
+def model_type(name: str) -> type[FusionModel]:
+    """The class of a model. Raises UnknownNameError; the nearest names are listed."""
+    return MODELS[name].model
 
 
 def model_config(name: str, **config: Any) -> ModelConfig:

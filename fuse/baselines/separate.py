@@ -40,7 +40,7 @@ class PooledConfig(ModelConfig):
 class SeparateModel(FusionModel):
     """Embeds each modality on its own: text and video, or a subclass's, which says how rows become one vector."""
 
-    config: PooledConfig
+    config: Any  # a ModelConfig with text_dim and video_dim
     modalities: tuple[str, ...] = ("text", "video")
 
     def row_dims(self) -> dict[str, int]:

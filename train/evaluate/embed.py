@@ -36,7 +36,7 @@ def embed_batch(
 
     from ...fuse import Tokens, combination_name
 
-    device = next(model.parameters()).device
+    device = next((weights.device for weights in model.parameters()), torch.device("cpu"))  # some have no weights
     moved = {name: Tokens(tokens.values.to(device), tokens.mask.to(device)) for name, tokens in batch.items()}
     vectors = {}
     with torch.inference_mode():
