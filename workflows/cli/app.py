@@ -79,15 +79,26 @@ def init(
     captions: Annotated[
         str | None, typer.Option(help="A .jsonl, .csv or .parquet file with the columns `video` and `captions`.")
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="What to search with: `ready` (published weights, no training), `everything_at_once` (trained on your"
+            " captions). [default: the second with captions; else the first, where its weights are installed]"
+        ),
+    ] = None,
 ) -> None:
     """Write a commented frameloom.yaml here for a folder of videos."""
     from ..project.collection import discover
     from ..project.config import write_template
+    from ..project.presets import default_preset, list_presets
 
     sources = folders or ["."]
     found = discover(sources, captions=captions, base=Path.cwd())
-    write_template(DEFAULT_CONFIG, videos=sources, captions=captions)
     captioned = sum(any(span.captions for span in video.spans) for video in found.videos)
+    chosen, reason = (preset, "") if preset is not None else default_preset(has_captions=captioned > 0)
+    write_template(DEFAULT_CONFIG, videos=sources, captions=captions, preset=chosen)
+    if reason:
+        print(f"preset {chosen}: {reason} (others: {', '.join(one for one in list_presets() if one != chosen)})")
     print(f"wrote {DEFAULT_CONFIG}: {len(found.videos)} videos, {captioned} of them with captions")
     print("next: read it, then run `frameloom sync`")
 
@@ -151,6 +162,10 @@ def train(
 
     project = open_project(config, recipe=recipe, scheduler=scheduler)
     checkpoint, is_new = train_only(project, Console(quiet=quiet), force=force, renew_vectors=recipe is None)
+    if not project.trains:
+        found = {"checkpoint": str(checkpoint.folder), "digest": checkpoint.digest, "trained": False}
+        show(found, [f"{checkpoint.folder}: {project.model_name} has nothing to train"], as_json=as_json)
+        return
     found = {"checkpoint": str(checkpoint.folder), "digest": checkpoint.digest, "trained": is_new}
     verb = "trained" if is_new else "up to date, nothing trained (--force trains anew)"
     show(found, [f"{checkpoint.folder}: {verb}"], as_json=as_json)
@@ -342,10 +357,16 @@ def models(pattern: Pattern = "*", as_json: AsJson = False) -> None:
 @app.command()
 def recipes(as_json: AsJson = False) -> None:
     """List the training recipes."""
+    from ...fuse import model_description
     from ...train import get_recipe, list_recipes
 
     found = [get_recipe(name) for name in list_recipes()]
-    lines = (f"{one.name:32} {one.epochs:4} epochs, batch {one.batch_size}, lr {one.learning_rate:g}" for one in found)
+    lines = (
+        f"{one.name:32} {one.epochs:4} epochs, batch {one.batch_size}, lr {one.learning_rate:g}"
+        if model_description(one.model)["trains"]
+        else f"{one.name:32} nothing is trained"
+        for one in found
+    )
     show(found, lines, as_json=as_json)
 
 

@@ -28,6 +28,7 @@ from ..._files import publish
 from ..._vocabulary import ConfigError, Modality, canonical_json
 from .manifest import ONLY_LOCAL, is_address
 from .plain import PlainLoader, not_plain, text_fault
+from .presets import DEFAULT, preset_text
 
 MODALITIES = tuple(str(one) for one in (Modality.TEXT, Modality.VIDEO, Modality.AUDIO))
 """In the order in which a combination names them; those of `features.extra_text` follow."""
@@ -333,7 +334,7 @@ def _explain(problem: Any, data: Any) -> str:
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
-def write_template(path: Path, *, videos: list[str], captions: str | None) -> None:
+def write_template(path: Path, *, videos: list[str], captions: str | None, preset: str = DEFAULT) -> None:
     """Write a commented configuration, whole or not at all. Raises ConfigError where there is one; see `publish`."""
     for name in [*videos, *([captions] if captions else [])]:
         if text_fault(name) is not None:
@@ -345,7 +346,7 @@ def write_template(path: Path, *, videos: list[str], captions: str | None) -> No
         key: _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", canonical_json(value))
         for key, value in (("videos", videos if len(videos) > 1 else videos[0]), ("captions", captions))
     }
-    text = Template(Path(__file__).with_name("template.yaml").read_text(encoding="utf-8")).substitute(names)
+    text = Template(preset_text(preset)).substitute(names)
     try:
         publish(path, text.encode(), replace=False)
     except FileExistsError:

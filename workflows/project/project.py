@@ -106,6 +106,13 @@ class Project:
         return {**own, **self.config.model.config}
 
     @property
+    def trains(self) -> bool:
+        """Whether the model learns anything. Raises UnknownNameError."""
+        from ...fuse import model_type
+
+        return model_type(self.model_name).trains
+
+    @property
     def trains_word_vectors(self) -> bool:
         """Whether the text feature reads vectors that this project makes from its own captions."""
         feature = self.config.features.text
@@ -187,7 +194,7 @@ class Project:
 
         Of a configured checkpoint, whose features `resolve` compares, only the combinations are checked.
         """
-        from ...fuse import model_config, model_description
+        from ...fuse import model_config, model_description, model_type
 
         if resolved.given is not None:
             meta = resolved.given
@@ -212,6 +219,44 @@ class Project:
                     " stays in the store), or choose another model as model.name"
                 )
         self._check_combinations(self.model_name, taken)
+        if model_type(self.recipe.model).trains != self.trains:
+            raise ConfigError(
+                f"training.recipe: {self.recipe.name} is for the model {self.recipe.model}, and not for"
+                f" {self.model_name}: give the recipe of that name, or leave model.name out"
+            )
+        if not self.trains:
+            self._check_towers()
+
+    def _check_towers(self) -> None:
+        """Raises ConfigError where a model that is not trained lacks a tower, or has one that it cannot compare."""
+        from ...extract import class_names
+        from ...fuse import ImagenetLabels, model_type
+
+        lacking = {"video", "text"} - self._feature_keys().keys()
+        if lacking:
+            raise ConfigError(
+                f"features.{min(lacking)}: the model {self.model_name} compares words with pictures: give a backbone"
+                " for each"
+            )
+        useless = sorted(self.config.training.overrides.keys() - self.recipe.limits().keys())
+        if useless:
+            raise ConfigError(
+                f"training.overrides.{useless[0]}: the model {self.model_name} is not trained: leave it out"
+            )
+        if len(self.config.features.video) > 1:
+            raise ConfigError(f"features.video: the model {self.model_name} takes one backbone, not several")
+        text = self.config.features.text
+        if text is None or self.trains_word_vectors:
+            raise ConfigError("features.text: nothing is trained for this model: give vectors as features.text.weights")
+        if issubclass(model_type(self.model_name), ImagenetLabels):
+            class_names(self.media[0].spec)
+            return
+        digests = [self.media[0].weights_digest, self._request(Modality.TEXT, text).weights_digest]
+        if len(set(digests)) > 1 and any(one.startswith("seeded:") for one in digests):
+            raise ConfigError(
+                f"features.text: its weights are {digests[1]}, and those of features.video {digests[0]}: rows of"
+                " different models cannot be compared; take both from the same weights"
+            )
 
     def _check_combinations(self, model: str, taken: Sequence[str]) -> None:
         """Raises ConfigError for rows of the table that the model cannot make. Defaults that no clip has are let be."""

@@ -21,6 +21,7 @@ class Plan(Settings):
 
     Attributes:
         train: why a model would be trained; None where there is a checkpoint.
+        assemble: the model that would be put together, which is not trained; None where it is there.
         embed: clips that would be embedded: those known now.
         embed_later: videos whose clips are known only once they are decoded.
         merge: small shards that would be merged.
@@ -31,6 +32,7 @@ class Plan(Settings):
     extract: tuple[str, ...]
     make_word_vectors: bool
     train: str | None
+    assemble: str | None = None
     embed: int
     embed_later: int
     delete: int
@@ -40,7 +42,8 @@ class Plan(Settings):
 
     @property
     def is_empty(self) -> bool:
-        return not (self.extract or self.make_word_vectors or self.train or self.embed or self.delete or self.merge)
+        model = self.make_word_vectors or self.train or self.assemble
+        return not (self.extract or model or self.embed or self.delete or self.merge)
 
     def lines(self) -> Iterator[str]:
         if self.is_empty:
@@ -49,7 +52,8 @@ class Plan(Settings):
             yield f"plan for {count_of(self.num_videos, 'video')}:"
             yield f"  decode and extract: {count_of(len(self.extract), 'video')}"
             yield f"  word vectors:       {'train from the captions' if self.make_word_vectors else 'nothing'}"
-            yield f"  train:              {self.train or 'nothing'}"
+            model = f"nothing; {self.assemble} is put together from its backbones" if self.assemble else "nothing"
+            yield f"  train:              {self.train or model}"
             later = f", and those of {count_of(self.embed_later, 'new video')}" if self.embed_later else ""
             yield f"  embed:              {count_of(self.embed, 'clip')}{later}"
             yield f"  delete:             {count_of(self.delete, 'row')}"
@@ -79,7 +83,8 @@ class Report(Settings):
         outcomes: how many videos are in each box; the boxes add up to `discovered`.
         modalities: for each modality, how many videos have each status.
         files: every video that is not `ok`, with status and message.
-        done: counts of what this run did: extracted, word_vectors, trained, embedded, written, deleted, merged.
+        done: counts of what this run did: extracted, word_vectors, trained, assembled (a model that is not trained),
+            embedded, written, deleted, merged.
     """
 
     outcomes: Mapping[Outcome, int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -13,10 +13,10 @@ from typing import Any
 from ..._files import publish_text
 from ..._vocabulary import FrameloomError, InputError, IntegrityError, Status, digest_of
 from ...store.health import Compaction, merge_small_shards, plan_merge
-from ...train import Recipe
-from ...train.data import ClipFeatures, NarratedVideo, TrainingSet
+from ...train import Recipe, save_checkpoint
+from ...train.data import ClipDataset, ClipFeatures, NarratedVideo, TrainingSet, stored_clips
 from ..console import Console, count_of, readable_seconds
-from ..project import CHECKPOINT_POINTER, CheckpointRef, ImportRecord, Project, Resolved, in_split
+from ..project import CHECKPOINT_POINTER, CheckpointRef, FeatureRequest, ImportRecord, Project, Resolved, in_split
 from .executor import Executor, WorkerLostError, in_batches, num_cores
 from .state import ClipState, State, TablePlan
 from .survey import Survey, VideoState, fingerprint_of
@@ -37,6 +37,7 @@ from .tasks import (
 from .weights import fetch_requested
 
 CAPTIONS_PER_TASK = 2000
+NAMES_PER_TASK = 250
 CLIPS_PER_TASK = 64
 ROWS_PER_COMMIT = 3000
 MERGE_BYTES = 2_000_000_000
@@ -162,34 +163,41 @@ def read_captions(stage: Stage, *, renew_vectors: bool = False) -> Resolved:
     text = resolved.features.text
     if text is None:
         return resolved
-    names = {caption: fingerprint_of(text_digest(caption), text) for caption in captions}
+    unknown = _read_texts(stage, text, captions, what="captions", per_task=CAPTIONS_PER_TASK)
+    if unknown:
+        stage.console.say(f"  {count_of(unknown, 'caption')} without a single known word: not trained on")
+    return resolved
+
+
+def _read_texts(stage: Stage, text: FeatureRequest, texts: Sequence[str], *, what: str, per_task: int) -> int:
+    """Make those features of texts that the store lacks. Returns how many of these had no known word."""
+    project = stage.project
+    names = {each: fingerprint_of(text_digest(each), text) for each in texts}
     absent = ImportRecord.absent_in(project.root)
     missing = [pair for pair in names.items() if pair[1] not in project.store and pair[1] not in absent]
     if not missing:
-        return resolved
+        return 0
     fetch_requested([text.request], stage.console)
     jobs = [
         TextJob(
             store=str(project.store.root),
-            captions=tuple(caption for caption, _ in batch),
+            captions=tuple(each for each, _ in batch),
             fingerprints=tuple(name for _, name in batch),
             backbone=text.request,
             token=uuid.uuid4().hex[:12],
             format=project.config.store.format,
         )
-        for batch in in_batches(missing, CAPTIONS_PER_TASK)
+        for batch in in_batches(missing, per_task)
     ]
     unknown = 0
-    with stage.console.progress("captions", len(missing), "captions") as advance:
+    with stage.console.progress(what, len(missing), what) as advance:
         for job, outcome in stage.executor().map(encode_captions, jobs):
             if isinstance(outcome, Exception):
                 raise outcome
             unknown += outcome
             advance(len(job.captions))
-    if unknown:
-        stage.console.say(f"  {count_of(unknown, 'caption')} without a single known word: not trained on")
     project.store.refresh()
-    return resolved
+    return unknown
 
 
 def lacks_word_vectors(project: Project, resolved: Resolved) -> bool:
@@ -265,6 +273,8 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
     With `anew`, what an earlier training of the same clips left is discarded.
     """
     project, resolved = stage.project, state.resolved
+    if not project.trains:
+        return assemble(stage, state)
     examples = training_set(project.recipe, state.clips)
     if len(examples) < 2:
         raise InputError(
@@ -306,10 +316,42 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
     checkpoint = CheckpointRef(
         folder=folder, digest=result["digest"], examples_digest=digest, num_examples=len(examples)
     )
-    pointer = {**asdict(checkpoint), "folder": folder.name}
-    publish_text(resolved.model_folder / CHECKPOINT_POINTER, json.dumps(pointer, indent=1))
     project.keep_word_vectors(resolved.features)
+    return _with_checkpoint(resolved, checkpoint)
+
+
+def _with_checkpoint(resolved: Resolved, checkpoint: CheckpointRef) -> Resolved:
+    """Make a finished checkpoint the current one of its model."""
+    pointer = {**asdict(checkpoint), "folder": checkpoint.folder.name}
+    publish_text(resolved.model_folder / CHECKPOINT_POINTER, json.dumps(pointer, indent=1))
     return replace(resolved, checkpoint=checkpoint)
+
+
+def assemble(stage: Stage, state: State) -> Resolved:
+    """Make the checkpoint of a model that is not trained. The names of its classes are read as questions are."""
+    from ...extract import class_names
+    from ...fuse import ImagenetLabels, create_model
+    from ...train.evaluate import embed_batch
+
+    project, resolved = stage.project, state.resolved
+    features = resolved.features
+    begun = time.monotonic()
+    model = create_model(project.model_name, **{**features.widths(), **project.model_options})
+    if isinstance(model, ImagenetLabels):
+        text = features.text
+        assert text is not None
+        names = class_names(features.media[0].spec)
+        if _read_texts(stage, text, names, what="class names", per_task=NAMES_PER_TASK):
+            raise InputError(f"{text.name} does not know every class name: use a backbone that reads any text")
+        clips = [ClipFeatures(clip=name, captions=(fingerprint_of(text_digest(name), text),)) for name in names]
+        data = ClipDataset(stored_clips(str(project.store.root), clips), **resolved.limits, training=False)
+        model.set_labels(embed_batch(model, data.__getitems__(range(len(names))), ["text"])["text"])
+    folder = resolved.model_folder / "assembled"
+    provenance = {"features": features.identities(), "limits": resolved.limits}
+    meta = save_checkpoint(model, folder, recipe=project.recipe.model_dump(), provenance=provenance)
+    project.ledger.record_rate("assemble", 1, time.monotonic() - begun)
+    stage.console.say(f"{project.model_name}: put together from its backbones, nothing is trained")
+    return _with_checkpoint(resolved, CheckpointRef(folder=folder, digest=meta.digest))
 
 
 def delete(stage: Stage, ids: tuple[str, ...]) -> int:

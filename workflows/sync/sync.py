@@ -29,16 +29,20 @@ def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
     """The plan of `sync` for a state; `rows` is its `plan_table`, where that is known."""
     project, resolved = state.project, state.resolved
     make_vectors = stages.lacks_word_vectors(project, resolved)
-    train = None
+    train = assemble = None
     if state.checkpoint is None or (make_vectors and project.config.model.checkpoint is None):
         project.check_model(resolved)
         state, rows = replace(state, resolved=replace(resolved, checkpoint=None)), None
-        train = f"{project.model_name}: there is no checkpoint of these features, model and recipe"
+        if project.trains:
+            train = f"{project.model_name}: there is no checkpoint of these features, model and recipe"
+        else:
+            assemble = project.model_name
     rows = plan_table(state) if rows is None else rows
     waiting = state.survey.to_extract()
     merge = len(stages.planned_merge(project).old_shards)
     work = {"extract": len(waiting), "word_vectors": len(project.texts(split="train")) if make_vectors else 0}
-    work |= {"train": int(train is not None), "embed": len(rows.to_embed) + len(waiting), "merge": merge}
+    work |= {"train": int(train is not None), "assemble": int(assemble is not None)}
+    work |= {"embed": len(rows.to_embed) + len(waiting), "merge": merge}
     rates = {name: project.ledger.rate(name) for name, count in work.items() if count}
     seconds = [work[name] / rate for name, rate in rates.items() if rate]
     return Plan(
@@ -46,6 +50,7 @@ def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
         extract=tuple(video.name for video in waiting),
         make_word_vectors=make_vectors,
         train=train,
+        assemble=assemble,
         embed=len(rows.to_embed),
         embed_later=len(waiting),
         delete=len(rows.delete_ids),
@@ -118,7 +123,7 @@ def sync(project: Project, console: Console) -> Report:
     """Extract, train where there is no checkpoint yet, embed, and delete the rows of clips that are gone."""
     with working(project, console) as stage:
         found, extracted = _extract(stage)
-        done = {"extracted": extracted, "word_vectors": 0, "trained": 0}
+        done = {"extracted": extracted, "word_vectors": 0, "trained": 0, "assembled": 0}
         done |= {"embedded": 0, "written": 0, "deleted": 0, "merged": 0}
         if next(clip_states(project, found, None), None) is None:
             videos = count_of(len(found.videos), "video")
@@ -148,7 +153,7 @@ def _trained(stage: Stage, found: Survey, done: dict[str, int]) -> tuple[State, 
         if any(one.outcome in (Outcome.REJECTED, Outcome.QUARANTINED) for one in found.videos):
             return state, str(error)
         raise
-    done["trained"] = 1
+    done["trained" if stage.project.trains else "assembled"] = 1
     return replace(state, resolved=resolved), ""
 
 

@@ -10,7 +10,7 @@ from ..._registry import nearest
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, UnknownNameError, WeightsSource
 from ...extract import backbone_spec, list_backbones
-from ...extract.weights import cached_weights, fetch_weights, find_source, known_sha256
+from ...extract.weights import cached_weights, fetch_weights, find_source, known_sha256, num_bytes
 from ..console import LINE_EVERY_SECONDS, Console, readable_bytes, readable_seconds
 from ..project import BackboneRequest
 
@@ -110,7 +110,7 @@ def _described(backbone: str, source: WeightsSource) -> PublishedWeights:
         licence=source.licence,
         sha256=source.sha256,
         file_sha256=known_sha256(source),
-        size_bytes=source.size_bytes if path is None else path.stat().st_size,
+        size_bytes=source.size_bytes if path is None else num_bytes(path),
         path=None if path is None else str(path),
     )
 
