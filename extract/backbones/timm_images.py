@@ -95,7 +95,7 @@ TAGS = {
     ),
 }
 CLASSIFIERS = {
-    "test_efficientnet": ImageFacts(1000, 160, 0.95, _HALF, _HALF, is_fixed_size=False),
+    "test_efficientnet": ImageFacts(1000, 160, 0.95, _IMAGENET_MEAN, _IMAGENET_STD, is_fixed_size=False),
     "tf_efficientnet_lite0": ImageFacts(1000, 224, 0.875, _HALF, _HALF, is_fixed_size=False),
     "tf_efficientnet_lite2": ImageFacts(1000, 260, 0.89, _HALF, _HALF, is_fixed_size=False),
 }
@@ -141,7 +141,7 @@ _EXPANDING = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-_USUAL_SIZES = {"test_vit": 64}
+_USUAL_SIZES = {"test_vit": 64, "test_efficientnet": 64}
 """At what size a name is used, where that is not timm's."""
 
 
@@ -334,13 +334,14 @@ def class_names(spec: FeatureSpec) -> tuple[str, ...]:
 def describe_classes(name: str, network: str, *, rate_hz: float = 1.0) -> FeatureSpec:
     """The options of an image classifier."""
     facts = CLASSIFIERS[network]
+    size = _USUAL_SIZES.get(network, facts.size)
     return visual_spec(
         name,
         dim=facts.dim,
         windows=still_windows(name, rate_hz),
         scale=1 / 255,
-        short_side=int(facts.size / facts.crop_pct),
-        crop=facts.size,
+        short_side=int(size / facts.crop_pct),
+        crop=size,
         mean=facts.mean,
         std=facts.std,
         facts={"network": network, "rows": "probabilities", "classes": "imagenet-1k"},

@@ -11,7 +11,8 @@ of one run on a machine that does nothing else count.
 
     loader      what a training loop gets: padded batches of 64 in random order, of samples of (12, 4096) float16, from
                 `FeatureLoader`, against torch's `DataLoader` over one .npy for each video (np.load, torch.stack), the
-                same tensors from both; "one sample" is `FeatureStore.read` against np.load
+                same tensors from both; "as fit reads" are rows in float32 of unit length, theirs by torch; "one sample"
+                is `FeatureStore.read` against np.load
     windows     10 s out of long videos' two features of width 2048: `FeatureStore.read_span`, and batches of 10 windows
                 of a video that a `FeatureDataset` draws anew in each epoch, against loading both whole .npy files and
                 cutting. Loading whole files stands for the published data set of Everything at Once, which does so for
@@ -177,33 +178,37 @@ def _loader_batches(
 ) -> Iterator[dict[str, Any]]:
     """Batches of 64: of ours, and of one .npy for each video."""
     always = _batches(store, names, shuffle=True)
-    plain = _plain_loader([str(folder / f"{name}.npy") for name in names], list(always.sampler))
+    paths = [str(folder / f"{name}.npy") for name in names]
+    plain = _plain_loader(paths, list(always.sampler))
     for ours, (values, mask) in zip(always, plain, strict=True):
-        assert ours["features"].values.equal(values)
-        assert ours["features"].mask.equal(mask)
+        assert ours["video"].values.equal(values)
+        assert ours["video"].mask.equal(mask)
     opened = _seconds(lambda: _exhaust(_batches(FeatureStore(store.root), names, shuffle=True)))
     works = [lambda loader=loader: _exhaust(loader) for loader in (always, plain)]
     checked, theirs = _in_turns(arguments.repeats, *works)
     count = len(names)
     yield _line("loader", count / checked, count / theirs, "samples/s", ">= 5")
     yield _line("loader, first epoch", count / opened, count / theirs, "samples/s", ">= 5")
+    of_fit = _batches(store, names, shuffle=True, for_fit=True)
+    plain_of_fit = _plain_loader(paths, list(of_fit.sampler), for_fit=True)
+    works = [lambda loader=loader: _exhaust(loader) for loader in (of_fit, plain_of_fit)]
+    checked, theirs = _in_turns(arguments.repeats, *works)
+    yield _line("loader, as fit reads", count / checked, count / theirs, "samples/s", "")
 
 
-def _batches(store: FeatureStore, names: list[str], *, shuffle: bool) -> Any:
-    from frameloom.train.data import ClipFeatures, FeatureDataset, FeatureLoader
+def _batches(store: FeatureStore, names: list[str], *, shuffle: bool, for_fit: bool = False) -> Any:
+    from frameloom.train.data import ClipDataset, ClipFeatures, FeatureDataset, FeatureLoader
 
-    clips = [ClipFeatures(clip=name, features={"features": (name,)}) for name in names]
-    dataset = FeatureDataset(
-        store,
-        clips,
-        features=["features"],
-    )
-    return FeatureLoader(dataset, dataset.batches(batch_size=BATCH, shuffle=shuffle))
+    clips = [ClipFeatures(clip=name, features={"video": (name,)}) for name in names]
+    dataset = FeatureDataset(store, clips, features=["video"])
+    batches = dataset.batches(batch_size=BATCH, shuffle=shuffle)
+    return FeatureLoader(ClipDataset(dataset, training=True) if for_fit else dataset, batches)
 
 
-def _plain_loader(paths: list[str], batches: list[list[int]]) -> Any:
-    """How one loads features that are one .npy for each video."""
+def _plain_loader(paths: list[str], batches: list[list[int]], *, for_fit: bool = False) -> Any:
+    """How one loads features that are one .npy for each video; `for_fit` as float32 rows of unit length."""
     import torch
+    from torch.nn import functional
     from torch.utils.data import DataLoader, Dataset
 
     class Videos(Dataset[Any]):
@@ -211,7 +216,8 @@ def _plain_loader(paths: list[str], batches: list[list[int]]) -> Any:
             return len(paths)
 
         def __getitem__(self, index: int) -> Any:
-            return torch.from_numpy(np.load(paths[index]))
+            rows = torch.from_numpy(np.load(paths[index]))
+            return functional.normalize(rows.float(), dim=-1) if for_fit else rows
 
     def collate(rows: list[Any]) -> tuple[Any, Any]:
         return torch.stack(rows), torch.ones(len(rows), len(rows[0]), dtype=torch.bool)

@@ -9,7 +9,7 @@ import timm
 import torch
 from frameloom._vocabulary import ConfigError, InputError, Status
 from frameloom.extract import DecodedFrames, backbone_spec, create_backbone
-from frameloom.extract.backbones.timm_images import NAMED, TAGS, facts_of
+from frameloom.extract.backbones.timm_images import CLASSIFIERS, NAMED, TAGS, facts_of
 from numpy.typing import NDArray
 from PIL import Image
 from timm.models.vision_transformer import checkpoint_filter_fn
@@ -45,6 +45,15 @@ def random_model(network: str, **options: Any) -> Any:
 def pooled(model: Any, inputs: torch.Tensor) -> NDArray[np.float32]:
     features: NDArray[np.float32] = model.forward_head(model.forward_features(inputs), pre_logits=True).numpy()
     return features
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers_read_the_pixels_that_timm_says(name: str) -> None:
+    config, facts = timm_config(name), CLASSIFIERS[name]
+    assert config["input_size"] == (3, facts.size, facts.size)
+    assert (config["crop_pct"], config["mean"], config["std"]) == (facts.crop_pct, facts.mean, facts.std)
+    with torch.device("meta"):
+        assert timm.create_model(name).num_classes == facts.dim
 
 
 @pytest.mark.parametrize("name", NAMED)
