@@ -42,6 +42,7 @@ CODECS = {
 }
 """Codec: the decoder of FFmpeg that reads it."""
 SMALL_DISK_BYTES = 5e9
+SMALL_MEMORY_BYTES = 4e9
 
 
 class Finding(Settings):
@@ -140,11 +141,15 @@ def decoder_process() -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """The devices on which models can run."""
+    """The devices on which models can run, and the memory that a container leaves them."""
     import torch
+    from dask.system import cpu_count  # both know what a container allows
+    from distributed.system import memory_limit
 
-    cores = len(os.sched_getaffinity(0))
-    yield Finding(check="cpu", verdict="ok", found=f"{cores} cores, {torch.backends.cpu.get_cpu_capability()}")
+    yield Finding(check="cpu", verdict="ok", found=f"{cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}")
+    size, advice = memory_limit(), "set run.workers to 1: each worker holds the networks and a batch"
+    verdict: Verdict = "warning" if size < SMALL_MEMORY_BYTES else "ok"
+    yield Finding(check="memory", verdict=verdict, found=readable_bytes(size), advice=advice * (verdict != "ok"))
     try:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         cards = [torch.cuda.get_device_properties(number) for number in range(count)]

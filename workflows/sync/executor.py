@@ -7,7 +7,6 @@ window of tasks under way, so that a lost worker costs its batch and a lost sche
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -202,8 +201,10 @@ def in_batches(items: Iterable[Job], size: int) -> Iterator[tuple[Job, ...]]:
 
 
 def num_cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Processors that this process may use, also where a container's quota says fewer than it sees."""
+    from dask.system import cpu_count
+
+    return int(cpu_count())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.health import doctor as _doctor
 from frameloom.workflows.health.doctor import Examination, Finding
+from frameloom.workflows.sync.executor import num_cores
 from helpers.projects import write_config
 from typer.testing import CliRunner
 
@@ -98,6 +99,18 @@ def test_little_disk_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(_doctor, "SMALL_DISK_BYTES", 1e30)
     found = [finding for finding in _doctor.folders(tmp_path) if finding.check.startswith("folder")]
     assert [finding.verdict for finding in found] == ["warning"] * 3
+
+
+def test_what_a_container_allows_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask.system
+    import distributed.system
+
+    monkeypatch.setattr(dask.system, "cpu_count", lambda: 3)
+    monkeypatch.setattr(distributed.system, "memory_limit", lambda: int(1e9))
+    found = by_check(_doctor.devices())
+    assert found["cpu"].found.startswith("3 cores")
+    assert (found["memory"].verdict, found["memory"].found) == ("warning", "1.0 GB")
+    assert num_cores() == 3
 
 
 def test_the_store_is_that_of_the_configuration(tmp_path: Path) -> None:
