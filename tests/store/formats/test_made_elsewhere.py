@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from frameloom import IntegrityError
 from frameloom._files import temporary_path
 from frameloom.store import FeatureStore
 from frameloom.store.formats import FORMATS
@@ -70,6 +71,27 @@ def test_samples_without_rows_come_back_from_a_shard_that_has_no_others(tmp_path
     (repaired,) = repair_features(FeatureStore(tmp_path))
     assert repaired.lost == ()
     assert [FeatureStore(tmp_path).read(one.fingerprint).message for one in samples] == ["why"] * 3
+
+
+def test_a_copy_in_another_process_refuses_a_damaged_sidecar(tmp_path, format) -> None:
+    shard = written(tmp_path, format).path
+    copy = pickle.loads(pickle.dumps(FeatureStore(tmp_path)))
+    sidecar = shard.with_suffix(".parquet")
+    sidecar.write_bytes(sidecar.read_bytes()[:-9])
+    with pytest.raises(IntegrityError, match=re.escape(sidecar.name)):
+        copy.read_rows(shard, 0, 1)
+
+
+def test_an_open_reader_sees_a_sidecar_that_is_damaged_and_mended_meanwhile(tmp_path, format) -> None:
+    sidecar = written(tmp_path, format).path.with_suffix(".parquet")
+    good, reader = sidecar.read_bytes(), FeatureStore(tmp_path)
+    assert len(reader) == len(BATCHES[0])
+    sidecar.write_bytes(good[:-9])
+    reader.refresh()
+    assert (len(reader), len(reader.problems)) == (0, 1)
+    sidecar.write_bytes(good)
+    reader.refresh()
+    assert (len(reader), len(reader.problems)) == (len(BATCHES[0]), 0)
 
 
 def test_a_copy_in_another_process_reads_rows_without_listing_the_store(tmp_path, format) -> None:

@@ -56,6 +56,36 @@ def test_rows_are_those_that_were_written(shard, cuts, picks) -> None:
         np.testing.assert_array_equal(store.read_times(path, first, last), times[first:last])
 
 
+@pytest.mark.parametrize(("spans", "calls"), [([(20, 21), (21, 40), (40, 61)], 1), ([(20, 21), (30, 31), (44, 61)], 3)])
+def test_rows_that_follow_each_other_are_read_by_one_call(tmp_path, monkeypatch, spans, calls) -> None:
+    spec = FeatureSpec(name="x", modality=Modality.VIDEO, dim=64, rate_hz=1.0, sampling={}, preprocessing={})
+    values = np.arange(100 * 64, dtype=np.float16).reshape(100, 64)
+    samples = [
+        Sample(
+            key=f"v{number}",
+            source_digest="0",
+            fingerprint=f"f{number}",
+            feature=FeatureArray(values[number : number + 1], np.array([[0.0, 1.0]])),
+        )
+        for number in range(100)
+    ]
+    path = FeatureStore(tmp_path).write_shard("x", samples, spec=spec).path
+    store, take, asked = FeatureStore(tmp_path), os.preadv, []
+    store.read_rows(path, 0, 1)  # opened, and its sidecar read
+
+    def counted(descriptor, buffers, offset, *flags):
+        if not flags:  # with flags the system is asked what it has in memory
+            asked.append(offset)
+        return take(descriptor, buffers, offset, *flags)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    rows = [np.empty((last - first, 64), np.float16) for first, last in spans]
+    store.read_rows_into(path, spans, [each.reshape(-1).view(np.uint8).data for each in rows])
+    for (first, last), found in zip(spans, rows, strict=True):
+        np.testing.assert_array_equal(found, values[first:last])
+    assert len(asked) == calls
+
+
 def test_a_system_that_gives_less_than_was_asked_for_is_asked_again(shard, monkeypatch) -> None:
     take = os.preadv
 

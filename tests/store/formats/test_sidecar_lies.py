@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -115,6 +116,10 @@ LIES_THAT_COULD_BE = {
     "another digest": {"source_digest": ["a", "b", "c"]},
     "another span": {"end_seconds": [3.5, None, 70.0]},
     "checksums of other rows": {"blocks": [b"1" * 16, b"", b"1" * 16]},
+    "rows that are cut otherwise": {"num_rows": [2, 1, 70], "first_row": [0, 2, 3], "blocks": [b"1" * 16] * 3},
+    "another type of one size": {
+        "facts": {"dtype": "int16", "spec": canonical_json(replace(SPEC, dtype="int16").identity())}
+    },
 }
 
 
@@ -127,6 +132,46 @@ def test_a_sidecar_that_says_other_things_than_its_shard_is_found_by_verify_and_
     assert (finding.kind, finding.is_damage) == (Kind.SIDECAR, True)
     list(repair_features(store))
     assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_a_shard_whose_own_checksums_are_of_other_rows_loses_that_sample_alone(tmp_path, monkeypatch, format):
+    """As a writer with a fault would leave it: its hash is right, and so is its sidecar."""
+    right = records.block_checksums
+
+    def wrong(values, times):
+        found = right(values, times)
+        return bytes(len(found)) if len(values) == 3 else found
+
+    monkeypatch.setattr(records, "block_checksums", wrong)
+    FeatureStore(tmp_path).write_shard("f", SAMPLES, spec=SPEC, format=format)
+    monkeypatch.undo()
+    findings = list(verify_features(FeatureStore(tmp_path)))
+    assert findings[0].kind is Kind.SHARD
+    assert any("a.mp4" in str(one) for one in findings)
+    (repaired,) = repair_features(FeatureStore(tmp_path))
+    assert len(repaired.lost) == 1
+    store = FeatureStore(tmp_path)
+    assert SAMPLES[0].fingerprint not in store
+    np.testing.assert_array_equal(store.read(SAMPLES[2].fingerprint).values, SAMPLES[2].feature.values)
+    assert list(verify_features(store)) == []
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS))
+def test_verify_names_a_flip_in_any_byte_of_a_sidecar_and_repair_mends_it(tmp_path, format):
+    """Also in bytes that nobody reads, but for the name of the program that wrote it."""
+    store = FeatureStore(tmp_path)
+    path = store.write_shard("f", SAMPLES, spec=SPEC, format=format).path.with_suffix(".parquet")
+    whole = path.read_bytes()
+    writer = whole.find(b"parquet-cpp-arrow")
+    for place in range(0, len(whole), 37):
+        if writer <= place < writer + 60:
+            continue
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        kinds = {(one.kind, one.is_damage) for one in verify_features(FeatureStore(tmp_path))}
+        assert (Kind.SIDECAR, True) in kinds, place
+        list(repair_features(FeatureStore(tmp_path)))
+        assert path.read_bytes() == whole, place
 
 
 def test_checksums_of_other_rows_are_refused_where_rows_are_read(store):

@@ -481,7 +481,9 @@ class TestBatches:
         for epoch in range(3):  # read for the first time, read again or from memory, and once more
             for each in (dataset, samples):
                 each.set_epoch(epoch)
-            tokens = dataset.read(indices).tokens()
+            batch = dataset.read(indices)
+            tokens = batch.tokens()
+            assert all(np.shares_memory(tokens[name].values.numpy(), batch.features[name][0].values) for name in tokens)
             for name in self.NAMES:
                 rows = [samples[index % NUM_VIDEOS][name] for index in indices]
                 assert (name in tokens) == any(map(len, rows))
