@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
+from xxhash import xxh3_64_digest, xxh3_64_hexdigest
 
 BLOCK_BYTES = 1 << 16
 DIGEST_BYTES = 8
@@ -20,14 +20,14 @@ def num_blocks(num_bytes: int) -> int:
     return -(-num_bytes // BLOCK_BYTES)
 
 
+def digests_of(array: memoryview) -> bytes:
+    """The digests of the blocks of an array's bytes, end to end, 8 bytes each, the most significant first."""
+    return b"".join([xxh3_64_digest(array[at : at + BLOCK_BYTES]) for at in range(0, len(array), BLOCK_BYTES)])
+
+
 def block_checksums(*arrays: NDArray[Any]) -> bytes:
-    """The digests of the blocks of each array, end to end, 8 bytes each, the most significant first."""
-    views = (np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays)
-    return b"".join(
-        xxhash.xxh3_64_digest(view[place : place + BLOCK_BYTES])
-        for view in views
-        for place in range(0, len(view), BLOCK_BYTES)
-    )
+    """`digests_of` each array, end to end."""
+    return b"".join(digests_of(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data) for array in arrays)
 
 
 def sample_checksum(values: NDArray[Any], times: NDArray[np.float64]) -> str:
@@ -37,4 +37,4 @@ def sample_checksum(values: NDArray[Any], times: NDArray[np.float64]) -> str:
 
 def checksum_of(blocks: bytes) -> str:
     """`sample_checksum` from `block_checksums`."""
-    return xxhash.xxh3_64_hexdigest(blocks)
+    return xxh3_64_hexdigest(blocks)

@@ -14,11 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from xxhash import xxh3_64_digest
-
 from ..._vocabulary import InputError, IntegrityError
 from .base import REMEDY
-from .checksums import BLOCK_BYTES, DIGEST_BYTES
+from .checksums import BLOCK_BYTES, DIGEST_BYTES, digests_of
 
 MAX_OPEN_FILES = 128
 AHEAD_BYTES = 16 * 1024 * 1024
@@ -59,42 +57,44 @@ class ShardFile:
         Raises ValueError where a block is not what was written or the file ends before, and OSError. What the targets
         hold then is undefined.
         """
-        # Runs of bytes that are read at once: where each begins in the file, where it goes, and what it must be.
+        # Runs of bytes that are read at once: where each begins in the file, where it goes, what it must be.
         runs: list[tuple[int, list[memoryview], list[bytes]]] = []
         copies: list[tuple[memoryview, memoryview]] = []
-        end = -1  # of the last run
+        begun = end = -1  # of the last run
         for offset, num_bytes, digests, begin, stop, target in parts:
             place = begin
             while place < stop:
-                number = place // BLOCK_BYTES
-                low = number * BLOCK_BYTES
-                high = min(low + BLOCK_BYTES, num_bytes)
-                if low == place and high <= stop:
-                    block = target[place - begin : high - begin]
-                else:  # a part of a block is read with the whole of it
-                    block = memoryview(bytearray(high - low))
-                    last = min(high, stop)
-                    copies.append((block[place - low : last - low], target[place - begin : last - begin]))
-                at = offset + low
-                if at != end or end - runs[-1][0] >= _AT_ONCE_BYTES or len(runs[-1][1]) >= _AT_ONCE_PIECES:
-                    runs.append((at, [], []))
-                runs[-1][1].append(block)
-                runs[-1][2].append(digests[DIGEST_BYTES * number : DIGEST_BYTES * (number + 1)])
-                end = at + len(block)
-                place = high
+                if not place and stop == num_bytes <= _AT_ONCE_BYTES:  # a whole array, as most often
+                    low, high, piece, expected = 0, stop, target, digests
+                else:
+                    low = place - place % BLOCK_BYTES
+                    high = min(place + _AT_ONCE_BYTES, stop if stop == num_bytes else stop - stop % BLOCK_BYTES)
+                    if low < place or high <= place:  # a part of a block is read with the whole of it
+                        high = min(low + BLOCK_BYTES, num_bytes)
+                        piece, last = memoryview(bytearray(high - low)), min(high, stop)
+                        copies.append((piece[place - low : last - low], target[place - begin : last - begin]))
+                    else:
+                        piece = target[place - begin : high - begin]
+                    expected = digests[DIGEST_BYTES * low // BLOCK_BYTES :]
+                if offset + low != end or end - begun >= _AT_ONCE_BYTES or len(runs[-1][1]) >= _AT_ONCE_PIECES:
+                    begun = offset + low
+                    runs.append((begun, [], []))
+                runs[-1][1].append(piece)
+                runs[-1][2].append(expected)
+                end, place = offset + high, high
         for first, pieces, expected in runs:
-            self._scatter(pieces, sum(map(len, pieces)), first)
-            for piece, digest in zip(pieces, expected, strict=True):  # while the processor's cache has them
-                if xxh3_64_digest(piece) != digest:
+            self._scatter(pieces, first)
+            for piece, digests in zip(pieces, expected, strict=True):  # while the processor's cache has them
+                if not digests.startswith(digests_of(piece)):
                     raise ValueError("its rows do not match their checksum")
         for source, target in copies:
             target[:] = source
         if ahead and parts:
             self.fetch_ahead(parts[0].offset + parts[0].begin, parts[-1].offset + parts[-1].end)
 
-    def _scatter(self, pieces: list[memoryview], num_bytes: int, offset: int) -> None:
+    def _scatter(self, pieces: list[memoryview], offset: int) -> None:
         done = os.preadv(self._descriptor, pieces, offset)
-        if done == num_bytes:
+        if done == sum(map(len, pieces)):
             return
         for piece in pieces:  # the system may give less than it was asked for
             missing, offset = piece[done:], offset + min(done, len(piece))

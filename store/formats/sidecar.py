@@ -144,6 +144,9 @@ class Rows(NamedTuple):
                 asked = f"rows {first} to {last} of {first_rows[-1]} were asked for"
                 raise ValueError(f"{asked}, into {len(target)} bytes")
             number, row = bisect_right(first_rows, first) - 1, first
+            if first_rows[number] == first < last == first_rows[number + 1]:  # a whole sample, as most often
+                parts.append(Part(offsets[number], len(target), digests[number], 0, len(target), target))
+                continue
             while row < last:
                 begin, end = first_rows[number], first_rows[number + 1]
                 stop = min(last, end)

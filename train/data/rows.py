@@ -130,13 +130,14 @@ class Rows:
         shard = spans.shard[sample[places]]
         order = np.lexsort((first[places], shard))
         data, row_bytes = values.reshape(-1).view(np.uint8).data, spans.dim * values.itemsize
-        pairs = zip(shard[order].tolist(), places[order].tolist(), strict=True)
-        for number, group in groupby(pairs, key=itemgetter(0)):
+        at = places * (values.shape[1] * row_bytes)
+        columns = (shard, first[places], last[places], at, at + num_rows[places] * row_bytes)
+        pieces = zip(*(column[order].tolist() for column in columns), strict=True)
+        for number, group in groupby(pieces, key=itemgetter(0)):
             wanted, targets = [], []
-            for _, place in group:
-                at = place * values.shape[1] * row_bytes
-                wanted.append((int(first[place]), int(last[place])))
-                targets.append(data[at : at + int(num_rows[place]) * row_bytes])
+            for _, begins, ends, low, high in group:
+                wanted.append((begins, ends))
+                targets.append(data[low:high])
             self._store.read_rows_into(spans.shards[number], wanted, targets)
         if self._budget is not None:
             for place in places.tolist():

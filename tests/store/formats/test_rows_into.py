@@ -42,6 +42,7 @@ def read(shard, spans: list[tuple[int, int]]) -> list[np.ndarray]:
 @settings(max_examples=50, deadline=None)
 @example(cuts=[0, 20, 21, 61, 131, 163, 168], picks=[0, 1, 2, 3, 4, 5])  # one after the other
 @example(cuts=list(range(0, 169)), picks=list(range(168)))
+@example(cuts=[0, 20, 20, 21, 21, 168, 168], picks=[1, 3, 5, 0])  # spans of no rows, at the end as well
 @given(
     cuts=st.lists(st.integers(0, 168), min_size=2, max_size=9).map(sorted),
     picks=st.lists(st.integers(0, 7), min_size=1, max_size=8),
