@@ -94,7 +94,9 @@ def test_a_command_line_that_cannot_start_says_why_in_one_line(project: Path, co
     assert line.startswith(f"frameloom: typer {_environment.version_of('typer')} does not work: {UNDEFINED}. Type: ")
 
 
-@pytest.mark.parametrize("library", ["torch", "av", "numpy", "h5py"])
+@pytest.mark.parametrize(
+    "library", ["torch", "h5py", *(pytest.param(name, marks=pytest.mark.slow) for name in ("av", "numpy"))]
+)
 def test_a_run_that_needs_a_broken_library_says_which_in_one_line(project: Path, library: str) -> None:
     done = run(project, stub(project, library), "-m", "frameloom", "sync", "--quiet")
     (line,) = done.stderr.splitlines()

@@ -132,6 +132,7 @@ class TestPosition:
         with pytest.raises(ConfigError, match="another order"):
             loader_of(world, **changes).load_state_dict(loader_of(world).state_dict())
 
+    @pytest.mark.slow
     def test_after_a_kill_the_rest_comes(self, tmp_path) -> None:
         """Killed in the second epoch with two workers, killed again with none, and finished with three."""
         clips = write_frames(tmp_path / "store")

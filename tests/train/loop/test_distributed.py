@@ -94,14 +94,17 @@ def two(tmp_path_factory, make_samples) -> Path:
 
 
 def largest_difference(one: Path, two: Path, *, num_steps: int = 5) -> float:
-    """Between the losses and terms of every step of two trainings, which have the same steps and terms."""
+    """Between the losses and terms of every step of two trainings, which have the same steps and terms.
+
+    In parts of a number above 1: losses are about 8, and processors of two makes round their sums differently.
+    """
     curves = read_losses(one), read_losses(two)
     assert len(curves[0]) == num_steps
     assert [(step.step, step.epoch, step.learning_rate, step.terms.keys()) for step in curves[0]] == [
         (step.step, step.epoch, step.learning_rate, step.terms.keys()) for step in curves[1]
     ]
     numbers = [[value for step in curve for value in (step.loss, *step.terms.values())] for curve in curves]
-    return max(abs(x - y) for x, y in zip(*numbers, strict=True))
+    return max(abs(x - y) / max(1.0, abs(y)) for x, y in zip(*numbers, strict=True))
 
 
 @pytest.mark.parametrize("name", ["whole", "gappy", "published", "clusters"])
@@ -129,7 +132,7 @@ def test_every_process_has_the_same_losses_and_weights(two) -> None:
 
 def test_precision_may_differ_from_training_to_training(two) -> None:
     # bfloat16 keeps 8 bits of a number: with torch 2.14.1 the losses, of about 8, differ by 0.11.
-    assert 0 < largest_difference(two / "whole", two / "bf16") < 0.2
+    assert 0 < largest_difference(two / "whole", two / "bf16") < 0.03
 
 
 def test_batch_statistics_of_each_process_alone_would_be_seen(two) -> None:

@@ -44,7 +44,7 @@ def write_ready(folder: Path, **sections: Any) -> Path:
     return write_config(folder, **{**READY, **sections})
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_from_videos_to_answers_without_captions(tmp_path: Path, workers: int) -> None:
     write_ready(tmp_path, run={"workers": workers})
     plan = make_plan(Project.open(tmp_path))
