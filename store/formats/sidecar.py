@@ -141,8 +141,7 @@ class Rows(NamedTuple):
         parts: list[Part] = []
         for (first, last), target in zip(spans, targets, strict=True):
             if not 0 <= first <= last <= first_rows[-1] or len(target) != (last - first) * width:
-                asked = f"rows {first} to {last} of {first_rows[-1]} were asked for"
-                raise ValueError(f"{asked}, into {len(target)} bytes")
+                raise ValueError(f"rows {first} to {last} of {first_rows[-1]} were asked for, into {len(target)} bytes")
             number, row = bisect_right(first_rows, first) - 1, first
             if first_rows[number] == first < last == first_rows[number + 1]:  # a whole sample, as most often
                 parts.append(Part(offsets[number], len(target), digests[number], 0, len(target), target))
