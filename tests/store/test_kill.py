@@ -250,6 +250,15 @@ def test_a_full_disk_is_told_whatever_the_writer_makes_of_it(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also where a shell started the tests in the background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_a_library_writes_comes_when_it_is_done(tmp_path):
     steps = []
 

@@ -164,7 +164,7 @@ def test_verify_names_a_flip_in_any_byte_of_a_sidecar_and_repair_mends_it(tmp_pa
     path = store.write_shard("f", SAMPLES, spec=SPEC, format=format).path.with_suffix(".parquet")
     whole = path.read_bytes()
     writer = whole.find(b"parquet-cpp-arrow")
-    for place in range(0, len(whole), 37):
+    for place in (*range(0, len(whole), 37), *range(writer - 8, writer)):  # the length of that name as well
         if writer <= place < writer + 60:
             continue
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
