@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -85,14 +85,13 @@ class SharedLock:
         except OSError:  # locks are not known here, so nobody compacts under one either
             return
 
-    def release(self) -> None:
+    def release(self, close: Callable[[int], None] = os.close) -> None:
         """Let the files be moved again."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            os.close(descriptor)
+            close(descriptor)  # by a name that a process which ends has not lost
 
-    def __del__(self) -> None:
-        self.release()
+    __del__ = release
 
 
 @contextmanager

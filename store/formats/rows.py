@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from ..._vocabulary import InputError, IntegrityError
 from .base import REMEDY
 from .checksums import BLOCK_BYTES, DIGEST_BYTES, digests_of
@@ -64,24 +66,22 @@ class ShardFile:
         for offset, num_bytes, digests, begin, stop, target in parts:
             place = begin
             while place < stop:
-                if not place and stop == num_bytes <= _AT_ONCE_BYTES:  # a whole array, as most often
-                    low, high, piece, expected = 0, stop, target, digests
-                else:
-                    low = place - place % BLOCK_BYTES
-                    high = min(place + _AT_ONCE_BYTES, stop if stop == num_bytes else stop - stop % BLOCK_BYTES)
-                    if low < place or high <= place:  # a part of a block is read with the whole of it
-                        high = min(low + BLOCK_BYTES, num_bytes)
-                        piece, last = memoryview(bytearray(high - low)), min(high, stop)
-                        copies.append((piece[place - low : last - low], target[place - begin : last - begin]))
-                    else:
-                        piece = target[place - begin : high - begin]
-                    expected = digests[DIGEST_BYTES * low // BLOCK_BYTES :]
+                low = place - place % BLOCK_BYTES
+                high = min(low + _AT_ONCE_BYTES, num_bytes, stop + -stop % BLOCK_BYTES)
+                last = min(high, stop)
+                if low == begin and high == stop:  # all of it, as most often
+                    piece = target
+                elif low == place and high == last:
+                    piece = target[place - begin : high - begin]
+                else:  # a part of a block is read with the whole of it
+                    piece = np.empty(high - low, np.uint8).data
+                    copies.append((piece[place - low : last - low], target[place - begin : last - begin]))
                 if offset + low != end or end - begun >= _AT_ONCE_BYTES or len(runs[-1][1]) >= _AT_ONCE_PIECES:
                     begun = offset + low
                     runs.append((begun, [], []))
                 runs[-1][1].append(piece)
-                runs[-1][2].append(expected)
-                end, place = offset + high, high
+                runs[-1][2].append(digests[DIGEST_BYTES * (low // BLOCK_BYTES) :] if low else digests)
+                end, place = offset + high, last
         for first, pieces, expected in runs:
             self._scatter(pieces, first)
             for piece, digests in zip(pieces, expected, strict=True):  # while the processor's cache has them
@@ -128,9 +128,9 @@ class ShardFile:
             return False
         return True
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # which a process that ends has lost by then
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            close(self._descriptor)
 
 
 class ShardFiles:
