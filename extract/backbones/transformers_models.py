@@ -10,8 +10,8 @@ et al. (SigLIP, ICCV 2023), Tschannen et al. (SigLIP 2, 2025), Jia et al. (ALIGN
 How inputs are prepared, where families differ:
 - Texts of SigLIP and SigLIP 2 are padded to the length that they were trained with, and attention sees the padding,
   unless the tokenizer says otherwise. ALIGN reads 64 tokens. Everything else reads a text without padding.
-- The option ``prompt`` goes around each text, which stands for its ``{}``; ``lower_case`` is for SigLIP 2, which was
-  trained on lower case.
+- The option ``prompt`` goes around each text, which takes the place of its ``{}``; ``lower_case`` is for SigLIP 2,
+  which was trained on lower case.
 - Frames go through the model's own processor: the same numbers as transformers gives for the same frames.
 - X-CLIP reads windows of its number of frames, one after another, at ``rate_hz`` frames a second. The text rows are
   those of `get_text_features`, which no video has changed.
@@ -166,8 +166,8 @@ class TransformersText(_Tower, TextNetwork):
     def encode(self, item: DecodedFrames | DecodedAudio | str) -> FeatureArray:
         """The row of one text, inside of the prompt. Its times are NaN, for a text has none."""
         if isinstance(item, str) and item.strip():
-            item = self.spec.sampling["prompt"].replace("{}", item)
-            item = item.lower() if self.spec.sampling["lower_case"] else item
+            text: str = self.spec.sampling["prompt"].replace("{}", item)
+            item = text.lower() if self.spec.sampling["lower_case"] else text
         return super().encode(item)
 
     def trial(self) -> FeatureArray:

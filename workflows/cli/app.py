@@ -82,8 +82,15 @@ def init(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="What to search with: `ready` (published weights, no training), `everything_at_once` (trained on your"
-            " captions). [default: the second with captions; else the first, where its weights are installed]"
+            help="What to search with: `ready` (published weights, no training); `clip`, `siglip2` (pictures) or `clap`"
+            " (sound), models that you give; `everything_at_once` (trained on your captions). [default: the last with"
+            " captions; else the first, where its weights are installed]"
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="The model of `clip`, `siglip2` or `clap`: a folder, or hf://OWNER/NAME@REVISION."
         ),
     ] = None,
 ) -> None:
@@ -96,7 +103,7 @@ def init(
     found = discover(sources, captions=captions, base=Path.cwd())
     captioned = sum(any(span.captions for span in video.spans) for video in found.videos)
     chosen, reason = (preset, "") if preset is not None else default_preset(has_captions=captioned > 0)
-    write_template(DEFAULT_CONFIG, videos=sources, captions=captions, preset=chosen)
+    write_template(DEFAULT_CONFIG, videos=sources, captions=captions, preset=chosen, weights=weights)
     if reason:
         print(f"preset {chosen}: {reason} (others: {', '.join(one for one in list_presets() if one != chosen)})")
     print(f"wrote {DEFAULT_CONFIG}: {len(found.videos)} videos, {captioned} of them with captions")
@@ -312,7 +319,12 @@ def list_weights(pattern: Pattern = "*", as_json: AsJson = False) -> None:
 @weights_app.command("fetch")
 def fetch_weights(
     backbone: Annotated[str, typer.Argument(help="A name that `frameloom backbones` lists.")],
-    tag: Annotated[str | None, typer.Argument(help="Which of its weights. [default: the first listed]")] = None,
+    tag: Annotated[
+        str | None,
+        typer.Argument(
+            help="Which of its weights, or a whole model: hf://OWNER/NAME@REVISION. [default: the first listed]"
+        ),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

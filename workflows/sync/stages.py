@@ -296,7 +296,7 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         store=str(project.store.root),
         examples=str(folder / "examples.parquet"),
         model=project.model_name,
-        model_config={**resolved.features.widths(), **project.model_options},
+        model_config={**project.widths(resolved.features.specs()), **project.model_options},
         recipe=project.recipe,
         limits=resolved.limits,
         folder=str(folder),
@@ -336,7 +336,7 @@ def assemble(stage: Stage, state: State) -> Resolved:
     project, resolved = stage.project, state.resolved
     features = resolved.features
     begun = time.monotonic()
-    model = create_model(project.model_name, **{**features.widths(), **project.model_options})
+    model = create_model(project.model_name, **{**project.widths(features.specs()), **project.model_options})
     if isinstance(model, ImagenetLabels):
         text = features.text
         assert text is not None

@@ -16,7 +16,7 @@ from frameloom._vocabulary import ConfigError, InputError, Modality, Status
 from frameloom.extract import DecodedAudio, DecodedFrames, backbone_spec, create_backbone, weights_digest
 from frameloom.extract.windows.sampling import Windows
 from frameloom.store import feature_fingerprint
-from helpers.dual_encoders import FAMILIES, PICTURES, POSITIONS, SOUND, save_model, tokenizer
+from helpers.models import FAMILIES, PICTURES, POSITIONS, SOUND, save_model, tokenizer
 from safetensors.torch import load_file, save_file
 
 TEXTS = ["a dog", "a dog does a trick", "the red picture of a cat"]
