@@ -49,6 +49,7 @@ class Index:
         text: str | None = None,
         *,
         video: str | Path | None = None,
+        image: str | Path | None = None,
         audio: str | Path | None = None,
         like: str | None = None,
         where: str | None = None,
@@ -60,8 +61,9 @@ class Index:
         Args:
             text: words.
             video: a file whose pictures are part of the question.
+            image: a still picture (PNG, JPEG, WebP, BMP), instead of a video: a video of one frame.
             audio: a file whose sound is part of the question.
-            like: the id of an indexed clip, instead of the three above.
+            like: the id of an indexed clip, instead of all of the above.
             where: a SQL condition on the table's columns, such as ``split = 'test'``.
             modalities: compare with ``video``, ``audio`` or ``video+audio`` alone; by default each clip's primary row.
             top: how many answers.
@@ -73,6 +75,7 @@ class Index:
         query = Query.ask(
             text=text,
             video=None if video is None else Path(video),
+            image=None if image is None else Path(image),
             audio=None if audio is None else Path(audio),
             like=like,
             where=where,

@@ -236,6 +236,7 @@ for _command in (plots.losses, plots.attention, plots.timeline):
 def query(
     text: Annotated[str | None, typer.Argument(help="Words.")] = None,
     video: Annotated[Path | None, typer.Option(help="A file whose pictures are part of the question.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A still picture, in place of a video.")] = None,
     audio: Annotated[Path | None, typer.Option(help="A file whose sound is part of the question.")] = None,
     like: Annotated[str | None, typer.Option(metavar="ID", help="Clips like this one of the table.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition, such as \"split = 'test'\".")] = None,
@@ -253,7 +254,7 @@ def query(
     from ..index import Index
 
     results = Index(config).search(
-        text, video=video, audio=audio, like=like, where=where, modalities=modalities, top=top
+        text, video=video, image=image, audio=audio, like=like, where=where, modalities=modalities, top=top
     )
     lines = (
         f"{rank:3}  {one.score:6.3f}  {one.video}  {one.start_seconds:.1f}-{one.end_seconds:.1f} s"

@@ -209,6 +209,13 @@ class Project:
                     f"model.config.{option}: {self.model_options[option]!r}, and the rows of {found} are {width} wide:"
                     " leave the key out, and the model is made for its features"
                 )
+        if model_type(self.recipe.model).trains != self.trains:
+            raise ConfigError(
+                f"training.recipe: {self.recipe.name} is for the model {self.recipe.model}, and not for"
+                f" {self.model_name}: give the recipe of that name, or leave model.name out"
+            )
+        if not self.trains:
+            self._check_towers()
         if "extra_dims" not in model_description(self.model_name)["config"]:
             widths.pop("extra_dims", None)  # refused below, by the key of the configuration
         taken = model_config(self.model_name, **{**widths, **self.model_options}).all_modalities()
@@ -219,13 +226,6 @@ class Project:
                     " stays in the store), or choose another model as model.name"
                 )
         self._check_combinations(self.model_name, taken)
-        if model_type(self.recipe.model).trains != self.trains:
-            raise ConfigError(
-                f"training.recipe: {self.recipe.name} is for the model {self.recipe.model}, and not for"
-                f" {self.model_name}: give the recipe of that name, or leave model.name out"
-            )
-        if not self.trains:
-            self._check_towers()
 
     def widths(self, specs: Sequence[FeatureSpec]) -> dict[str, Any]:
         """The model's settings that its features decide: how wide the rows of each modality are. UnknownNameError."""

@@ -66,10 +66,11 @@ class Result(Settings):
 
 
 class Query(Settings):
-    """A question: at least one of `text`, `video`, `audio` and `like`. `ask` makes one and raises InputError."""
+    """A question: at least one of `text`, `video`, `image`, `audio`, `like`. `ask` makes one and raises InputError."""
 
     text: str | None = None
     video: Path | None = None
+    image: Path | None = None
     audio: Path | None = None
     like: str | None = None
     where: str | None = None
@@ -78,10 +79,12 @@ class Query(Settings):
 
     @model_validator(mode="after")
     def _asks_something(self) -> Query:
-        given = [self.text, self.video, self.audio, self.like]
+        given = [self.text, self.video, self.image, self.audio, self.like]
         if all(one is None for one in given):
-            raise ValueError("an empty question: give words, --video FILE, --audio FILE or --like ID")
-        if self.like is not None and any(one is not None for one in given[:3]):
+            raise ValueError("an empty question: give words, --image FILE, --video FILE, --audio FILE or --like ID")
+        if self.image is not None and self.video is not None:
+            raise ValueError("--image and --video are both pictures: give one of them")
+        if self.like is not None and any(one is not None for one in given[:4]):
             raise ValueError("--like asks for clips like one of the table: give it without words and files")
         if self.text is not None and not self.text.strip():
             raise ValueError("an empty question: give at least one word")
@@ -228,21 +231,23 @@ class SearchSession:
             raise InputError(
                 f"no clip has the id {query.like!r}: ids are in the `clip` field of `frameloom query --json`"
             )
+        pictures = query.video or query.image
         sample = {
             "text": [] if query.text is None else [self.words(query.text)],
-            "video": None if query.video is None else self._media(Modality.VIDEO, query.video),
+            "video": None if pictures is None else self._media(Modality.VIDEO, pictures, query.image is not None),
             "audio": None if query.audio is None else self._media(Modality.AUDIO, query.audio)[0],
         }
         return self.embed(sample), None
 
-    def _media(self, modality: Modality, path: Path) -> list[NDArray[np.float32]]:
+    def _media(self, modality: Modality, path: Path, is_picture: bool = False) -> list[NDArray[np.float32]]:
         """One modality of a file: each of its streams, (T, D). Raises MediaError where the file does not give one."""
         from ...extract import extract_file
 
         requests = self.resolved.features.streams().get(modality, ())
         if not requests:
             raise ConfigError(f"this index has no {modality} feature: add features.{modality} to the configuration")
-        features = extract_file(path, [one.request.build() for one in requests], decoder=self._decoder)
+        backbones = [one.request.build() for one in requests]
+        features = extract_file(path, backbones, decoder=self._decoder, is_picture=is_picture)
         for name, feature in features.items():
             if len(feature.values) == 0:
                 blamed = f"{name}: {feature.message}" if len(requests) > 1 else feature.message
