@@ -173,8 +173,8 @@ def _decode_files(
     for position, path in enumerate(paths):
         try:
             before = check_file(path)
-            wanted = {"frames": request.frames_wanted, "audio": request.audio_wanted, "is_picture": is_picture}
-            with closing(decoder.decode(path, **wanted)) as chunks:
+            frames, audio = request.frames_wanted, request.audio_wanted
+            with closing(decoder.decode(path, frames=frames, audio=audio, is_picture=is_picture)) as chunks:
                 for chunk in chunks:
                     if isinstance(chunk, DecodeEnd) and _identity(check_file(path)) != _identity(before):
                         raise MediaError(Status.CHANGED, "the file changed while it was read; the next run tries again")

@@ -60,7 +60,7 @@ def why_not_media(path: Path) -> tuple[Status, str]:
 
 
 def picture_demuxer(path: Path) -> str:
-    """FFmpeg's demuxer for a still picture. Raises MediaError for a file that is none."""
+    """FFmpeg's demuxer for a still picture. Raises MediaError for another file."""
     with path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
     for beginning, demuxer in _PICTURE_DEMUXERS:

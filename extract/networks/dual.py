@@ -7,6 +7,7 @@ Supervision" (ICML 2021), is the first of them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -70,8 +71,7 @@ def model_config(folder: ModelFolder) -> Any:
     import transformers
 
     with reading("configuration (config.json)", folder.path):
-        data, _ = transformers.PreTrainedConfig.get_config_dict(str(folder.path), local_files_only=True)
-        family = data.get("model_type")
+        family = json.loads((folder.path / "config.json").read_text(encoding="utf-8")).get("model_type")
         if family not in transformers.CONFIG_MAPPING:
             raise InputError(
                 f"the model in {folder.path} is of the family {family!r}, which transformers {transformers.__version__}"
@@ -157,7 +157,7 @@ def load_part(kind: str, folder: ModelFolder) -> Any:
 def load_network(folder: ModelFolder, kind: str) -> Any:
     """The model of a folder, less the towers that this kind of input does not go through.
 
-    A weight that the folder lacks is no number, so that rows which depend on one cannot pass for rows.
+    A weight that the folder lacks becomes NaN, so that rows which depend on one cannot pass for rows.
 
     Raises:
         InputError: the weights are damaged, or of another model.

@@ -131,6 +131,8 @@ class TestSound:
         assert {one.video for one in found[:2]} == {"videos/red.mp4", "videos/blue.mp4"}  # of one tone
         assert found[0].modalities == "audio"
         assert found[0].score == pytest.approx(1, abs=1e-3)
+        mixed = index.search("the sound of a dog", audio=tmp_path / "videos/red.mp4", top=10)
+        assert 0 < mixed[0].score < 1
         with pytest.raises(ConfigError, match=r"no video feature: add features\.video"):
             index.search(video=tmp_path / "videos/red.mp4")
         index.close()
