@@ -156,6 +156,31 @@ def test_a_processor_that_scales_before_it_cuts_sees_the_whole_picture(copied: P
     )
 
 
+def test_a_folder_as_a_whole_processor_saves_it(folders: Any, copied: Path) -> None:
+    """In transformers 5 one file holds what several did."""
+    parts = transformers.CLIPImageProcessor.from_pretrained(copied), transformers.AutoTokenizer.from_pretrained(copied)
+    (copied / "preprocessor_config.json").unlink()
+    transformers.CLIPProcessor(*parts).save_pretrained(copied)
+    assert (copied / "processor_config.json").is_file()
+    assert not (copied / "preprocessor_config.json").exists()
+    rows = [
+        create_backbone("transformers_video", weights=folder).encode(some_frames()).values
+        for folder in (copied, folders("clip"))
+    ]
+    assert np.array_equal(*rows)
+
+
+def test_weights_in_several_files(folders: Any, copied: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    official(folders("clip")).save_pretrained(copied, max_shard_size="20KB")
+    assert len([*copied.glob("model-*.safetensors")]) > 1
+    rows = [
+        create_backbone("transformers_text", weights=folder).encode("a dog").values
+        for folder in (copied, folders("clip"))
+    ]
+    assert np.array_equal(*rows)
+
+
 class TestTraps:
     """What differs from family to family without an error."""
 
