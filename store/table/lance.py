@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..._files import fail_point, make_folder
 from ..._vocabulary import ConfigError, InputError, IntegrityError
 from .connection import Connection, brief
-from .filters import check_columns, id_filters
+from .filters import bracketed, check_columns, id_filters
 from .rows import COLUMN_TYPES, bad_rows, clip_schema, metadata_fields, query_vector, rows_table
 from .versions import TableFolder
 
@@ -97,7 +97,7 @@ class ClipTable:
         """Number of rows, or of those that a filter matches. Raises InputError for a filter that is wrong."""
         table = self._lance.open()
         with self._lance.translated(where, table):
-            return int(table.count_rows(where))
+            return int(table.count_rows(bracketed(where)))
 
     def rows(self) -> pa.Table:
         """``id``, ``video``, ``fingerprint`` and ``row_digest`` of every row, in the order of ids.
@@ -140,7 +140,7 @@ class ClipTable:
         """
         table = self._lance.open()
         wanted = self._columns(table, columns)
-        filters: Iterable[str | None] = [where]
+        filters: Iterable[str | None] = [bracketed(where)]
         if ids is not None:
             ids = list(dict.fromkeys(ids))
             filters = (one if where is None else f"({one}) AND ({where})" for one in id_filters(ids))
@@ -178,7 +178,7 @@ class ClipTable:
         query = query_vector(vector, int(table.schema.field("vector").type.list_size))
         with self._lance.translated(where, table):
             search = table.search(query, vector_column_name="vector").distance_type("cosine").bypass_vector_index()
-            search = search if where is None else search.where(where, prefilter=True)
+            search = search if where is None else search.where(bracketed(where), prefilter=True)
             # The distance is asked for by name: LanceDB warns when it adds it by itself.
             search = search.select([*dict.fromkeys(["id", *wanted]), "_distance"])
             limit = top + 1

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..._version import __version__
-from ..._vocabulary import ExitCode, Outcome, Status
+from ..._vocabulary import ExitCode, InputError, MediaError, Outcome, Status
 from ..console import Console, count_of
 from . import ablations, data, health, plots
 from .options import DEFAULT_CONFIG, AsJson, Commands, ConfigPath, ListsByDefault, Quiet, answer, open_project, show
@@ -253,9 +253,12 @@ def query(
     """
     from ..index import Index
 
-    results = Index(config).search(
-        text, video=video, image=image, audio=audio, like=like, where=where, modalities=modalities, top=top
-    )
+    try:
+        results = Index(config).search(
+            text, video=video, image=image, audio=audio, like=like, where=where, modalities=modalities, top=top
+        )
+    except MediaError as error:  # one file of a collection that fails is data; a question's is a wrong question
+        raise InputError(str(error)) from error
     lines = (
         f"{rank:3}  {one.score:6.3f}  {one.video}  {one.start_seconds:.1f}-{one.end_seconds:.1f} s"
         + (f"  {one.captions[0]}" if one.captions else "")

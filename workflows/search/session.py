@@ -25,6 +25,7 @@ from ...train.data import ClipSample
 from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project
 from ..sync import loaded_model
 
+MAX_TEXT_CHARACTERS = 10_000
 _COLUMNS = ("clip", "video", "path", "modalities", "start_seconds", "end_seconds", "split", "captions", "metadata")
 
 
@@ -88,6 +89,9 @@ class Query(Settings):
             raise ValueError("--like asks for clips like one of the table: give it without words and files")
         if self.text is not None and not self.text.strip():
             raise ValueError("an empty question: give at least one word")
+        for name, given_text in (("the question", self.text), ("--like", self.like), ("--modalities", self.modalities)):
+            if given_text is not None and len(given_text) > MAX_TEXT_CHARACTERS:
+                raise ValueError(f"{name} has {len(given_text):,} characters; {MAX_TEXT_CHARACTERS:,} are allowed")
         return self
 
     @classmethod
@@ -160,7 +164,7 @@ class SearchSession:
             if query.modalities is not None:
                 known = self.project.config.store.combinations
                 if query.modalities not in known:
-                    raise InputError(f"modalities: {query.modalities!r}: the table has rows of {', '.join(known)}")
+                    raise InputError(f"modalities: {query.modalities!r:.80}: the table has rows of {', '.join(known)}")
                 conditions[1] = f"modalities = {quoted(query.modalities)}"
             if left_out is not None:
                 conditions.append(f"clip != {quoted(left_out)}")
@@ -205,7 +209,7 @@ class SearchSession:
             )
         feature: FeatureArray = request.request.build().encode(text)
         if len(feature.values) == 0:
-            raise InputError(f"no word of {text!r} is in the vocabulary of {request.name}: try other words")
+            raise InputError(f"no word of {text!r:.80} is in the vocabulary of {request.name}: try other words")
         return feature.values.astype(np.float32)
 
     @cached_property
@@ -229,7 +233,7 @@ class SearchSession:
                 if rows:
                     return np.asarray(rows[0]["vector"], np.float32), rows[0]["clip"]
             raise InputError(
-                f"no clip has the id {query.like!r}: ids are in the `clip` field of `frameloom query --json`"
+                f"no clip has the id {query.like!r:.80}: ids are in the `clip` field of `frameloom query --json`"
             )
         pictures = query.video or query.image
         sample = {

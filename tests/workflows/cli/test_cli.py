@@ -154,8 +154,8 @@ def test_query_names_file_span_and_score(run: Any, synced: Path) -> None:
         (["red", "--modalities", "text+video"], 2, ["text+video", "rows of video, audio, video+audio"]),
         (["--like", "nothing"], 2, ["nothing", "clip"]),
         (["--like", "x' OR 1=1 --"], 2, ["no clip"]),
-        (["--video", "nowhere.mp4"], 3, ["nowhere.mp4", "missing"]),
-        (["--audio", "videos/red & None.v1.mp4"], 3, ["no_audio"]),
+        (["--video", "nowhere.mp4"], 2, ["nowhere.mp4", "missing"]),
+        (["--audio", "videos/red & None.v1.mp4"], 2, ["no_audio"]),
     ],
 )
 def test_bad_questions_are_one_line(run: Any, synced: Path, arguments: list[str], code: int, words: list[str]) -> None:
