@@ -72,7 +72,7 @@ class Connection:
 
     @contextmanager
     def translated(self, where: str | None = None, table: Any = None) -> Iterator[None]:
-        """Check a filter, which is then run in brackets, and turn the library's errors and panics into ours: InputError where the filter is why."""
+        """Check a filter; turn the library's errors and panics into ours: InputError where the filter is why."""
         if where is not None:
             check_filter(where, table.schema.names)
         try:

@@ -24,9 +24,9 @@ _PARTS = re.compile(
     r"""(?P<text>'(?:[^']|'')*')|(?P<column>"(?:[^"]|"")*"|`[^`]*`)|(?P<number>\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)"""
     r"""|(?P<word>[^\W\d]\w*)|(?P<comment>--|/\*)|(?P<sign>\|\||[<>!]=|<>|[-+*/%=<>])|(?P<mark>[(),\[\]])|(?P<wrong>\S)"""
 )
-_WORDS = frozenset("AND BETWEEN ESCAPE FALSE ILIKE IN IS LIKE NOT NULL OR TRUE".split())
+_WORDS = frozenset(["AND", "BETWEEN", "ESCAPE", "FALSE", "ILIKE", "IN", "IS", "LIKE", "NOT", "NULL", "OR", "TRUE"])
 # Functions whose cost grows with the row alone, and which say nothing of the machine.
-_FUNCTIONS = frozenset("abs array_has array_length contains length lower starts_with upper".split())
+_FUNCTIONS = frozenset(["abs", "array_has", "array_length", "contains", "length", "lower", "starts_with", "upper"])
 
 
 def quoted(text: str) -> str:
@@ -63,7 +63,7 @@ def check_filter(where: str, columns: Sequence[str]) -> None:
     depths = list(accumulate(brackets))
     if min(depths) < 0 or depths[-1] != 0:
         raise InputError(f"the brackets of the filter {shown(where)} do not match; close every one that is opened")
-    if max(max(depths), sum(part.upper() == "NOT" for _, part in parts)) > MAX_FILTER_DEPTH:
+    if max(*depths, sum(part.upper() == "NOT" for _, part in parts)) > MAX_FILTER_DEPTH:
         raise InputError(f"the filter is nested too deeply; at most {MAX_FILTER_DEPTH} brackets or NOTs are allowed")
     if (num_signs := sum(kind == "sign" for kind, _ in parts)) > MAX_FILTER_SIGNS:
         raise InputError(
@@ -80,13 +80,11 @@ def check_filter(where: str, columns: Sequence[str]) -> None:
         if kind == "word" and after == "(" and part.upper() not in _WORDS:
             if part.lower() not in _FUNCTIONS:
                 raise InputError(f"the filter calls {part!r:.40}; allowed functions: {', '.join(sorted(_FUNCTIONS))}")
-        elif kind == "column" or (kind == "word" and part.upper() not in _WORDS):
-            if name.casefold() not in known:
-                close = get_close_matches(name[:_SHOWN_CHARACTERS], known.values(), n=1)
-                hint = f": did you mean {close[0]}?" if close else "."
-                raise InputError(
-                    f"the filter: no column is called {shown(name)}{hint} Columns: {', '.join(known.values())}"
-                )
+        elif name.casefold() not in known and (kind == "column" or (kind == "word" and part.upper() not in _WORDS)):
+            names = list(known.values())
+            close = get_close_matches(name[:_SHOWN_CHARACTERS], names, n=1)
+            hint = f": did you mean {close[0]}?" if close else "."
+            raise InputError(f"the filter: no column is called {shown(name)}{hint} Columns: {', '.join(names)}")
 
 
 def bracketed(where: str | None) -> str | None:

@@ -20,7 +20,7 @@ from pydantic import model_validator
 from ..._files import file_stamp
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality
-from ...store import metadata_of, quoted, reader_lock
+from ...store import metadata_of, quoted
 from ...train.data import ClipSample
 from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project
 from ..sync import loaded_model
@@ -154,39 +154,38 @@ class SearchSession:
         A clip is compared through its primary row (video and audio where it has both), or through the rows of
         `modalities`. Raises InputError for a question without a known word, a `where` that does not parse, a `top` out
         of range; FrameloomError when nothing is indexed yet; MediaError for a file that cannot be read.
+
+        No lock is held: the table answers from one whole version, and from a newer one where a writer has dropped that.
         """
-        with self.project.locked(reader_lock):
-            if self._stamp[0] is None:
-                raise FrameloomError("nothing is indexed yet: run `frameloom sync` first")
-            vector, left_out = self._vector(query)
-            of_model = f"model = '{self.checkpoint.digest}'"
-            conditions = [of_model, "is_primary = true"]
-            if query.modalities is not None:
-                known = self.project.config.store.combinations
-                if query.modalities not in known:
-                    raise InputError(f"modalities: {query.modalities!r:.80}: the table has rows of {', '.join(known)}")
-                conditions[1] = f"modalities = {quoted(query.modalities)}"
-            if left_out is not None:
-                conditions.append(f"clip != {quoted(left_out)}")
-            if query.where is not None:
-                self._count(query.where)  # it parses by itself, so that it cannot leave its brackets
-                conditions.append(f"({query.where})")
-            where = " AND ".join(conditions)
-            found = self.table.search(vector, where=where, top=query.top, columns=list(_COLUMNS))
-            if not found and not self.table.count(of_model):
-                raise FrameloomError(
-                    "the table was made by another model than the configuration's: run `frameloom sync`"
-                )
-            base, fields = self.project.base, Result.model_fields.keys()
-            return [
-                Result(
-                    **{name: row[name] for name in fields - {"path", "captions", "metadata"}},
-                    path=str(base / row["path"]),
-                    captions=tuple(row["captions"] or ()),
-                    metadata=metadata_of(row),
-                )
-                for row in found
-            ]
+        if self._stamp[0] is None:
+            raise FrameloomError("nothing is indexed yet: run `frameloom sync` first")
+        vector, left_out = self._vector(query)
+        of_model = f"model = '{self.checkpoint.digest}'"
+        conditions = [of_model, "is_primary = true"]
+        if query.modalities is not None:
+            known = self.project.config.store.combinations
+            if query.modalities not in known:
+                raise InputError(f"modalities: {query.modalities!r:.80}: the table has rows of {', '.join(known)}")
+            conditions[1] = f"modalities = {quoted(query.modalities)}"
+        if left_out is not None:
+            conditions.append(f"clip != {quoted(left_out)}")
+        if query.where is not None:
+            self._count(query.where)  # it parses by itself, so that it cannot leave its brackets
+            conditions.append(f"({query.where})")
+        where = " AND ".join(conditions)
+        found = self.table.search(vector, where=where, top=query.top, columns=list(_COLUMNS))
+        if not found and not self.table.count(of_model):
+            raise FrameloomError("the table was made by another model than the configuration's: run `frameloom sync`")
+        base, fields = self.project.base, Result.model_fields.keys()
+        return [
+            Result(
+                **{name: row[name] for name in fields - {"path", "captions", "metadata"}},
+                path=str(base / row["path"]),
+                captions=tuple(row["captions"] or ()),
+                metadata=metadata_of(row),
+            )
+            for row in found
+        ]
 
     def embed(self, sample: ClipSample) -> NDArray[np.float32]:
         """The unit vector (D,) of one sample of `text`, `video` and `audio`, of whatever it has."""

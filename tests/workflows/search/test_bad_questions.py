@@ -44,7 +44,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "a megabyte of condition": (where("views = 1 OR " * 80_000 + "true"), ["characters", "10,000 are allowed"]),
     "an unknown column": (where("colour = 'red'"), ["no column is called 'colour'", "Columns: id, clip"]),
     "a misspelt column": (where("veiws > 1"), ["did you mean views?"]),
-    "an unknown quoted column": (where('"split." = \'test\''), ["did you mean split?"]),
+    "an unknown quoted column": (where("\"split.\" = 'test'"), ["did you mean split?"]),
     "the vectors": (where("vector IS NOT NULL"), ["no column is called 'vector'"]),
     "the row's number": (where("_rowid > 3"), ["no column is called '_rowid'"]),
     "another statement": (where("views = 1; DROP TABLE clips"), ["';'", "one condition"]),
