@@ -1,4 +1,4 @@
-"""The vector index of a clip table: which kind, how far it is searched, and whether it may be used.
+"""The indexes of a clip table. Of the vector index: which kind, how far it is searched, and whether it may be used.
 
 LanceDB builds an index and says nothing of what it finds. Here an index is used by readers only while a record next to
 the table names it, and the record is written after recall was measured: some of the table's own vectors are searched
@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import ValidationError, computed_field
 
 from ..._files import fail_point, publish
 from ..._settings import Listed, Settings
+from ..._vocabulary import ConfigError
 from .rows import COLUMN_TYPES, vectors_of
 
 MATRIX_BYTES = 256 * 2**20  # of vectors that are compared one by one, from memory: 10 to 20 ms
@@ -70,12 +71,18 @@ class IndexRecord(Settings):
     measured: float
     build_seconds: float
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def is_used(self) -> bool:
+        """Whether its recall is high enough for readers."""
+        return self.recall >= MIN_RECALL
+
 
 def read_record(path: Path) -> IndexRecord | None:
     """The record of a table's index; None where none can be read, which costs a measurement and nothing else."""
     try:
         return IndexRecord.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+    except (OSError, ValidationError, ConfigError):
         return None
 
 
@@ -91,7 +98,7 @@ def identity_of(index: Any) -> tuple[str, ...]:
 
 def published(table: Any, record: IndexRecord | None) -> IndexRecord | None:
     """The record, where questions to this version may be answered by its index."""
-    if record is None or record.recall < MIN_RECALL:
+    if record is None or not record.is_used:
         return None
     index = vector_index(table)
     return record if index is not None and identity_of(index) == record.identity else None
@@ -180,10 +187,11 @@ def _recall(
 
 
 def tend(opened: Callable[[], Any], path: Path, commit: Callable[[], AbstractContextManager[None]]) -> None:
-    """Bring the index of a table and its record up to date. For the holder of the writer lock.
+    """Bring the indexes of a table and the record up to date. For the holder of the writer lock.
 
-    Built where the table has become large, and again where it is twice as large as then or recall has decayed; measured
-    where rows or the index are others than at the last measurement.
+    Captions have a full-text index, whatever the size. That of the vectors is built where the table has become large,
+    and again where it is twice as large as then or recall has decayed; measured where rows or the index are others than
+    at the last measurement.
 
     Args:
         opened: the table's newest version.
@@ -191,6 +199,13 @@ def tend(opened: Callable[[], Any], path: Path, commit: Callable[[], AbstractCon
         commit: makes durable what its block commits.
     """
     table, record = opened(), read_record(path)
+    has_words = any(list(one.columns) == ["captions"] for one in table.list_indices())
+    if not has_words and table.count_rows("array_length(captions) > 0"):
+        from lancedb.index import FTS
+
+        with commit():
+            table.create_index("captions", config=FTS())
+        table = opened()
     num_rows, index = int(table.count_rows()), vector_index(table)
     kind = kind_for(num_rows, int(table.schema.field("vector").type.list_size))
     if kind is None:
@@ -210,7 +225,7 @@ def tend(opened: Callable[[], Any], path: Path, commit: Callable[[], AbstractCon
             table = opened()
         known = {name: getattr(record, name) for name in ("trained_rows", "built", "build_seconds")}
         record = measure(table, kind, **known)
-        if record.recall >= MIN_RECALL:
+        if record.is_used:
             _publish(path, record)
             return
     with commit():
@@ -220,18 +235,4 @@ def tend(opened: Callable[[], Any], path: Path, commit: Callable[[], AbstractCon
 
 def _publish(path: Path, record: IndexRecord) -> None:
     fail_point("table.measured")
-    publish(path, record.model_dump_json(indent=1).encode(), kind="index")
-
-
-def index_lines(record: IndexRecord | None, num_rows: int, now: float) -> Iterator[str]:
-    """An index in words, for people."""
-    if record is None:
-        yield "no index: every row is compared"
-        return
-    state = "" if record.recall >= MIN_RECALL else f", below {MIN_RECALL} and therefore not used"
-    yield (
-        f"{record.kind} of {record.trained_rows:,} rows, recall@{record.top} {record.recall:.3f}{state},"
-        f" {record.nprobes} of {record.num_partitions} partitions a question; built"
-        f" {(now - record.built) / 3600:.1f} h ago, measured {(now - record.measured) / 3600:.1f} h ago on"
-        f" {record.num_rows:,} of now {num_rows:,} rows"
-    )
+    publish(path, record.model_dump_json(indent=1, exclude={"is_used"}).encode(), kind="index")

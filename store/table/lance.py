@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +175,32 @@ class ClipTable:
         Raises:
             InputError: the vector, the filter, a column or ``top`` is wrong.
         """
+        return self._answered(lambda *given: given[0].nearest(*given[1:]), vector, where, top, columns)
+
+    def search_text(
+        self, words: str, vector: Any, *, where: str | None = None, top: int = 10, columns: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows whose captions hold words best, by BM25 over all captions of the table; rows with none are left out.
+
+        Args:
+            words: any text; nothing in it has a meaning of its own.
+            vector: (D,): what ``score`` compares with.
+            where: as for `search`.
+            top: as for `search`.
+            columns: as for `search`.
+
+        Returns:
+            rows with ``words``, the BM25, best first, and ``score``.
+
+        Raises:
+            InputError: the vector, the filter, a column or ``top`` is wrong.
+        """
+        return self._answered(lambda *given: given[0].with_words(words, *given[1:]), vector, where, top, columns)
+
+    def _answered(
+        self, ask: Callable[..., Any], vector: Any, where: str | None, top: int, columns: Sequence[str] | None
+    ) -> list[dict[str, Any]]:
+        """What the newest version answers. A version whose files a writer drops meanwhile gives way to a newer one."""
         if not 1 <= top <= MAX_TOP:
             raise InputError(f"top = {top}: from 1 to {MAX_TOP:,} results can be asked for")
         for attempts_left in (2, 1, 0):
@@ -183,8 +209,9 @@ class ClipTable:
             query = query_vector(vector, pinned.dim)
             try:
                 with self._lance.translated(where, pinned.table):
-                    return pinned.nearest(query, where, top, wanted)
-            except IntegrityError:  # a writer may have dropped this version's files meanwhile
+                    found: list[dict[str, Any]] = ask(pinned, query, where, top, wanted)
+                    return found
+            except IntegrityError:
                 if not attempts_left or self.version() == pinned.version:
                     raise
         raise AssertionError

@@ -67,6 +67,20 @@ class PinnedVersion:
             found = self._by_scan(query, where, top, wanted)
         return [] if found is None else best_first(found, query, columns)[:top]
 
+    def with_words(
+        self, words: str, query: NDArray[np.float32], where: str | None, top: int, columns: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """The ``top`` rows whose captions hold the words best, best first, with ``words`` (BM25) and ``score``."""
+        from lancedb.query import MatchQuery
+
+        search = self.table.search(MatchQuery(words, "captions"), query_type="fts")
+        search = search if where is None else search.where(bracketed(where), prefilter=True)
+        found = search.limit(top).select([*dict.fromkeys(["id", *columns, "vector"]), "_score"]).to_arrow()
+        rows = best_first(found, query, [*dict.fromkeys(["id", *columns]), "_score"])
+        for row in rows:
+            row["words"] = row.pop("_score")
+        return sorted(rows, key=lambda row: (-row["words"], row["id"]))
+
     def _by_scan(self, query: NDArray[np.float32], where: str | None, top: int, wanted: Sequence[str]) -> pa.Table:
         search = self._search(query, where).bypass_vector_index().select([*wanted, "_distance"])
         limit = top + 1

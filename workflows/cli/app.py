@@ -239,11 +239,18 @@ def query(
     image: Annotated[Path | None, typer.Option(help="A still picture, in place of a video.")] = None,
     audio: Annotated[Path | None, typer.Option(help="A file whose sound is part of the question.")] = None,
     like: Annotated[str | None, typer.Option(metavar="ID", help="Clips like this one of the table.")] = None,
+    unlike: Annotated[str | None, typer.Option(metavar="ID", help="Clips less like this one of the table.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition, such as \"split = 'test'\".")] = None,
     modalities: Annotated[
         str | None, typer.Option(help="Compare with video, audio or video+audio alone. [default: its primary row]")
     ] = None,
+    hybrid: Annotated[bool, typer.Option("--hybrid", help="Look for the words in captions, too.")] = False,
+    distinct: Annotated[
+        float | None, typer.Option(metavar="COSINE", help="Leave out clips as near as this to a better answer: 0.98.")
+    ] = None,
+    diversity: Annotated[float, typer.Option(metavar="X", help="From 0 to 1: how much answers shall differ.")] = 0.0,
     top: Annotated[int, typer.Option(metavar="K", help="How many answers.")] = 10,
+    offset: Annotated[int, typer.Option(metavar="N", help="Pass over the best N answers.")] = 0,
     config: ConfigPath = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -255,16 +262,28 @@ def query(
 
     try:
         results = Index(config).search(
-            text, video=video, image=image, audio=audio, like=like, where=where, modalities=modalities, top=top
+            text,
+            video=video,
+            image=image,
+            audio=audio,
+            like=like,
+            unlike=unlike,
+            where=where,
+            modalities=modalities,
+            hybrid=hybrid,
+            distinct=distinct,
+            diversity=diversity,
+            top=top,
+            offset=offset,
         )
     except MediaError as error:  # one file of a collection that fails is data; a question's is a wrong question
         raise InputError(str(error)) from error
     lines = (
         f"{rank:3}  {one.score:6.3f}  {one.video}  {one.start_seconds:.1f}-{one.end_seconds:.1f} s"
         + (f"  {one.captions[0]}" if one.captions else "")
-        for rank, one in enumerate(results, 1)
+        for rank, one in enumerate(results, 1 + offset)
     )
-    show(results, lines if results else ["no clip fits the condition"], as_json=as_json)
+    show(results, lines if results else ["no clip fits the condition, or the page is past the end"], as_json=as_json)
 
 
 @app.command()
