@@ -125,9 +125,10 @@ class WeightsSource:
     """A published set of weights: where it is, what it must hash to, and under which licence it may be used.
 
     Attributes:
-        tag: what people write for it. Never like a path: letters, digits, ``.``, ``_`` and ``-``.
-        url: ``https://...``; ``hf://owner/repository[@revision]/path/of/the/file`` for the Hugging Face Hub; or
-            ``package://distribution/path/of/the/file`` for a Python package.
+        tag: what people write for it. Never like a path: letters, digits, ``.``, ``_`` and ``-``; of a whole model of
+            the Hub its address.
+        url: ``https://...``; ``hf://owner/repository[@revision]/path/of/the/file`` for the Hugging Face Hub, without a
+            file for the whole model; or ``package://distribution/path/of/the/file`` for a Python package.
         sha256: 64 hexadecimal digits, or as many of the first ones as are published (8 at least); None where none are:
             the hash of the first download is then kept, and every later one must have it.
         licence: the terms of the weights, which may be others than those of the code.
@@ -143,10 +144,15 @@ class WeightsSource:
     filename: str | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.tag):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.tag) and not self.tag.startswith("hf://"):
             raise ValueError(f"a tag has letters, digits, '.', '_' and '-', not {self.tag!r}")
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{8,64}", self.sha256):
             raise ValueError(f"the sha256 of {self.tag!r} needs 8 to 64 small hexadecimal digits, not {self.sha256!r}")
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is a whole model of the Hub, a folder."""
+        return self.tag == self.url and self.url.startswith("hf://")
 
 
 ValueType = Literal[

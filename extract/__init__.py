@@ -9,7 +9,15 @@ from .backbones import class_names
 from .decode import DecodedAudio, DecodedFrames, Decoder, Limits
 from .networks import tokenize, train_word_vectors
 from .pipeline import extract_file, extract_files, file_status, probe
-from .registry import backbone_spec, create_backbone, list_backbones, needs_weights, path_options, weights_digest
+from .registry import (
+    backbone_spec,
+    create_backbone,
+    follows_weights,
+    list_backbones,
+    needs_weights,
+    path_options,
+    weights_digest,
+)
 from .types import Backbone
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "extract_file",
     "extract_files",
     "file_status",
+    "follows_weights",
     "list_backbones",
     "needs_weights",
     "path_options",

@@ -33,6 +33,7 @@ def extract_files(
     limits: Limits = DEFAULT_LIMITS,
     decoder: Decoder | None = None,
     stopwatch: Stopwatch | None = None,
+    is_picture: bool = False,
 ) -> list[dict[str, FeatureArray]]:
     """Decode each file once and give what every backbone makes of it.
 
@@ -45,6 +46,7 @@ def extract_files(
         limits: what a file may cost; a decoder that is given brings its own.
         decoder: a decoder to reuse; None starts one for this call.
         stopwatch: adds up where the time goes.
+        is_picture: the files are still pictures (PNG, JPEG, WebP, BMP), each a video of one frame.
 
     Returns:
         For each file, in order, one feature for each backbone's name. Failure of a file is a status with a message.
@@ -61,7 +63,7 @@ def extract_files(
         if decoder is None:
             decoder = stack.enter_context(Decoder(limits=limits))
         source = reading_ahead(
-            _decode_files(paths, decoder, request),
+            _decode_files(paths, decoder, request, is_picture=is_picture),
             max_bytes=AHEAD_BYTES,
             num_bytes=lambda event: event.num_bytes,
             interrupt=decoder.interrupt,
@@ -79,10 +81,15 @@ def extract_files(
 
 
 def extract_file(
-    path: Path, backbones: Sequence[Backbone], *, limits: Limits = DEFAULT_LIMITS, decoder: Decoder | None = None
+    path: Path,
+    backbones: Sequence[Backbone],
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    decoder: Decoder | None = None,
+    is_picture: bool = False,
 ) -> dict[str, FeatureArray]:
     """`extract_files` for one file."""
-    return extract_files([path], backbones, limits=limits, decoder=decoder)[0]
+    return extract_files([path], backbones, limits=limits, decoder=decoder, is_picture=is_picture)[0]
 
 
 def probe(path: Path, *, limits: Limits = DEFAULT_LIMITS, decoder: Decoder | None = None) -> MediaInfo:
@@ -161,12 +168,13 @@ class DecodeEvent:
 
 
 def _decode_files(
-    paths: Sequence[Path], decoder: Decoder, request: DecodeRequest
+    paths: Sequence[Path], decoder: Decoder, request: DecodeRequest, *, is_picture: bool
 ) -> Generator[DecodeEvent, None, None]:
     for position, path in enumerate(paths):
         try:
             before = check_file(path)
-            with closing(decoder.decode(path, frames=request.frames_wanted, audio=request.audio_wanted)) as chunks:
+            frames, audio = request.frames_wanted, request.audio_wanted
+            with closing(decoder.decode(path, frames=frames, audio=audio, is_picture=is_picture)) as chunks:
                 for chunk in chunks:
                     if isinstance(chunk, DecodeEnd) and _identity(check_file(path)) != _identity(before):
                         raise MediaError(Status.CHANGED, "the file changed while it was read; the next run tries again")

@@ -18,7 +18,7 @@ from .._vocabulary import ConfigError, FeatureSpec
 from .._weights import check_device
 from .options import Dtype, Precision, check_choice
 from .types import Backbone
-from .weights import folder_sha256, local_weights, weights_sha256
+from .weights import ModelFolder, find_source, folder_sha256, local_weights, model_folder, weights_sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,10 @@ class BackboneEntry:
 
     Attributes:
         describe: options to specification. Its keyword parameters are the options that the backbone has, besides those
-            of ``number_types``.
+            of ``number_types``. Where weights are a ``model``, it takes `ModelFolder` or None before them.
         build: ``build(spec, weights=, weights_digest=, seed=, device=)`` to the backbone.
-        weights: ``optional`` (None gives seeded random ones), ``required`` or ``none`` (there is nothing to load).
+        weights: ``optional`` (None gives seeded random ones), ``required``, ``none`` (there is nothing to load), or
+            ``model``: a folder that decides the specification, too.
         takes_folder: whether weights may be a folder, which then holds the vocabulary too.
         path_options: options whose value is the path of a file; may be empty.
         number_types: which of the options ``precision`` and ``dtype``, common to networks, the backbone has.
@@ -60,22 +61,33 @@ def list_backbones(pattern: str = "*") -> list[str]:
     return BACKBONES.names(pattern)
 
 
-def backbone_spec(name: str, **options: Any) -> FeatureSpec:
+def backbone_spec(name: str, *, weights: str | Path | None = None, **options: Any) -> FeatureSpec:
     """A backbone's specification, without loading anything.
+
+    Args:
+        name: as `list_backbones` gives it.
+        weights: read only where the specification follows from them (`follows_weights`): a folder, or a model of the
+            Hub that was fetched. None describes an example.
+        options: the backbone's.
 
     Raises:
         UnknownNameError: no backbone has this name.
-        ConfigError: the backbone does not have such an option, or not such a value.
+        ConfigError: the backbone does not have such an option, or not such a value; or the weights are not there.
+        InputError: the weights' folder is damaged, or holds something else.
     """
     entry = BACKBONES[name]
-    known = [*inspect.signature(entry.describe).parameters, *entry.number_types]
+    parameters = inspect.signature(entry.describe).parameters.values()
+    known = [*(one.name for one in parameters if one.kind is one.KEYWORD_ONLY), *entry.number_types]
     for option in options:
         if option not in known:
             raise ConfigError(f"the backbone {name!r} has no option {option!r}: {nearest(option, known)}")
     number_types = {option: options.pop(option) for option in entry.number_types if option in options}
     for option, value in number_types.items():
         check_choice(name, option, value, _NUMBER_TYPES[option])
-    return replace(entry.describe(**options), **number_types)
+    folder: tuple[ModelFolder | None, ...] = ()
+    if entry.weights == "model":
+        folder = (None if weights is None else model_folder(name, weights),)
+    return replace(entry.describe(*folder, **options), **number_types)
 
 
 def path_options(name: str) -> tuple[str, ...]:
@@ -96,6 +108,15 @@ def needs_weights(name: str) -> bool:
     return BACKBONES[name].weights == "required"
 
 
+def follows_weights(name: str) -> bool:
+    """Whether a backbone's specification follows from its weights, which then must be given.
+
+    Raises:
+        UnknownNameError: no backbone has this name.
+    """
+    return BACKBONES[name].weights == "model"
+
+
 def weights_digest(name: str, weights: str | Path | None, *, seed: int = 0) -> str:
     """The identity of the weights in a fingerprint: ``sha256:<hex>`` of a file or a folder, ``seeded:<seed>``, or
     ``none``.
@@ -109,6 +130,11 @@ def weights_digest(name: str, weights: str | Path | None, *, seed: int = 0) -> s
     """
     kind = BACKBONES[name].weights
     if weights is None:
+        if kind == "model":
+            raise ConfigError(
+                f"the backbone {name!r} needs weights: give a folder as transformers saves a model, or"
+                " hf://OWNER/NAME@REVISION"
+            )
         if kind == "required":
             raise ConfigError(f"the backbone {name!r} needs weights: give a file, or let `frameloom train` make it")
         return "none" if kind == "none" else f"seeded:{seed}"
@@ -126,7 +152,8 @@ def create_backbone(
     Args:
         name: as `list_backbones` gives it.
         weights: a tag of published weights (`FeatureSpec.weights`), which are fetched where they are not yet on this
-            machine; or a file, or for some a folder; None for random weights that the seed alone decides.
+            machine; or a file, or for some a folder or a model of the Hub (``hf://owner/name@revision``); None for
+            random weights that the seed alone decides.
         seed: for random weights.
         device: where the model runs: "cpu", "cuda" or "cuda:N".
         options: as `backbone_spec` takes them.
@@ -137,12 +164,13 @@ def create_backbone(
         InputError: the weights file is damaged or made for something else, or not what was published.
     """
     check_device(device)
-    spec = backbone_spec(name, **options)
+    spec = backbone_spec(name, **options)  # mistakes are said before anything is fetched
     path = None
     if weights is not None:
         _check_takes_weights(name, weights)
         is_folder = _is_folder(name, weights)
         path = Path(weights) if is_folder else local_weights(name, backbone_spec(name).weights, weights)
+        spec = backbone_spec(name, weights=weights, **options)
     digest = weights_digest(name, weights, seed=seed)
     return BACKBONES[name].build(spec, weights=path, weights_digest=digest, seed=seed, device=device)
 
@@ -150,6 +178,8 @@ def create_backbone(
 def _check_takes_weights(name: str, weights: str | Path) -> None:
     if BACKBONES[name].weights == "none":
         raise ConfigError(f"the backbone {name!r} has no weights; remove weights: {str(weights)!r}")
+    if not BACKBONES[name].takes_folder and find_source((), weights) is not None:
+        raise ConfigError(f"the backbone {name!r} reads a file of weights, not a whole model: {str(weights)!r}")
 
 
 def _is_folder(name: str, weights: str | Path) -> bool:

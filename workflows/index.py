@@ -49,22 +49,34 @@ class Index:
         text: str | None = None,
         *,
         video: str | Path | None = None,
+        image: str | Path | None = None,
         audio: str | Path | None = None,
         like: str | None = None,
+        unlike: str | None = None,
         where: str | None = None,
         modalities: str | None = None,
+        hybrid: bool = False,
+        distinct: float | None = None,
+        diversity: float = 0.0,
         top: int = 10,
+        offset: int = 0,
     ) -> list[Result]:
         """The clips nearest to a question, best first.
 
         Args:
             text: words.
             video: a file whose pictures are part of the question.
+            image: a still picture (PNG, JPEG, WebP, BMP), instead of a video: a video of one frame.
             audio: a file whose sound is part of the question.
-            like: the id of an indexed clip, instead of the three above.
+            like: the id of an indexed clip, instead of all of the above.
+            unlike: the id of an indexed clip that the question moves away from.
             where: a SQL condition on the table's columns, such as ``split = 'test'``.
             modalities: compare with ``video``, ``audio`` or ``video+audio`` alone; by default each clip's primary row.
+            hybrid: also look for the words in captions; the orders by vectors and by words are fused by their ranks.
+            distinct: leave out clips whose cosine with a better answer is at least this, such as 0.98.
+            diversity: from 0 to 1: how much each answer shall differ from those before it.
             top: how many answers.
+            offset: how many of the best to pass over.
 
         Raises:
             InputError: an empty question, no known word, a condition that does not parse.
@@ -73,11 +85,17 @@ class Index:
         query = Query.ask(
             text=text,
             video=None if video is None else Path(video),
+            image=None if image is None else Path(image),
             audio=None if audio is None else Path(audio),
             like=like,
+            unlike=unlike,
             where=where,
             modalities=modalities,
+            hybrid=hybrid,
+            distinct=distinct,
+            diversity=diversity,
             top=top,
+            offset=offset,
         )
         stamp = stamp_of(self.path)  # before it is read, so that no change between the two is missed
         if self._session is None or stamp != self._stamp or not self._session.is_current():

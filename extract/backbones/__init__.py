@@ -12,6 +12,7 @@ from . import (
     s3d_text,
     swin3d,
     timm_images,
+    transformers_models,
     waveform,
     word2vec,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "s3d_text",
     "swin3d",
     "timm_images",
+    "transformers_models",
     "waveform",
     "word2vec",
 ]

@@ -111,6 +111,7 @@ def _answer(request: dict[str, Any], limits: Limits, target: BinaryIO) -> None:
         audio=None if audio is None else AudioWanted(**audio),
         limits=limits,
         sink=_PipeSink(target),
+        is_picture=request["is_picture"],
     )
     send(
         target,

@@ -8,11 +8,12 @@ Layouts: ISO/IEC 14496-12 section 4.2 (boxes), RFC 8794 (EBML), ISO/IEC 13818-1 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ..._vocabulary import Status
+from ..._vocabulary import MediaError, Status
 
 _HEAD_BYTES = 4096
 _MAX_BOXES = 10_000
@@ -24,6 +25,13 @@ _TS_SYNC, _TS_PACKET_BYTES = b"\x47", 188
 _PLAYLIST_STARTS = ("#extm3u", "ffconcat", "<?xml", "<mpd", "<smil", "<asx", "v=0", "[playlist]", "[reference]")
 _PLAYLIST_MARKS = ("#extm3u", "ffconcat version", "<mpd", "<smil", "<asx", "m=video", "[playlist]", "[reference]")
 _STILL_PICTURES = ((b"\x89PNG", "a PNG picture"), (b"GIF8", "a GIF picture"), (b"\xff\xd8\xff", "a JPEG picture"))
+# What a picture begins with, and FFmpeg's demuxer of one picture in a file.
+_PICTURE_DEMUXERS = (
+    (re.compile(rb"\x89PNG"), "png_pipe"),
+    (re.compile(rb"\xff\xd8\xff"), "jpeg_pipe"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp_pipe"),
+    (re.compile(rb"BM....\0\0\0\0", re.DOTALL), "bmp_pipe"),
+)
 
 
 class Box(NamedTuple):
@@ -49,6 +57,16 @@ def why_not_media(path: Path) -> tuple[Status, str]:
     if head.startswith((_EBML, b"RIFF", b"OggS", b"FLV", b"fLaC")):
         return Status.UNDECODABLE, "the container's header is damaged; copy the file again from its source"
     return Status.NOT_MEDIA, "nothing in this file looks like video or sound"
+
+
+def picture_demuxer(path: Path) -> str:
+    """FFmpeg's demuxer for a still picture. Raises MediaError for another file."""
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    for beginning, demuxer in _PICTURE_DEMUXERS:
+        if beginning.match(head):
+            return demuxer
+    raise MediaError(Status.CONTAINER_NOT_ALLOWED, "not a picture that is read here: PNG, JPEG, WebP or BMP")
 
 
 def is_cut(path: Path) -> bool | None:

@@ -127,12 +127,18 @@ class Decoder:
         return replace(info, path=str(path))
 
     def decode(
-        self, path: Path, *, frames: Sequence[FramesWanted] = (), audio: AudioWanted | None = None
+        self,
+        path: Path,
+        *,
+        frames: Sequence[FramesWanted] = (),
+        audio: AudioWanted | None = None,
+        is_picture: bool = False,
     ) -> Generator[FramesChunk | SamplesChunk | DecodeEnd, None, None]:
         """Decode a file once, for all requests together.
 
         The child works ahead by about one chunk while the caller is busy with the last one; only the time spent waiting
-        for the child counts against its limit.
+        for the child counts against its limit. A still picture (PNG, JPEG, WebP, BMP) is a video of one frame, and is
+        read only where `is_picture` says so.
 
         Returns:
             Chunks in order of time, then one `DecodeEnd`.
@@ -145,6 +151,7 @@ class Decoder:
             "path": str(path.absolute()),
             "frames": [asdict(wanted) for wanted in frames],
             "audio": None if audio is None else asdict(audio),
+            "is_picture": is_picture,
         }
         with closing(self._request(request)) as answers:
             for header, arrays in answers:

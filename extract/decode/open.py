@@ -22,7 +22,7 @@ from av.stream import Disposition
 
 from ..._vocabulary import MediaError, Status
 from ..types import Limits
-from .container import why_not_media
+from .container import picture_demuxer, why_not_media
 
 CONTAINERS = (
     "mov,matroska,mpegts,avi,mpeg,flv,asf,ogg,wav,w64,aiff,mp3,flac,aac,ac3,mxf,yuv4mpegpipe"  # FFmpeg's demuxer names
@@ -51,16 +51,18 @@ class OpenMedia:
 
 
 @contextmanager
-def open_media(path: Path, *, limits: Limits) -> Iterator[OpenMedia]:
-    """Open a file for reading and close it again, whatever happens.
+def open_media(path: Path, *, limits: Limits, is_picture: bool = False) -> Iterator[OpenMedia]:
+    """Open a file for reading and close it again, whatever happens. A still picture is a video of one frame.
 
     Raises:
         MediaError: the file cannot be used; it carries the status.
     """
+    demuxer = picture_demuxer(path) if is_picture else None
     try:
         opened = av.open(
             f"file:{path.resolve()}",
-            container_options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
+            format=demuxer,
+            container_options={"protocol_whitelist": "file", "format_whitelist": demuxer or CONTAINERS},
             metadata_errors="replace",
         )
     except MemoryError:

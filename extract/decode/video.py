@@ -65,13 +65,24 @@ class Orientation(NamedTuple):
         return 180 if self.mirror_y else 0
 
 
+# By quarter turns anticlockwise. A photograph that is mirrored, too, is only turned.
+_TURNED = {
+    1: Orientation(swap=True, mirror_y=True),
+    2: Orientation(mirror_x=True, mirror_y=True),
+    3: Orientation(swap=True, mirror_x=True),
+}
+
+
 def orientation_of(frame: Any) -> Orientation:
     """The orientation that a picture's display matrix asks for; slanted ones are rounded to the nearest right angle.
 
     A point (x right, y down) is shown at ``(a x + c y, b x + d y)``, a, b, c, d being entries 0, 1, 3, 4.
     """
     # Not `frame.side_data`: a frame and that container hold each other, so pictures would pile up until collected.
-    side_data = SideDataContainer(frame).get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-arg]
+    try:
+        side_data = SideDataContainer(frame).get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-arg]
+    except ValueError:  # PyAV has no name for EXIF data, which photographs carry: of the matrix, it gives the angle
+        return _TURNED.get(round(frame.rotation / 90) % 4, Orientation())
     if side_data is None:
         return Orientation()
     a, b, _, c, d = (int(entry) for entry in np.frombuffer(side_data, np.int32)[:5])

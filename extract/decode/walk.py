@@ -55,7 +55,13 @@ class Sink(Protocol):
 
 
 def decode(
-    path: Path, *, frames: Sequence[FramesWanted], audio: AudioWanted | None, limits: Limits, sink: Sink
+    path: Path,
+    *,
+    frames: Sequence[FramesWanted],
+    audio: AudioWanted | None,
+    limits: Limits,
+    sink: Sink,
+    is_picture: bool = False,
 ) -> tuple[StreamOutcome, StreamOutcome]:
     """Decode a file once and give every chunk to the sink.
 
@@ -66,7 +72,7 @@ def decode(
         MediaError: the file cannot be used at all.
         MemoryError: a limit of memory was met.
     """
-    with open_media(path, limits=limits) as media:
+    with open_media(path, limits=limits, is_picture=is_picture) as media:
         run = _Run(media, path=path, frames=frames, audio=audio, limits=limits, sink=sink)
         run.walk()
         outcomes = run.judge()
@@ -74,7 +80,7 @@ def decode(
     if missing:
         # A second, equal walk for content so short that no grid instant falls into it: the frame in its middle. Where
         # that one is damaged there are no rows, which says enough.
-        with open_media(path, limits=limits) as media:
+        with open_media(path, limits=limits, is_picture=is_picture) as media:
             run = _Run(media, path=path, frames=list(missing.values()), audio=None, limits=limits, sink=sink)
             run.indices = list(missing)
             run.walk()

@@ -1,5 +1,6 @@
 """Parts of backbones: frozen networks over pictures and texts, and files of word vectors."""
 
+from . import dual
 from .frozen import FrozenNetwork, OfficialWeights, Transform, checked_rows, seeded_network
 from .texts import TextNetwork, read_tokenizer, text_spec
 from .visual import ClipVariant, StillNetwork, VisualNetwork, clip_spec, still_windows, visual_spec
@@ -16,6 +17,7 @@ __all__ = [
     "WordVectors",
     "checked_rows",
     "clip_spec",
+    "dual",
     "read_tokenizer",
     "read_word_vectors",
     "seeded_network",

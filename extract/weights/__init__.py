@@ -2,6 +2,7 @@
 
 from .files import digest_of_weights, load_into, read_state_dict
 from .folders import check_configuration, folder_sha256, weights_file
+from .models import ModelFolder, model_folder
 from .packages import READY_ADVICE
 from .published import (
     cached_weights,
@@ -16,6 +17,7 @@ from .published import (
 
 __all__ = [
     "READY_ADVICE",
+    "ModelFolder",
     "cached_weights",
     "check_configuration",
     "digest_of_weights",
@@ -26,6 +28,7 @@ __all__ = [
     "known_sha256",
     "load_into",
     "local_weights",
+    "model_folder",
     "num_bytes",
     "read_state_dict",
     "weights_file",

@@ -11,7 +11,9 @@ import importlib
 import ipaddress
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -29,10 +31,12 @@ _TIMEOUT_SECONDS = 30.0  # of silence
 _TRIES = 3
 _MOST_REDIRECTS = 10
 HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?/(?P<file>[\w./-]+)")
+HUB_MODEL = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)")
+HUB_SUFFIXES = (".safetensors", ".json", ".txt")  # of a model: never a pickle, never code
 
 
 def download(source: WeightsSource, part: Path, *, on_progress: OnProgress) -> None:
-    """Write the bytes of a source to the file ``part``, unchecked but for their number.
+    """Write the bytes of a source to the file ``part``, unchecked but for their number; of a whole model, to a folder.
 
     Raises:
         ConfigError: no connection, or the server does not give the file.
@@ -40,6 +44,9 @@ def download(source: WeightsSource, part: Path, *, on_progress: OnProgress) -> N
         OutOfSpaceError: there is no room for the file.
         OSError: ``part`` cannot be written.
     """
+    if source.is_model:
+        _model_from_hub(source, part, on_progress)
+        return
     if source.url.startswith("hf://"):
         _from_hub(source, part, on_progress)
         return
@@ -145,30 +152,35 @@ def _unreachable(source: WeightsSource, reason: str) -> ConfigError:
     return ConfigError(f"the weights {source.tag!r} cannot be fetched: {reason}; {by_hand}")
 
 
-def _from_hub(source: WeightsSource, part: Path, on_progress: OnProgress) -> None:
-    """Download with the Hub's client, which knows the user's access token."""
-    match = HUB_ADDRESS.fullmatch(source.url)
-    if match is None or ".." in match["file"].split("/"):
-        raise _unreachable(source, f"{source.url!r} is not hf://owner/repository[@revision]/file")
+def _model_from_hub(source: WeightsSource, part: Path, on_progress: OnProgress) -> None:
+    """Download the files of a model's folder that decide its numbers, each by itself, so that each has its limits."""
+    match = HUB_MODEL.fullmatch(source.url)
+    assert match is not None
     import huggingface_hub
+
+    with _hub_errors(source):
+        listed = huggingface_hub.list_repo_files(match["repo"], revision=match["revision"])
+    names = sorted(name for name in listed if "/" not in name and name.endswith(HUB_SUFFIXES))
+    if not any(name.endswith(".safetensors") for name in names):
+        raise _unreachable(source, "it holds no .safetensors, and no other weights are read")
+    part.mkdir()
+    done = 0
+    for name in names:
+        one = replace(source, url=f"{source.url}/{name}")
+        _from_hub(one, part / name, lambda more, _total: on_progress(done + more, None))  # noqa: B023 - called at once
+        done += (part / name).stat().st_size
+    on_progress(done, done)
+
+
+@contextmanager
+def _hub_errors(source: WeightsSource) -> Iterator[None]:
+    """What the Hub's client raises, as one line."""
     from huggingface_hub.errors import HfHubHTTPError
 
     # The client's HTTP library, whose errors come through, is not the same in all of its versions.
     bases = [kind for kind in HfHubHTTPError.__mro__ if issubclass(kind, Exception) and kind is not Exception]
-    folder = part.with_name(f"{part.name}.hub")
     try:
-        found = huggingface_hub.hf_hub_download(
-            match["repo"],
-            match["file"],
-            revision=match["revision"],
-            local_dir=folder,
-            tqdm_class=_hub_bar(source, on_progress),
-            etag_timeout=_TIMEOUT_SECONDS,
-        )
-        size = Path(found).stat().st_size
-        if size != (source.size_bytes or size) or not 0 < size <= MAX_BYTES:
-            raise _wrong_size(source, f"{size:,}")
-        Path(found).replace(part)
+        yield
     except FrameloomError:
         raise
     except (*bases, OSError, ValueError, RuntimeError) as error:
@@ -176,6 +188,30 @@ def _from_hub(source: WeightsSource, part: Path, on_progress: OnProgress) -> Non
             raise
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise _unreachable(source, f"the Hugging Face Hub says: {reason}") from error
+
+
+def _from_hub(source: WeightsSource, part: Path, on_progress: OnProgress) -> None:
+    """Download with the Hub's client, which knows the user's access token."""
+    match = HUB_ADDRESS.fullmatch(source.url)
+    if match is None or ".." in match["file"].split("/"):
+        raise _unreachable(source, f"{source.url!r} is not hf://owner/repository[@revision]/file")
+    import huggingface_hub
+
+    folder = part.with_name(f"{part.name}.hub")
+    try:
+        with _hub_errors(source):
+            found = huggingface_hub.hf_hub_download(
+                match["repo"],
+                match["file"],
+                revision=match["revision"],
+                local_dir=folder,
+                tqdm_class=_hub_bar(source, on_progress),
+                etag_timeout=_TIMEOUT_SECONDS,
+            )
+            size = Path(found).stat().st_size
+            if size != (source.size_bytes or size) or not 0 < size <= MAX_BYTES:
+                raise _wrong_size(source, f"{size:,}")
+            Path(found).replace(part)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

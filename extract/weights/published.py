@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from ..._files import cache_folder, file_lock, publish_text, sync_folder, sync_path, write_errors
 from ..._registry import nearest
 from ..._vocabulary import ConfigError, InputError, WeightsSource, digest_of
-from .download import CACHE_ADVICE, OnProgress, download
+from .download import CACHE_ADVICE, HUB_MODEL, OnProgress, download
 from .files import known_file_sha256
 from .folders import weights_digest_of
 from .packages import SCHEME, copy_from_package, package_file
@@ -30,7 +30,21 @@ _SHA256_LENGTH = 64
 
 
 def find_source(sources: Sequence[WeightsSource], weights: str | Path) -> WeightsSource | None:
-    """The published weights that a user's words name by tag. A `Path`, or a string with a slash, is never a tag."""
+    """The published weights that a user's words name: by tag, or a model of the Hub by ``hf://owner/name@revision``.
+
+    A `Path`, or another string with a slash, is never a tag.
+
+    Raises:
+        ConfigError: an address of the Hub without a revision, or of something else than a model.
+    """
+    if isinstance(weights, str) and weights.startswith("hf://"):
+        if (match := HUB_MODEL.fullmatch(weights)) is None:
+            raise ConfigError(
+                f"weights {weights!r}: a model of the Hugging Face Hub is named hf://OWNER/NAME@REVISION, the revision"
+                " a commit's hash or a tag, so that it stays the same model"
+            )
+        licence = f"see https://huggingface.co/{match['repo']}"
+        return WeightsSource(tag=weights, url=weights, sha256=None, licence=licence)
     return next((source for source in sources if isinstance(weights, str) and source.tag == weights), None)
 
 

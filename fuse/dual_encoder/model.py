@@ -5,14 +5,16 @@ parameter-free "meanP"; Norouzi et al., "Zero-Shot Learning by Convex Combinatio
 "ConSE". The towers are backbones; nothing here is trained.
 
 - meanP: a clip is the unit mean of the unit rows of its frames, a text the unit row that its tower gives. Each row is
-  brought to unit length before the mean: without that, a few bright frames outweigh the others.
+  brought to unit length before the mean: without that, a few bright frames outweigh the others. Rows of sound, one for
+  each window, are averaged in the same way.
 - ConSE, equation (3): a picture's row is the mean of the vectors s(y_t) of its T likeliest classes, weighted by their
   probabilities p(y_t|x), over the sum Z of these: f(x) = 1/Z sum_t p(y_t|x) s(y_t). s is the sentence encoder on the
   class's name. That row then goes through meanP.
 - Modalities given together: the unit mean of their vectors. Ranking clips by it is ranking them by the sum of their
   cosine similarities with each part of the question.
 
-Deviation: ConSE is for single pictures and Word2vec's vectors of class names; frames and sentences are ours.
+Deviations: meanP is of pictures; sound is ours. ConSE is for single pictures and Word2vec's vectors of class names;
+frames and sentences are ours.
 
 Legend: B batch, N frames or rows, D width of a row, E width of an embedding, C classes, T likeliest classes.
 """
@@ -37,17 +39,21 @@ from .config import DualEncoderConfig, ImagenetLabelsConfig
 
 @register_model("dual_encoder", summary="towers of one space, such as CLIP's: a clip is the mean of its frames")
 class DualEncoder(SeparateModel):
-    """Rows of one space; a clip is the unit mean of its frames' unit rows. Takes text and video; has no weights."""
+    """Rows of one space; a clip is the unit mean of its unit rows. Takes text, video and audio; has no weights."""
 
     config_type: ClassVar[type[ModelConfig]] = DualEncoderConfig
     paper: ClassVar[str] = "Luo et al., CLIP4Clip, Neurocomputing 2022 (meanP)"
     trains: ClassVar[bool] = False
-    config: DualEncoderConfig
 
-    def __init__(self, config: DualEncoderConfig) -> None:
+    def __init__(self, config: DualEncoderConfig | ImagenetLabelsConfig) -> None:
         super().__init__()
         self.config = config
         self.dim = config.text_dim
+        self.modalities = config.all_modalities()
+
+    def row_dims(self) -> dict[str, int]:
+        """The width of a row of each modality."""
+        return {name: getattr(self.config, f"{name}_dim") or self.dim for name in self.modalities}
 
     def in_space(self, modality: str, rows: Float[Tensor, "B N D"]) -> Float[Tensor, "B N E"]:
         """The rows of a tower in the common space, of any length: here as they are."""

@@ -4,4 +4,14 @@ from .filters import quoted
 from .lance import Applied, ClipTable
 from .rows import COLUMN_TYPES, bad_rows, check_metadata_schema, metadata_of
 
-__all__ = ["COLUMN_TYPES", "Applied", "ClipTable", "bad_rows", "check_metadata_schema", "metadata_of", "quoted"]
+__all__ = [
+    "COLUMN_TYPES",
+    "KEEP_SECONDS",
+    "UNREAD_SECONDS",
+    "Applied",
+    "ClipTable",
+    "bad_rows",
+    "check_metadata_schema",
+    "metadata_of",
+    "quoted",
+]

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..._files import out_of_space
 from ..._vocabulary import ConfigError, FrameloomError, InputError, IntegrityError
-from .filters import check_filter
+from .filters import check_filter, shown
 from .rows import TABLE_FORMAT
 from .versions import TableFolder
 
@@ -72,9 +72,9 @@ class Connection:
 
     @contextmanager
     def translated(self, where: str | None = None, table: Any = None) -> Iterator[None]:
-        """Check a filter, and turn the library's errors and panics into ours: InputError where the filter is why."""
+        """Check a filter; turn the library's errors and panics into ours: InputError where the filter is why."""
         if where is not None:
-            check_filter(where)
+            check_filter(where, table.schema.names)
         try:
             yield
         except Exception as error:
@@ -83,8 +83,7 @@ class Connection:
             if isinstance(error, FrameloomError) or not is_theirs:
                 raise
             if where is not None and (isinstance(error, ValueError) or _is_readable(table)):
-                columns = ", ".join(name for name in table.schema.names if name != "vector")
-                raise InputError(f"the filter {where!r} is not right: {brief(error)}. Columns: {columns}") from error
+                raise InputError(f"the filter {shown(where)} is not right: {brief(error)}") from error
             if "No space left" in str(error) or "os error 28" in str(error):
                 raise out_of_space(self.name) from error
             raise IntegrityError(f"{self.name}: {brief(error)}; {self.remedy}") from error

@@ -1,23 +1,32 @@
 """Text that goes into a LanceDB filter: quoted by one function, and looked over before it is run.
 
-A filter is raw SQL to LanceDB, which has no parameters. A filter that a user writes is used for reading only; every
-filter that deletes is built here from quoted values.
+A filter is raw SQL to LanceDB, which has no parameters. A filter that a user writes is used for reading only, in which
+every word must be a column, one of SQL's own or a function of a short list; every filter that deletes is built here
+from quoted values.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from itertools import accumulate
 
 from ..._registry import nearest
 from ..._vocabulary import InputError
 
 MAX_FILTER_CHARACTERS = 10_000
-MAX_FILTER_DEPTH = 50
+MAX_FILTER_DEPTH = 20  # at 50, LanceDB's parser of 0.40 takes for ever
+MAX_FILTER_SIGNS = 250  # a chain of 1,000 additions ends its process
 IDS_A_STATEMENT = 500
-_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`")
-_FORBIDDEN = re.compile(r";|--|/\*")
+_SHOWN_CHARACTERS = 80  # of a filter in a message
+_PARTS = re.compile(
+    r"""(?P<text>'(?:[^']|'')*')|(?P<column>"(?:[^"]|"")*"|`[^`]*`)|(?P<number>\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)"""
+    r"""|(?P<word>[^\W\d]\w*)|(?P<comment>--|/\*)|(?P<sign>\|\||[<>!]=|<>|[-+*/%=<>])|(?P<mark>[(),\[\]])|(?P<wrong>\S)"""
+)
+_WORDS = frozenset(["AND", "BETWEEN", "ESCAPE", "FALSE", "ILIKE", "IN", "IS", "LIKE", "NOT", "NULL", "OR", "TRUE"])
+# Functions whose cost grows with the row alone, and which say nothing of the machine.
+_FUNCTIONS = frozenset(["abs", "array_has", "array_length", "contains", "length", "lower", "starts_with", "upper"])
 
 
 def quoted(text: str) -> str:
@@ -31,21 +40,56 @@ def id_filters(ids: Sequence[str]) -> Iterator[str]:
         yield f"id IN ({', '.join(map(quoted, ids[start : start + IDS_A_STATEMENT]))})"
 
 
-def check_filter(where: str) -> None:
-    """Refuse a filter that is empty, endless, deeply nested, or more than one expression. Raises InputError."""
-    bare = _QUOTED.sub("''", where)
+def shown(where: str) -> str:
+    """A filter as a message shows it: cut where it is long."""
+    return repr(where if len(where) <= _SHOWN_CHARACTERS else where[: _SHOWN_CHARACTERS - 3] + "...")
+
+
+def check_filter(where: str, columns: Sequence[str]) -> None:
+    """Refuse a filter that is more than one condition on these columns, or costs more than to look at each row.
+
+    LanceDB's parser passes over what follows a whole condition: the filter is run as `bracketed`.
+
+    Raises:
+        InputError: names what is wrong: a column, with near matches, a function, a sign, the length or the depth.
+    """
     if not where.strip():
         raise InputError("the filter is empty; write a condition such as \"split = 'test'\", or leave it out")
     if len(where) > MAX_FILTER_CHARACTERS:
         raise InputError(f"the filter has {len(where):,} characters; {MAX_FILTER_CHARACTERS:,} are allowed")
-    if bare.count("(") > MAX_FILTER_DEPTH or bare.upper().count("NOT") > MAX_FILTER_DEPTH:
-        raise InputError(f"the filter is nested too deeply; at most {MAX_FILTER_DEPTH} brackets or NOTs are allowed")
+    parts = [(found.lastgroup, found.group()) for found in _PARTS.finditer(where)]
+    brackets = [(part == "(") - (part == ")") for _, part in parts]
     # A bracket that closes more than was opened before it could leave the conditions around the filter.
-    depths = list(accumulate((one == "(") - (one == ")") for one in bare))
+    depths = list(accumulate(brackets))
     if min(depths) < 0 or depths[-1] != 0:
-        raise InputError(f"the brackets of the filter {where!r} do not match; close every one that is opened")
-    if found := _FORBIDDEN.search(bare):
-        raise InputError(f"the filter holds {found.group()!r} outside quotes; write one condition, no comments")
+        raise InputError(f"the brackets of the filter {shown(where)} do not match; close every one that is opened")
+    if max(*depths, sum(part.upper() == "NOT" for _, part in parts)) > MAX_FILTER_DEPTH:
+        raise InputError(f"the filter is nested too deeply; at most {MAX_FILTER_DEPTH} brackets or NOTs are allowed")
+    if (num_signs := sum(kind == "sign" for kind, _ in parts)) > MAX_FILTER_SIGNS:
+        raise InputError(
+            f"the filter has {num_signs:,} comparisons and sums; {MAX_FILTER_SIGNS} are allowed: compare with many"
+            " values by IN (...)"
+        )
+    known = {name.casefold(): name for name in columns if name != "vector"}
+    for (kind, part), (_, after) in zip(parts, [*parts[1:], (None, "")], strict=True):
+        name = part[1:-1] if kind == "column" else part
+        if kind == "wrong" and part in "'\"`":
+            raise InputError(f"the filter {shown(where)} has a quote that is not closed; one inside of text is doubled")
+        if kind in ("comment", "wrong"):
+            raise InputError(f"the filter holds {part!r} outside quotes; write one condition, no comments")
+        if kind == "word" and after == "(" and part.upper() not in _WORDS:
+            if part.lower() not in _FUNCTIONS:
+                raise InputError(f"the filter calls {part!r:.40}; allowed functions: {', '.join(sorted(_FUNCTIONS))}")
+        elif name.casefold() not in known and (kind == "column" or (kind == "word" and part.upper() not in _WORDS)):
+            names = list(known.values())
+            close = get_close_matches(name[:_SHOWN_CHARACTERS], names, n=1)
+            hint = f": did you mean {close[0]}?" if close else "."
+            raise InputError(f"the filter: no column is called {shown(name)}{hint} Columns: {', '.join(names)}")
+
+
+def bracketed(where: str | None) -> str | None:
+    """A checked filter as it is run: what follows a whole condition is an error then."""
+    return None if where is None else f"({where})"
 
 
 def check_columns(columns: Sequence[str], known: Sequence[str]) -> None:

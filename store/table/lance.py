@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 from ..._files import fail_point, make_folder
 from ..._vocabulary import ConfigError, InputError, IntegrityError
 from .connection import Connection, brief
-from .filters import check_columns, id_filters
+from .filters import bracketed, check_columns, id_filters
+from .index import IndexRecord, published, read_record, tend
+from .nearest import PinnedVersion
 from .rows import COLUMN_TYPES, bad_rows, clip_schema, metadata_fields, query_vector, rows_table
 from .versions import TableFolder
 
@@ -33,6 +35,7 @@ MAX_TOP = 10_000
 MAX_COMMITS = 512  # until a run merges the table's files: a manifest lists every file, and is written by each commit
 MAX_VERSIONS = 64  # a run that leaves more merges and drops the old ones at its end
 KEEP_SECONDS = 600.0  # readers open the newest version, and are through with it by then
+UNREAD_SECONDS = 30.0  # the same where nobody holds the readers' lock: a question takes less, and is asked again if not
 _ALL_SECONDS = 10 * 365 * 86400.0
 _PLAN_COLUMNS = ("id", "video", "fingerprint", "row_digest")
 
@@ -66,6 +69,7 @@ class ClipTable:
         self._lance = Connection(self.uri, name, self._folder)
         self._held: tuple[int, set[str]] | None = None  # the ids of a version, of which this object knows all
         self._num_commits = 0  # since files were last merged
+        self._reading: tuple[Any, PinnedVersion] | None = None
 
     def __repr__(self) -> str:
         return f"ClipTable({self.uri!r}, {self.name!r})"
@@ -97,7 +101,7 @@ class ClipTable:
         """Number of rows, or of those that a filter matches. Raises InputError for a filter that is wrong."""
         table = self._lance.open()
         with self._lance.translated(where, table):
-            return int(table.count_rows(where))
+            return int(table.count_rows(bracketed(where)))
 
     def rows(self) -> pa.Table:
         """``id``, ``video``, ``fingerprint`` and ``row_digest`` of every row, in the order of ids.
@@ -140,7 +144,7 @@ class ClipTable:
         """
         table = self._lance.open()
         wanted = self._columns(table, columns)
-        filters: Iterable[str | None] = [where]
+        filters: Iterable[str | None] = [bracketed(where)]
         if ids is not None:
             ids = list(dict.fromkeys(ids))
             filters = (one if where is None else f"({one}) AND ({where})" for one in id_filters(ids))
@@ -171,23 +175,60 @@ class ClipTable:
         Raises:
             InputError: the vector, the filter, a column or ``top`` is wrong.
         """
+        return self._answered(lambda *given: given[0].nearest(*given[1:]), vector, where, top, columns)
+
+    def search_text(
+        self, words: str, vector: Any, *, where: str | None = None, top: int = 10, columns: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows whose captions hold words best, by BM25 over all captions of the table; rows with none are left out.
+
+        Args:
+            words: any text; nothing in it has a meaning of its own.
+            vector: (D,): what ``score`` compares with.
+            where: as for `search`.
+            top: as for `search`.
+            columns: as for `search`.
+
+        Returns:
+            rows with ``words``, the BM25, best first, and ``score``.
+
+        Raises:
+            InputError: the vector, the filter, a column or ``top`` is wrong.
+        """
+        return self._answered(lambda *given: given[0].with_words(words, *given[1:]), vector, where, top, columns)
+
+    def _answered(
+        self, ask: Callable[..., Any], vector: Any, where: str | None, top: int, columns: Sequence[str] | None
+    ) -> list[dict[str, Any]]:
+        """What the newest version answers. A version whose files a writer drops meanwhile gives way to a newer one."""
         if not 1 <= top <= MAX_TOP:
             raise InputError(f"top = {top}: from 1 to {MAX_TOP:,} results can be asked for")
-        table = self._lance.open()
-        wanted = self._columns(table, columns)
-        query = query_vector(vector, int(table.schema.field("vector").type.list_size))
-        with self._lance.translated(where, table):
-            search = table.search(query, vector_column_name="vector").distance_type("cosine").bypass_vector_index()
-            search = search if where is None else search.where(where, prefilter=True)
-            # The distance is asked for by name: LanceDB warns when it adds it by itself.
-            search = search.select([*dict.fromkeys(["id", *wanted]), "_distance"])
-            limit = top + 1
-            while True:  # until all rows that are as near as the last are there
-                rows = sorted(search.limit(limit).to_list(), key=lambda row: (row["_distance"], row["id"]))
-                if len(rows) < limit or rows[top - 1]["_distance"] < rows[-1]["_distance"]:
-                    break
-                limit *= 4
-        return [{**{name: row[name] for name in wanted}, "score": 1.0 - row["_distance"]} for row in rows[:top]]
+        for attempts_left in (2, 1, 0):
+            pinned = self._pinned()
+            wanted = self._columns(pinned.table, columns)
+            query = query_vector(vector, pinned.dim)
+            try:
+                with self._lance.translated(where, pinned.table):
+                    found: list[dict[str, Any]] = ask(pinned, query, where, top, wanted)
+                    return found
+            except IntegrityError:
+                if not attempts_left or self.version() == pinned.version:
+                    raise
+        raise AssertionError
+
+    def _pinned(self) -> PinnedVersion:
+        """The newest version, and what was read of it for questions before."""
+        record = self.index_record()
+        state = (self.version(), record)
+        if self._reading is None or self._reading[0] != state:
+            with self._lance.translated():
+                table = self._lance.open()
+                self._reading = state, PinnedVersion(table, published(table, record))
+        return self._reading[1]
+
+    def index_record(self) -> IndexRecord | None:
+        """What was last measured of the vector index; None without one. Tables at an address have none."""
+        return None if self._folder is None else read_record(self._folder.index_record)
 
     def _columns(self, table: Any, columns: Sequence[str] | None) -> list[str]:
         names: list[str] = table.schema.names
@@ -313,8 +354,11 @@ class ClipTable:
             _expect("updated", result.num_updated_rows, sum(is_held))
         fail_point("table.upserted")
 
-    def finish(self) -> int | None:
+    def finish(self, *, is_read: bool = True) -> int | None:
         """The end of a run that wrote: merge small files when there are many, and keep a copy of the plan's columns.
+
+        Args:
+            is_read: somebody may hold the readers' lock. Without it, also versions younger than `KEEP_SECONDS` go.
 
         Returns the version afterwards, which is durable; None without a table.
         """
@@ -323,10 +367,21 @@ class ClipTable:
         folder = self._folder
         num_versions = len(self._lance.open().list_versions()) if folder is None else folder.num_versions()
         if num_versions > MAX_VERSIONS:
-            self.optimize(keep_seconds=KEEP_SECONDS)
+            self.optimize(keep_seconds=KEEP_SECONDS if is_read else UNREAD_SECONDS)
         elif folder is not None and folder.kept_rows() is None:
             folder.keep_rows(self._read_rows())
         return self.version()
+
+    def tend_index(self) -> int | None:
+        """Build, measure and publish the vector index where the table is large, and again where it has grown.
+
+        Readers use an index only after its recall was measured; until then, and where it stays below `MIN_RECALL`,
+        every row is compared. Returns what `finish` does.
+        """
+        if self._folder is None or not self.exists():
+            return self.version()
+        tend(self._lance.open, self._folder.index_record, self._commit)
+        return self.finish()
 
     def discard(self, ids: Sequence[str]) -> int:
         """Remove every row that has one of these ids, durably, also duplicates. Returns the version."""
@@ -352,6 +407,7 @@ class ClipTable:
                 age = datetime.timedelta(seconds=seconds)
                 table.optimize(cleanup_older_than=age, delete_unverified=True)  # safe: the caller is the only writer
         rows = self._read_rows()
+        self._num_commits = 0
         if rows != before:
             raise IntegrityError(
                 f"{self._lance.name} held {before.num_rows:,} rows before its files were merged and holds"
@@ -359,7 +415,6 @@ class ClipTable:
             )
         if self._folder is not None:
             self._folder.keep_rows(rows)
-        self._num_commits = 0
         return int(self._lance.open().version)
 
     def drop(self) -> None:

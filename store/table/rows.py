@@ -151,6 +151,16 @@ def _check_values(table: pa.Table) -> None:
         )
 
 
+def vectors_of(rows: pa.RecordBatch | pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The vectors (N, D) of rows that all have one."""
+    import pyarrow as pa
+
+    column = rows.column("vector")
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    flat: np.ndarray[Any, np.dtype[np.float32]] = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, column.type.list_size)
+
+
 def bad_rows(batch: pa.RecordBatch | pa.Table) -> list[int]:
     """Places of the rows whose vector is missing, not finite or not of length 1."""
     import pyarrow as pa

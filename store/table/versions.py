@@ -39,6 +39,7 @@ class TableFolder:
         self._versions = path / "_versions"
         self._dropped = path.with_name(f".{path.name}.dropped")
         self._copy = path.with_name(f".{path.stem}.rows")
+        self.index_record = path.with_name(f".{path.stem}.index")
 
     def _manifests(self) -> dict[int, Path]:
         found: dict[int, Path] = {}
@@ -78,14 +79,16 @@ class TableFolder:
         self.path.rename(self._dropped)
         sync_folder(self.path.parent)
         self._copy.unlink(missing_ok=True)
+        self.index_record.unlink(missing_ok=True)
         self.sweep()
 
     def sweep(self) -> None:
         """Remove what processes that were killed left next to the table."""
         if self._dropped.exists():
             shutil.rmtree(self._dropped)
-        for path in self.path.parent.glob(f".{self._copy.name}.*.tmp"):
-            path.unlink(missing_ok=True)
+        for kept in (self._copy, self.index_record):
+            for path in self.path.parent.glob(f".{kept.name}.*.tmp"):
+                path.unlink(missing_ok=True)
 
     def _stamp(self) -> str:
         """A digest of what tells an old file from a new one, of every file."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from frameloom.fuse import Tokens
-from helpers.tokens import LENGTHS, WIDTHS, tokens_of
+from helpers.models import LENGTHS, WIDTHS, tokens_of
 
 
 @pytest.fixture

@@ -6,7 +6,13 @@ from .base import Recipe
 
 _ALL_ROWS = 1_000_000  # of a clip or a text: a mean reads all of them
 
-RECIPES = tuple(
-    Recipe(name=name, model=name, max_video_tokens=_ALL_ROWS, max_words=_ALL_ROWS)
-    for name in ("dual_encoder", "imagenet_labels")
+RECIPES = (
+    Recipe(
+        name="dual_encoder",
+        model="dual_encoder",
+        max_video_tokens=_ALL_ROWS,
+        max_audio_frames=_ALL_ROWS,
+        max_words=_ALL_ROWS,
+    ),
+    Recipe(name="imagenet_labels", model="imagenet_labels", max_video_tokens=_ALL_ROWS, max_words=_ALL_ROWS),
 )

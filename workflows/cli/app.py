@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..._version import __version__
-from ..._vocabulary import ExitCode, Outcome, Status
+from ..._vocabulary import ExitCode, InputError, MediaError, Outcome, Status
 from ..console import Console, count_of
 from . import ablations, data, health, plots
 from .options import DEFAULT_CONFIG, AsJson, Commands, ConfigPath, ListsByDefault, Quiet, answer, open_project, show
@@ -82,8 +82,15 @@ def init(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="What to search with: `ready` (published weights, no training), `everything_at_once` (trained on your"
-            " captions). [default: the second with captions; else the first, where its weights are installed]"
+            help="What to search with: `ready` (published weights, no training); `clip`, `siglip2` (pictures) or `clap`"
+            " (sound), models that you give; `everything_at_once` (trained on your captions). [default: the last with"
+            " captions; else the first, where its weights are installed]"
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="The model of `clip`, `siglip2` or `clap`: a folder, or hf://OWNER/NAME@REVISION."
         ),
     ] = None,
 ) -> None:
@@ -96,7 +103,7 @@ def init(
     found = discover(sources, captions=captions, base=Path.cwd())
     captioned = sum(any(span.captions for span in video.spans) for video in found.videos)
     chosen, reason = (preset, "") if preset is not None else default_preset(has_captions=captioned > 0)
-    write_template(DEFAULT_CONFIG, videos=sources, captions=captions, preset=chosen)
+    write_template(DEFAULT_CONFIG, videos=sources, captions=captions, preset=chosen, weights=weights)
     if reason:
         print(f"preset {chosen}: {reason} (others: {', '.join(one for one in list_presets() if one != chosen)})")
     print(f"wrote {DEFAULT_CONFIG}: {len(found.videos)} videos, {captioned} of them with captions")
@@ -229,13 +236,21 @@ for _command in (plots.losses, plots.attention, plots.timeline):
 def query(
     text: Annotated[str | None, typer.Argument(help="Words.")] = None,
     video: Annotated[Path | None, typer.Option(help="A file whose pictures are part of the question.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A still picture, in place of a video.")] = None,
     audio: Annotated[Path | None, typer.Option(help="A file whose sound is part of the question.")] = None,
     like: Annotated[str | None, typer.Option(metavar="ID", help="Clips like this one of the table.")] = None,
+    unlike: Annotated[str | None, typer.Option(metavar="ID", help="Clips less like this one of the table.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition, such as \"split = 'test'\".")] = None,
     modalities: Annotated[
         str | None, typer.Option(help="Compare with video, audio or video+audio alone. [default: its primary row]")
     ] = None,
+    hybrid: Annotated[bool, typer.Option("--hybrid", help="Look for the words in captions, too.")] = False,
+    distinct: Annotated[
+        float | None, typer.Option(metavar="COSINE", help="Leave out clips as near as this to a better answer: 0.98.")
+    ] = None,
+    diversity: Annotated[float, typer.Option(metavar="X", help="From 0 to 1: how much answers shall differ.")] = 0.0,
     top: Annotated[int, typer.Option(metavar="K", help="How many answers.")] = 10,
+    offset: Annotated[int, typer.Option(metavar="N", help="Pass over the best N answers.")] = 0,
     config: ConfigPath = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -245,15 +260,30 @@ def query(
     """
     from ..index import Index
 
-    results = Index(config).search(
-        text, video=video, audio=audio, like=like, where=where, modalities=modalities, top=top
-    )
+    try:
+        results = Index(config).search(
+            text,
+            video=video,
+            image=image,
+            audio=audio,
+            like=like,
+            unlike=unlike,
+            where=where,
+            modalities=modalities,
+            hybrid=hybrid,
+            distinct=distinct,
+            diversity=diversity,
+            top=top,
+            offset=offset,
+        )
+    except MediaError as error:  # one file of a collection that fails is data; a question's is a wrong question
+        raise InputError(str(error)) from error
     lines = (
         f"{rank:3}  {one.score:6.3f}  {one.video}  {one.start_seconds:.1f}-{one.end_seconds:.1f} s"
         + (f"  {one.captions[0]}" if one.captions else "")
-        for rank, one in enumerate(results, 1)
+        for rank, one in enumerate(results, 1 + offset)
     )
-    show(results, lines if results else ["no clip fits the condition"], as_json=as_json)
+    show(results, lines if results else ["no clip fits the condition, or the page is past the end"], as_json=as_json)
 
 
 @app.command()
@@ -312,7 +342,12 @@ def list_weights(pattern: Pattern = "*", as_json: AsJson = False) -> None:
 @weights_app.command("fetch")
 def fetch_weights(
     backbone: Annotated[str, typer.Argument(help="A name that `frameloom backbones` lists.")],
-    tag: Annotated[str | None, typer.Argument(help="Which of its weights. [default: the first listed]")] = None,
+    tag: Annotated[
+        str | None,
+        typer.Argument(
+            help="Which of its weights, or a whole model: hf://OWNER/NAME@REVISION. [default: the first listed]"
+        ),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

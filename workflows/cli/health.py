@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -96,6 +97,19 @@ def status(
     show(found, store_lines(found) if store else _status_lines(found), as_json=as_json)
 
 
+def _index_line(index: dict[str, Any] | None, num_rows: int) -> str:
+    if index is None:
+        return "none: every row is compared"
+    found = (
+        f"recall@{index['top']} {index['recall']:.3f}{'' if index['is_used'] else ', too low: every row is compared'}"
+    )
+    ages = [readable_seconds(max(0.0, time.time() - index[name])) for name in ("built", "measured")]
+    return (
+        f"{index['kind']} of {index['trained_rows']} rows, {found}; built {ages[0]} ago, measured {ages[1]} ago on"
+        f" {index['num_rows']} of now {num_rows} rows"
+    )
+
+
 def _status_lines(found: dict[str, Any]) -> Iterator[str]:
     boxes = " + ".join(f"{found[box.value]} {box.value}" for box in Outcome)
     yield f"{found['discovered']} discovered = {boxes}"
@@ -108,6 +122,7 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
             yield f"    {one['backbone']} ({one['weights'][:19]}): {_counts(one['statuses'])}"
     yield f"  checkpoint: {found['checkpoint'] or 'none yet'}"
     yield f"  table: {found['rows']} rows; store: {readable_bytes(found['store_bytes'])}"
+    yield f"  index: {_index_line(found['index'], found['rows'])}"
     yield from file_lines(found["files"])
     plan = found["plan"]
     if plan["nothing_to_do"]:

@@ -300,6 +300,7 @@ def _compact_table(project: Project) -> None:
     table.recover(project.ledger.table_version(table.uri))
     if table.exists():
         table.optimize(keep_seconds=KEPT_VERSIONS_SECONDS)
+        table.tend_index()
         if table.version() != project.ledger.table_version(table.uri):
             _note_version(project)
 

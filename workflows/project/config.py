@@ -334,9 +334,14 @@ def _explain(problem: Any, data: Any) -> str:
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
-def write_template(path: Path, *, videos: list[str], captions: str | None, preset: str = DEFAULT) -> None:
+def write_template(
+    path: Path, *, videos: list[str], captions: str | None, preset: str = DEFAULT, weights: str | None = None
+) -> None:
     """Write a commented configuration, whole or not at all. Raises ConfigError where there is one; see `publish`."""
-    for name in [*videos, *([captions] if captions else [])]:
+    template = preset_text(preset)
+    if weights is not None and "$weights" not in template:
+        raise ConfigError(f"the preset {preset} names its own weights: leave --weights out, or edit the file")
+    for name in [*videos, *(one for one in (captions, weights) if one)]:
         if text_fault(name) is not None:
             raise ConfigError(
                 f"{name!a}: the name is not UTF-8, and a configuration is: rename it, or name a folder"
@@ -344,9 +349,13 @@ def write_template(path: Path, *, videos: list[str], captions: str | None, prese
             )
     names = {
         key: _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", canonical_json(value))
-        for key, value in (("videos", videos if len(videos) > 1 else videos[0]), ("captions", captions))
+        for key, value in (
+            ("videos", videos if len(videos) > 1 else videos[0]),
+            ("captions", captions),
+            ("weights", weights),
+        )
     }
-    text = Template(preset_text(preset)).substitute(names)
+    text = Template(template).substitute(names)
     try:
         publish(path, text.encode(), replace=False)
     except FileExistsError:

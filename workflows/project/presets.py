@@ -21,7 +21,7 @@ def list_presets() -> list[str]:
 
 
 def preset_text(name: str) -> str:
-    """The configuration of a preset, with ``$videos`` and ``$captions`` to be filled in.
+    """The configuration of a preset, with ``$videos``, ``$captions`` and for some ``$weights`` to be filled in.
 
     Raises:
         UnknownNameError: no such preset; the nearest is named.

@@ -13,7 +13,7 @@ from typing import Any
 from ..._files import publish_text
 from ..._vocabulary import ConfigError, FeatureSpec, IntegrityError, Modality, canonical_json, digest_of
 from ..._weights import check_device
-from ...extract import backbone_spec, needs_weights, path_options, weights_digest
+from ...extract import backbone_spec, follows_weights, needs_weights, path_options, weights_digest
 from ...extract.weights import find_source
 from ...store import ClipTable, FeatureStore, Ledger, check_metadata_schema
 from ...train import get_recipe, read_checkpoint
@@ -201,7 +201,7 @@ class Project:
             self._check_combinations(meta.model, model_config(meta.model, **meta.config).all_modalities())
             return
         specs = [one.spec for one in self.media] + ([] if self._text_spec is None else [self._text_spec])
-        widths = model_widths(specs, tuple(self.config.features.extra_text))
+        widths = self.widths(specs)
         for option, width in widths.items():
             if self.model_options.get(option, width) != width:
                 found = " and ".join(f"{one.name} ({one.dim})" for one in specs if f"{one.modality}_dim" == option)
@@ -209,6 +209,13 @@ class Project:
                     f"model.config.{option}: {self.model_options[option]!r}, and the rows of {found} are {width} wide:"
                     " leave the key out, and the model is made for its features"
                 )
+        if model_type(self.recipe.model).trains != self.trains:
+            raise ConfigError(
+                f"training.recipe: {self.recipe.name} is for the model {self.recipe.model}, and not for"
+                f" {self.model_name}: give the recipe of that name, or leave model.name out"
+            )
+        if not self.trains:
+            self._check_towers()
         if "extra_dims" not in model_description(self.model_name)["config"]:
             widths.pop("extra_dims", None)  # refused below, by the key of the configuration
         taken = model_config(self.model_name, **{**widths, **self.model_options}).all_modalities()
@@ -219,23 +226,28 @@ class Project:
                     " stays in the store), or choose another model as model.name"
                 )
         self._check_combinations(self.model_name, taken)
-        if model_type(self.recipe.model).trains != self.trains:
-            raise ConfigError(
-                f"training.recipe: {self.recipe.name} is for the model {self.recipe.model}, and not for"
-                f" {self.model_name}: give the recipe of that name, or leave model.name out"
-            )
-        if not self.trains:
-            self._check_towers()
+
+    def widths(self, specs: Sequence[FeatureSpec]) -> dict[str, Any]:
+        """The model's settings that its features decide: how wide the rows of each modality are. UnknownNameError."""
+        from ...fuse import model_description
+
+        widths = model_widths(list(specs), tuple(self.config.features.extra_text))
+        sound = [spec.dim for spec in specs if spec.modality is Modality.AUDIO]
+        takes_any = "audio_dim" in model_description(self.model_name)["config"]
+        return widths | ({"audio_dim": sound[0]} if sound and takes_any else {})
 
     def _check_towers(self) -> None:
         """Raises ConfigError where a model that is not trained lacks a tower, or has one that it cannot compare."""
         from ...extract import class_names
         from ...fuse import ImagenetLabels, model_type
 
-        lacking = {"video", "text"} - self._feature_keys().keys()
+        is_conse = issubclass(model_type(self.model_name), ImagenetLabels)
+        has = self._feature_keys().keys()
+        lacking = {"video", "text"} - has if is_conse else {"text"} - has
         if lacking:
+            others = "pictures" if is_conse else "pictures or sound"
             raise ConfigError(
-                f"features.{min(lacking)}: the model {self.model_name} compares words with pictures: give a backbone"
+                f"features.{min(lacking)}: the model {self.model_name} compares words with {others}: give a backbone"
                 " for each"
             )
         useless = sorted(self.config.training.overrides.keys() - self.recipe.limits().keys())
@@ -248,15 +260,18 @@ class Project:
         text = self.config.features.text
         if text is None or self.trains_word_vectors:
             raise ConfigError("features.text: nothing is trained for this model: give vectors as features.text.weights")
-        if issubclass(model_type(self.model_name), ImagenetLabels):
+        if is_conse:
             class_names(self.media[0].spec)
             return
-        digests = [self.media[0].weights_digest, self._request(Modality.TEXT, text).weights_digest]
-        if len(set(digests)) > 1 and any(one.startswith("seeded:") for one in digests):
-            raise ConfigError(
-                f"features.text: its weights are {digests[1]}, and those of features.video {digests[0]}: rows of"
-                " different models cannot be compared; take both from the same weights"
-            )
+        words = self._request(Modality.TEXT, text)
+        for media in self.media:
+            digests = [media.weights_digest, words.weights_digest]
+            is_seeded = any(one.startswith("seeded:") for one in digests)
+            if len(set(digests)) > 1 and (is_seeded or follows_weights(media.name) or follows_weights(words.name)):
+                raise ConfigError(
+                    f"features.text: its weights are {digests[1]}, and those of features.{media.modality} {digests[0]}:"
+                    " rows of different models cannot be compared; take both from the same weights"
+                )
 
     def _check_combinations(self, model: str, taken: Sequence[str]) -> None:
         """Raises ConfigError for rows of the table that the model cannot make. Defaults that no clip has are let be."""
@@ -303,10 +318,7 @@ class Project:
 
     def _request(self, modality: Modality, feature: FeatureConfig) -> FeatureRequest:
         spec = self._spec(modality, feature)
-        weights = feature.weights
-        # A tag or the name of an import as it is, a path as seen from the configuration's folder.
-        if weights is not None and not imported_weights(weights) and not find_source(spec.weights, weights):
-            weights = str(self._absolute(weights))
+        weights = self._weights(feature)
         request = BackboneRequest(
             name=feature.backbone,
             weights=weights,
@@ -318,13 +330,30 @@ class Project:
         return FeatureRequest(modality=modality, spec=spec, weights_digest=digest, request=request)
 
     def _spec(self, modality: Modality, feature: FeatureConfig) -> FeatureSpec:
-        spec = backbone_spec(feature.backbone, **self._options(feature))
+        weights = self._weights(feature)
+        if follows_weights(feature.backbone) and (weights is None or imported_weights(weights)):
+            raise ConfigError(
+                f"features.{modality}.weights: {feature.backbone} needs a model: give a folder as transformers saves"
+                " it, or hf://OWNER/NAME@REVISION"
+            )
+        spec = backbone_spec(feature.backbone, weights=weights, **self._options(feature))
         if spec.modality is not modality:
             raise ConfigError(
                 f"features.{modality}.backbone: {feature.backbone!r} reads {spec.modality}, not {modality}:"
                 f" put it under features.{spec.modality}"
             )
         return spec
+
+    def _weights(self, feature: FeatureConfig) -> str | None:
+        """A tag, a model of the Hub or the name of an import as it is, a path as seen from the project's folder."""
+        weights = feature.weights
+        if (
+            weights is None
+            or imported_weights(weights)
+            or find_source(backbone_spec(feature.backbone).weights, weights)
+        ):
+            return weights
+        return str(self._absolute(weights))
 
     def _options(self, feature: FeatureConfig) -> dict[str, int | float | str | bool]:
         """A backbone's options, with paths as seen from the configuration's folder."""

@@ -105,10 +105,13 @@ class Features:
             found |= {name: [self.text.identity()] for name in self.extra_text}
         return {name: several[0] if len(several) == 1 else several for name, several in found.items()}
 
+    def specs(self) -> list[FeatureSpec]:
+        """The specification of every feature."""
+        return [request.spec for request in self.named().values()]
+
     def widths(self) -> dict[str, Any]:
         """The model's settings that its features decide: how wide its video rows (all streams joined) and words are."""
-        specs = [request.spec for request in self.named().values()]
-        return model_widths(specs, self.extra_text)
+        return model_widths(self.specs(), self.extra_text)
 
 
 def model_widths(specs: list[FeatureSpec], extra_text: tuple[str, ...]) -> dict[str, Any]:

@@ -11,21 +11,42 @@ import weakref
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from ..._files import file_stamp
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality
-from ...store import metadata_of, quoted, reader_lock
+from ...store import metadata_of, quoted
 from ...train.data import ClipSample
 from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project
 from ..sync import loaded_model
+from .ranking import arranged, away_from, fused
 
+MAX_TEXT_CHARACTERS = 10_000
+MAX_TOP = 10_000
+POOL = 1000  # candidates that are fused, compared with each other and arranged, whatever page is asked for
+_SENSES = {"video": "sight", "audio": "sound"}
 _COLUMNS = ("clip", "video", "path", "modalities", "start_seconds", "end_seconds", "split", "captions", "metadata")
+
+
+class Score(Settings):
+    """One number that says how well a clip answers.
+
+    Attributes:
+        name: `sight`, `sound` or another modality, or several joined by `+`: cosine similarity of the clip's vector
+            with the question's, from -1 to 1; `words`: BM25 of the captions, 0 or more; `fused`: the sum of
+            1 / (60 + rank) over both orders.
+        value: the number.
+        better: which direction is better.
+    """
+
+    name: str
+    value: float
+    better: Literal["higher", "lower"] = "higher"
 
 
 class Result(Settings):
@@ -36,7 +57,9 @@ class Result(Settings):
         path: where the file lay when it was indexed.
         start_seconds: first instant of the clip.
         end_seconds: first instant after it.
-        score: cosine similarity with the question, from -1 to 1.
+        score: the number that answers are in the order of: cosine similarity with the question, from -1 to 1; with
+            `hybrid` the fused one.
+        scores: every number that was computed of the clip, by name.
         clip: the clip's id, good for `like=`.
         modalities: the media of the clip that were compared, such as ``video+audio``.
         split: the clip's split, if the collection has splits.
@@ -51,6 +74,7 @@ class Result(Settings):
     score: float
     clip: str
     modalities: str
+    scores: tuple[Score, ...] = ()
     split: str | None = None
     captions: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = {}
@@ -66,25 +90,68 @@ class Result(Settings):
 
 
 class Query(Settings):
-    """A question: at least one of `text`, `video`, `audio` and `like`. `ask` makes one and raises InputError."""
+    """A question: at least one of `text`, `video`, `image`, `audio`, `like`, `unlike`. `ask` makes one.
+
+    Attributes:
+        text: words.
+        video: a file whose pictures are part of the question.
+        image: a still picture, instead of a video.
+        audio: a file whose sound is part of the question.
+        like: the id of a clip, instead of all of the above.
+        unlike: the id of a clip that the question moves away from.
+        where: a condition on the table's columns.
+        modalities: the rows to compare with; by default each clip's primary row.
+        hybrid: also look for the words in the captions, and fuse both orders by their ranks.
+        distinct: leave out clips whose cosine with a better one is at least this.
+        diversity: from 0 to 1: how much answers shall differ from those before them.
+        top: how many answers.
+        offset: how many of the best to pass over.
+    """
 
     text: str | None = None
     video: Path | None = None
+    image: Path | None = None
     audio: Path | None = None
     like: str | None = None
+    unlike: str | None = None
     where: str | None = None
     modalities: str | None = None
+    hybrid: bool = False
+    distinct: float | None = Field(default=None, gt=0, le=1)
+    diversity: float = Field(default=0.0, ge=0, le=1)
     top: int = 10
+    offset: int = 0
+
+    @property
+    def is_arranged(self) -> bool:
+        """Whether the order of answers follows from more than their similarity."""
+        return self.hybrid or self.distinct is not None or self.diversity > 0
 
     @model_validator(mode="after")
     def _asks_something(self) -> Query:
-        given = [self.text, self.video, self.audio, self.like]
-        if all(one is None for one in given):
-            raise ValueError("an empty question: give words, --video FILE, --audio FILE or --like ID")
-        if self.like is not None and any(one is not None for one in given[:3]):
+        media = [self.text, self.video, self.image, self.audio]
+        if all(one is None for one in (*media, self.like, self.unlike)):
+            raise ValueError(
+                "an empty question: give words, --image, --video or --audio FILE, --like ID or --unlike ID"
+            )
+        if self.image is not None and self.video is not None:
+            raise ValueError("--image and --video are both pictures: give one of them")
+        if self.like is not None and any(one is not None for one in media):
             raise ValueError("--like asks for clips like one of the table: give it without words and files")
         if self.text is not None and not self.text.strip():
             raise ValueError("an empty question: give at least one word")
+        if self.hybrid and self.text is None:
+            raise ValueError("--hybrid looks for words in the captions: give words")
+        named = {"the question": self.text, "--like": self.like, "--unlike": self.unlike}
+        for name, given in {**named, "--modalities": self.modalities}.items():
+            if given is not None and len(given) > MAX_TEXT_CHARACTERS:
+                raise ValueError(f"{name} has {len(given):,} characters; {MAX_TEXT_CHARACTERS:,} are allowed")
+        if self.offset < 0:
+            raise ValueError(f"offset = {self.offset}: 0 or more can be passed over")
+        most = POOL if self.is_arranged else MAX_TOP
+        if self.top < 1 or self.top + self.offset > most:
+            rest = f", offset = {self.offset}" if self.offset else ""
+            raise ValueError(f"top = {self.top}{rest}: from 1 to {most:,} results can be asked for")
         return self
 
     @classmethod
@@ -147,39 +214,58 @@ class SearchSession:
         A clip is compared through its primary row (video and audio where it has both), or through the rows of
         `modalities`. Raises InputError for a question without a known word, a `where` that does not parse, a `top` out
         of range; FrameloomError when nothing is indexed yet; MediaError for a file that cannot be read.
+
+        No lock is held: the table answers from one whole version, and from a newer one where a writer has dropped that.
         """
-        with self.project.locked(reader_lock):
-            if self._stamp[0] is None:
-                raise FrameloomError("nothing is indexed yet: run `frameloom sync` first")
-            vector, left_out = self._vector(query)
-            of_model = f"model = '{self.checkpoint.digest}'"
-            conditions = [of_model, "is_primary = true"]
-            if query.modalities is not None:
-                known = self.project.config.store.combinations
-                if query.modalities not in known:
-                    raise InputError(f"modalities: {query.modalities!r}: the table has rows of {', '.join(known)}")
-                conditions[1] = f"modalities = {quoted(query.modalities)}"
-            if left_out is not None:
-                conditions.append(f"clip != {quoted(left_out)}")
-            if query.where is not None:
-                self._count(query.where)  # it parses by itself, so that it cannot leave its brackets
-                conditions.append(f"({query.where})")
-            where = " AND ".join(conditions)
-            found = self.table.search(vector, where=where, top=query.top, columns=list(_COLUMNS))
-            if not found and not self.table.count(of_model):
-                raise FrameloomError(
-                    "the table was made by another model than the configuration's: run `frameloom sync`"
-                )
-            base, fields = self.project.base, Result.model_fields.keys()
-            return [
-                Result(
-                    **{name: row[name] for name in fields - {"path", "captions", "metadata"}},
-                    path=str(base / row["path"]),
-                    captions=tuple(row["captions"] or ()),
-                    metadata=metadata_of(row),
-                )
-                for row in found
-            ]
+        if self._stamp[0] is None:
+            raise FrameloomError("nothing is indexed yet: run `frameloom sync` first")
+        vector, left_out = self._vector(query)
+        of_model = f"model = '{self.checkpoint.digest}'"
+        conditions = [of_model, "is_primary = true"]
+        if query.modalities is not None:
+            known = self.project.config.store.combinations
+            if query.modalities not in known:
+                raise InputError(f"modalities: {query.modalities!r:.80}: the table has rows of {', '.join(known)}")
+            conditions[1] = f"modalities = {quoted(query.modalities)}"
+        conditions += [f"clip != {quoted(clip)}" for clip in left_out]
+        if query.where is not None:
+            self._count(query.where)  # it parses by itself, so that it cannot leave its brackets
+            conditions.append(f"({query.where})")
+        where, wanted = " AND ".join(conditions), query.top + query.offset
+        if query.is_arranged:
+            found = self._arranged(query, vector, where, wanted)
+        else:
+            found = self.table.search(vector, where=where, top=wanted, columns=_COLUMNS)
+        if not found and not self.table.count(of_model):
+            raise FrameloomError("the table was made by another model than the configuration's: run `frameloom sync`")
+        return [self._result(row) for row in found[query.offset :]]
+
+    def _arranged(self, query: Query, vector: NDArray[np.float32], where: str, number: int) -> list[dict[str, Any]]:
+        """The first `number` answers in an order that follows from the best `POOL`."""
+        compared = ("id", "vector")
+        rows = {row["id"]: row for row in self.table.search(vector, where=where, top=POOL, columns=compared)}
+        if query.hybrid and query.text is not None:
+            by_words = self.table.search_text(query.text, vector, where=where, top=POOL, columns=compared)
+            orders = list(rows), [row["id"] for row in by_words]
+            for row in by_words:
+                rows.setdefault(row["id"], row)["words"] = row["words"]
+            for name, score in fused(*orders).items():
+                rows[name].update(cosine=rows[name]["score"], fused=score, score=score)
+        best = sorted(rows.values(), key=lambda row: (-row["score"], row["id"]))
+        taken = arranged(best, number=number, threshold=query.distinct, weight=query.diversity)
+        shown = {row["id"]: row for row in self.table.get(ids=[row["id"] for row in taken], columns=("id", *_COLUMNS))}
+        return [{**row, **shown[row["id"]]} for row in taken if row["id"] in shown]
+
+    def _result(self, row: Mapping[str, Any]) -> Result:
+        modalities = "+".join(_SENSES.get(one, one) for one in row["modalities"].split("+"))
+        named = {modalities: row.get("cosine", row["score"]), **{name: row.get(name) for name in ("words", "fused")}}
+        return Result(
+            **{name: row[name] for name in Result.model_fields.keys() & row.keys() - {"path", "captions", "metadata"}},
+            path=str(self.project.base / row["path"]),
+            captions=tuple(row["captions"] or ()),
+            metadata=metadata_of(row),
+            scores=tuple(Score(name=name, value=value) for name, value in named.items() if value is not None),
+        )
 
     def embed(self, sample: ClipSample) -> NDArray[np.float32]:
         """The unit vector (D,) of one sample of `text`, `video` and `audio`, of whatever it has."""
@@ -202,7 +288,7 @@ class SearchSession:
             )
         feature: FeatureArray = request.request.build().encode(text)
         if len(feature.values) == 0:
-            raise InputError(f"no word of {text!r} is in the vocabulary of {request.name}: try other words")
+            raise InputError(f"no word of {text!r:.80} is in the vocabulary of {request.name}: try other words")
         return feature.values.astype(np.float32)
 
     @cached_property
@@ -218,31 +304,47 @@ class SearchSession:
         self._closed = weakref.finalize(self, decoder.close)
         return decoder
 
-    def _vector(self, query: Query) -> tuple[NDArray[np.float32], str | None]:
-        """The question as a unit vector, and the clip that must not answer itself."""
+    def _vector(self, query: Query) -> tuple[NDArray[np.float32], list[str]]:
+        """The question as a direction (D,), and the clips that must not answer themselves."""
+        left_out: list[str] = []
+        vector: NDArray[np.float32] | None = None
         if query.like is not None:
-            for condition in (f"clip = {quoted(query.like)} AND is_primary = true", f"id = {quoted(query.like)}"):
-                rows = self.table.get(where=condition, columns=["clip", "vector"])
-                if rows:
-                    return np.asarray(rows[0]["vector"], np.float32), rows[0]["clip"]
-            raise InputError(
-                f"no clip has the id {query.like!r}: ids are in the `clip` field of `frameloom query --json`"
-            )
-        sample = {
+            vector, clip = self._stored(query.like)
+            left_out.append(clip)
+        elif any(one is not None for one in (query.text, query.video, query.image, query.audio)):
+            vector = self.embed(self._sample(query))
+        if query.unlike is not None:
+            example, clip = self._stored(query.unlike)
+            vector = away_from(vector, example)
+            left_out.append(clip)
+        assert vector is not None
+        return vector, left_out
+
+    def _stored(self, name: str) -> tuple[NDArray[np.float32], str]:
+        """The vector of a clip's primary row, or of a row, and the clip."""
+        for condition in (f"clip = {quoted(name)} AND is_primary = true", f"id = {quoted(name)}"):
+            rows = self.table.get(where=condition, columns=["clip", "vector"])
+            if rows:
+                return np.asarray(rows[0]["vector"], np.float32), rows[0]["clip"]
+        raise InputError(f"no clip has the id {name!r:.80}: ids are in the `clip` field of `frameloom query --json`")
+
+    def _sample(self, query: Query) -> ClipSample:
+        pictures = query.video or query.image
+        return {
             "text": [] if query.text is None else [self.words(query.text)],
-            "video": None if query.video is None else self._media(Modality.VIDEO, query.video),
+            "video": None if pictures is None else self._media(Modality.VIDEO, pictures, query.image is not None),
             "audio": None if query.audio is None else self._media(Modality.AUDIO, query.audio)[0],
         }
-        return self.embed(sample), None
 
-    def _media(self, modality: Modality, path: Path) -> list[NDArray[np.float32]]:
+    def _media(self, modality: Modality, path: Path, is_picture: bool = False) -> list[NDArray[np.float32]]:
         """One modality of a file: each of its streams, (T, D). Raises MediaError where the file does not give one."""
         from ...extract import extract_file
 
         requests = self.resolved.features.streams().get(modality, ())
         if not requests:
             raise ConfigError(f"this index has no {modality} feature: add features.{modality} to the configuration")
-        features = extract_file(path, [one.request.build() for one in requests], decoder=self._decoder)
+        backbones = [one.request.build() for one in requests]
+        features = extract_file(path, backbones, decoder=self._decoder, is_picture=is_picture)
         for name, feature in features.items():
             if len(feature.values) == 0:
                 blamed = f"{name}: {feature.message}" if len(requests) > 1 else feature.message

@@ -11,7 +11,8 @@ from itertools import groupby
 from typing import Any
 
 from ..._files import publish_text
-from ..._vocabulary import FrameloomError, InputError, IntegrityError, Status, digest_of
+from ..._vocabulary import FrameloomError, InputError, IntegrityError, LockedError, Status, digest_of
+from ...store import exclusive_lock
 from ...store.health import Compaction, merge_small_shards, plan_merge
 from ...train import Recipe, save_checkpoint
 from ...train.data import ClipDataset, ClipFeatures, NarratedVideo, TrainingSet, stored_clips
@@ -296,7 +297,7 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         store=str(project.store.root),
         examples=str(folder / "examples.parquet"),
         model=project.model_name,
-        model_config={**resolved.features.widths(), **project.model_options},
+        model_config={**project.widths(resolved.features.specs()), **project.model_options},
         recipe=project.recipe,
         limits=resolved.limits,
         folder=str(folder),
@@ -336,7 +337,7 @@ def assemble(stage: Stage, state: State) -> Resolved:
     project, resolved = stage.project, state.resolved
     features = resolved.features
     begun = time.monotonic()
-    model = create_model(project.model_name, **{**features.widths(), **project.model_options})
+    model = create_model(project.model_name, **{**project.widths(features.specs()), **project.model_options})
     if isinstance(model, ImagenetLabels):
         text = features.text
         assert text is not None
@@ -459,7 +460,12 @@ def row_columns(state: State, found: ClipState, combination: str) -> dict[str, A
 def finish_table(project: Project) -> None:
     """The end of a run of commits: small files are merged when there are many, and the ledger learns the version."""
     table, ledger = project.table, project.ledger
-    version = table.finish()
+    try:
+        with project.locked(exclusive_lock):  # while nobody reads, however many versions this minute has brought
+            table.finish(is_read=False)
+    except LockedError:
+        table.finish()
+    version = table.tend_index()
     if version is not None and version != ledger.table_version(table.uri):
         ledger.set_table_version(table.uri, version, state=ledger.table_state(table.uri))
 

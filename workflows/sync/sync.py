@@ -234,6 +234,7 @@ def status_of(project: Project) -> dict[str, Any]:
         },
         "checkpoint": None if state.checkpoint is None else state.checkpoint.digest,
         "rows": project.table.count() if project.table.exists() else 0,
+        "index": None if (record := project.table.index_record()) is None else record.as_dict(),
         "store_bytes": project.store.num_bytes(),
         "plan": plan_of(state, rows).as_dict(),
     }

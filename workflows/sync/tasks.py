@@ -94,7 +94,7 @@ def reject_item(job: ExtractJob, status: Status, message: str) -> None:
 
     (item,) = job.items
     for request in job.backbones:
-        spec = backbone_spec(request.name, **dict(request.options))
+        spec = backbone_spec(request.name, weights=request.weights, **dict(request.options))
         features = {item.video: {spec.name: FeatureArray.empty(spec, status, message)}}
         _write_shard(job, spec, [item], features)
 

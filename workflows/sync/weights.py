@@ -73,19 +73,20 @@ def fetch(backbone: str, tag: str | None, console: Console) -> PublishedWeights:
 
     Args:
         backbone: a registered name.
-        tag: which of its published weights; None for the first.
+        tag: which of its published weights, or a model of the Hub (``hf://owner/name@revision``); None for the first.
         console: where progress is shown.
 
     Raises:
         UnknownNameError: no such backbone or tag.
         ConfigError, InputError, OutOfSpaceError: as `extract.fetch_weights` says.
     """
-    sources = {source.tag: source for source in backbone_spec(backbone).weights}
-    if not sources:
+    sources = backbone_spec(backbone).weights
+    source = next(iter(sources), None) if tag is None else find_source(sources, tag)
+    if source is None and not sources:
         raise ConfigError(f"the backbone {backbone!r} has no published weights: `frameloom weights` lists which have")
-    source = sources.get(tag or next(iter(sources)))
     if source is None:
-        raise UnknownNameError(f"the backbone {backbone!r} has no weights {tag!r}: {nearest(str(tag), list(sources))}")
+        tags = [one.tag for one in sources]
+        raise UnknownNameError(f"the backbone {backbone!r} has no weights {tag!r}: {nearest(str(tag), tags)}")
     with show_transfer(console, f"{backbone} {source.tag}") as on_progress:
         fetch_weights(source, on_progress=on_progress)
     return _described(backbone, source)

@@ -9,6 +9,7 @@ import http.server
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -36,6 +37,7 @@ from frameloom.extract.weights import (
 from frameloom.extract.weights import (
     published as tags,
 )
+from helpers.models import save_model
 
 CONTENT = bytes(range(256)) * 800
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -501,6 +503,110 @@ class TestHub:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(ConfigError, match=r"Hugging Face Hub says.*by hand"):
             fetch_weights(source)
+
+
+MODEL = "hf://owner/name@v1.0"
+
+
+class TestModelsOfTheHub:
+    """A whole model by its name and revision: a folder, whose hash the first download decides."""
+
+    @pytest.fixture
+    def repository(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder that stands in for the Hub's client: its files are listed and copied."""
+        import huggingface_hub
+
+        folder = tmp_path / "repository"
+        for name in ("config.json", "model.safetensors", "vocab.txt", "pytorch_model.bin", "evil.py", "onnx/a.json"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(f"content of {name}")
+
+        def listed(repo: str, *, revision: str) -> list[str]:
+            assert (repo, revision) == ("owner/name", "v1.0")
+            return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+        def copied(repo: str, name: str, *, revision: str, local_dir: Path, **_: Any) -> str:
+            assert (repo, revision) == ("owner/name", "v1.0")
+            local_dir.mkdir()
+            return str(shutil.copy(folder / name, local_dir / name))
+
+        monkeypatch.setattr(huggingface_hub, "list_repo_files", listed)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", copied)
+        return folder
+
+    def source(self) -> WeightsSource:
+        found = find_source((), MODEL)
+        assert found is not None
+        return found
+
+    def test_gives_a_folder_without_pickles_and_code(self, repository: Path, cache: Path) -> None:
+        seen: list[tuple[int, int | None]] = []
+        folder = fetch_weights(self.source(), on_progress=lambda done, total: seen.append((done, total)))
+        assert names(folder) == {"config.json", "model.safetensors", "vocab.txt"}
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        assert seen[-1] == (size, size)
+        assert {path.suffix for path in cache.iterdir()} <= {"", ".0", ".sha256", ".lock"}
+        assert cached_weights(self.source()) == folder
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tags, "download", None)  # it is not fetched again
+            assert fetch_weights(self.source()) == folder
+
+    def test_another_content_of_the_same_revision_is_refused(self, repository: Path) -> None:
+        shutil.rmtree(fetch_weights(self.source()))
+        (repository / "config.json").write_text("other")
+        with pytest.raises(InputError, match=r"hf://owner/name@v1\.0 has changed"):
+            fetch_weights(self.source())
+
+    def test_a_damaged_copy_is_fetched_again(self, repository: Path) -> None:
+        folder = fetch_weights(self.source())
+        (folder / "config.json").write_text("other")
+        assert (fetch_weights(self.source()) / "config.json").read_text() == "content of config.json"
+
+    def test_a_model_of_pickles_alone_is_refused(self, repository: Path, cache: Path) -> None:
+        (repository / "model.safetensors").unlink()
+        with pytest.raises(ConfigError, match=r"it holds no \.safetensors, and no other weights are read"):
+            fetch_weights(self.source())
+        assert names(cache) == set()
+
+    def test_no_connection_is_one_line(self, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def offline(repo: str, *, revision: str) -> list[str]:
+            raise OSError("the network is\nunreachable")
+
+        monkeypatch.setattr("huggingface_hub.list_repo_files", offline)
+        with pytest.raises(ConfigError, match="the Hugging Face Hub says: the network is unreachable"):
+            fetch_weights(self.source())
+
+    @pytest.mark.parametrize(
+        "words", ["hf://owner/name", "hf://owner/name@", "hf://name@v1", "hf://owner/name@v1/file.pth", "hf://o/n@../x"]
+    )
+    def test_an_address_needs_a_revision_and_no_more(self, words: str) -> None:
+        for look in (lambda: find_source((), words), lambda: create_backbone("transformers_text", weights=words)):
+            with pytest.raises(ConfigError, match="hf://OWNER/NAME@REVISION"):
+                look()
+
+    def test_nothing_is_fetched_for_a_specification_or_a_digest(self, repository: Path) -> None:
+        for look in (backbone_spec, weights_digest):
+            with pytest.raises(ConfigError, match=f"run `frameloom weights fetch transformers_text {MODEL}` first"):
+                look("transformers_text", weights=MODEL)
+
+    def test_a_backbone_of_a_file_takes_no_model(self, repository: Path) -> None:
+        for look in (weights_digest, lambda name, weights: create_backbone(name, weights=weights)):
+            with pytest.raises(ConfigError, match="'resnet18' reads a file of weights, not a whole model"):
+                look("resnet18", MODEL)
+
+    def test_the_revision_is_part_of_the_identity(self, repository: Path) -> None:
+        """Of a model that runs: the same files by name and as a folder."""
+        for path in [path for path in repository.rglob("*") if path.is_file()]:
+            path.unlink()
+        folder = save_model("clip", repository)
+        backbone = create_backbone("transformers_text", weights=MODEL)
+        assert backbone.weights_digest == weights_digest("transformers_text", folder)
+        specs = [backbone_spec("transformers_text", weights=weights) for weights in (MODEL, folder)]
+        assert backbone.spec == specs[0]
+        assert [spec.preprocessing["revision"] for spec in specs] == ["v1.0", None]
+        assert specs[0].identity() != specs[1].identity()
+        found = create_backbone("transformers_text", weights=folder).encode("a dog")
+        assert (backbone.encode("a dog").values == found.values).all()
 
 
 class TestRememberedHashes:

@@ -19,7 +19,7 @@ from frameloom.fuse.objectives.pairwise import (
     mil_nce,
     negative_weights,
 )
-from helpers.tokens import tokens_of
+from helpers.models import tokens_of
 
 
 def cut(batch: dict[str, Tokens], *names: str) -> dict[str, Tokens]:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
-from frameloom._vocabulary import ConfigError, InputError
+from frameloom._vocabulary import ConfigError, InputError, IntegrityError
 from frameloom.store import ClipTable, metadata_of, quoted
 from frameloom.store.table import lance
 from helpers.stores import DIM, METADATA, make_row, unit
@@ -388,3 +388,32 @@ def test_a_file_that_goes_while_the_copy_is_compared_makes_no_error(filled, monk
     filled.finish()
     monkeypatch.setattr(filled._folder, "files", lambda: {filled._folder.path / "gone"})
     assert filled._folder.kept_rows() is None
+
+
+def test_a_question_whose_version_was_dropped_is_asked_of_the_newest(filled, monkeypatch):
+    reader = ClipTable(filled.uri)
+    old, asked, original = reader._pinned(), [], ClipTable._pinned
+
+    def is_gone(*given):  # LanceDB may hold a file open, and answer from it
+        raise RuntimeError("lance error: Not found: data/0.lance")
+
+    monkeypatch.setattr(old, "nearest", is_gone)
+    filled.apply([], ["id-003"])
+    monkeypatch.setattr(reader, "_pinned", lambda: asked.append(1) or (old if len(asked) == 1 else original(reader)))
+    assert len(reader.search(unit(4), top=10)) == 9
+    assert len(asked) == 2
+
+
+def test_a_version_whose_files_are_gone_is_damage(filled):
+    for data in (filled._folder.path / "data").iterdir():
+        data.unlink()
+    with pytest.raises(IntegrityError, match="and run sync again"):
+        ClipTable(filled.uri).search(unit(4))
+
+
+@pytest.mark.parametrize("where", [None, "take > 3", "take % 2 = 0"])
+def test_from_memory_and_by_scan_the_answers_are_equal(filled, where):
+    scanned = ClipTable(filled.uri).search(unit(50), where=where, top=4)
+    held = ClipTable(filled.uri)
+    assert [held.search(unit(50), where=where, top=4) for _ in range(3)] == [scanned] * 3
+    assert held._pinned()._matrix is not None

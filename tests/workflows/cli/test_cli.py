@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from frameloom.store import writer_lock
 from frameloom.workflows.cli.app import app
 from helpers.projects import make_clip, write_config
@@ -49,6 +50,17 @@ def test_init_writes_a_configuration_that_names_its_folder(run: Any, tmp_path: P
     assert "exists" in one_line(again)
 
 
+def test_init_writes_the_model_that_is_given_twice(run: Any, tmp_path: Path) -> None:
+    make_clip(tmp_path / "a.mp4", colour="red", pitch=None)
+    result = run("init", ".", "--preset", "siglip2", "--weights", "hf://some/model@abc", cwd=tmp_path)
+    assert result.exit_code == 0
+    features = yaml.safe_load((tmp_path / "frameloom.yaml").read_text())["features"]
+    assert {name: one["weights"] for name, one in features.items()} == dict.fromkeys(
+        ("video", "text"), "hf://some/model@abc"
+    )
+    assert "weights fetch transformers_video hf://some/model@abc" in one_line(run("sync", cwd=tmp_path))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -57,6 +69,8 @@ def test_init_writes_a_configuration_that_names_its_folder(run: Any, tmp_path: P
         (["videos", "--captions", "nowhere.jsonl"], ["nowhere.jsonl", "does not exist"]),
         (["videos", "--captions", "bad.jsonl"], ["row 1", "no column `captions`"]),
         (["videos", "--captions", "bad.txt"], ["ends in .csv"]),
+        (["videos", "--preset", "clipp"], ["no preset 'clipp'", "clip"]),
+        (["videos", "--preset", "ready", "--weights", "model"], ["ready names its own weights"]),
     ],
 )
 def test_init_with_bad_input_is_one_line_and_writes_nothing(
@@ -140,8 +154,8 @@ def test_query_names_file_span_and_score(run: Any, synced: Path) -> None:
         (["red", "--modalities", "text+video"], 2, ["text+video", "rows of video, audio, video+audio"]),
         (["--like", "nothing"], 2, ["nothing", "clip"]),
         (["--like", "x' OR 1=1 --"], 2, ["no clip"]),
-        (["--video", "nowhere.mp4"], 3, ["nowhere.mp4", "missing"]),
-        (["--audio", "videos/red & None.v1.mp4"], 3, ["no_audio"]),
+        (["--video", "nowhere.mp4"], 2, ["nowhere.mp4", "missing"]),
+        (["--audio", "videos/red & None.v1.mp4"], 2, ["no_audio"]),
     ],
 )
 def test_bad_questions_are_one_line(run: Any, synced: Path, arguments: list[str], code: int, words: list[str]) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from frameloom import FrameloomError, InputError
+from frameloom._vocabulary import MediaError
 from frameloom.extract import Decoder
 from frameloom.workflows.console import Console
 from frameloom.workflows.index import Index
 from frameloom.workflows.project import Project
 from frameloom.workflows.search import Query, Result, SearchSession
 from frameloom.workflows.sync import train_only
-from helpers.projects import make_clip, run_sync, write_config
+from helpers.projects import COLOURS, make_clip, run_sync, write_config
 
 
 @pytest.fixture
@@ -65,6 +66,30 @@ def test_files_of_questions_share_a_decoder(synced: Path, monkeypatch: pytest.Mo
     index.close()
     assert index.search(video=clips[0], top=1)
     assert len(started) == 2
+    index.close()
+
+
+def test_a_picture_is_a_question(synced: Path) -> None:
+    """A still of a clip finds it; given with words, both count."""
+    from PIL import Image
+
+    index = Index(synced)
+    Image.new("RGB", (64, 64), COLOURS["green"]).save(synced / "still.png")
+    (best, *_) = index.search(image=synced / "still.png", modalities="video", top=3)
+    assert best.video.startswith("videos/green")
+    assert best.score > 0.99
+    mixed = index.search("blue with a low tone", image=synced / "still.png", top=3)
+    assert [one.score for one in mixed] != [one.score for one in index.search("blue with a low tone", top=3)]
+    for question, words in (
+        ({"image": synced / "captions.jsonl"}, "not a picture that is read here: PNG, JPEG, WebP or BMP"),
+        ({"image": synced / "none.png"}, "missing: no such file"),
+        ({"image": best.path}, "not a picture that is read here"),
+        ({"video": synced / "still.png"}, "this is a PNG picture"),
+        ({"image": synced / "still.png", "video": best.path}, "--image and --video are both pictures"),
+        ({"image": synced / "still.png", "like": best.clip}, "give it without words and files"),
+    ):
+        with pytest.raises((InputError, MediaError), match=words):
+            index.search(**question)
     index.close()
 
 

@@ -1,0 +1,151 @@
+"""The rows nearest to a vector in one version of a clip table.
+
+Candidates come from one of three ways: a scan by LanceDB, a matrix of all vectors in memory, or the table's vector
+index where a record says that its recall was measured. All of them are scored again here in double precision, so that a
+row has one score, whichever way has found it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .filters import bracketed
+from .index import MATRIX_BYTES, IndexRecord
+from .rows import vectors_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCANNED_ROWS = 2_000  # so few that match a filter are compared one by one
+_ROUNDING = 2e-6  # of scores in float32
+_MORE_PROBES = 3
+_FILTERS_KEPT = 64
+
+
+class PinnedVersion:
+    """One version of a table, as a reader holds it.
+
+    Args:
+        table: LanceDB's handle, which this object checks out.
+        record: of the index that may be used.
+    """
+
+    def __init__(self, table: Any, record: IndexRecord | None) -> None:
+        self.version = int(table.version)
+        table.checkout(self.version)
+        self.table, self.record = table, record
+        self.num_rows = int(table.count_rows())
+        self.dim = int(table.schema.field("vector").type.list_size)
+        self._count = lru_cache(_FILTERS_KEPT)(table.count_rows)
+        self._matrix: _Matrix | None = None
+        self._num_questions = 0
+
+    def nearest(
+        self, query: NDArray[np.float32], where: str | None, top: int, columns: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """The ``top`` rows nearest to a unit vector (D,), best first, with these columns and ``score``."""
+        self._num_questions += 1
+        where = bracketed(where)
+        num_rows = self.num_rows if where is None else int(self._count(where))
+        if num_rows == self.num_rows:
+            where = None
+        wanted = [*dict.fromkeys(["id", *columns, "vector"])]
+        if self.record is not None and num_rows > SCANNED_ROWS:
+            found = self._by_index(self.record, query, where, num_rows, top, wanted)
+        # One question alone is answered sooner by a scan than by reading all vectors.
+        elif self.num_rows * self.dim * 4 <= MATRIX_BYTES and (self._matrix or self._num_questions > 1):
+            self._matrix = self._matrix or _Matrix(self.table)
+            row_ids = self._matrix.nearest(query, where, top)
+            found = self.table.take_row_ids(row_ids).select(wanted).to_arrow() if row_ids else None
+        else:
+            found = self._by_scan(query, where, top, wanted)
+        return [] if found is None else best_first(found, query, columns)[:top]
+
+    def with_words(
+        self, words: str, query: NDArray[np.float32], where: str | None, top: int, columns: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """The ``top`` rows whose captions hold the words best, best first, with ``words`` (BM25) and ``score``."""
+        from lancedb.query import MatchQuery
+
+        search = self.table.search(MatchQuery(words, "captions"), query_type="fts")
+        search = search if where is None else search.where(bracketed(where), prefilter=True)
+        found = search.limit(top).select([*dict.fromkeys(["id", *columns, "vector"]), "_score"]).to_arrow()
+        rows = best_first(found, query, [*dict.fromkeys(["id", *columns]), "_score"])
+        for row in rows:
+            row["words"] = row.pop("_score")
+        return sorted(rows, key=lambda row: (-row["words"], row["id"]))
+
+    def _by_scan(self, query: NDArray[np.float32], where: str | None, top: int, wanted: Sequence[str]) -> pa.Table:
+        search = self._search(query, where).bypass_vector_index().select([*wanted, "_distance"])
+        limit = top + 1
+        while True:  # until all rows that are as near as the last are there
+            found = search.limit(limit).to_arrow()
+            distances = np.sort(found.column("_distance").to_numpy())
+            if len(distances) < limit or distances[top - 1] < distances[-1]:
+                return found
+            limit *= 4
+
+    def _by_index(
+        self, record: IndexRecord, query: NDArray[np.float32], where: str | None, num_rows: int, top: int,
+        wanted: Sequence[str],
+    ) -> pa.Table:  # fmt: skip
+        # The nearest of few rows, and many nearest rows, lie further away than the ten that recall was measured with.
+        spread = self.num_rows / num_rows * max(1.0, top / record.top)
+        nprobes = record.nprobes if spread == 1 else math.ceil((record.nprobes + _MORE_PROBES) * math.sqrt(spread))
+        search = self._search(query, where).nprobes(min(record.num_partitions, nprobes))
+        return search.refine_factor(record.refine).limit(top).select([*wanted, "_distance"]).to_arrow()
+
+    def _search(self, query: NDArray[np.float32], where: str | None) -> Any:
+        search = self.table.search(query, vector_column_name="vector").distance_type("cosine")
+        return search if where is None else search.where(where, prefilter=True)
+
+
+class _Matrix:
+    """All vectors of a version in memory, with their row ids and ids."""
+
+    def __init__(self, table: Any) -> None:
+        rows = table.search().select(["id", "vector"]).with_row_id(True).to_arrow()
+        rows = rows.sort_by("_rowid")
+        self._ids = rows.column("id")
+        self._row_ids = rows.column("_rowid").to_numpy()
+        self._vectors = vectors_of(rows)
+        self._mask = lru_cache(_FILTERS_KEPT)(partial(_matching, table, self._row_ids))
+
+    def nearest(self, query: NDArray[np.float32], where: str | None, top: int) -> list[int]:
+        """Row ids of the ``top`` nearest of the rows that match."""
+        rows = np.arange(len(self._row_ids)) if where is None else self._mask(where)
+        is_few = len(rows) * 8 < len(self._row_ids)
+        scores = self._vectors[rows] @ query if is_few else (self._vectors @ query)[rows]
+        if len(rows) > top:
+            near = np.partition(scores, len(rows) - top)[len(rows) - top] - _ROUNDING
+            rows = rows[scores >= near]
+        exact, ids = cosines(self._vectors[rows], query), self._ids.take(rows).to_pylist()
+        order = sorted(range(len(rows)), key=lambda place: (-exact[place], ids[place]))[:top]
+        return [int(one) for one in self._row_ids[rows[order]]]
+
+
+def _matching(table: Any, row_ids: NDArray[np.uint64], where: str) -> NDArray[np.intp]:
+    found = table.search().where(where).select(["id"]).with_row_id(True).to_arrow().column("_rowid").to_numpy()
+    return np.searchsorted(row_ids, np.sort(found))
+
+
+def cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosine similarity of each row (N, D) with a vector (D,): the same for a row whichever rows are around it."""
+    query = query.astype(np.float64)
+    lengths = np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1)) * np.sqrt((query**2).sum())
+    scores: NDArray[np.float64] = np.clip((vectors * query).sum(axis=1) / lengths, -1.0, 1.0)
+    return scores
+
+
+def best_first(found: pa.Table, query: NDArray[np.float32], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows as dictionaries of these columns and ``score``, the best first; equal ones in the order of ids."""
+    scores = cosines(vectors_of(found), query).tolist()
+    rows = found.select([*dict.fromkeys(["id", *columns])]).to_pylist()
+    ranked = sorted(zip(rows, scores, strict=True), key=lambda pair: (-pair[1], pair[0]["id"]))
+    return [{**{name: row[name] for name in columns}, "score": score} for row, score in ranked]

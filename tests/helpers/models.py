@@ -1,0 +1,212 @@
+"""Batches for fusion models, and tiny random dual encoders of transformers, saved as users have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from frameloom.fuse import Tokens
+
+# Every registered test_* model takes rows of these widths.
+WIDTHS = {"text": 12, "video": 24, "audio": 40, "speech": 12}
+LENGTHS = {"text": (5, 3, 1, 4), "video": (6, 2, 4, 1), "audio": (32, 20, 7, 16), "speech": (2, 7, 3, 1)}
+
+
+def tokens_of(lengths: tuple[int, ...], width: int, *, seed: int, num_rows: int | None = None) -> Tokens:
+    """Random rows; what lies beyond a sample's length is noise that must not matter."""
+    generator = torch.Generator().manual_seed(seed)
+    num_rows = num_rows or max(*lengths, 1)
+    values = torch.randn(len(lengths), num_rows, width, generator=generator)
+    return Tokens(values, torch.arange(num_rows) < torch.tensor(lengths)[:, None])
+
+
+WORDS = (
+    "a",
+    "dog",
+    "cat",
+    "does",
+    "trick",
+    "photo",
+    "of",
+    "the",
+    "red",
+    "green",
+    "blue",
+    "picture",
+    "tone",
+    "A",
+    "Dog",
+)
+_SPECIAL = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
+POSITIONS = 16
+_TEXT = {
+    "vocab_size": 24,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": POSITIONS,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+_SQUARE = {"height": 32, "width": 32}
+_CUT = {"size": {"shortest_edge": 32}, "crop_size": _SQUARE}
+
+
+class Made(NamedTuple):
+    """A network, and what prepares its pictures or sound."""
+
+    network: Any
+    processor: Any
+
+
+def _transformers() -> Any:
+    import transformers
+
+    return transformers
+
+
+def clip(name: str = "CLIP", processor: str = "CLIPImageProcessor", **how: Any) -> Made:
+    t = _transformers()
+    text, vision = ({**part, "projection_dim": 12} for part in (_TEXT, _VISION))
+    if name == "AltCLIP":
+        text |= {"project_dim": 10, "max_position_embeddings": POSITIONS + 1}
+    config = getattr(t, f"{name}Config")(text_config=text, vision_config=vision, projection_dim=12)
+    return Made(getattr(t, f"{name}Model")(config), getattr(t, processor)(**(how or _CUT)))
+
+
+def siglip() -> Made:
+    t = _transformers()
+    config = t.SiglipConfig(text_config={**_TEXT, "projection_size": 16}, vision_config=_VISION)
+    return Made(t.SiglipModel(config), t.SiglipImageProcessor(size=_SQUARE))
+
+
+def siglip2() -> Made:
+    """NaFlex: any number of patches up to 20, in the picture's own shape."""
+    t = _transformers()
+    vision = {**{key: value for key, value in _VISION.items() if key != "image_size"}, "num_patches": 16}
+    config = t.Siglip2Config(text_config={**_TEXT, "projection_size": 16}, vision_config=vision)
+    return Made(t.Siglip2Model(config), t.Siglip2ImageProcessor(patch_size=8, max_num_patches=20))
+
+
+def blip(name: str = "BlipModel") -> Made:
+    t = _transformers()
+    text = {**_TEXT, "encoder_hidden_size": 16, "projection_dim": 12}
+    config = t.BlipConfig(text_config=text, vision_config=_VISION, projection_dim=12, image_text_hidden_size=10)
+    return Made(getattr(t, name)(config), t.BlipImageProcessor(size=_SQUARE))
+
+
+def align() -> Made:
+    t = _transformers()
+    vision = {
+        "image_size": 32,
+        "width_coefficient": 1.0,
+        "depth_coefficient": 1.0,
+        "in_channels": [32, 8],
+        "out_channels": [8, 16],
+        "kernel_sizes": [3, 3],
+        "strides": [1, 2],
+        "num_block_repeats": [1, 1],
+        "expand_ratios": [1, 2],
+        "depthwise_padding": [],
+        "hidden_dim": 16,
+    }
+    config = t.AlignConfig(text_config=_TEXT, vision_config=vision, projection_dim=16)
+    how = {"size": {"height": 40, "width": 40}, "do_center_crop": True, "crop_size": _SQUARE, "do_normalize": False}
+    return Made(
+        t.AlignModel(config), t.EfficientNetImageProcessor(**how, rescale_factor=1 / 127.5, rescale_offset=True)
+    )
+
+
+def x_clip() -> Made:
+    t = _transformers()
+    mit = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**_VISION, "num_frames": 4, **{f"mit_{key}": value for key, value in mit.items()}}
+    config = t.XCLIPConfig(
+        text_config=_TEXT, vision_config=vision, projection_dim=12, prompt_layers=1, prompt_num_attention_heads=2
+    )
+    return Made(t.XCLIPModel(config), t.VideoMAEImageProcessor(**_CUT))
+
+
+def clap(*, is_fused: bool = False) -> Made:
+    t = _transformers()
+    audio = {
+        "window_size": 4,
+        "num_mel_bins": 16,
+        "spec_size": 128,
+        "patch_size": 8,
+        "patch_stride": [8, 8],
+        "hidden_size": 16,
+        "patch_embeds_hidden_size": 8,
+        "depths": [1, 1],
+        "num_attention_heads": [2, 2],
+        "num_hidden_layers": 2,
+        "projection_dim": 12,
+        "enable_fusion": is_fused,
+        "aff_block_r": 2,
+    }
+    text = {**_TEXT, "max_position_embeddings": POSITIONS + 1, "projection_dim": 12}
+    config = t.ClapConfig(text_config=text, audio_config=audio, projection_dim=12)
+    truncation = "fusion" if is_fused else "rand_trunc"
+    return Made(t.ClapModel(config), t.ClapFeatureExtractor(feature_size=16, truncation=truncation))
+
+
+PICTURES: dict[str, Callable[[], Made]] = {
+    "clip": clip,
+    "metaclip_2": lambda: clip("MetaClip2"),
+    "altclip": lambda: clip("AltCLIP"),
+    "chinese_clip": lambda: clip("ChineseCLIP", "ChineseCLIPImageProcessor", size=_SQUARE, crop_size=_SQUARE),
+    "siglip": siglip,
+    "siglip2": siglip2,
+    "blip": blip,
+    "blip_itc": lambda: blip("BlipForImageTextRetrieval"),
+    "align": align,
+    "x_clip": x_clip,
+}
+SOUND: dict[str, Callable[[], Made]] = {"clap": clap, "clap_fused": lambda: clap(is_fused=True)}
+FAMILIES = PICTURES | SOUND
+
+
+def tokenizer(**how: Any) -> Any:
+    """Words of a list, between marks of begin and end."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = _SPECIAL | {word: number for number, word in enumerate(WORDS, len(_SPECIAL))}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = [("<s>", 1), ("</s>", 2)]
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=marks)
+    return _transformers().PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        **{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", **how},
+    )
+
+
+def save_model(family: str, folder: Path, *, seed: int = 0) -> Path:
+    """A folder as transformers saves a model: safetensors, configuration, vocabulary and processor."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = FAMILIES[family]()
+        for parameter in made.network.parameters():  # at their own, tiny scale all rows of random weights look alike
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.2)
+    logging = _transformers().utils.logging
+    logging.disable_progress_bar()
+    made.network.save_pretrained(folder)
+    made.processor.save_pretrained(folder)
+    # The pictures' tokenizers of SigLIP give no attention mask: padding is seen, as in training.
+    names = ["input_ids"] if family.startswith("siglip") else ["input_ids", "attention_mask"]
+    tokenizer(model_max_length=POSITIONS, model_input_names=names).save_pretrained(folder)
+    logging.enable_progress_bar()
+    return folder
