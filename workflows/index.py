@@ -55,6 +55,7 @@ class Index:
         where: str | None = None,
         modalities: str | None = None,
         top: int = 10,
+        merge: bool = False,
     ) -> list[Result]:
         """The clips nearest to a question, best first.
 
@@ -67,6 +68,8 @@ class Index:
             where: a SQL condition on the table's columns, such as ``split = 'test'``.
             modalities: compare with ``video``, ``audio`` or ``video+audio`` alone; by default each clip's primary row.
             top: how many answers.
+            merge: answer with moments: hits of one video that lie together and score alike are one (see
+                `search/moments.py`), and the result says how many as `merged`.
 
         Raises:
             InputError: an empty question, no known word, a condition that does not parse.
@@ -81,6 +84,7 @@ class Index:
             where=where,
             modalities=modalities,
             top=top,
+            merge=merge,
         )
         stamp = stamp_of(self.path)  # before it is read, so that no change between the two is missed
         if self._session is None or stamp != self._stamp or not self._session.is_current():

@@ -153,8 +153,8 @@ def checked_rows(
         spec: what the rows are.
         values: (W, D), or (W, P, D) where each window gives P rows: they follow one another at the window's time. Where
             P differs from window to window, a sequence of (P, D).
-        times: (W, 2), or (W, P, 2) where every row has its own. Rows of an empty time stand in for frames, and are
-            left out.
+        times: (W, 2), or (W, P, 2) where every row has its own. Rows of an empty time are of repeated frames,
+            and are left out.
     """
     if times.ndim == 3:
         times = times.reshape(-1, 2)

@@ -87,7 +87,7 @@ class WindowCutter:
             yield from self._completed(cell)
 
     def _filled(self, until: int) -> Iterator[Window]:
-        """Stand the last frame in for the cells between it and another."""
+        """Repeat the last frame in the cells between it and another."""
         end = self._last.times[1]
         for index in range(self._last.index + 1, until):
             self._held.append(replace(self._last, index=index, times=(end, end)))

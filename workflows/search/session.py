@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ...store import metadata_of, quoted, reader_lock
 from ...train.data import ClipSample
 from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project
 from ..sync import loaded_model
+from .moments import first_moments
 
 _COLUMNS = ("clip", "video", "path", "modalities", "start_seconds", "end_seconds", "split", "captions", "metadata")
 
@@ -42,6 +43,7 @@ class Result(Settings):
         split: the clip's split, if the collection has splits.
         captions: what the collection says of the clip.
         metadata: the manifest's other columns.
+        merged: how many hits the moment is made of (see `moments.py`); its span is theirs, all else the best one's.
     """
 
     video: str
@@ -54,6 +56,7 @@ class Result(Settings):
     split: str | None = None
     captions: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = {}
+    merged: int = 1
 
     def __getitem__(self, name: str) -> Any:
         if name not in type(self).model_fields:
@@ -76,6 +79,7 @@ class Query(Settings):
     where: str | None = None
     modalities: str | None = None
     top: int = 10
+    merge: bool = False
 
     @model_validator(mode="after")
     def _asks_something(self) -> Query:
@@ -168,7 +172,8 @@ class SearchSession:
                 self._count(query.where)  # it parses by itself, so that it cannot leave its brackets
                 conditions.append(f"({query.where})")
             where = " AND ".join(conditions)
-            found = self.table.search(vector, where=where, top=query.top, columns=list(_COLUMNS))
+            search = partial(self.table.search, vector, where=where, columns=list(_COLUMNS))
+            found = first_moments(search, top=query.top) if query.merge else search(top=query.top)
             if not found and not self.table.count(of_model):
                 raise FrameloomError(
                     "the table was made by another model than the configuration's: run `frameloom sync`"
@@ -176,7 +181,8 @@ class SearchSession:
             base, fields = self.project.base, Result.model_fields.keys()
             return [
                 Result(
-                    **{name: row[name] for name in fields - {"path", "captions", "metadata"}},
+                    **{name: row[name] for name in fields - {"path", "captions", "metadata", "merged"}},
+                    merged=row.get("merged", 1),
                     path=str(base / row["path"]),
                     captions=tuple(row["captions"] or ()),
                     metadata=metadata_of(row),

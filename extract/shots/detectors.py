@@ -1,6 +1,6 @@
 """Where shots end: for every frame, how sure it is that the next one belongs to another shot, from 0 to 1.
 
-- `transnet_v2`: Souček and Lokoč, "TransNet V2" (2020), see `networks/transnet.py`. As the authors use it, the network
+- `transnet_v2`: Souček and Lokoč, "TransNet V2" (2020), see `transnet.py`. As the authors use it, the network
   reads 100 frames and the 50 in the middle have rows; frames are 48 x 27, whatever their shape was. The weights come
   as a Python package. A row costs about as much as the frame lasts, on one core.
 - `content_change`: the mean change of hue, saturation and value to the next frame, as the content detector of
@@ -114,7 +114,7 @@ class ShotNetwork(VisualNetwork):
 
     @classmethod
     def random_network(cls, spec: FeatureSpec) -> Any:
-        from ..networks.transnet import TransNetV2
+        from .transnet import TransNetV2
 
         facts = spec.preprocessing
         size = {"height": facts["short_side"], "width": facts["stretch_width"]}
