@@ -4,7 +4,7 @@ Importing this package loads NumPy and nothing heavier; torch, PyAV and gensim a
 `extract.decode`, `extract.windows`, `extract.weights` and `extract.backbones` are doors of their own.
 """
 
-from . import backbones, shots
+from . import backbones
 from .backbones import class_names
 from .decode import DecodedAudio, DecodedFrames, Decoder, Limits
 from .networks import tokenize, train_word_vectors
@@ -38,7 +38,6 @@ __all__ = [
     "needs_weights",
     "path_options",
     "probe",
-    "shots",
     "tokenize",
     "train_word_vectors",
     "weights_digest",

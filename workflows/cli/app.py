@@ -244,6 +244,9 @@ def query(
         str | None, typer.Option(help="Compare with video, audio or video+audio alone. [default: its primary row]")
     ] = None,
     top: Annotated[int, typer.Option(metavar="K", help="How many answers.")] = 10,
+    merge: Annotated[
+        bool, typer.Option("--merge/--no-merge", help="Hits of a video that lie together are one answer.")
+    ] = False,
     config: ConfigPath = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -254,7 +257,7 @@ def query(
     from ..index import Index
 
     results = Index(config).search(
-        text, video=video, image=image, audio=audio, like=like, where=where, modalities=modalities, top=top
+        text, video=video, image=image, audio=audio, like=like, where=where, modalities=modalities, top=top, merge=merge
     )
     lines = (
         f"{rank:3}  {one.score:6.3f}  {one.video}  {one.start_seconds:.1f}-{one.end_seconds:.1f} s"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import Status
 from frameloom.extract import DecodedFrames, Decoder, backbone_spec, create_backbone, extract_file, weights_digest
-from frameloom.extract.shots.detectors import PACKAGED, hue_saturation_value
 from frameloom.extract.decode import FramesChunk, FramesWanted
+from frameloom.extract.shots.detectors import PACKAGED, hue_saturation_value
 from frameloom.extract.weights import is_at_hand
 from helpers.media import steady, write_media
 from matplotlib.colors import rgb_to_hsv
@@ -22,9 +22,7 @@ def moving_shot(seed: int, count: int) -> NDArray[np.uint8]:
     """A picture of coloured squares that moves slowly, (count, 27, 48, 3)."""
     squares = np.random.default_rng(seed).integers(0, 256, (4, 6, 3)).astype(float)
     picture = np.kron(squares, np.ones((9, 12, 1)))
-    return np.stack(
-        [picture[k // 10 : k // 10 + 27, k // 5 : k // 5 + 48] for k in range(count)]
-    ).astype(np.uint8)
+    return np.stack([picture[k // 10 : k // 10 + 27, k // 5 : k // 5 + 48] for k in range(count)]).astype(np.uint8)
 
 
 SHOTS = np.concatenate([moving_shot(1, 40), moving_shot(2, 30), moving_shot(3, 50)])

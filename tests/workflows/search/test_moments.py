@@ -25,8 +25,8 @@ def merged(*hits: dict[str, Any], **rule: float) -> list[tuple[str, float, float
 
 
 def test_neighbours_that_score_alike_widen_the_best() -> None:
-    found = merged(hit(8, 12, 0.5), hit(4, 8, 0.46), hit(12, 16, 0.45), hit(16, 20, 0.449))
-    assert found == [("a8", 4, 16, 0.5, 3), ("a16", 16, 20, 0.449, 1)]
+    found = merged(hit(8, 12, 0.5), hit(4, 8, 0.46), hit(12, 16, 0.351), hit(16, 20, 0.349))
+    assert found == [("a8", 4, 16, 0.5, 3), ("a16", 16, 20, 0.349, 1)]
 
 
 def test_a_gap_is_bridged_and_a_longer_one_is_not() -> None:
@@ -50,7 +50,7 @@ def test_other_videos_are_other_moments() -> None:
 
 
 def test_scores_below_zero_are_compared_as_well() -> None:
-    assert merged(hit(0, 4, -0.10), hit(4, 8, -0.105), hit(8, 12, -0.2)) == [
+    assert merged(hit(0, 4, -0.10), hit(4, 8, -0.12), hit(8, 12, -0.2)) == [
         ("a0", 0, 8, -0.10, 2),
         ("a8", 8, 12, -0.2, 1),
     ]
