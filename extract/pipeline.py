@@ -314,5 +314,5 @@ class FileState:
 
 def frames_wanted(spec: FeatureSpec) -> FramesWanted:
     """The frames that a specification of modality video requests from the decoder."""
-    facts = spec.preprocessing
-    return FramesWanted(Windows.from_data(spec.sampling).frame_rate_hz, facts["short_side"], crop=facts["crop"])
+    facts, rate_hz = spec.preprocessing, Windows.from_data(spec.sampling).frame_rate_hz
+    return FramesWanted(rate_hz, facts["short_side"], crop=facts["crop"], stretch_width=facts.get("stretch_width"))

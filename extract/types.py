@@ -48,16 +48,18 @@ class FramesWanted:
 
     Attributes:
         rate_hz: grid cells a second; cell k is represented by the frame on display at ``(k + 0.5) / rate_hz``.
-        short_side: shortest side of the upright picture after scaling, in pixels.
+        short_side: shortest side of the upright picture after scaling, in pixels; its height with ``stretch_width``.
         at_seconds: instants to use in place of the grid, ascending.
         crop: side of the square that is cut from the middle of the scaled picture, at most ``short_side``; None keeps
             the whole picture.
+        stretch_width: width that the whole upright picture is scaled to, whatever its shape; None keeps its shape.
     """
 
     rate_hz: float
     short_side: int
     at_seconds: tuple[float, ...] | None = None
     crop: int | None = None
+    stretch_width: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

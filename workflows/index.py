@@ -60,6 +60,7 @@ class Index:
         diversity: float = 0.0,
         top: int = 10,
         offset: int = 0,
+        merge: bool = False,
     ) -> list[Result]:
         """The clips nearest to a question, best first.
 
@@ -77,6 +78,8 @@ class Index:
             diversity: from 0 to 1: how much each answer shall differ from those before it.
             top: how many answers.
             offset: how many of the best to pass over.
+            merge: answer with moments: hits of one video that lie together and score alike are one (see
+                `search/moments.py`), and the result says how many as `merged`.
 
         Raises:
             InputError: an empty question, no known word, a condition that does not parse.
@@ -96,6 +99,7 @@ class Index:
             diversity=diversity,
             top=top,
             offset=offset,
+            merge=merge,
         )
         stamp = stamp_of(self.path)  # before it is read, so that no change between the two is missed
         if self._session is None or stamp != self._stamp or not self._session.is_current():

@@ -1,5 +1,6 @@
-"""The frozen backbones: each file registers its own."""
+"""The frozen backbones: each file registers its own. Those that find shots have a folder of their own."""
 
+from ..shots import detectors
 from . import (
     bert,
     clip,
@@ -23,6 +24,7 @@ __all__ = [
     "class_names",
     "clip",
     "davenet",
+    "detectors",
     "logmel",
     "pixels",
     "resnet",

@@ -8,7 +8,8 @@ picture that starts exactly at such an instant, which the filter gives to the ne
 Rule of shape. Pictures are turned upright by their display matrix (mirroring included), non-square pixels are made
 square by scaling the width, and the short side is scaled to the size asked for, the other to ``int(long * size /
 short)``, by swscale's bicubic filter with accurate rounding. Where a square is
-asked for it is cut from the middle, its corner rounded down. Nothing is deinterlaced or tone-mapped.
+asked for it is cut from the middle, its corner rounded down. Where a width is asked for as well the picture is
+stretched to it. Nothing is deinterlaced or tone-mapped.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _CHUNK_BYTES = 4 * 1024**2
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 Emit = Callable[[DecodedFrames], None]
+Size = int | tuple[int, int]
+"""What a picture is scaled to: its short side, or its width and height."""
 
 
 class Picture(NamedTuple):
@@ -128,28 +131,28 @@ class Scaler:
 
     def __init__(self, pixel_aspect: Fraction) -> None:
         self._pixel_aspect = pixel_aspect
-        self._reformatters: dict[int, VideoReformatter] = {}
+        self._reformatters: dict[Size, VideoReformatter] = {}
         self._frame: Any = None
-        self._made: dict[int, NDArray[np.uint8]] = {}
+        self._made: dict[Size, NDArray[np.uint8]] = {}
 
-    def scaled(self, frame: Any, short_side: int) -> NDArray[np.uint8]:
-        """The picture (H, W, 3), upright, with square pixels and this short side."""
+    def scaled(self, frame: Any, size: Size) -> NDArray[np.uint8]:
+        """The picture (H, W, 3), upright, with square pixels and a short side; or stretched to a width and height."""
         if frame is not self._frame:
             self._frame, self._made = frame, {}
-        if short_side not in self._made:
-            self._made[short_side] = self._convert(frame, short_side)
-        return self._made[short_side]
+        if size not in self._made:
+            self._made[size] = self._convert(frame, size)
+        return self._made[size]
 
-    def _convert(self, frame: Any, short_side: int) -> NDArray[np.uint8]:
+    def _convert(self, frame: Any, size: Size) -> NDArray[np.uint8]:
         orientation = orientation_of(frame)
         width, height = float(frame.width * self._pixel_aspect), float(frame.height)
         if orientation.swap:
             width, height = height, width
-        new_width, new_height = scaled_size(width, height, short_side)
+        new_width, new_height = size if isinstance(size, tuple) else scaled_size(width, height, size)
         if orientation.swap:
             new_width, new_height = new_height, new_width
         # A reformatter keeps the tables of the last size that it scaled to.
-        reformatter = self._reformatters.setdefault(short_side, VideoReformatter())
+        reformatter = self._reformatters.setdefault(size, VideoReformatter())
         try:
             # Planes first: swscale has no fast path to packed RGB with whole chroma. The bytes are the same, but for
             # RGB of 15 and 16 bits in its own size, where they differ by less than one step of it.
@@ -185,6 +188,8 @@ class FrameSampler:
     def __init__(self, wanted: FramesWanted, *, scaler: Scaler, emit: Emit) -> None:
         self.num_rows = 0
         self._wanted = wanted
+        width = wanted.stretch_width
+        self._size: Size = wanted.short_side if width is None else (width, wanted.short_side)
         self._scaler = scaler
         self._emit = emit
         self._next = 0
@@ -196,7 +201,7 @@ class FrameSampler:
         """Show the sampler the next picture, in order of display."""
         count = self._count_targets(picture.start, picture.end)
         if count and not picture.is_damaged:
-            pixels = self._scaler.scaled(picture.frame, self._wanted.short_side)
+            pixels = self._scaler.scaled(picture.frame, self._size)
             if self._wanted.crop is not None:
                 pixels = centre_crop(pixels, self._wanted.crop)
             if self._pictures and self._pictures[0].shape != pixels.shape:

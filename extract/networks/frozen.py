@@ -153,8 +153,13 @@ def checked_rows(
         spec: what the rows are.
         values: (W, D), or (W, P, D) where each window gives P rows: they follow one another at the window's time. Where
             P differs from window to window, a sequence of (P, D).
-        times: (W, 2).
+        times: (W, 2), or (W, P, 2) where every row has its own. Rows of an empty time are of repeated frames,
+            and are left out.
     """
+    if times.ndim == 3:
+        times = times.reshape(-1, 2)
+        is_kept = times[:, 0] < times[:, 1]
+        values, times = np.asarray(values).reshape(len(times), -1)[is_kept], times[is_kept]
     if not isinstance(values, np.ndarray):
         times = np.repeat(times, [len(rows) for rows in values], axis=0)
         values = np.concatenate(values)

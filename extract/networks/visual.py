@@ -56,12 +56,13 @@ def visual_spec(
         paper: where it was published.
         weights: published weights that can be had by tag.
     """
+    has_context = windows.context_frames > 0
     return FeatureSpec(
         name=name,
         modality=Modality.VIDEO,
         dim=dim,
-        rate_hz=windows.rate_hz,
-        sampling=windows.as_data(),
+        rate_hz=windows.frame_rate_hz if has_context else windows.rate_hz,
+        sampling=windows.as_data() | ({"rows_per_window": windows.stride_frames} if has_context else {}),
         preprocessing={
             "short_side": short_side,
             "crop": crop,
@@ -185,7 +186,7 @@ class VisualNetwork(FrozenNetwork):
             frames = frames.pin_memory().to(self._device, non_blocking=True)
         with self.computing():
             features = self.embed(self.prepare(frames))
-        if features.ndim != 2:
+        if features.ndim != (3 if self.windows.context_frames else 2):
             raise InputError(f"the network of {self.spec.name!r} gave {tuple(features.shape)}, not (B, D)")
         return features.float()
 

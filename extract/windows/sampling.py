@@ -25,6 +25,10 @@ class Windows:
     Row k is made of the grid cells ``[k * stride_frames, k * stride_frames + num_frames)``, counted from the first
     cell that has a picture. One frame every N seconds is the window of one frame at ``1 / N`` Hz.
 
+    With ``context_frames`` every frame has a row of its own, and windows overlap so that it is seen with as many
+    frames on both sides: the middle ``stride_frames`` of a window are its rows. Before the first frame, where frames
+    are damaged, and after the last one, the nearest earlier frame (at the start: the first) fills the window.
+
     Attributes:
         frame_rate_hz: grid cells a second; a cell is represented by the frame on display at its middle.
         num_frames: frames of a window.
@@ -32,25 +36,30 @@ class Windows:
         end: what becomes of a last window that the content does not fill: ``drop`` it, unless it is the only one;
             fill it with ``zeros`` (black, before normalisation), or ``repeat`` its last frame. An only window that is
             not full is filled by repetition when the policy is ``drop``.
+        context_frames: frames of a window before and after those that have rows; 0 for one row a window.
     """
 
     frame_rate_hz: float
     num_frames: int = 1
     stride_frames: int = 1
     end: End = "drop"
+    context_frames: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.frame_rate_hz <= 1000 or min(self.num_frames, self.stride_frames) < 1:
             raise ConfigError(f"windows need a frame rate from 0 to 1000 Hz and counts from 1: {self}")
         if self.end not in get_args(End):
             raise ConfigError(f"the end of windows is one of {', '.join(get_args(End))}, not {self.end!r}")
+        if self.context_frames and self.stride_frames + 2 * self.context_frames != self.num_frames:
+            raise ConfigError(f"windows with context need num_frames = stride_frames + 2 * context_frames: {self}")
 
     @property
     def rate_hz(self) -> float:
         return self.frame_rate_hz / self.stride_frames
 
     def as_data(self) -> dict[str, Any]:
-        return {"plan": "windows", **asdict(self)}
+        data = {"plan": "windows", **asdict(self)}
+        return data if self.context_frames else {name: data[name] for name in data if name != "context_frames"}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:

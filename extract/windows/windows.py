@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,12 @@ from .sampling import Windows
 class Window:
     """One row's pictures, N of (H, W, 3) uint8 of one size, and the seconds ``[start, end)`` that they were on display.
 
-    Windows that overlap share their pictures.
+    Windows that overlap share their pictures. Where each of P frames has a row, times are (P, 2); those of frames that
+    fill a gap, and are no rows, are empty.
     """
 
     pictures: tuple[NDArray[np.uint8], ...]
-    times: tuple[float, float]
+    times: tuple[float, float] | NDArray[np.float64]
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
@@ -61,25 +62,43 @@ class WindowCutter:
         self._plan = plan
         self._held: deque[_Cell] = deque()
         self._base: int | None = None
+        self._last = _Cell(-1, np.empty(0, np.uint8), (0.0, 0.0))
         self._next = 0
         self._num_given = 0
 
     def push(self, item: DecodedFrames) -> Iterator[Window]:
         """Take the next frames, in order of time; give every window that they complete."""
         for position, index in enumerate(item.cell_indices()):
+            is_first = self._base is None
             if self._base is None:
-                self._base = index
+                self._base = index - self._plan.context_frames
             cell = int(index) - self._base
+            start, end = item.times[position]
+            picture = item.frames[position]
+            if self._plan.context_frames:
+                if is_first:
+                    self._last = _Cell(-1, picture, (float(start), float(start)))
+                yield from self._filled(cell)
+                self._last = _Cell(cell, picture, (float(start), float(end)))
             if cell >= self._first:  # between the windows lies what no row is made of
-                start, end = item.times[position]
-                picture = item.frames[position]
                 if self._plan.stride_frames > self._plan.num_frames:
                     picture = picture.copy()  # apart from its chunk, most of which is not kept
                 self._held.append(_Cell(cell, picture, (float(start), float(end))))
             yield from self._completed(cell)
 
+    def _filled(self, until: int) -> Iterator[Window]:
+        """Repeat the last frame in the cells between it and another."""
+        end = self._last.times[1]
+        for index in range(self._last.index + 1, until):
+            self._held.append(replace(self._last, index=index, times=(end, end)))
+            yield from self._completed(index)
+
     def finish(self) -> Iterator[Window]:
         """Take the end of the content; give the last window, if the plan makes one of what is left."""
+        if self._plan.context_frames and self._base is not None:
+            num_rows = self._last.index + 1 - self._plan.context_frames
+            num_windows = -(-num_rows // self._plan.stride_frames)
+            yield from self._filled(num_windows * self._plan.stride_frames + 2 * self._plan.context_frames)
         cells = [cell for cell in self._held if cell.index >= self._first]
         self._held.clear()
         is_unwanted = self._plan.end == "drop" and self._num_given > 0
@@ -104,6 +123,9 @@ class WindowCutter:
 
     def _window(self, cells: list[_Cell]) -> Window:
         self._num_given += 1
+        if context := self._plan.context_frames:
+            times = np.array([cell.times for cell in cells[context : context + self._plan.stride_frames]])
+            return Window(tuple(cell.picture for cell in cells), times)
         pictures = [cell.picture for cell in cells]
         filler = np.zeros_like(pictures[0]) if self._plan.end == "zeros" else pictures[-1]
         pictures += [filler] * (self._plan.num_frames - len(pictures))

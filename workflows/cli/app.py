@@ -251,6 +251,9 @@ def query(
     diversity: Annotated[float, typer.Option(metavar="X", help="From 0 to 1: how much answers shall differ.")] = 0.0,
     top: Annotated[int, typer.Option(metavar="K", help="How many answers.")] = 10,
     offset: Annotated[int, typer.Option(metavar="N", help="Pass over the best N answers.")] = 0,
+    merge: Annotated[
+        bool, typer.Option("--merge/--no-merge", help="Hits of a video that lie together are one answer.")
+    ] = False,
     config: ConfigPath = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -275,6 +278,7 @@ def query(
             diversity=diversity,
             top=top,
             offset=offset,
+            merge=merge,
         )
     except MediaError as error:  # one file of a collection that fails is data; a question's is a wrong question
         raise InputError(str(error)) from error

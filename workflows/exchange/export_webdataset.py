@@ -12,7 +12,7 @@ import numpy as np
 
 from ..._vocabulary import Clip, canonical_json, digest_of
 from ...store.foreign import npy_bytes
-from ..project import Project, Video, clips_of, in_split
+from ..project import Project, Video, in_split
 from .plans import ExportFile, ExportJob, ExportPlan, in_groups
 from .records import Record
 
@@ -86,7 +86,8 @@ def _clips(job: ExportJob, video: Video, records: list[Record]) -> Iterator[Clip
     spans = [(one.start_seconds, one.end_seconds) for one in records if one.num_rows]
     reached = [(start, end) for start, end in spans if start is not None and end is not None]
     last = max((end for _, end in reached), default=0.0)
-    for clip in clips_of(video, last, clip_seconds=job.project.config.collection.clip_seconds):
+    digest = next((one.source_digest for one in records if one.source_digest), "")
+    for clip in job.project.clips_of(video, digest, last):
         is_reached = any(start < clip.end_seconds and clip.start_seconds < end for start, end in reached)
         if is_reached and (job.header.split is None or in_split(clip.split, job.header.split)):
             yield clip

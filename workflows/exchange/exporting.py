@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pydantic import computed_field
 
@@ -117,10 +118,13 @@ def export(
     records = records_of(project, chosen, split=split)
     if not any(record.num_rows for record in records):
         raise ConfigError(f"{project.root} holds no features of this collection yet: run `frameloom extract` first")
-    metadata = None
+    metadata: list[Any] | None = None
     if format == "webdataset":  # whose samples hold what the collection says of its videos
         rows = [[video.video, [asdict(span) for span in video.spans]] for video in project.collection.videos]
-        metadata = [project.config.collection.clip_seconds, digest_of(rows)]
+        section = project.config.collection
+        metadata = [section.clip_seconds, digest_of(rows)]
+        if section.stride_seconds is not None or section.shots is not None:
+            metadata += [section.stride_seconds, None if section.shots is None else section.shots.model_dump()]
     is_new = _prepare(out, plan_digest(header, records, shard_mb=shard_mb, metadata=metadata))
     job = ExportJob(
         project=project, features=chosen, header=header, records=records, shard_bytes=int(shard_mb * BYTES_A_MB)

@@ -79,7 +79,7 @@ def _failures(entries: Iterable[Any]) -> dict[str, int]:
 def _coverage(project: Project, found: Survey) -> dict[str, dict[str, int]]:
     """Of each wanted feature: how many videos or captions have rows of it, have nothing for it, and there are."""
     streams = [one for state in found.videos for one in state.streams]
-    wanted = dict.fromkeys((want.name for want in project.media), len(found.videos))
+    wanted = dict.fromkeys((want.name for want in project.extracted), len(found.videos))
     text = project.features().text
     if text is not None:
         absent, captions = ImportRecord.absent_in(project.root), project.texts()

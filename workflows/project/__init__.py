@@ -1,6 +1,6 @@
 """Projects: the configuration, the collection that it names, and the features that it asks for."""
 
-from .collection import Video, clips_of, dropped_spans, in_split, readable_path, text_of
+from .collection import Video, dropped_spans, in_split, readable_path, text_of
 from .imported import ALLOWED_SECONDS, PREFIX, ImportRecord, imported_weights
 from .project import CHECKPOINT_POINTER, CONFIG_NAME, VECTORS_POINTER, Project, read_json
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Resolved
@@ -18,7 +18,6 @@ __all__ = [
     "Project",
     "Resolved",
     "Video",
-    "clips_of",
     "dropped_spans",
     "imported_weights",
     "in_split",

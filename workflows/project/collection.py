@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import glob
-import math
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
 from ..._vocabulary import Clip, ConfigError
 from .manifest import MANIFEST_SUFFIXES, ONLY_LOCAL, Scalar, Span, is_address, milliseconds, read_manifest
+from .units import windows_of
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
@@ -29,6 +28,11 @@ class Video:
     video: str
     path: Path
     spans: tuple[Span, ...] = ()
+
+    @property
+    def has_spans(self) -> bool:
+        """Whether the manifest says how it is cut."""
+        return any(span.start_seconds is not None for span in self.spans)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,15 +121,17 @@ def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Col
     )
 
 
-def clips_of(video: Video, duration_seconds: float, *, clip_seconds: float | None) -> list[Clip]:
-    """Cut a video into clips: its own spans where the manifest gives them, otherwise windows.
+def clips_of(
+    video: Video, duration_seconds: float, *, clip_seconds: float | None, units: Sequence[tuple[float, float]] = ()
+) -> list[Clip]:
+    """Cut a video into clips: its own spans where the manifest gives them, otherwise the units, otherwise windows.
 
     Windows start at every multiple of `clip_seconds`; a last one shorter than half of that is joined to the one before.
     A span is cut at the end of the video; one that begins after it gives no clip (see `dropped_spans`). Spans that are
     one to the millisecond are one clip. Raises ConfigError when that clip would be in two splits.
     """
     spans: list[tuple[float, float, Sequence[Span]]]
-    if any(span.start_seconds is not None for span in video.spans):
+    if video.has_spans:
         merged: dict[tuple[int, int], list[Span]] = {}
         for span in video.spans:
             start_ms, end_ms = _cut(span, duration_seconds)
@@ -135,10 +141,7 @@ def clips_of(video: Video, duration_seconds: float, *, clip_seconds: float | Non
             (start / 1000, min(end / 1000, duration_seconds), rows) for (start, end), rows in sorted(merged.items())
         ]
     else:
-        whole = clip_seconds is None or duration_seconds <= clip_seconds
-        count = 1 if whole else max(1, math.floor(duration_seconds / (clip_seconds or 1.0) + 0.5))
-        starts = [index * (clip_seconds or 0.0) for index in range(count)]
-        spans = [(*ends, video.spans) for ends in pairwise([*starts, duration_seconds])]
+        spans = [(*ends, video.spans) for ends in units or windows_of(duration_seconds, length=clip_seconds)]
     return [
         Clip(
             video=video.video,

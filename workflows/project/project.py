@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from ..._files import publish_text
-from ..._vocabulary import ConfigError, FeatureSpec, IntegrityError, Modality, canonical_json, digest_of
+from ..._vocabulary import Clip, ConfigError, FeatureSpec, IntegrityError, Modality, canonical_json, digest_of
 from ..._weights import check_device
 from ...extract import backbone_spec, follows_weights, needs_weights, path_options, weights_digest
 from ...extract.weights import find_source
-from ...store import ClipTable, FeatureStore, Ledger, check_metadata_schema
+from ...store import ClipTable, FeatureStore, Ledger, check_metadata_schema, feature_fingerprint
 from ...train import get_recipe, read_checkpoint
-from .collection import Collection, discover, readable_path
-from .config import Config, FeatureConfig, load_config
+from .collection import Collection, Video, clips_of, discover, readable_path
+from .config import DETECTORS, Config, FeatureConfig, load_config
 from .imported import imported_weights
 from .manifest import is_address
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Features, Resolved, model_widths
+from .units import cuts_of, shots_of, windows_of
 
 CONFIG_NAME = "frameloom.yaml"
 VECTORS_POINTER = "word_vectors.json"
@@ -46,6 +47,13 @@ class Project:
         self.store = FeatureStore(self.root if given is None else given if is_address(given) else self._absolute(given))
         _check_folder("store.features", self.store.root)
         self.media = tuple(self._request(modality, feature) for modality, feature in config.features.media())
+        shots = config.collection.shots
+        self.shots: FeatureRequest | None = None
+        if shots is not None:
+            feature = FeatureConfig(backbone=shots.detector, weights=DETECTORS[shots.detector][0])
+            self.shots = replace(self._request(Modality.VIDEO, feature), is_read=False)
+            if self.shots.name in [one.name for one in self.media]:
+                raise ConfigError(f"features.video: {self.shots.name} finds shots, and is no feature for a model")
         text = config.features.text
         self._text_spec = None if text is None else self._spec(Modality.TEXT, text)  # refused before any work
 
@@ -73,6 +81,27 @@ class Project:
     def texts(self, *, split: str | None = None) -> list[str]:
         """Every text that the text feature reads, each once: captions, then the columns of `features.extra_text`."""
         return self.collection.texts(self.config.features.extra_text.values(), split=split)
+
+    @property
+    def extracted(self) -> tuple[FeatureRequest, ...]:
+        """What is extracted of a file: what the model reads, and what finds shots."""
+        return self.media if self.shots is None else (*self.media, self.shots)
+
+    def clips_of(self, video: Video, digest: str, duration_seconds: float) -> list[Clip]:
+        """Cut a video, whose content has this digest, into clips; none while its shots are not extracted.
+
+        A video without pictures that can be read is one shot.
+        """
+        section = self.config.collection
+        units = windows_of(duration_seconds, length=section.clip_seconds, stride=section.stride_seconds)
+        if section.shots is not None and self.shots is not None and not video.has_spans:
+            name = feature_fingerprint(digest, self.shots.spec, self.shots.weights_digest)
+            if self.store.entry(name) is None:
+                return []
+            cuts = cuts_of(self.store.read(name), threshold=section.shots.cut_value)
+            shortest, longest = section.shots.shortest_seconds, section.shots.longest_seconds
+            units = shots_of(duration_seconds, cuts, shortest=shortest, longest=longest)
+        return clips_of(video, duration_seconds, clip_seconds=None, units=units)
 
     @cached_property
     def ledger(self) -> Ledger:

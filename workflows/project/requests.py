@@ -52,6 +52,8 @@ class FeatureRequest:
     spec: FeatureSpec
     weights_digest: str
     request: BackboneRequest
+    is_read: bool = True
+    """Whether a model reads it; a feature that only says where shots end is not."""
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from ...store import metadata_of, quoted
 from ...train.data import ClipSample
 from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project
 from ..sync import loaded_model
+from .moments import first_moments
 from .ranking import arranged, away_from, fused
 
 MAX_TEXT_CHARACTERS = 10_000
@@ -65,6 +66,7 @@ class Result(Settings):
         split: the clip's split, if the collection has splits.
         captions: what the collection says of the clip.
         metadata: the manifest's other columns.
+        merged: how many hits the moment is made of (see `moments.py`); its span is theirs, all else the best one's.
     """
 
     video: str
@@ -78,6 +80,7 @@ class Result(Settings):
     split: str | None = None
     captions: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = {}
+    merged: int = 1
 
     def __getitem__(self, name: str) -> Any:
         if name not in type(self).model_fields:
@@ -106,6 +109,7 @@ class Query(Settings):
         diversity: from 0 to 1: how much answers shall differ from those before them.
         top: how many answers.
         offset: how many of the best to pass over.
+        merge: hits of a video that lie together are one answer (see `moments.py`).
     """
 
     text: str | None = None
@@ -121,6 +125,7 @@ class Query(Settings):
     diversity: float = Field(default=0.0, ge=0, le=1)
     top: int = 10
     offset: int = 0
+    merge: bool = False
 
     @property
     def is_arranged(self) -> bool:
@@ -140,6 +145,8 @@ class Query(Settings):
             raise ValueError("--like asks for clips like one of the table: give it without words and files")
         if self.text is not None and not self.text.strip():
             raise ValueError("an empty question: give at least one word")
+        if self.merge and self.is_arranged:
+            raise ValueError("--merge joins hits by their similarity: leave out --hybrid, --distinct and --diversity")
         if self.hybrid and self.text is None:
             raise ValueError("--hybrid looks for words in the captions: give words")
         named = {"the question": self.text, "--like": self.like, "--unlike": self.unlike}
@@ -232,10 +239,11 @@ class SearchSession:
             self._count(query.where)  # it parses by itself, so that it cannot leave its brackets
             conditions.append(f"({query.where})")
         where, wanted = " AND ".join(conditions), query.top + query.offset
+        search = partial(self.table.search, vector, where=where, columns=_COLUMNS)
         if query.is_arranged:
             found = self._arranged(query, vector, where, wanted)
         else:
-            found = self.table.search(vector, where=where, top=wanted, columns=_COLUMNS)
+            found = first_moments(search, top=wanted) if query.merge else search(top=wanted)
         if not found and not self.table.count(of_model):
             raise FrameloomError("the table was made by another model than the configuration's: run `frameloom sync`")
         return [self._result(row) for row in found[query.offset :]]

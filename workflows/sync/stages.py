@@ -65,7 +65,7 @@ def extract(stage: Stage, found: Survey) -> Survey:
     if not waiting:
         return found
     lacking = {name for state in waiting for name in state.to_extract}
-    fetch_requested([one.request for one in stage.project.media if one.name in lacking], stage.console)
+    fetch_requested([one.request for one in stage.project.extracted if one.name in lacking], stage.console)
     begun = time.monotonic()
     with stage.console.progress("extract", len(waiting), "videos") as advance:
         _run_extract_jobs(stage, list(extract_jobs(stage.project, waiting)), advance)
@@ -97,7 +97,7 @@ def extract_jobs(project: Project, waiting: list[VideoState]) -> Iterator[Extrac
             yield ExtractJob(
                 store=str(project.store.root),
                 items=tuple(items),
-                backbones=tuple(one.request for one in project.media if one.name in missing),
+                backbones=tuple(one.request for one in project.extracted if one.name in missing),
                 decode_seconds=run.decode_seconds,
                 decode_memory_bytes=int(run.decode_memory_gb * 1e9),
                 threads=run.threads,

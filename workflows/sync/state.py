@@ -9,7 +9,7 @@ from typing import TypeVar
 from ..._vocabulary import Clip, Status, digest_of
 from ...store import embedding_fingerprint
 from ...train.data import ClipFeatures
-from ..project import CheckpointRef, FeatureRequest, Project, Resolved, clips_of, text_of
+from ..project import CheckpointRef, FeatureRequest, Project, Resolved, text_of
 from .survey import Stream, Survey, fingerprint_of, survey
 from .tasks import text_digest
 
@@ -107,7 +107,7 @@ def clip_states(project: Project, found: Survey, text: FeatureRequest | None) ->
         if state.file.digest is None or state.duration_seconds <= 0:
             continue
         path = project.kept_path(state.file.video.path)
-        for clip in clips_of(state.file.video, state.duration_seconds, clip_seconds=config.collection.clip_seconds):
+        for clip in project.clips_of(state.file.video, state.file.digest, state.duration_seconds):
             media = {
                 modality.value: tuple(one.fingerprint for one in streams)
                 for modality, streams in state.modalities().items()

@@ -88,9 +88,9 @@ class VideoState:
         return f"waits for `frameloom import` of {', '.join(awaited)} (--absent records videos that have none)"
 
     def modalities(self) -> dict[Modality, tuple[Stream, ...]]:
-        """The streams that are joined for the model, by modality."""
+        """The streams that are joined for the model, by modality; what finds shots is not among them."""
         found: dict[Modality, tuple[Stream, ...]] = {}
-        for one in self.streams:
+        for one in (each for each in self.streams if each.request.is_read):
             found[one.request.modality] = (*found.get(one.request.modality, ()), one)
         return found
 
@@ -164,7 +164,8 @@ def survey(project: Project, *, on_hashed: Callable[[Path], None] | None = None)
         if isinstance(digest, MediaError):
             states.append(VideoState(file=FileState(video=video, status=digest.status, message=digest.message)))
             continue
-        streams = tuple(stream_of(project, request, digest, absent) for request in project.media)
+        wanted = (one for one in project.extracted if one.is_read or not video.has_spans)
+        streams = tuple(stream_of(project, request, digest, absent) for request in wanted)
         states.append(VideoState(file=FileState(video=video, digest=digest), streams=streams))
     return Survey(videos=tuple(states))
 

@@ -196,6 +196,15 @@ def test_plain_values_of_free_mappings_stay() -> None:
         ({"collection": {}}, ["collection.videos", "missing"]),
         ({"collection": {"videos": []}}, ["collection.videos", "needs a folder"]),
         ({"collection": {"videos": "x", "clip_seconds": 0.05}}, ["collection.clip_seconds", "0.1", "0.05"]),
+        (
+            {"collection": {"videos": "x", "clip_seconds": 4, "stride_seconds": 5}},
+            ["collection", "at most clip_seconds"],
+        ),
+        ({"collection": {"videos": "x", "clip_seconds": None, "stride_seconds": 5}}, ["at most clip_seconds"]),
+        ({"collection": {"videos": "x", "clip_seconds": 4, "shots": {}}}, ["collection", "shots or windows"]),
+        ({"collection": {"videos": "x", "shots": {"treshold": 0.5}}}, ["collection.shots.treshold", "'threshold'"]),
+        ({"collection": {"videos": "x", "shots": {"threshold": 1.5}}}, ["collection.shots.threshold", "1.5"]),
+        ({"collection": {"videos": "x", "shots": {"detector": "x"}}}, ["collection.shots.detector", "'transnet_v2'"]),
         ({"collection": {"videos": ["x", "s3://b/v"]}}, ["collection.videos", "only local", "s3://b/v"]),
         ({"collection": {"videos": "x", "captions": "https://a/c.csv"}}, ["collection.captions", "only local"]),
         (
