@@ -29,10 +29,10 @@ READY: dict[str, Any] = {
 
 
 def write_shots(folder: Path, **sections: Any) -> Project:
-    """A video of three colours, two seconds each; and its project."""
+    """A video of three shots, dark, light and dark, of two seconds each; and its project."""
     path = folder / "videos" / "three.mp4"
     path.parent.mkdir(exist_ok=True)
-    pictures = [np.full((64, 64, 3), COLOURS[colour], np.uint8) for colour in ("red", "green", "blue")]
+    pictures = [np.full((64, 64, 3), level, np.uint8) for level in (20, 230, 60)]
     if not path.exists():
         write_media(path, instants=steady(48, 8), paint=lambda number: pictures[number // 16], frame_rate=8)
     return Project.open(write_config(folder, **{**READY, **sections}))
