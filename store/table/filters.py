@@ -84,7 +84,8 @@ def check_filter(where: str, columns: Sequence[str]) -> None:
             names = list(known.values())
             close = get_close_matches(name[:_SHOWN_CHARACTERS], names, n=1)
             hint = f": did you mean {close[0]}?" if close else "."
-            raise InputError(f"the filter: no column is called {shown(name)}{hint} Columns: {', '.join(names)}")
+            problem = f"no column is called {shown(name)}{hint} Columns: {', '.join(names)}"
+            raise InputError(f"the filter {shown(where)}: {problem}")
 
 
 def bracketed(where: str | None) -> str | None:

@@ -53,7 +53,9 @@ class Project:
             feature = FeatureConfig(backbone=shots.detector, weights=DETECTORS[shots.detector][0])
             self.shots = replace(self._request(Modality.VIDEO, feature), is_read=False)
             if self.shots.name in [one.name for one in self.media]:
-                raise ConfigError(f"features.video: {self.shots.name} finds shots: give a backbone whose rows a model reads")
+                raise ConfigError(
+                    f"features.video: {self.shots.name} finds shots: give a backbone whose rows a model reads"
+                )
         text = config.features.text
         self._text_spec = None if text is None else self._spec(Modality.TEXT, text)  # refused before any work
 

@@ -17,7 +17,7 @@ from frameloom.workflows.project.project import Project
 from frameloom.workflows.sync.state import take_state
 from frameloom.workflows.sync.sync import extract_only
 from helpers.media import steady, write_media
-from helpers.projects import COLOURS, make_clip, run_sync, write_config
+from helpers.projects import make_clip, run_sync, write_config
 
 READY: dict[str, Any] = {
     "collection": {"captions": None, "shots": {"detector": "content_change"}},
