@@ -5,8 +5,9 @@
 The clips are joined into one file, each with its frames at their own times and without sound. FILE says what is in
 them; each of its captions is asked as a question of the preset `ready`, once for each unit, and the answer is right
 where it overlaps the span of the caption's clip by enough (intersection over union). A join is found where a detector
-sets a cut within two frames of it. Thresholds and lengths are the published or usual ones; the share by
-which hits merge (`search/moments.py`) was chosen on these questions. The spans' ends are cuts, which favours shots, as in edited video and not in a long take.
+sets a cut within two frames of it. Thresholds and lengths are the published or usual ones; the share by which hits
+merge (`search/moments.py`) was chosen on these questions. The spans' ends are cuts, which favours shots, as in edited
+video and not in a long take.
 """
 
 from __future__ import annotations
