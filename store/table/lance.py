@@ -198,23 +198,28 @@ class ClipTable:
         return self._answered(lambda *given: given[0].with_words(words, *given[1:]), vector, where, top, columns)
 
     def _answered(
-        self, ask: Callable[..., Any], vector: Any, where: str | None, top: int, columns: Sequence[str] | None
+        self,
+        ask: Callable[..., list[dict[str, Any]]],
+        vector: Any,
+        where: str | None,
+        top: int,
+        columns: Sequence[str] | None,
     ) -> list[dict[str, Any]]:
         """What the newest version answers. A version whose files a writer drops meanwhile gives way to a newer one."""
         if not 1 <= top <= MAX_TOP:
             raise InputError(f"top = {top}: from 1 to {MAX_TOP:,} results can be asked for")
-        for attempts_left in (2, 1, 0):
+        attempts_left = 3
+        while True:
+            attempts_left -= 1
             pinned = self._pinned()
             wanted = self._columns(pinned.table, columns)
             query = query_vector(vector, pinned.dim)
             try:
                 with self._lance.translated(where, pinned.table):
-                    found: list[dict[str, Any]] = ask(pinned, query, where, top, wanted)
-                    return found
+                    return ask(pinned, query, where, top, wanted)
             except IntegrityError:
                 if not attempts_left or self.version() == pinned.version:
                     raise
-        raise AssertionError
 
     def _pinned(self) -> PinnedVersion:
         """The newest version, and what was read of it for questions before."""

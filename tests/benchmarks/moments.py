@@ -121,7 +121,8 @@ def measured(
     config["collection"] = {"videos": "videos", **unit}
     path.write_text(yaml.safe_dump(config))
     begun = time.monotonic()
-    sync(Project.open(path), Console(quiet=True))
+    report = sync(Project.open(path), Console(quiet=True))
+    assert report.exit_code == 0, list(report.lines())
     seconds = time.monotonic() - begun
     index = open_index(path)
     overlaps = []

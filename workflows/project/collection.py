@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from ..._vocabulary import Clip, ConfigError
 from .manifest import MANIFEST_SUFFIXES, ONLY_LOCAL, Scalar, Span, is_address, milliseconds, read_manifest
-from .units import windows_of
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
@@ -121,12 +120,9 @@ def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Col
     )
 
 
-def clips_of(
-    video: Video, duration_seconds: float, *, clip_seconds: float | None, units: Sequence[tuple[float, float]] = ()
-) -> list[Clip]:
-    """Cut a video into clips: its own spans where the manifest gives them, otherwise the units, otherwise windows.
+def clips_of(video: Video, duration_seconds: float, *, units: Sequence[tuple[float, float]]) -> list[Clip]:
+    """Cut a video into clips: its own spans where the manifest gives them, otherwise the units (see `units.py`).
 
-    Windows start at every multiple of `clip_seconds`; a last one shorter than half of that is joined to the one before.
     A span is cut at the end of the video; one that begins after it gives no clip (see `dropped_spans`). Spans that are
     one to the millisecond are one clip. Raises ConfigError when that clip would be in two splits.
     """
@@ -141,7 +137,7 @@ def clips_of(
             (start / 1000, min(end / 1000, duration_seconds), rows) for (start, end), rows in sorted(merged.items())
         ]
     else:
-        spans = [(*ends, video.spans) for ends in units or windows_of(duration_seconds, length=clip_seconds)]
+        spans = [(*ends, video.spans) for ends in units]
     return [
         Clip(
             video=video.video,

@@ -103,7 +103,7 @@ class Project:
             cuts = cuts_of(self.store.read(name), threshold=section.shots.cut_value)
             shortest, longest = section.shots.shortest_seconds, section.shots.longest_seconds
             units = shots_of(duration_seconds, cuts, shortest=shortest, longest=longest)
-        return clips_of(video, duration_seconds, clip_seconds=None, units=units)
+        return clips_of(video, duration_seconds, units=units)
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from frameloom import ConfigError
 from frameloom.workflows.project.collection import Span, Video, clips_of, discover, dropped_spans, readable_path
+from frameloom.workflows.project.units import windows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,7 +57,7 @@ def test_captions_join_by_path_relative_to_the_manifest(tmp_path: Path) -> None:
     assert found.texts() == ["one", "two", "three"]
     assert found.texts(split="test") == []
     assert found.metadata_types == {"views": "int64"}
-    (clip,) = clips_of(found.videos[0], 5.0, clip_seconds=8)
+    (clip,) = clips_of(found.videos[0], 5.0, units=windows_of(5.0, length=8))
     assert (clip.captions, clip.split, clip.metadata) == (("one", "two", "three"), "train", {"views": 3})
 
 
@@ -79,7 +80,7 @@ def test_manifest_is_a_collection(tmp_path: Path, suffix: str) -> None:
         pq.write_table(pa.Table.from_pylist(rows), path)
     found = discover([str(path)], captions=None, base=tmp_path)
     assert names(found) == ["a.mp4"]
-    clips = clips_of(found.videos[0], 5.0, clip_seconds=8)
+    clips = clips_of(found.videos[0], 5.0, units=windows_of(5.0, length=8))
     assert [(clip.start_seconds, clip.end_seconds, clip.captions) for clip in clips] == [
         (1.0, 2.5, ("one",)),
         (4.0, 5.0, ("two",)),
@@ -143,7 +144,7 @@ def test_broken_manifest_is_named(tmp_path: Path, content: bytes) -> None:
     clip_seconds=st.one_of(st.none(), st.floats(0.5, 600, allow_nan=False)),
 )
 def test_windows_cover_the_video_once(duration: float, clip_seconds: float | None) -> None:
-    clips = clips_of(Video(video="a", path=Path("a")), duration, clip_seconds=clip_seconds)
+    clips = clips_of(Video(video="a", path=Path("a")), duration, units=windows_of(duration, length=clip_seconds))
     assert clips[0].start_seconds == 0
     assert clips[-1].end_seconds == duration
     assert all(one.end_seconds == two.start_seconds for one, two in pairwise(clips))
@@ -161,7 +162,7 @@ def test_spans_are_cut_at_the_end_and_joined_when_equal() -> None:
         Span(captions=("c",), start_seconds=8.0, end_seconds=20.0),
         Span(captions=("d",), start_seconds=30.0, end_seconds=31.0),
     )
-    clips = clips_of(Video(video="a", path=Path("a"), spans=spans), 10.0, clip_seconds=2)
+    clips = clips_of(Video(video="a", path=Path("a"), spans=spans), 10.0, units=windows_of(10.0, length=2))
     assert [(clip.start_seconds, clip.end_seconds, clip.captions) for clip in clips] == [
         (0.0, 4.0, ("a", "b")),
         (8.0, 10.0, ("c",)),
@@ -241,7 +242,7 @@ def test_rows_without_a_split_go_along(
     tmp_path: Path, videos: list[dict[str, Any]], captions: list[dict[str, Any]], splits: list[str | None]
 ) -> None:
     found = split_collection(tmp_path, videos, captions)
-    clips = clips_of(found.videos[0], 4.0, clip_seconds=8)
+    clips = clips_of(found.videos[0], 4.0, units=windows_of(4.0, length=8))
     assert [clip.split for clip in clips] == splits
     assert (found.texts(split="train") == []) is (set(splits) == {"test"})
 
@@ -249,14 +250,14 @@ def test_rows_without_a_split_go_along(
 def test_spans_that_the_end_makes_one_are_not_in_two_splits() -> None:
     spans = tuple(Span(start_seconds=8.0, end_seconds=end, split=split) for end, split in ((20, "train"), (30, "test")))
     video = Video(video="a", path=Path("a"), spans=spans)
-    assert len(clips_of(video, 25.0, clip_seconds=8)) == 2
+    assert len(clips_of(video, 25.0, units=windows_of(25.0, length=8))) == 2
     with pytest.raises(ConfigError, match="'a' from 8 to 10 s is in more than one split"):
-        clips_of(video, 10.0, clip_seconds=8)
+        clips_of(video, 10.0, units=windows_of(10.0, length=8))
 
 
 def test_row_of_the_whole_video_tells_of_its_spans(tmp_path: Path) -> None:
     found = split_collection(tmp_path, [{"views": 3, "lang": "en"}], [PART | {"lang": "de"}, OTHER_PART])
-    clips = clips_of(found.videos[0], 10.0, clip_seconds=8)
+    clips = clips_of(found.videos[0], 10.0, units=windows_of(10.0, length=8))
     assert [clip.start_seconds for clip in clips] == [1.0, 3.0]
     assert [clip.metadata for clip in clips] == [{"views": 3, "lang": "de"}, {"views": 3, "lang": "en"}]
 
@@ -369,12 +370,14 @@ def test_spans_are_one_when_they_are_in_milliseconds() -> None:
         Span(captions=(name,), start_seconds=start, end_seconds=end)
         for name, start, end in (("b", 1.0004, 2.0), ("a", 1.0, 1.9996), ("c", 1.001, 2.0))
     )
-    clips = clips_of(Video(video="a", path=Path("a"), spans=spans), 10.0, clip_seconds=2)
+    clips = clips_of(Video(video="a", path=Path("a"), spans=spans), 10.0, units=windows_of(10.0, length=2))
     assert [(clip.start_seconds, clip.end_seconds, clip.captions) for clip in clips] == [
         (1.0, 2.0, ("b", "a")),
         (1.001, 2.0, ("c",)),
     ]
-    assert clips == clips_of(Video(video="a", path=Path("a"), spans=(*spans, spans[1])), 10.0, clip_seconds=2)
+    assert clips == clips_of(
+        Video(video="a", path=Path("a"), spans=(*spans, spans[1])), 10.0, units=windows_of(10.0, length=2)
+    )
 
 
 @settings(deadline=None)
@@ -388,7 +391,7 @@ def test_clips_of_spans_have_names_of_their_own(bounds: list[tuple[float, float 
         for start, length in bounds
     )
     video = Video(video="a", path=Path("a"), spans=spans)
-    clips = clips_of(video, duration, clip_seconds=8)
+    clips = clips_of(video, duration, units=windows_of(duration, length=8))
     assert len({clip.clip_id for clip in clips}) == len(clips)
     assert all(0 <= clip.start_seconds < clip.end_seconds <= duration for clip in clips)
     assert bool(clips) or dropped_spans(video, duration) > 0
@@ -401,7 +404,7 @@ def test_spans_beyond_the_end_are_counted() -> None:
     assert dropped_spans(video, 10.0) == 3
     assert dropped_spans(video, 20.0) == 0
     assert dropped_spans(Video(video="a", path=Path("a")), 1.0) == 0
-    assert len(clips_of(video, 10.0, clip_seconds=8)) == 3
+    assert len(clips_of(video, 10.0, units=windows_of(10.0, length=8))) == 3
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
