@@ -198,12 +198,7 @@ class ClipTable:
         return self._answered(lambda *given: given[0].with_words(words, *given[1:]), vector, where, top, columns)
 
     def _answered(
-        self,
-        ask: Callable[..., list[dict[str, Any]]],
-        vector: Any,
-        where: str | None,
-        top: int,
-        columns: Sequence[str] | None,
+        self, ask: Callable[..., Any], vector: Any, where: str | None, top: int, columns: Sequence[str] | None
     ) -> list[dict[str, Any]]:
         """What the newest version answers. A version whose files a writer drops meanwhile gives way to a newer one."""
         if not 1 <= top <= MAX_TOP:
@@ -216,7 +211,7 @@ class ClipTable:
             query = query_vector(vector, pinned.dim)
             try:
                 with self._lance.translated(where, pinned.table):
-                    return ask(pinned, query, where, top, wanted)
+                    return ask(pinned, query, where, top, wanted)  # type: ignore[no-any-return]
             except IntegrityError:
                 if not attempts_left or self.version() == pinned.version:
                     raise
