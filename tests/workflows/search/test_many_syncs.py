@@ -100,6 +100,7 @@ def test_two_hundred_syncs_leave_a_bounded_store(tmp_path: Path, capsys: pytest.
     with capsys.disabled():
         for each in (0, 24, 49, 99, 149, 199):
             print(f"after {each + 1} syncs: files and bytes", sizes[each])
-    for name, part, bound in (("table", 0, 500), ("table", 1, 16 * 2**20), ("all", 0, 700)):
-        before, after = (max(one[name][part] for one in some) for some in (sizes[50:150], sizes[150:]))
-        assert after <= min(bound, 1.25 * before), (name, part)
+    # What is kept follows from the versions of the last 30 s, and so from the machine's speed. With nothing dropped 60
+    # syncs left 190 files and 4.2 MB of table: 200 would leave some 610 and 14 MB, and 850 files in all.
+    for name, part, bound in (("table", 0, 450), ("table", 1, 8 * 2**20), ("all", 0, 700)):
+        assert max(one[name][part] for one in sizes) <= bound, (name, part)
