@@ -160,22 +160,20 @@ class Rows:
         last: NDArray[np.int64],
     ) -> None:
         """Narrow clips' rows, which are in the order of time, to those whose middle lies in a span."""
-        known: dict[
-            tuple[Path, int, int], NDArray[np.float64]
-        ] = {}  # often several windows of a batch are of one video
+        of_rows: dict[tuple[Path, int, int], list[int]] = {}  # often several windows of a batch are of one video
         for place in np.flatnonzero(last > first).tolist():
-            cut, clip = cuts[place], int(index[place])
-            if cut is None:
-                continue
-            rows = self.spans.place(clip)
+            if cuts[place] is not None:
+                of_rows.setdefault(self.spans.place(int(index[place])), []).append(place)
+        for rows, places in of_rows.items():
+            spans, clip = np.array([cuts[place] for place in places]), int(index[places[0]])
             if rows[2] - rows[1] > _SEARCHED_ROWS and not np.isnan(self._ends_of(clip)).any():
-                low, high = (self._row_at(clip, seconds) for seconds in cut)
+                found = np.array([[self._row_at(clip, seconds) for seconds in span] for span in spans.tolist()])
             else:
-                middles = known[rows] if rows in known else known.setdefault(rows, self._middles(*rows))
+                middles = self._middles(*rows)
                 if np.isnan(middles[0]):  # text has no times
                     continue
-                low, high = (rows[1] + int(found) for found in np.searchsorted(middles, cut))
-            first[place], last[place] = low, max(low, high)
+                found = rows[1] + middles.searchsorted(spans)
+            first[places], last[places] = found[:, 0], found.max(axis=1)
 
     def _ends_of(self, clip: int) -> tuple[float, float]:
         """The middles of a clip's first and last row, NaN where rows have no times."""
