@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +113,41 @@ class Index:
         """Current, stale (with reasons) and failed items, as plain data."""
         return status_of(Project.open(self.path, read_only=True))
 
-    def evaluate(self, *, split: str = "test") -> Evaluation:
-        """Text-to-media retrieval on one split."""
+    def evaluate(
+        self,
+        *,
+        split: str = "test",
+        captions: str = "first",
+        against: str | Path | None = None,
+        run: str | Path | None = None,
+        measures: Sequence[str] = (),
+    ) -> Evaluation:
+        """Text-to-media retrieval on one split, each figure with its 95 % interval.
+
+        Args:
+            split: train, val or test.
+            captions: ``first`` asks each clip's first caption, ``all`` every one.
+            against: the configuration of another project over the same clips, to be compared with.
+            run: where to write a TREC run; the right answers go beside it, with the ending ``.qrels``.
+            measures: of ir-measures, such as ``nDCG@10``; needs ``frameloom[trec]``.
+
+        Raises:
+            InputError: nothing to ask, another project with other clips or captions, a measure that is not known.
+        """
         project = Project.open(self.path)
-        with project.locked(reader_lock):
-            return evaluate(project, split=split)
+        other = None if against is None else Project.open(Index(against).path)
+        with ExitStack() as held:
+            for one in (project, other):
+                if one is not None:
+                    held.enter_context(one.locked(reader_lock))
+            return evaluate(
+                project,
+                split=split,
+                captions=captions,
+                against=other,
+                run=None if run is None else Path(run),
+                measures=measures,
+            )
 
     def close(self) -> None:
         """End what searches keep open. The next search opens it again."""

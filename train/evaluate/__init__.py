@@ -1,6 +1,7 @@
 """Judging a model: embeddings, retrieval metrics, step localisation, long videos, attention between modalities."""
 
 from .attention import ModalityAttention, check_fuses, mean_attention
+from .bootstrap import intervals, redrawn
 from .embed import embed_batch
 from .localisation import (
     LocalisationRecall,
@@ -28,10 +29,12 @@ __all__ = [
     "check_fuses",
     "embed_batch",
     "embed_test_clips",
+    "intervals",
     "label_steps",
     "localisation_recall",
     "mean_attention",
     "predict_steps",
+    "redrawn",
     "retrieval_metrics",
     "retrieval_ranks",
     "retrieval_table",

@@ -1,20 +1,43 @@
-"""Retrieval on held-out clips, from the table: each caption asks, the clip that it was written for is the answer."""
+"""Retrieval on held-out clips, from the table: captions ask, the clip that they were written for is the answer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._files import publish_text
 from ..._settings import Settings
-from ..._vocabulary import InputError
+from ..._vocabulary import ConfigError, InputError
 from ..project import Project
 from ..search import SearchSession
 from ..sync import in_batches
 
 QUERIES_PER_BATCH = 256
+RUN_DEPTH = 1000
+COLUMNS = ("r1", "r5", "r10", "medr")
+Interval = tuple[float, float]
+
+
+class Comparison(Settings):
+    """Two models, asked the same questions, each through the rows of its most modalities."""
+
+    combination: str
+    """Of this model."""
+    other: str
+    """The other project's configuration."""
+    other_combination: str
+    """Of the other model."""
+    difference: Mapping[str, float]
+    """Of r1, r5, r10 in points, and of medr in ranks: this model's figure less the other's."""
+    intervals: Mapping[str, Interval]
+    """95 % of each difference."""
 
 
 class Evaluation(Settings):
@@ -23,71 +46,250 @@ class Evaluation(Settings):
     split: str
     """The split whose clips are asked for and searched."""
     num_queries: int
-    """Captions asked, one for each item (its first)."""
+    """Captions asked: the first of each item, or all."""
     num_items: int
     """Items in the gallery: videos, or spans of them that have captions of their own."""
     metrics: Mapping[str, Mapping[str, float]]
     """Combination to R@1, R@5, R@10 in percent, and median and mean rank from 1."""
+    intervals: Mapping[str, Mapping[str, Interval]]
+    """Combination to 95 % of r1, r5, r10 and medr, over draws of the split's videos."""
+    against: Comparison | None = None
+    """Another model's answers to the same questions, where one was named."""
+    measures: Mapping[str, float] = {}
+    """What ir-measures says of the combination of most modalities."""
 
     def lines(self) -> Iterator[str]:
-        yield f"{self.num_queries} questions, {self.num_items} clips of the split {self.split!r}"
-        yield f"{'text -> ':22}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'MedR':>7}"
+        yield f"{self.num_queries} questions, {self.num_items} clips of the split {self.split!r}; in brackets 95 %"
+        yield f"{'text -> ':20}{'R@1':>22}{'R@5':>22}{'R@10':>22}{'MedR':>22}"
         for name, values in self.metrics.items():
-            numbers = "".join(f"{values[column]:7.1f}" for column in ("r1", "r5", "r10", "medr"))
-            yield f"  {name:20}{numbers}"
+            yield _row(name, values, self.intervals[name])
+        if self.against is not None:
+            yield f"{self.against.combination} less {self.against.other_combination} of {self.against.other}"
+            yield _row("", self.against.difference, self.against.intervals, sign="+")
+        for name, value in self.measures.items():
+            yield f"{name}: {value:.4f}"
 
 
-def evaluate(project: Project, *, split: str = "test") -> Evaluation:
-    """R@1, R@5, R@10 and the median rank of text -> video, audio and video+audio on one split.
+def _row(name: str, values: Mapping[str, float], intervals: Mapping[str, Interval], sign: str = "") -> str:
+    cells = (f"{values[one]:{sign}.1f} [{intervals[one][0]:.1f}, {intervals[one][1]:.1f}]" for one in COLUMNS)
+    return f"  {name:18}" + "".join(f"{cell:>22}" for cell in cells)
 
-    The windows of one video that share their captions are one item, and its best window counts. Raises InputError when
-    the split has no clip with captions.
+
+def evaluate(
+    project: Project,
+    *,
+    split: str = "test",
+    captions: str = "first",
+    against: Project | None = None,
+    run: Path | None = None,
+    measures: Sequence[str] = (),
+) -> Evaluation:
+    """R@1, R@5, R@10 and the median rank of text -> video, audio and video+audio on one split, with 95 % intervals.
+
+    The windows of one video that share their captions are one item, and its best window counts.
+
+    Args:
+        project: which was synced.
+        split: train, val or test.
+        captions: whether each item's first caption asks, or all of them.
+        against: another project over the same clips; the difference comes with its interval, over the same draws.
+        run: where to write the answers as a TREC run, and beside it the right ones, with the ending `.qrels`.
+        measures: of ir-measures, such as ``nDCG@10``.
+
+    Raises:
+        InputError: the split has no clip with captions, the other project has other ones, a measure that is not known,
+            a run that ends in `.qrels`.
+        ConfigError: measures without the extra `trec`.
     """
-    from ...train.evaluate import retrieval_metrics
+    from ...train.evaluate import intervals, redrawn
 
-    if split not in ("train", "val", "test"):
-        raise InputError(f"split {split!r}: allowed are train, val, test")
-    session = SearchSession(project)
-    condition = f"split = '{split}'" if split != "train" else "(split = 'train' OR split IS NULL)"
-    rows = project.table.get(
-        where=f"{condition} AND model = '{session.checkpoint.digest}'",
-        columns=["video", "captions", "modalities", "vector"],
+    if run is not None and run.suffix == ".qrels":
+        raise InputError(f"{run}: the right answers are written under this ending: give the run another one")
+    asked = Questions(project, split=split, captions=captions)
+    metrics, spread = {}, {}
+    for name in asked.combinations:
+        similarity = asked.similarity(name)
+        metrics[name] = asked.metrics(similarity)
+        spread[name] = intervals(redrawn(asked.ranks(similarity), asked.groups))
+    compared = None
+    if against is not None:
+        compared = _compared(asked, Questions(against, split=split, captions=captions))
+    measured: dict[str, float] = {}
+    if run is not None or measures:
+        found, right = asked.trec(similarity)
+        measured = _measured(measures, found, right)
+        if run is not None:
+            publish_text(
+                run, "".join(f"{q} Q0 {item} {rank} {RUN_DEPTH - rank} frameloom\n" for q, item, rank in found)
+            )
+            publish_text(run.with_suffix(".qrels"), "".join(f"{q} 0 {item} 1\n" for q, item in right))
+    return Evaluation(
+        split=split,
+        num_queries=len(asked.questions),
+        num_items=len(asked.items),
+        metrics=metrics,
+        intervals=spread,
+        against=compared,
+        measures=measured,
     )
-    # A row is a window of a video and answers a caption.
-    items_of_rows = [((row["video"], row["captions"][0]), row) for row in rows if row["captions"]]
-    items = sorted({item for item, _ in items_of_rows})
-    if len(items) < 2:
-        raise InputError(f"the split {split!r} has {len(items)} clips with captions: retrieval needs at least 2")
-    position = {item: index for index, item in enumerate(items)}
-    queries, targets = _queries(session, [caption for _, caption in items])
-    metrics: dict[str, Mapping[str, float]] = {}
-    media = [one for one in project.config.store.combinations if "text" not in one.split("+")]
-    for combination in sorted(media, key=lambda one: one.count("+")):
-        chosen = [(position[item], row["vector"]) for item, row in items_of_rows if row["modalities"] == combination]
-        if not chosen:
-            continue
-        # (Q, items): the best window of each item; an item without this combination is never found.
-        best = np.full((len(queries), len(items)), -2.0, np.float32)
-        for column, vector in chosen:
-            best[:, column] = np.maximum(best[:, column], queries @ np.asarray(vector, np.float32))
-        found = retrieval_metrics(best, targets=targets, num_queries=len(items))
-        metrics[combination] = {name: float(getattr(found, name)) for name in ("r1", "r5", "r10", "medr", "meanr")}
-    return Evaluation(split=split, num_queries=len(items), num_items=len(items), metrics=metrics)
 
 
-def _queries(session: SearchSession, captions: list[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Unit vectors (Q, D) of the captions that have a known word, and their positions. The others count as misses."""
-    from ...train.data import ClipDataset
-    from ...train.evaluate import embed_batch
+def _compared(one: Questions, other: Questions) -> Comparison:
+    from ...train.evaluate import intervals, redrawn
 
-    samples, targets = [], []
-    for position, caption in enumerate(captions):
-        with suppress(InputError):
-            samples.append({"text": [session.words(caption)]})
-            targets.append(position)
-    if not samples:
-        raise InputError("none of the captions of this split has a known word: train with captions that share words")
-    dataset = ClipDataset(samples, **session.resolved.limits, training=False)
-    batches = map(dataset.__getitems__, in_batches(range(len(dataset)), QUERIES_PER_BATCH))
-    vectors = np.concatenate([embed_batch(session.model, batch, ["text"])["text"] for batch in batches])
-    return vectors, np.array(targets)
+    if one.questions != other.questions:
+        shared = len({*one.questions} & {*other.questions})
+        raise InputError(
+            f"{other.project.base}: {len(other.questions)} questions in this split where {one.project.base} has "
+            f"{len(one.questions)}, {shared} of them the same: models are compared on the same clips and captions"
+        )
+    found = [each.similarity(each.combinations[-1]) for each in (one, other)]
+    ours, theirs = one.metrics(found[0]), other.metrics(found[1])
+    draws, other_draws = redrawn(one.ranks(found[0]), one.groups), redrawn(other.ranks(found[1]), one.groups)
+    return Comparison(
+        combination=one.combinations[-1],
+        other=str(other.project.base),
+        other_combination=other.combinations[-1],
+        difference={column: ours[column] - theirs[column] for column in COLUMNS},
+        intervals=intervals({column: draws[column] - other_draws[column] for column in COLUMNS}),
+    )
+
+
+def _measured(
+    names: Sequence[str], found: Sequence[tuple[str, str, int]], right: Sequence[tuple[str, str]]
+) -> dict[str, float]:
+    """What ir-measures says, by the names that were given."""
+    if not names:
+        return {}
+    try:
+        import ir_measures
+    except ModuleNotFoundError:
+        raise ConfigError("measures other than recall come with ir-measures: pip install 'frameloom[trec]'") from None
+    measures = {}
+    for name in names:
+        try:
+            measures[name] = ir_measures.parse_measure(name)
+        except (ValueError, NameError, SyntaxError) as error:
+            raise InputError(f"measure {name!r:.80}: ir-measures knows no such one, see its list: {error}") from None
+    run = [ir_measures.ScoredDoc(question, item, RUN_DEPTH - rank) for question, item, rank in found]
+    qrels = [ir_measures.Qrel(question, item, 1) for question, item in right]
+    values = ir_measures.calc_aggregate(list(measures.values()), qrels, run)
+    return {name: float(values[measure]) for name, measure in measures.items()}
+
+
+class Questions:
+    """The captions of a split, and how alike each is to every item of it.
+
+    Attributes:
+        items: (video, captions) of each item of the gallery, in their order.
+        questions: (video, caption), those of an item together.
+        targets: the item that answers each question, (Q,).
+        groups: the video of each question, (Q,), from 0.
+        combinations: those of the table that hold media, fewest modalities first.
+    """
+
+    def __init__(self, project: Project, *, split: str, captions: str) -> None:
+        if split not in ("train", "val", "test"):
+            raise InputError(f"split {split!r}: allowed are train, val, test")
+        if captions not in ("first", "all"):
+            raise InputError(f"captions {captions!r}: allowed are first, all")
+        self.project = project
+        self._session = SearchSession(project)
+        condition = f"split = '{split}'" if split != "train" else "(split = 'train' OR split IS NULL)"
+        rows = project.table.get(
+            where=f"{condition} AND model = '{self._session.checkpoint.digest}'",
+            columns=["video", "captions", "modalities", "start_seconds", "end_seconds", "vector"],
+        )
+        self._rows = [((row["video"], tuple(row["captions"])), row) for row in rows if row["captions"]]
+        self.items = sorted({item for item, _ in self._rows})
+        if len(self.items) < 2:
+            raise InputError(
+                f"the split {split!r} has {len(self.items)} clips with captions: retrieval needs at least 2"
+            )
+        asked = [
+            (target, caption)
+            for target, (_, of_item) in enumerate(self.items)
+            for caption in (of_item if captions == "all" else of_item[:1])
+        ]
+        self.questions = [(self.items[target][0], caption) for target, caption in asked]
+        self.targets = np.array([target for target, _ in asked])
+        self.groups = np.unique([video for video, _ in self.questions], return_inverse=True)[1]
+        media = [one for one in project.config.store.combinations if "text" not in one.split("+")]
+        stored = {row["modalities"] for _, row in self._rows}
+        self.combinations = sorted(stored.intersection(media), key=lambda one: (one.count("+"), media.index(one)))
+
+    @cached_property
+    def _asked(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Unit vectors (A, D) of the questions that have a known word, and their places. The others count as misses."""
+        from ...train.data import ClipDataset
+        from ...train.evaluate import embed_batch
+
+        samples, places = [], []
+        for place, (_, caption) in enumerate(self.questions):
+            with suppress(InputError):
+                samples.append({"text": [self._session.words(caption)]})
+                places.append(place)
+        if not samples:
+            raise InputError(
+                "none of the captions of this split has a known word: train with captions that share words"
+            )
+        dataset = ClipDataset(samples, **self._session.resolved.limits, training=False)
+        batches = map(dataset.__getitems__, in_batches(range(len(dataset)), QUERIES_PER_BATCH))
+        vectors = [embed_batch(self._session.model, batch, ["text"])["text"] for batch in batches]
+        return np.concatenate(vectors), np.array(places)
+
+    def similarity(self, combination: str) -> NDArray[np.float32]:
+        """Cosine of each question that was asked with the best window of each item, (A, items).
+
+        An item without this combination is never found: its column is -2.
+        """
+        vectors, _ = self._asked
+        best = np.full((len(vectors), len(self.items)), -2.0, np.float32)
+        position = {item: index for index, item in enumerate(self.items)}
+        for item, row in self._rows:
+            if row["modalities"] == combination:
+                column = best[:, position[item]]
+                np.maximum(column, vectors @ np.asarray(row["vector"], np.float32), out=column)
+        return best
+
+    def ranks(self, similarity: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The rank of each question's answer from 0, (Q,); NaN for a question that could not be asked."""
+        from ...train.evaluate import retrieval_ranks
+
+        _, places = self._asked
+        ranks = np.full(len(self.questions), np.nan)
+        ranks[places] = retrieval_ranks(similarity, targets=self.targets[places])
+        return ranks
+
+    def metrics(self, similarity: NDArray[np.float32]) -> dict[str, float]:
+        from ...train.evaluate import retrieval_metrics
+
+        _, places = self._asked
+        found = retrieval_metrics(similarity, targets=self.targets[places], num_queries=len(self.questions))
+        return {name: float(getattr(found, name)) for name in (*COLUMNS, "meanr")}
+
+    def trec(self, similarity: NDArray[np.float32]) -> tuple[list[tuple[str, str, int]], list[tuple[str, str]]]:
+        """Each question's best items as (question, item, rank from 1), and the right ones as (question, item).
+
+        Ranks are distinct: tools order what scores alike by its name. Items that score alike have the gallery's order
+        here, which knows of no question.
+        """
+        spans: dict[tuple[str, tuple[str, ...]], tuple[float, float]] = {}
+        for item, row in self._rows:
+            begun, ended = spans.get(item, (row["start_seconds"], row["end_seconds"]))
+            spans[item] = min(begun, row["start_seconds"]), max(ended, row["end_seconds"])
+        items = [
+            f"{place}:{quote(item[0])}#t={spans[item][0]:g},{spans[item][1]:g}"
+            for place, item in enumerate(self.items, 1)
+        ]
+        counted: Counter[int] = Counter()
+        questions = []
+        for target in self.targets:
+            counted[target] += 1
+            questions.append(f"{items[target]}/{counted[target]}")
+        found = [
+            (questions[place], items[column], rank)
+            for place, row in zip(self._asked[1], similarity, strict=True)
+            for rank, column in enumerate(np.argsort(-row, kind="stable")[:RUN_DEPTH], 1)
+        ]
+        return found, [(question, items[target]) for question, target in zip(questions, self.targets, strict=True)]
