@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from ..weights import digest_of_weights, load_into, read_state_dict, weights_fil
 
 if TYPE_CHECKING:
     import torch
+
+_log = logging.getLogger(__name__)
 
 
 class OfficialWeights:
@@ -90,6 +93,9 @@ class FrozenNetwork(OfficialWeights):
         self._device = torch.device(device)
         if spec.precision == "float16" and self._device.type == "cpu":
             raise ConfigError(f"the backbone {spec.name!r} in float16 needs a GPU: use precision bfloat16 or float32")
+        has_bfloat16 = self._device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2"
+        if spec.precision == "bfloat16" and not has_bfloat16:
+            _log.warning("%s: this processor has no instructions for bfloat16: float32 is several times as fast", spec.name)
         self.after_load()
 
     @classmethod

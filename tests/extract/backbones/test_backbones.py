@@ -300,6 +300,16 @@ class TestResNet:
         feature = backbone.encode(some_frames(1))
         assert (feature.status, len(feature.values)) == (Status.NON_FINITE, 0)
 
+    @pytest.mark.parametrize(("capability", "lines"), [("AVX2", 1), ("AVX512", 0)])
+    def test_bfloat16_on_a_processor_without_it_is_reported(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: str, lines: int
+    ) -> None:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        create_backbone("test_resnet", precision="float32")
+        assert not caplog.messages
+        create_backbone("test_resnet", precision="bfloat16")
+        assert [message.split(":")[0] for message in caplog.messages] == ["test_resnet"] * lines
+
     @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
     def test_weights_go_through_a_file(self, tmp_path: Path, suffix: str) -> None:
         trained = create_backbone("test_resnet", seed=9)
