@@ -11,7 +11,7 @@ from ..store import reader_lock
 from .console import Console
 from .experiments import Evaluation, evaluate
 from .project import CONFIG_NAME, Project
-from .search import Query, Result, SearchSession, stamp_of
+from .search import Query, Result, SearchSession, explained, stamp_of
 from .sync import Plan, Report, make_plan, status_of, sync
 
 
@@ -63,6 +63,7 @@ class Index:
         top: int = 10,
         offset: int = 0,
         merge: bool = False,
+        explain: bool = False,
     ) -> list[Result]:
         """The clips nearest to a question, best first.
 
@@ -82,6 +83,7 @@ class Index:
             offset: how many of the best to pass over.
             merge: answer with moments: hits of one video that lie together and score alike are one (see
                 `search/moments.py`), and the result says how many as `merged`.
+            explain: say of each answer which words, senses and seconds carry it (`Result.explanation`).
 
         Raises:
             InputError: an empty question, no known word, a condition that does not parse.
@@ -107,7 +109,8 @@ class Index:
         if self._session is None or stamp != self._stamp or not self._session.is_current():
             self.close()
             self._session, self._stamp = SearchSession(Project.open(self.path)), stamp
-        return self._session.search(query)
+        found = self._session.search(query)
+        return explained(self._session, query, found) if explain else found
 
     def status(self) -> dict[str, Any]:
         """Current, stale (with reasons) and failed items, as plain data."""

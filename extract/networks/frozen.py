@@ -95,7 +95,9 @@ class FrozenNetwork(OfficialWeights):
             raise ConfigError(f"the backbone {spec.name!r} in float16 needs a GPU: use precision bfloat16 or float32")
         has_bfloat16 = self._device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2"
         if spec.precision == "bfloat16" and not has_bfloat16:
-            _log.warning("%s: this processor has no instructions for bfloat16: float32 is several times as fast", spec.name)
+            _log.warning(
+                "%s: this processor has no instructions for bfloat16: float32 is several times as fast", spec.name
+            )
         self.after_load()
 
     @classmethod

@@ -254,6 +254,9 @@ def query(
     merge: Annotated[
         bool, typer.Option("--merge/--no-merge", help="Hits of a video that lie together are one answer.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say which words, which seconds, sight or sound carry each answer.")
+    ] = False,
     config: ConfigPath = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -279,14 +282,15 @@ def query(
             top=top,
             offset=offset,
             merge=merge,
+            explain=explain,
         )
     except MediaError as error:  # one file of a collection that fails is data; a question's is a wrong question
         raise InputError(str(error)) from error
-    lines = (
-        f"{rank:3}  {one.score:6.3f}  {one.video}  {one.start_seconds:.1f}-{one.end_seconds:.1f} s"
-        + (f"  {one.captions[0]}" if one.captions else "")
-        for rank, one in enumerate(results, 1 + offset)
-    )
+    lines = []
+    for rank, one in enumerate(results, 1 + offset):
+        span = f"{one.start_seconds:.1f}-{one.end_seconds:.1f} s"
+        lines.append("  ".join([f"{rank:3}", f"{one.score:6.3f}", one.video, span, *one.captions[:1]]))
+        lines += [f"{'':13}{line}" for line in (one.explanation.lines() if one.explanation else ())]
     show(results, lines if results else ["no clip fits the condition, or the page is past the end"], as_json=as_json)
 
 

@@ -8,10 +8,10 @@ one when a training or a sync has changed what answers.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,70 +26,13 @@ from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Projec
 from ..sync import loaded_model
 from .moments import first_moments
 from .ranking import arranged, away_from, fused
+from .results import Result, Score
 
 MAX_TEXT_CHARACTERS = 10_000
 MAX_TOP = 10_000
 POOL = 1000  # candidates that are fused, compared with each other and arranged, whatever page is asked for
-_SENSES = {"video": "sight", "audio": "sound"}
+SENSES = {"video": "sight", "audio": "sound"}
 _COLUMNS = ("clip", "video", "path", "modalities", "start_seconds", "end_seconds", "split", "captions", "metadata")
-
-
-class Score(Settings):
-    """One number that says how well a clip answers.
-
-    Attributes:
-        name: `sight`, `sound` or another modality, or several joined by `+`: cosine similarity of the clip's vector
-            with the question's, from -1 to 1; `words`: BM25 of the captions, 0 or more; `fused`: the sum of
-            1 / (60 + rank) over both orders.
-        value: the number.
-        better: which direction is better.
-    """
-
-    name: str
-    value: float
-    better: Literal["higher", "lower"] = "higher"
-
-
-class Result(Settings):
-    """One answer. Fields can be read as attributes or by name, `result["video"]`.
-
-    Attributes:
-        video: the video's identity in the collection.
-        path: where the file lay when it was indexed.
-        start_seconds: first instant of the clip.
-        end_seconds: first instant after it.
-        score: the number that answers are in the order of: cosine similarity with the question, from -1 to 1; with
-            `hybrid` the fused one.
-        scores: every number that was computed of the clip, by name.
-        clip: the clip's id, good for `like=`.
-        modalities: the media of the clip that were compared, such as ``video+audio``.
-        split: the clip's split, if the collection has splits.
-        captions: what the collection says of the clip.
-        metadata: the manifest's other columns.
-        merged: how many hits the moment is made of (see `moments.py`); its span is theirs, all else the best one's.
-    """
-
-    video: str
-    path: str
-    start_seconds: float
-    end_seconds: float
-    score: float
-    clip: str
-    modalities: str
-    scores: tuple[Score, ...] = ()
-    split: str | None = None
-    captions: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = {}
-    merged: int = 1
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in type(self).model_fields:
-            raise KeyError(name)
-        return getattr(self, name)
-
-    def keys(self) -> Iterator[str]:
-        """The field names, so that `dict(result)` and `{**result}` work."""
-        return iter(type(self).model_fields)
 
 
 class Query(Settings):
@@ -226,7 +169,7 @@ class SearchSession:
         """
         if self._stamp[0] is None:
             raise FrameloomError("nothing is indexed yet: run `frameloom sync` first")
-        vector, left_out = self._vector(query)
+        vector, left_out = self.vector(query)
         of_model = f"model = '{self.checkpoint.digest}'"
         conditions = [of_model, "is_primary = true"]
         if query.modalities is not None:
@@ -265,7 +208,7 @@ class SearchSession:
         return [{**row, **shown[row["id"]]} for row in taken if row["id"] in shown]
 
     def _result(self, row: Mapping[str, Any]) -> Result:
-        modalities = "+".join(_SENSES.get(one, one) for one in row["modalities"].split("+"))
+        modalities = "+".join(SENSES.get(one, one) for one in row["modalities"].split("+"))
         named = {modalities: row.get("cosine", row["score"]), **{name: row.get(name) for name in ("words", "fused")}}
         return Result(
             **{name: row[name] for name in Result.model_fields.keys() & row.keys() - {"path", "captions", "metadata"}},
@@ -312,7 +255,7 @@ class SearchSession:
         self._closed = weakref.finalize(self, decoder.close)
         return decoder
 
-    def _vector(self, query: Query) -> tuple[NDArray[np.float32], list[str]]:
+    def vector(self, query: Query) -> tuple[NDArray[np.float32], list[str]]:
         """The question as a direction (D,), and the clips that must not answer themselves."""
         left_out: list[str] = []
         vector: NDArray[np.float32] | None = None
@@ -320,7 +263,7 @@ class SearchSession:
             vector, clip = self._stored(query.like)
             left_out.append(clip)
         elif any(one is not None for one in (query.text, query.video, query.image, query.audio)):
-            vector = self.embed(self._sample(query))
+            vector = self.embed(self.sample(query))
         if query.unlike is not None:
             example, clip = self._stored(query.unlike)
             vector = away_from(vector, example)
@@ -336,7 +279,8 @@ class SearchSession:
                 return np.asarray(rows[0]["vector"], np.float32), rows[0]["clip"]
         raise InputError(f"no clip has the id {name!r:.80}: ids are in the `clip` field of `frameloom query --json`")
 
-    def _sample(self, query: Query) -> ClipSample:
+    def sample(self, query: Query) -> ClipSample:
+        """The question as a clip of words, pictures and sound."""
         pictures = query.video or query.image
         return {
             "text": [] if query.text is None else [self.words(query.text)],

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._vocabulary import FrameloomError, InputError
+from ...train.data import ClipFeatures
 from ..project import CheckpointRef, Project
 from ..sync import ClipState, State, embed_clips, embed_job, take_state
 from .session import Query, SearchSession
@@ -73,26 +74,33 @@ def question_timeline(
     if combination is None:
         raise InputError(f"the video {widest.clip.video!r} has nothing that store.combinations asks for")
     windows = windows_of(max(state.clip.end_seconds for state in states), window=window_seconds, step=step_seconds)
-    vectors = []
-    for first in range(0, len(windows), _WINDOWS_PER_JOB):
-        clips = tuple(
-            replace(widest.inputs, clip=f"{start:.3f}-{end:.3f}", start_seconds=start, end_seconds=end, captions=())
-            for start, end in windows[first : first + _WINDOWS_PER_JOB].tolist()
-        )
-        job = embed_job(project, session.resolved, clips, (combination,))  # as the rows of the table are made
-        vectors.append(embed_clips(job)[combination][1])
     return Timeline(
         question=question,
         video=widest.clip.video,
         modalities=combination,
         windows=windows,
-        similarities=np.concatenate(vectors) @ asked,
+        similarities=embed_windows(session, widest.inputs, windows, combination) @ asked,
         spans=tuple(
             (state.clip.start_seconds, state.clip.end_seconds, state.clip.captions[0])
             for state in states
             if state.clip.captions
         ),
     )
+
+
+def embed_windows(
+    session: SearchSession, clip: ClipFeatures, windows: NDArray[np.float64], combination: str
+) -> NDArray[np.float32]:
+    """The unit vector of each of (P, 2) windows of a clip's video, (P, D), as the rows of the table are made."""
+    vectors = []
+    for first in range(0, len(windows), _WINDOWS_PER_JOB):
+        clips = tuple(
+            replace(clip, clip=f"{start:.3f}-{end:.3f}", start_seconds=start, end_seconds=end, captions=())
+            for start, end in windows[first : first + _WINDOWS_PER_JOB].tolist()
+        )
+        job = embed_job(session.project, session.resolved, clips, (combination,))
+        vectors.append(embed_clips(job)[combination][1])
+    return np.concatenate(vectors)
 
 
 def trained(project: Project) -> CheckpointRef:

@@ -1,0 +1,109 @@
+"""What a question is answered with: clips, their scores by name, and why each of them answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from ..._settings import Settings
+
+
+class Score(Settings):
+    """One number that says how well a clip answers.
+
+    Attributes:
+        name: `sight`, `sound` or another modality, or several joined by `+`: cosine similarity of the clip's vector
+            with the question's, from -1 to 1; `words`: BM25 of the captions, 0 or more; `fused`: the sum of
+            1 / (60 + rank) over both orders.
+        value: the number.
+        better: which direction is better.
+    """
+
+    name: str
+    value: float
+    better: Literal["higher", "lower"] = "higher"
+
+
+class Worth(Settings):
+    """What one word of the question is worth: the cosine that the clip loses without it. Below 0, it is in the way."""
+
+    word: str
+    value: float
+
+
+class Stretch(Settings):
+    """Seconds ``[start_seconds, end_seconds)`` of a clip, and the cosine of these alone with the question."""
+
+    start_seconds: float
+    end_seconds: float
+    value: float
+
+
+class Explanation(Settings):
+    """Why a clip answers.
+
+    Attributes:
+        senses: `sight`, `sound`, `sight+sound`: the cosine of each of the clip's rows with the question.
+        words: of the question, in its order; none where it has no words.
+        seconds: of the clip, in their order.
+    """
+
+    senses: dict[str, float]
+    words: tuple[Worth, ...]
+    seconds: tuple[Stretch, ...]
+
+    def lines(self, most: int = 5) -> list[str]:
+        """The senses, the words that are worth most and the best seconds, a line for each."""
+        found = [", ".join(f"{name} {value:.3f}" for name, value in self.senses.items())]
+        words = sorted(self.words, key=lambda one: -one.value)[:most]
+        if words:
+            found.append("words: " + ", ".join(f"{one.word} {one.value:+.3f}" for one in words))
+        best = sorted(self.seconds, key=lambda one: -one.value)[:most]
+        return [
+            *found,
+            "seconds: " + ", ".join(f"{one.start_seconds:.1f}-{one.end_seconds:.1f} {one.value:.3f}" for one in best),
+        ]
+
+
+class Result(Settings):
+    """One answer. Fields can be read as attributes or by name, `result["video"]`.
+
+    Attributes:
+        video: the video's identity in the collection.
+        path: where the file lay when it was indexed.
+        start_seconds: first instant of the clip.
+        end_seconds: first instant after it.
+        score: the number that answers are in the order of: cosine similarity with the question, from -1 to 1; with
+            `hybrid` the fused one.
+        scores: every number that was computed of the clip, by name.
+        clip: the clip's id, good for `like=`.
+        modalities: the media of the clip that were compared, such as ``video+audio``.
+        split: the clip's split, if the collection has splits.
+        captions: what the collection says of the clip.
+        metadata: the manifest's other columns.
+        merged: how many hits the moment is made of (see `moments.py`); its span is theirs, all else the best one's.
+        explanation: why it answers, where that was asked for.
+    """
+
+    video: str
+    path: str
+    start_seconds: float
+    end_seconds: float
+    score: float
+    clip: str
+    modalities: str
+    scores: tuple[Score, ...] = ()
+    split: str | None = None
+    captions: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = {}
+    merged: int = 1
+    explanation: Explanation | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in type(self).model_fields:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def keys(self) -> Iterator[str]:
+        """The field names, so that `dict(result)` and `{**result}` work."""
+        return iter(type(self).model_fields)
