@@ -11,7 +11,7 @@ from ..store import reader_lock
 from .console import Console
 from .experiments import Evaluation, evaluate
 from .project import CONFIG_NAME, Project
-from .search import Query, Result, SearchSession, explained, stamp_of
+from .search import Query, Results, SearchSession, explained, stamp_of
 from .sync import Plan, Report, make_plan, status_of, sync
 
 
@@ -64,7 +64,7 @@ class Index:
         offset: int = 0,
         merge: bool = False,
         explain: bool = False,
-    ) -> list[Result]:
+    ) -> Results:
         """The clips nearest to a question, best first.
 
         Args:
@@ -110,7 +110,7 @@ class Index:
             self.close()
             self._session, self._stamp = SearchSession(Project.open(self.path)), stamp
         found = self._session.search(query)
-        return explained(self._session, query, found) if explain else found
+        return Results(explained(self._session, query, found) if explain else found)
 
     def status(self) -> dict[str, Any]:
         """Current, stale (with reasons) and failed items, as plain data."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..._settings import Settings
+from ..._vocabulary import ConfigError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Score(Settings):
@@ -107,3 +111,21 @@ class Result(Settings):
     def keys(self) -> Iterator[str]:
         """The field names, so that `dict(result)` and `{**result}` work."""
         return iter(type(self).model_fields)
+
+
+class Results(list[Result]):
+    """Answers, best first: a list that can become a table."""
+
+    def to_arrow(self) -> pa.Table:
+        """A row for each answer. The manifest's columns lie in `metadata`, an explanation's parts in `explanation`."""
+        import pyarrow as pa
+
+        return pa.Table.from_pylist([one.as_dict() for one in self])
+
+    def to_pandas(self) -> Any:
+        """As `to_arrow`, as a DataFrame. Raises ConfigError where pandas is not installed."""
+        try:
+            import pandas  # noqa: F401  pyarrow names it only when it fails
+        except ModuleNotFoundError:
+            raise ConfigError("a DataFrame needs pandas. Type: pip install pandas; `to_arrow` needs nothing") from None
+        return self.to_arrow().to_pandas()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from frameloom import FrameloomError, InputError
+from frameloom import ConfigError, FrameloomError, InputError
 from frameloom._vocabulary import MediaError
 from frameloom.extract import Decoder
 from frameloom.workflows.console import Console
@@ -163,3 +164,15 @@ def test_a_result_is_read_by_attribute_and_by_name(synced: Path) -> None:
     assert set(dict(result)) == set(result.model_dump(mode="json"))
     with pytest.raises(KeyError):
         result["colour"]
+
+
+def test_results_become_a_table(synced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Index(synced).search("a red picture", top=3)
+    table = found.to_arrow()
+    assert table.column("video").to_pylist() == [one.video for one in found]
+    assert table.column("scores").to_pylist()[0][0]["value"] == found[0].score
+    assert table.column("metadata").to_pylist() == [dict(one.metadata) for one in found]
+    assert Index(synced).search("red", where="split = 'none'").to_arrow().num_rows == 0
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigError, match="pip install pandas"):
+        found.to_pandas()
