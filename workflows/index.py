@@ -131,7 +131,7 @@ class Index:
             split: train, val or test.
             captions: ``first`` asks each clip's first caption, ``all`` every one.
             against: the configuration of another project over the same clips, to be compared with.
-            run: where to write a TREC run; the right answers go beside it, with the ending ``.qrels``.
+            run: where to write a TREC run; the right answers go next to it, with the ending ``.qrels``.
             measures: of ir-measures, such as ``nDCG@10``; needs ``frameloom[trec]``.
 
         Raises:

@@ -12,16 +12,14 @@ from .localisation import (
     localisation_recall,
     predict_steps,
 )
-from .long_videos import ClipEmbeddings, LongVideos, LongVideoStrategy, embed_test_clips
+from .long_videos import LongVideos, embed_test_clips
 from .metrics import COMPLETE_TEST_SETS, RetrievalMetrics, retrieval_metrics, retrieval_ranks, retrieval_table
 
 __all__ = [
     "COMPLETE_TEST_SETS",
-    "ClipEmbeddings",
     "LocalisationRecall",
     "Localised",
     "Localiser",
-    "LongVideoStrategy",
     "LongVideos",
     "ModalityAttention",
     "RetrievalMetrics",

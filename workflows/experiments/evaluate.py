@@ -93,7 +93,7 @@ def evaluate(
         split: train, val or test.
         captions: whether each item's first caption asks, or all of them.
         against: another project over the same clips; the difference comes with its interval, over the same draws.
-        run: where to write the answers as a TREC run, and beside it the right ones, with the ending `.qrels`.
+        run: where to write the answers as a TREC run, and next to it the right ones, with the ending `.qrels`.
         measures: of ir-measures, such as ``nDCG@10``.
 
     Raises:
