@@ -104,6 +104,10 @@ class FusionModel(nn.Module):
     """Where the model was published."""
     trains: ClassVar[bool] = True
     """Whether there is anything to train; False where the model only compares what frozen towers give."""
+    scores: ClassVar[bool] = False
+    """Whether it has a joint head that reads a text and a video together: `score`, which re-ranking asks."""
+    joint_models: ClassVar[set[str]] = set()
+    """The registered models that have one, but for those of tests."""
 
     def encode(
         self,
@@ -119,6 +123,16 @@ class FusionModel(nn.Module):
             InputError: no modality at all, one that the model does not take, or wrong shapes.
         """
         raise NotImplementedError
+
+    def score(self, *, text: Tokens, video: Tokens) -> Float[Tensor, " B"]:  # noqa: ARG002
+        """The joint head's logit that text i and video i belong together; higher is better.
+
+        Raises:
+            ConfigError: a model without a joint head (`scores` is False).
+            InputError: wrong shapes.
+        """
+        joint = ", ".join(sorted(self.joint_models)) or "none is registered"
+        raise ConfigError(f"the model {self.name} has no joint head; models that re-rank: {joint}")
 
     def embeddings(self, batch: Mapping[str, Tokens | None]) -> Embeddings:
         """Embed every combination that the training objective compares."""

@@ -32,6 +32,8 @@ def register_model(
 
     def decorate(model: type[Model]) -> type[Model]:
         MODELS.add(name, ModelEntry(model, dict(defaults or {}), summary))
+        if model.scores and not name.startswith("test_"):
+            FusionModel.joint_models.add(name)
         return model
 
     return decorate
