@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +19,23 @@ from .._weights import check_device
 from .options import Dtype, Precision, check_choice
 from .types import Backbone
 from .weights import ModelFolder, find_source, folder_sha256, local_weights, model_folder, weights_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A file that a backbone of texts can learn from captions.
+
+    Attributes:
+        what: its name in messages, in the plural.
+        file_name: with a place for what identifies it.
+        train: ``train(captions, path, seed=, **options)`` writes it, the same bytes for the same arguments.
+        options: the backbone's, those that are not given at their defaults.
+    """
+
+    what: str
+    file_name: str
+    train: Callable[..., None]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +51,7 @@ class BackboneEntry:
         takes_folder: whether weights may be a folder, which then holds the vocabulary too.
         path_options: options whose value is the path of a file; may be empty.
         number_types: which of the options ``precision`` and ``dtype``, common to networks, the backbone has.
+        learns: what it can learn from captions where no weights are given.
     """
 
     describe: Callable[..., FeatureSpec]
@@ -42,6 +60,7 @@ class BackboneEntry:
     takes_folder: bool = False
     path_options: tuple[str, ...] = ()
     number_types: tuple[str, ...] = ("precision", "dtype")
+    learns: Learned | None = None
 
 
 BACKBONES: Registry[BackboneEntry] = Registry("backbone")
@@ -99,13 +118,17 @@ def path_options(name: str) -> tuple[str, ...]:
     return BACKBONES[name].path_options
 
 
-def needs_weights(name: str) -> bool:
-    """Whether a backbone cannot do without weights (word vectors), where others start from seeded random ones.
+def learned_words(name: str, **options: Any) -> Learned | None:
+    """What a backbone of texts learns from captions where no weights are given (word vectors, word pieces), with its
+    options; None for all others.
 
     Raises:
         UnknownNameError: no backbone has this name.
     """
-    return BACKBONES[name].weights == "required"
+    entry = BACKBONES[name]
+    parameters = inspect.signature(entry.describe).parameters.values()
+    defaults = {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
+    return None if entry.learns is None else replace(entry.learns, options={**defaults, **options})
 
 
 def follows_weights(name: str) -> bool:

@@ -15,7 +15,7 @@ from . import (
     timm_images,
     transformers_models,
     waveform,
-    word2vec,
+    words,
 )
 from .timm_images import class_names
 
@@ -35,5 +35,5 @@ __all__ = [
     "timm_images",
     "transformers_models",
     "waveform",
-    "word2vec",
+    "words",
 ]

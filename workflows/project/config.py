@@ -116,8 +116,8 @@ class FeatureConfig(Section):
     backbone: str
     """A name that `frameloom backbones` lists."""
     weights: str | None = None
-    """A tag that `frameloom weights` lists, or a path. null: seeded random weights (for word vectors: trained from the
-    collection's own captions)."""
+    """A tag that `frameloom weights` lists, or a path. null: seeded random weights (for word vectors
+    and word pieces: trained from the collection's own captions)."""
     seed: int = 0
     """The seed of random weights."""
     options: dict[str, int | float | str | bool] = Field(default_factory=dict)

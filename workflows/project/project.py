@@ -13,7 +13,7 @@ from typing import Any
 from ..._files import publish_text
 from ..._vocabulary import Clip, ConfigError, FeatureSpec, IntegrityError, Modality, canonical_json, digest_of
 from ..._weights import check_device
-from ...extract import backbone_spec, follows_weights, needs_weights, path_options, weights_digest
+from ...extract import backbone_spec, follows_weights, learned_words, path_options, weights_digest
 from ...extract.weights import find_source
 from ...store import ClipTable, FeatureStore, Ledger, check_metadata_schema, feature_fingerprint
 from ...train import get_recipe, read_checkpoint
@@ -145,9 +145,9 @@ class Project:
 
     @property
     def trains_word_vectors(self) -> bool:
-        """Whether the text feature reads vectors that this project makes from its own captions."""
+        """Whether the text feature reads word vectors, or word pieces, that this project learns from its captions."""
         feature = self.config.features.text
-        return feature is not None and feature.weights is None and needs_weights(feature.backbone)
+        return feature is not None and feature.weights is None and learned_words(feature.backbone) is not None
 
     def kept_path(self, path: Path) -> str:
         """A path as the table keeps it: relative where the file lies in the project's folder, which may be moved."""

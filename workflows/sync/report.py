@@ -51,7 +51,7 @@ class Plan(Settings):
         else:
             yield f"plan for {count_of(self.num_videos, 'video')}:"
             yield f"  decode and extract: {count_of(len(self.extract), 'video')}"
-            yield f"  word vectors:       {'train from the captions' if self.make_word_vectors else 'nothing'}"
+            yield f"  words:              {'train from the captions' if self.make_word_vectors else 'nothing'}"
             model = f"nothing; {self.assemble} is put together from its backbones" if self.assemble else "nothing"
             yield f"  train:              {self.train or model}"
             later = f", and those of {count_of(self.embed_later, 'new video')}" if self.embed_later else ""

@@ -207,27 +207,27 @@ def lacks_word_vectors(project: Project, resolved: Resolved) -> bool:
 
 
 def _train_word_vectors(stage: Stage) -> Resolved:
-    """Train word vectors from the captions that may be learned from, and say so."""
-    from ...extract import train_word_vectors
+    """Learn word vectors, or word pieces, from the captions that may be learned from, and say so."""
+    from ...extract import learned_words
 
     project = stage.project
     feature = project.config.features.text
     assert feature is not None
+    learned = learned_words(feature.backbone, **feature.options)
     captions = project.texts(split="train")
-    if not captions:
+    if not captions or learned is None:
         return stage.resolved
-    dim = int(feature.options.get("dim", 300))
-    identity = digest_of({"captions": captions, "dim": dim, "seed": feature.seed})
-    path = project.root / "models" / f"word_vectors-{identity[:12]}.bin"
+    identity = digest_of({"captions": captions, **learned.options, "seed": feature.seed})
+    path = project.root / "models" / learned.file_name.format(identity[:12])
     # `resolve` compared the project's own with their digest. Nothing vouches for another file: the same bytes are made.
     if path != stage.resolved.features.word_vectors:
         stage.console.say(
-            f"word vectors: none given, so they are trained from the collection's own"
+            f"{learned.what}: none given, so they are trained from the collection's own"
             f" {count_of(len(captions), 'caption')} (give yours with features.text.weights)"
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         begun = time.monotonic()
-        train_word_vectors(captions, path, dim=dim, seed=feature.seed)
+        learned.train(captions, path, seed=feature.seed, **learned.options)
         project.ledger.record_rate("word_vectors", len(captions), time.monotonic() - begun)
     renewed = project.resolve(word_vectors=path)
     # Vectors that replace others are those of the project once a model was trained on them.

@@ -31,12 +31,13 @@ from frameloom.extract import (
     weights_digest,
 )
 from frameloom.extract.networks import frozen
+from frameloom.extract.networks.word_pieces import train_word_pieces
 from frameloom.extract.networks.word_vectors import WordVectors, write_word_vectors
 from frameloom.extract.registry import BACKBONES
 from frameloom.extract.windows.sampling import Windows
 from safetensors.torch import save_file
 
-CHEAP = [*list_backbones("test_*"), "logmel_avlnet", "waveform_16khz", "word2vec"]
+CHEAP = [*list_backbones("test_*"), "logmel_avlnet", "waveform_16khz", "word2vec", "wordpiece"]
 
 
 def some_frames(count: int = 5, *, height: int = 64, width: int = 80) -> DecodedFrames:
@@ -102,6 +103,9 @@ def made(request: pytest.FixtureRequest, vectors_path: Path) -> tuple[Backbone, 
     how: dict[str, Any] = {"name": request.param}
     if request.param == "word2vec":
         how |= {"weights": vectors_path, "dim": 8}
+    if request.param == "wordpiece":
+        how |= {"weights": vectors_path.with_name("pieces.txt"), "vocabulary": 300}
+        train_word_pieces([ITEMS[Modality.TEXT]], how["weights"], vocabulary=300)
     return create_backbone(**how), how
 
 
@@ -214,6 +218,8 @@ def test_names_are_found_by_pattern_and_helped_when_misspelt() -> None:
         ("resnet18", {"rate_hz": float("nan")}),
         ("word2vec", {"dim": 0}),
         ("word2vec", {"dim": "wide"}),
+        ("wordpiece", {"vocabulary": 9}),
+        ("wordpiece", {"lower_case": "yes"}),
     ],
 )
 def test_impossible_options_are_refused(name: str, options: dict[str, Any]) -> None:
