@@ -136,6 +136,32 @@ class Project:
         own = dict(self.recipe.model_options) if self.model_name == self.recipe.model else {}
         return {**own, **self.config.model.config}
 
+    def _model_identity(self) -> dict[str, Any]:
+        """What identifies the model's settings: lines that only write out what holds without them are left out."""
+        from ...fuse import model_config
+
+        specs = [one.spec for one in self.media] + ([] if self._text_spec is None else [self._text_spec])
+
+        def shortest(model: str, own: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+            options = {**own, **written}
+            for name in written:
+                rest = {other: value for other, value in options.items() if other != name}
+                rest |= {name: own[name]} if name in own else {}
+                try:
+                    widths = self.widths(specs)
+                    with_line, without = (model_config(model, **{**widths, **one}) for one in (options, rest))
+                except ConfigError:  # it cannot do without the line, or `check_model` refuses it
+                    continue
+                options = rest if with_line == without else options
+            return options
+
+        given = self.config.training.overrides.get("model_options") or {}
+        own = get_recipe(self.config.training.recipe).model_options if given else self.recipe.model_options
+        own = shortest(self.recipe.model, own, given)
+        recipe = {**self.recipe.model_dump(), "model_options": own}
+        own = own if self.model_name == self.recipe.model else {}
+        return {"config": shortest(self.model_name, own, self.config.model.config), "recipe": recipe}
+
     @property
     def trains(self) -> bool:
         """Whether the model learns anything. Raises UnknownNameError."""
@@ -176,9 +202,8 @@ class Project:
         key = digest_of(
             {
                 "model": self.model_name,
-                "config": self.model_options,
                 "limits": limits,
-                "recipe": self.recipe.model_dump(),
+                **self._model_identity(),
                 "features": features.identities(),
             }
         )
