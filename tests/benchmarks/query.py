@@ -79,8 +79,10 @@ def measure(folder: Path, num_rows: int, width: int, kind: str) -> dict[str, Any
         kept = matrix[start : start + len(vectors)]
         kept[:] = vectors[: len(kept)]
         writing += seconds(table.apply, rows_of(vectors, start))
+        print(f"{start + len(vectors):,} of {num_rows:,} rows written", file=sys.stderr, flush=True)
     finishing = seconds(table.finish) + seconds(table.tend_index)
     record = table.index_record()
+    print("index built and measured; asking", file=sys.stderr, flush=True)
     brute = milliseconds(lambda one: np.argpartition(-(matrix @ one), TOP)[:TOP], questions[:30])
     brute *= num_rows / len(matrix)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -112,7 +112,7 @@ def test_an_index_answers_after_its_recall_was_measured(table, ways):
     assert (record.num_rows, record.trained_rows, record.num_partitions) == (1000, 1000, 15)
     assert 0.99 <= record.recall <= 1
     ways.clear()
-    assert recall(table) >= 0.98
+    assert recall(table) >= 0.99  # of questions that are not of the table
     assert {*ways} == {"_by_index"}
     assert table.tend_index() == version  # nothing to do
     assert table.index_record() == record
