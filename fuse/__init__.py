@@ -7,10 +7,12 @@ from .base import FusionModel, ModelConfig, NonFiniteError, Tokens, load_weights
 from .baselines import MCN, MILNCE, AVLnet, HowTo100M
 from .dual_encoder import DualEncoder, ImagenetLabels
 from .everything_at_once import EverythingAtOnce, combination_name
+from .miles import MILES
 from .registry import create_model, list_models, model_config, model_description, model_type
 
 __all__ = [
     "MCN",
+    "MILES",
     "MILNCE",
     "AVLnet",
     "DualEncoder",

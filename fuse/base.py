@@ -49,11 +49,11 @@ class Tokens(NamedTuple):
 
     Attributes:
         values: (B, N, D). Text: word vectors. Video: feature rows. Audio: log-mel frames, time before mel bands. What
-            padding holds does not matter, be it NaN.
+            padding holds does not matter, be it NaN. Models of pixels take pictures and token ids, see `given_pixels`.
         mask: (B, N), nonzero where a row is real. A sample whose mask is all zero does not have this modality.
     """
 
-    values: Float[Tensor, "B N D"]
+    values: Shaped[Tensor, "B N *D"]
     mask: Shaped[Tensor, "B N"]
 
     @classmethod
@@ -108,6 +108,8 @@ class FusionModel(nn.Module):
     """Whether it has a joint head that reads a text and a video together: `score`, which re-ranking asks."""
     joint_models: ClassVar[set[str]] = set()
     """The registered models that have one, but for those of tests."""
+    takes_pixels: ClassVar[bool] = False
+    """Whether a batch holds pictures and token ids (`given_pixels`), and not rows of features."""
 
     def encode(
         self,
@@ -141,6 +143,9 @@ class FusionModel(nn.Module):
     def loss(self, batch: Mapping[str, Tokens | None]) -> tuple[Tensor, dict[str, Tensor]]:
         """The training objective, and each of its terms by name (detached)."""
         raise NotImplementedError
+
+    def epoch_ended(self) -> None:
+        """Called by a training after the last step of every epoch, before its state is saved."""
 
     def forward(self, batch: Mapping[str, Tokens | None]) -> tuple[Tensor, dict[str, Tensor]]:
         """`loss`, so that wrappers for parallel training see it."""
@@ -176,24 +181,109 @@ def given_modalities(
         InputError: an unknown modality, a wrong width, masks that do not fit, or nothing left.
         NonFiniteError: NaN or infinity in a row that is not padding.
     """
-    for name, tokens in batch.items():
-        if tokens is not None and name not in allowed:
-            raise InputError(f"the batch has a modality {name!r}; this model takes {', '.join(allowed)}")
-    given = {name: rows for name in present_modalities(batch, allowed) if (rows := batch[name]) is not None}
-    if not given:
-        raise InputError(f"the batch holds no modality; give at least one of {', '.join(allowed)}")
+    given = _present(batch, allowed)
     for name, tokens in given.items():
         shape = tuple(tokens.values.shape)
         if len(shape) != 3 or shape[2] != dims[name]:
             raise InputError(f"{name} has shape {shape}; this model takes (batch, rows, {dims[name]})")
         if not tokens.values.is_floating_point():
             raise InputError(f"{name} holds {tokens.values.dtype}; this model takes rows of floating-point numbers")
-        if tuple(tokens.mask.shape) != shape[:2]:
-            raise InputError(f"the mask of {name} has shape {tuple(tokens.mask.shape)}; its values need {shape[:2]}")
+        _check_mask(name, tokens)
+    _check_sizes(given)
+    return {name: finite_tokens(name, tokens) for name, tokens in given.items()}
+
+
+def _present(batch: Mapping[str, Tokens | None], allowed: Sequence[str]) -> dict[str, Tokens]:
+    """The modalities of a batch that have rows. Raises InputError for an unknown one, and where none is left."""
+    for name, tokens in batch.items():
+        if tokens is not None and name not in allowed:
+            raise InputError(f"the batch has a modality {name!r}; this model takes {', '.join(allowed)}")
+    given = {name: rows for name in present_modalities(batch, allowed) if (rows := batch[name]) is not None}
+    if not given:
+        raise InputError(f"the batch holds no modality; give at least one of {', '.join(allowed)}")
+    return given
+
+
+def _check_mask(name: str, tokens: Tokens) -> None:
+    wanted = tuple(tokens.values.shape[:2])
+    if tuple(tokens.mask.shape) != wanted:
+        raise InputError(f"the mask of {name} has shape {tuple(tokens.mask.shape)}; its values need {wanted}")
+
+
+def _check_sizes(given: Mapping[str, Tokens]) -> None:
     sizes = {name: len(tokens.values) for name, tokens in given.items()}
     if len(set(sizes.values())) > 1:
         raise InputError(f"the modalities of a batch must have the same number of samples; got {sizes}")
-    return {name: finite_tokens(name, tokens) for name, tokens in given.items()}
+
+
+def given_pixels(
+    batch: Mapping[str, Tokens | None],
+    *,
+    size: int,
+    vocabulary: int,
+    max_words: int | None = None,
+    allowed: Sequence[str] = ("text", "video"),
+) -> dict[str, Tokens]:
+    """The text and video that a batch of pictures really holds, checked; columns that are padding alone are cut off.
+
+    Args:
+        batch: "video": (B, T, 3, size, size), bytes of RGB from 0 to 255, or floating-point numbers that are normalised
+            already; (B, T) masks of frames. "text": (B, L) int64 token ids of the model's tokenizer, marks of beginning
+            and end among them; (B, L) masks. A modality that is None or has no rows at all is left out.
+        size: pixels of a side of a picture.
+        vocabulary: ids are below it.
+        max_words: a text of more real tokens is cut, and its last one (the mark of the end) kept; None: no limit.
+        allowed: the model's modalities, in the order of the answer.
+
+    Raises:
+        InputError: an unknown modality, a wrong shape or type, ids outside the vocabulary, masks that do not fit,
+            modalities of different numbers of samples, or nothing left.
+        NonFiniteError: NaN or infinity in a frame that is not padding.
+    """
+    given = _present(batch, allowed)
+    for name, tokens in given.items():
+        shape, kind = tuple(tokens.values.shape), tokens.values.dtype
+        wanted = "(batch, tokens)" if name == "text" else f"(batch, frames, 3, {size}, {size})"
+        if len(shape) != (2 if name == "text" else 5) or (name != "text" and shape[2:] != (3, size, size)):
+            raise InputError(f"{name} has shape {shape}; this model takes {wanted}")
+        if name == "text" and kind != torch.int64:
+            raise InputError(f"text holds {kind}; this model takes token ids of type int64")
+        if name != "text" and not (kind == torch.uint8 or kind.is_floating_point):
+            raise InputError(f"{name} holds {kind}; this model takes bytes (uint8) or normalised floating-point numbers")
+        _check_mask(name, tokens)
+    _check_sizes(given)
+    cut = {name: _without_padding(tokens) for name, tokens in given.items()}
+    if "text" in cut:
+        ids, mask = cut["text"].values, cut["text"].mask.bool()
+        if ids.numel() and bool((mask & ((ids < 0) | (ids >= vocabulary))).any()):
+            wrong = ids[mask & ((ids < 0) | (ids >= vocabulary))][0]
+            raise InputError(f"text has the token id {int(wrong)}; this model's vocabulary has ids 0 to {vocabulary - 1}")
+        cut["text"] = _shortened(Tokens(ids.where(mask, 0), mask), max_words)
+    return {
+        name: finite_tokens(name, tokens) if tokens.values.is_floating_point() else tokens
+        for name, tokens in cut.items()
+    }
+
+
+def _without_padding(tokens: Tokens) -> Tokens:
+    """Columns up to the last one that is real in any sample; one at least."""
+    real = tokens.mask.bool().any(dim=0).nonzero()
+    end = int(real[-1]) + 1 if len(real) else 1
+    return tokens if end == tokens.mask.shape[1] else Tokens(tokens.values[:, :end], tokens.mask[:, :end])
+
+
+def _shortened(text: Tokens, max_words: int | None) -> Tokens:
+    """At most so many tokens, the last real one of each sample being kept in the last place."""
+    if max_words is None or text.mask.shape[1] <= max_words:
+        return text
+    ids, mask = text
+    places = torch.arange(mask.shape[1], device=mask.device)
+    last = (mask * places).argmax(dim=1, keepdim=True)
+    kept_ids, kept_mask = ids[:, :max_words].clone(), mask[:, :max_words].clone()
+    is_cut = last[:, 0] >= max_words
+    kept_ids[is_cut, -1] = ids.gather(1, last)[is_cut, 0]
+    kept_mask[is_cut, -1] = True
+    return Tokens(kept_ids, kept_mask)
 
 
 def finite_tokens(name: str, tokens: Tokens) -> Tokens:
@@ -201,11 +291,12 @@ def finite_tokens(name: str, tokens: Tokens) -> Tokens:
     # A sum is not finite where a number is not, and reads the values once, without another tensor of their size.
     if tokens.values.sum().isfinite():
         return tokens
-    bad_BN = ~tokens.values.isfinite().all(dim=2)
+    bad_BN = ~tokens.values.isfinite().flatten(2).all(dim=2)
     samples = (bad_BN & tokens.mask.bool()).any(dim=1).nonzero().flatten().tolist()
     if samples:
         raise NonFiniteError(name, samples)
-    return tokens._replace(values=torch.where(bad_BN[..., None], 0.0, tokens.values))
+    bad = bad_BN.view(*bad_BN.shape, *[1] * (tokens.values.dim() - 2))
+    return tokens._replace(values=torch.where(bad, 0.0, tokens.values))
 
 
 def padded_to(tokens: Tokens, num_rows: int) -> Tokens:

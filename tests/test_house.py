@@ -62,6 +62,7 @@ MOST_LINES = {"source": 37_706, "store": 5_907}
 MOST_CALLED_ONCE_PERCENT = 14.0
 MOST_NAMES_IN_A_DOOR = 20
 WIDE_DOORS = {
+    "fuse": 24,
     "fuse/layers": 48,
     "fuse/objectives": 32,
     "store": 23,

@@ -20,6 +20,16 @@ from .davenet import AUDIO_CNNS, AudioCNNSpec, DAVEnet, ResidualBlock, audio_cnn
 from .packed import CLASS_TOKEN, Packed, Sequences, add_positions, join, pack, real_rows
 from .products import Linear
 from .transformer import LAYER_NORM_EPS, ContextGating, FusionBlock, FusionTransformer, GatedUnit
+from .vit import (
+    PatchEmbedding,
+    SpaceTimeBlock,
+    SpaceTimeTransformer,
+    TimeInit,
+    ViTBlock,
+    inflated_frames,
+    initialise_as_vit,
+    patches_of,
+)
 
 __all__ = [
     "AUDIO_CNNS",
@@ -43,13 +53,21 @@ __all__ = [
     "Linear",
     "MaskedWordHead",
     "Packed",
+    "PatchEmbedding",
     "ResidualBlock",
     "Sequences",
+    "SpaceTimeBlock",
+    "SpaceTimeTransformer",
+    "TimeInit",
+    "ViTBlock",
     "add_positions",
     "audio_cnn_spec",
+    "inflated_frames",
     "initialise_as_bert",
+    "initialise_as_vit",
     "join",
     "pack",
+    "patches_of",
     "real_rows",
     "token_mask",
     "visible_before",

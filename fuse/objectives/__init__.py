@@ -1,6 +1,7 @@
 """Training objectives: functions of embeddings or of their similarities."""
 
-from .gather import gathered, whole_batch
+from .gather import first_sample, gathered, whole_batch
+from .masked import RegressionLoss, masked_regression, masked_words_loss
 from .nce import combinatorial_loss, compared_samples, margin_softmax_loss, norm_softmax_loss, unit, zero_of
 from .pairwise import (
     cluster_contrast,
@@ -15,13 +16,17 @@ from .pairwise import (
 )
 
 __all__ = [
+    "RegressionLoss",
     "cluster_contrast",
     "combinatorial_loss",
     "compared_samples",
     "dot_products",
+    "first_sample",
     "gathered",
     "margin_softmax_loss",
     "margin_softmax_of_products",
+    "masked_regression",
+    "masked_words_loss",
     "max_margin",
     "max_margin_loss",
     "mil_nce",

@@ -61,6 +61,11 @@ def gathered(vectors: Mapping[str, Tensor], nonempty: Mapping[str, Tensor]) -> E
     )
 
 
+def first_sample(num_own: int) -> int:
+    """The place, in the whole batch, of this process's first sample of `num_own`: what draws of single samples go by."""
+    return distributed.get_rank() * num_own if _gathering else 0
+
+
 def _from_all(rows: Tensor) -> list[Tensor]:
     parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, rows.contiguous())

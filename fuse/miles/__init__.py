@@ -1,0 +1,6 @@
+"""MILES (ECCV 2022) and its base, Frozen in Time (ICCV 2021): dual encoders from pixels."""
+
+from .config import MILESConfig
+from .model import MILES
+
+__all__ = ["MILES", "MILESConfig"]
