@@ -249,7 +249,9 @@ def given_pixels(
         if name == "text" and kind != torch.int64:
             raise InputError(f"text holds {kind}; this model takes token ids of type int64")
         if name != "text" and not (kind == torch.uint8 or kind.is_floating_point):
-            raise InputError(f"{name} holds {kind}; this model takes bytes (uint8) or normalised floating-point numbers")
+            raise InputError(
+                f"{name} holds {kind}; this model takes bytes (uint8) or normalised floating-point numbers"
+            )
         _check_mask(name, tokens)
     _check_sizes(given)
     cut = {name: _without_padding(tokens) for name, tokens in given.items()}
@@ -257,7 +259,9 @@ def given_pixels(
         ids, mask = cut["text"].values, cut["text"].mask.bool()
         if ids.numel() and bool((mask & ((ids < 0) | (ids >= vocabulary))).any()):
             wrong = ids[mask & ((ids < 0) | (ids >= vocabulary))][0]
-            raise InputError(f"text has the token id {int(wrong)}; this model's vocabulary has ids 0 to {vocabulary - 1}")
+            raise InputError(
+                f"text has the token id {int(wrong)}; this model's vocabulary has ids 0 to {vocabulary - 1}"
+            )
         cut["text"] = _shortened(Tokens(ids.where(mask, 0), mask), max_words)
     return {
         name: finite_tokens(name, tokens) if tokens.values.is_floating_point() else tokens

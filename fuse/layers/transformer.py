@@ -75,7 +75,7 @@ class MLP(nn.Module):
         self.fc1 = Linear(dim, hidden)
         self.fc2 = Linear(hidden, dim)
 
-    def forward(self, x: Float[Tensor, "T D"], pool: Pool | None = None) -> Float[Tensor, "*T D"]:
+    def forward(self, x: Float[Tensor, "*T D"], pool: Pool | None = None) -> Float[Tensor, "*P D"]:
         """The MLP's output for every token, or its mean over each segment of a pool (the last layer is linear)."""
         hidden = functional.gelu(self.fc1(x))
         y: Tensor = self.fc2(hidden if pool is None else pool.mean(hidden))

@@ -1,4 +1,4 @@
-"""Vision transformers on patches: the plain block, and the space-time encoder of Frozen in Time, which MILES takes over.
+"""Vision transformers on patches: the plain block, and the space-time encoder of Frozen in Time and MILES.
 
 Sources: Dosovitskiy et al., "An Image is Worth 16x16 Words" (ICLR 2021), with timm's names of weights; Bain et al.,
 "Frozen in Time" (ICCV 2021, arXiv 2104.00650), m-bain/frozen-in-time@e1f13e1, model/video_transformer.py, which
@@ -290,7 +290,7 @@ class SpaceTimeTransformer(nn.Module):
 
 
 def initialise_as_vit(module: nn.Module, *, tokens: tuple[Tensor | None, ...]) -> None:
-    """timm's initialisation: linear weights and the tokens N(0, 0.02) cut at 2, biases 0."""
+    """The initialisation of timm: linear weights and the tokens N(0, 0.02) cut at 2, biases 0."""
     for each in module.modules():
         if isinstance(each, nn.Linear):
             nn.init.trunc_normal_(each.weight, std=0.02)

@@ -60,9 +60,9 @@ class MILESConfig(PixelConfig):
     """Tau of equation 3."""
 
     target: Target = "snapshot"
-    """What masked patches are predicted from (table 7): the features that the snapshot encoder has of them, their
-    pixels, or nothing: Frozen in Time, and MILES after pre-training. Discrete tokens and the joint encoder of that table
-    need another network, of which the paper says nothing, and are not here."""
+    """What is predicted of masked patches (table 7): the features that the snapshot encoder has of them, their
+    pixels, or nothing: Frozen in Time, and MILES after pre-training. Discrete tokens and the joint encoder of that
+    table need another network, of which the paper says nothing, and are not here."""
     mvm_weight: NonNegativeFloat = 1.0
     """Of the regression in equation 1."""
     mvm_loss: RegressionLoss = "sample_l2_sum"
@@ -71,12 +71,12 @@ class MILESConfig(PixelConfig):
     """Whether features are compared as the encoder's last normalisation gives them, or after the video's projection.
     Left open by the paper."""
     normalise_targets: bool = False
-    """Whether each target is brought to mean 0 and variance 1 (features as in data2vec, pixels as in MAE). Left open."""
+    """Whether each target is brought to mean 0 and variance 1 (features as in data2vec, pixels as in MAE). Open."""
     regression_head: Literal["none", "linear"] = "none"
     """What makes predictions of features of masked places. The paper shows none. Pixels always have a linear layer."""
     contrast_video: Literal["masked", "raw"] = "masked"
-    """Which clip the contrastive loss embeds: the masked one, whose pass there is anyway (figure 2), or a second pass of
-    the whole one. Left open by the paper."""
+    """Which clip the contrastive loss embeds: the masked one, whose pass there is anyway (figure 2), or a second pass
+    of the whole one. Left open by the paper."""
     warmup_epochs: NonNegativeInt = 1
     """Epochs of the contrastive loss alone (section 4.3). A second stage has 0."""
     snapshot_update: Literal["epoch", "step", "current"] = "epoch"
@@ -113,5 +113,7 @@ class MILESConfig(PixelConfig):
         if self.projection == "none" and len({self.width, self.text_width, self.projection_dim}) > 1:
             raise ConfigError("projection='none' needs width, text_width and projection_dim to be the same")
         if self.target == "pixels" and (self.mvm_features, self.regression_head) != ("tokens", "none"):
-            raise ConfigError("target='pixels' has a linear layer of its own: leave mvm_features and regression_head out")
+            raise ConfigError(
+                "target='pixels' has a linear layer of its own: leave mvm_features and regression_head out"
+            )
         return self

@@ -1,7 +1,7 @@
 """MILES: masked visual modelling with targets that know language, and its base, Frozen in Time.
 
-Papers: Ge et al., "MILES: Visual BERT Pre-training with Injected Language Semantics for Video-text Retrieval", ECCV 2022
-(arXiv 2204.12408), whose sections and equations are named below; Bain et al., "Frozen in Time", ICCV 2021 (arXiv
+Papers: Ge et al., "MILES: Visual BERT Pre-training with Injected Language Semantics for Video-text Retrieval", ECCV
+2022 (arXiv 2204.12408), whose sections and equations are named below; Bain et al., "Frozen in Time", ICCV 2021 (arXiv
 2104.00650). Authors' code: TencentARC/MCQ@3555a9b (MILES/, evaluation alone), m-bain/frozen-in-time@e1f13e1. Video
 encoder: `fuse/layers/vit.py`.
 
@@ -105,21 +105,11 @@ class MILES(PixelModel):
         )
         if self.text_model.pooler is not None and config.text_output == "cls":
             self.text_model.pooler.requires_grad_(requires_grad=False)  # in the weights of BERT, and not read
-        encoder = partial(
-            SpaceTimeTransformer,
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            dim=config.width,
-            depth=config.depth,
-            heads=config.heads,
-            num_frames=config.num_frames,
-            mlp_ratio=config.mlp_ratio,
-            qkv_bias=config.qkv_bias,
-            time_init=config.time_init,
-        )
-        self.video_model = encoder(mask_token=config.target != "none")
+        self.video_model = video_encoder(config, mask_token=config.target != "none")
         is_projected = config.projection == "minimal"
-        self.text_proj = nn.Sequential(nn.ReLU(), Linear(config.text_width, self.dim)) if is_projected else nn.Identity()
+        self.text_proj = (
+            nn.Sequential(nn.ReLU(), Linear(config.text_width, self.dim)) if is_projected else nn.Identity()
+        )
         self.vid_proj = nn.Sequential(Linear(config.width, self.dim)) if is_projected else nn.Identity()
         if config.target == "none":
             return
@@ -131,7 +121,7 @@ class MILES(PixelModel):
         else:
             self.regression = nn.Identity()
         if self.keeps_snapshot:
-            self.snapshot = encoder().requires_grad_(requires_grad=False)
+            self.snapshot = video_encoder(config).requires_grad_(requires_grad=False)
             update_snapshot(self.snapshot, self.video_model, momentum=0.0)
         # Kept with the weights, so that a training that is resumed draws what it would have drawn.
         self.register_buffer("num_epochs", torch.zeros((), dtype=torch.int64))
@@ -313,6 +303,22 @@ class MILES(PixelModel):
         arch = "FrozenInTime" if is_frozen else "MILES"
         weights = official_weights(self.state_dict(), is_frozen=is_frozen)
         return {"arch": arch, "state_dict": weights, "config": to_official_config(self.config)}
+
+
+def video_encoder(config: MILESConfig, *, mask_token: bool = False) -> SpaceTimeTransformer:
+    """The video encoder of a configuration, with fresh weights."""
+    return SpaceTimeTransformer(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        dim=config.width,
+        depth=config.depth,
+        heads=config.heads,
+        num_frames=config.num_frames,
+        mlp_ratio=config.mlp_ratio,
+        qkv_bias=config.qkv_bias,
+        time_init=config.time_init,
+        mask_token=mask_token,
+    )
 
 
 @torch.no_grad()

@@ -98,7 +98,9 @@ def resolved_config(
     whole = "state_dict" in state_dict and not isinstance(state_dict["state_dict"], Tensor)
     official = state_dict["state_dict"] if whole else state_dict
     if not isinstance(official, Mapping):
-        raise InputError(f"the checkpoint's state_dict is of type {type(official).__name__}; it must map names to tensors")
+        raise InputError(
+            f"the checkpoint's state_dict is of type {type(official).__name__}; it must map names to tensors"
+        )
     config = state_dict.get("config") if whole and config is None else config
     names = {str(key).removeprefix("module.") for key in official}
     is_frozen = any(name.startswith("txt_proj.") for name in names)
@@ -178,7 +180,7 @@ def to_official_config(config: MILESConfig) -> dict[str, Any]:
 
 
 def our_names(official: Mapping[str, Any]) -> dict[str, Any]:
-    """Weights under the names of `MILES`: a text model's as BERT's, without integer buffers; those of ours as they are."""
+    """Weights under the names of `MILES`: a text model's as BERT's, without integer buffers; ours as they are."""
     renamed = {}
     for key, value in without_counters(official).items():
         name = re.sub(r"^txt_proj\.", "text_proj.", str(key).removeprefix("module."))

@@ -62,7 +62,7 @@ def gathered(vectors: Mapping[str, Tensor], nonempty: Mapping[str, Tensor]) -> E
 
 
 def first_sample(num_own: int) -> int:
-    """The place, in the whole batch, of this process's first sample of `num_own`: what draws of single samples go by."""
+    """The place in the whole batch of this process's first sample of `num_own`: draws of single samples go by it."""
     return distributed.get_rank() * num_own if _gathering else 0
 
 

@@ -73,7 +73,11 @@ def mil_nce(
 
 
 def max_margin(
-    similarities: Float[Tensor, "B B"], *, margin: float = 0.1, weights: Float[Tensor, "B B"] | None = None
+    similarities: Float[Tensor, "B B"],
+    *,
+    margin: float = 0.1,
+    weights: Float[Tensor, "B B"] | None = None,
+    diagonal: bool = True,
 ) -> Float[Tensor, ""]:
     """Max-margin ranking: a pair's similarity must exceed that of either partner with any other by a margin.
 
@@ -84,10 +88,15 @@ def max_margin(
         similarities: the pairs are on the diagonal.
         margin: as published.
         weights: of every entry, see `negative_weights`; None: all 1.
+        diagonal: whether the mean runs over the pairs themselves too. Frozen in Time leaves them out ("fix_norm"), and
+            halves what comes out.
     """
     pairs = similarities.diagonal()
     hinges = functional.relu(margin + similarities - pairs[:, None]) + functional.relu(margin + similarities - pairs)
-    return (hinges if weights is None else hinges * weights).mean()
+    weighted = hinges if weights is None else hinges * weights
+    if not diagonal:
+        weighted = weighted[~torch.eye(len(weighted), dtype=torch.bool, device=weighted.device)]
+    return weighted.mean()
 
 
 def mil_nce_loss(x: Float[Tensor, "B E"], y: Float[Tensor, "B E"], *, temperature: float) -> Float[Tensor, ""]:

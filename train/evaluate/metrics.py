@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int, Real
+from jaxtyping import Bool, Float, Int, Real
 from numpy.typing import ArrayLike, NDArray
 
 from ..._vocabulary import InputError
@@ -90,6 +90,38 @@ def retrieval_ranks(
     return ranks
 
 
+def best_caption_ranks(
+    similarity: Real[np.ndarray, "Q G"],
+    *,
+    targets: Int[np.ndarray, " _"],
+    present: Bool[np.ndarray, " _"] | None = None,
+) -> Float[np.ndarray, " _"]:
+    """From a clip to its captions, of which it has several: the rank, from 0, of the best of them among all captions.
+
+    The rule of Frozen in Time, MILES and All-in-one (`v2t_metrics`): tied captions have the mean of their places.
+
+    Args:
+        similarity: captions by clips.
+        targets: the clip of each caption.
+        present: captions that count; None: all. Each clip needs one.
+
+    Returns:
+        (G,), one rank for each clip.
+
+    Raises:
+        InputError: a clip without a caption; see `retrieval_ranks`.
+    """
+    kept = np.ones(len(targets), bool) if present is None else present
+    clips = targets[kept]
+    num_clips = similarity.shape[1]
+    if (missing := np.setdiff1d(np.arange(num_clips), clips)).size:
+        raise InputError(f"clip {missing[0]} has no caption; each clip needs one that counts")
+    ranks = retrieval_ranks(similarity[kept].T[clips], ties="average")
+    best = np.full(num_clips, np.inf)
+    np.minimum.at(best, clips, ranks)
+    return best
+
+
 def retrieval_metrics(
     similarity: ArrayLike,
     *,
@@ -114,6 +146,13 @@ def retrieval_metrics(
     if similarity.ndim != 2 or not len(similarity):
         raise InputError(f"similarities must be (queries, gallery) with at least one query; got {similarity.shape}")
     ranks = retrieval_ranks(similarity, targets=None if targets is None else np.asarray(targets), ties=ties)
+    return metrics_of_ranks(ranks, num_queries=num_queries)
+
+
+def metrics_of_ranks(
+    ranks: Real[np.ndarray, " _"], *, num_queries: int | str | None = None
+) -> RetrievalMetrics:
+    """Recall, and the median and mean, of ranks from 0. Arguments and errors: see `retrieval_metrics`."""
     if isinstance(num_queries, str):
         if num_queries not in COMPLETE_TEST_SETS:
             raise InputError(f"test set {num_queries!r}: allowed are {', '.join(COMPLETE_TEST_SETS)}, or a number")
