@@ -179,7 +179,7 @@ class BertAttention(nn.Module):
         return self._by_head(self.self.query(x)), looked_at
 
     def _by_head(self, rows: Tensor) -> Float[Tensor, "B H K d"]:
-        return rows.view(*rows.shape[:-1], self.heads, -1).transpose(1, 2)
+        return rows.view(*rows.shape[:-1], self.heads, rows.shape[-1] // self.heads).transpose(1, 2)
 
 
 class BertIntermediate(nn.Module):

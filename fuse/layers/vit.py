@@ -71,7 +71,8 @@ class SelfAttention(nn.Module):
 
     def split(self, x: Float[Tensor, "B N D"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, (B, H, N, D/H) each."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        shape = (*x.shape[:-1], 3, self.heads, x.shape[-1] // self.heads)
+        q, k, v = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4)
         return q, k, v
 
     def forward(self, x: Float[Tensor, "B N D"], visible: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N D"]:
@@ -146,7 +147,7 @@ class DividedAttention(SelfAttention):
 
         def grouped(each: Tensor) -> Tensor:
             """(B, groups, H, members, D/H) of the patches."""
-            by_frame = each[:, :, 1:].unflatten(2, (num_frames, num_patches))
+            by_frame = each[:, :, 1:].reshape(*each.shape[:2], num_frames, num_patches, each.shape[-1])
             return by_frame.permute(0, 3, 1, 2, 4) if over == "time" else by_frame.transpose(1, 2)
 
         def with_cls(each: Tensor) -> Tensor:
@@ -157,7 +158,7 @@ class DividedAttention(SelfAttention):
         queries = grouped(q)
         of_patches = functional.scaled_dot_product_attention(
             queries.flatten(0, 1), with_cls(k), with_cls(v), attn_mask=of_time if over == "time" else None
-        ).unflatten(0, queries.shape[:2])
+        ).view(queries.shape)
         order = (0, 3, 1, 2, 4) if over == "time" else (0, 1, 3, 2, 4)
         tokens = torch.cat([of_cls.transpose(1, 2).flatten(2), of_patches.permute(*order).flatten(3).flatten(1, 2)], 1)
         projected: Tensor = self.proj(tokens if rows is None else tokens.flatten(0, 1).index_select(0, rows))

@@ -83,6 +83,8 @@ class MILES(PixelModel):
     config_type: ClassVar[type[ModelConfig]] = MILESConfig
     paper: ClassVar[str] = "Ge et al., MILES, ECCV 2022 (arXiv 2204.12408)"
     config: MILESConfig
+    num_epochs: Tensor
+    num_steps: Tensor
 
     def __init__(self, config: MILESConfig | None = None) -> None:
         super().__init__()
@@ -114,12 +116,11 @@ class MILES(PixelModel):
         if config.target == "none":
             return
         feature_width = self.dim if config.mvm_features == "projected" else config.width
+        self.regression: nn.Module = nn.Identity()
         if config.target == "pixels":
             self.regression = Linear(config.width, 3 * config.patch_size**2)
         elif config.regression_head == "linear":
             self.regression = Linear(feature_width, feature_width)
-        else:
-            self.regression = nn.Identity()
         if self.keeps_snapshot:
             self.snapshot = video_encoder(config).requires_grad_(requires_grad=False)
             update_snapshot(self.snapshot, self.video_model, momentum=0.0)

@@ -22,6 +22,22 @@ def tokens_of(lengths: tuple[int, ...], width: int, *, seed: int, num_rows: int 
     return Tokens(values, torch.arange(num_rows) < torch.tensor(lengths)[:, None])
 
 
+# Every registered test_* model that takes pixels reads pictures of so many pixels a side, ids below so many, and room
+# for so many frames and tokens at least.
+PICTURE, VOCABULARY, FRAMES = 32, 40, 6
+PIXEL_LENGTHS = {"text": (5, 3, 4, 6), "video": (4, 2, 1, 3)}
+
+
+def pixels_of(name: str, lengths: tuple[int, ...], *, seed: int) -> Tokens:
+    """Random normalised pictures, or token ids from 1; what lies beyond a sample's length is noise too."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(lengths), max(*lengths, 1))
+    mask = torch.arange(shape[1]) < torch.tensor(lengths)[:, None]
+    if name == "text":
+        return Tokens(torch.randint(1, VOCABULARY, shape, generator=generator), mask)
+    return Tokens(torch.randn(*shape, 3, PICTURE, PICTURE, generator=generator), mask)
+
+
 WORDS = (
     "a",
     "dog",

@@ -149,9 +149,7 @@ def retrieval_metrics(
     return metrics_of_ranks(ranks, num_queries=num_queries)
 
 
-def metrics_of_ranks(
-    ranks: Real[np.ndarray, " _"], *, num_queries: int | str | None = None
-) -> RetrievalMetrics:
+def metrics_of_ranks(ranks: Real[np.ndarray, " _"], *, num_queries: int | str | None = None) -> RetrievalMetrics:
     """Recall, and the median and mean, of ranks from 0. Arguments and errors: see `retrieval_metrics`."""
     if isinstance(num_queries, str):
         if num_queries not in COMPLETE_TEST_SETS:

@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ..._vocabulary import ConfigError
 from ...fuse import FusionModel
-from ...fuse.layers import FusionBlock, ResidualBlock
+from ...fuse.layers import FusionBlock, ResidualBlock, SpaceTimeBlock, ViTBlock
 
-BLOCKS = (FusionBlock, ResidualBlock)
+BLOCKS = (FusionBlock, ResidualBlock, SpaceTimeBlock, ViTBlock)
 
 
 @contextmanager

@@ -166,6 +166,7 @@ class Trainer:
             every = self.recipe.checkpoint_steps
             if every and position.step % every == 0 and self.loader.batch < self.steps_per_epoch:
                 self._save(position)
+        self.model.epoch_ended()
         self.loader.set_epoch(epoch + 1)
         position.epoch_losses.append(position.loss_sum / self.steps_per_epoch)
         position.loss_sum = 0.0
