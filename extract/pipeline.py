@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import stat
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -15,9 +14,17 @@ import numpy as np
 
 from .._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, MediaError, Modality, Status
 from .buffers import RaggedTable, RowTable, SampleSpool, keep_freed_memory
-from .decode import DecodeEnd, Decoder, FramesChunk, SamplesChunk, reading_ahead
+from .decode import DecodeEnd, Decoder, FramesChunk, SamplesChunk, check_file, reading_ahead
 from .networks import checked_rows
-from .types import DEFAULT_LIMITS, AudioWanted, Backbone, DecodedAudio, FramesWanted, Limits, MediaInfo
+from .types import (
+    DEFAULT_LIMITS,
+    AudioWanted,
+    Backbone,
+    DecodedAudio,
+    FramesWanted,
+    Limits,
+    MediaInfo,
+)
 from .windows import Batcher, Stopwatch, VisualBackbone, Window, WindowCutter, Windows
 
 # Worst last. A status that is not here left nothing to use, which is worse than all three.
@@ -114,25 +121,6 @@ def probe(path: Path, *, limits: Limits = DEFAULT_LIMITS, decoder: Decoder | Non
                 audio_status=error.status,
             )
     return MediaInfo.from_dict({**info.as_dict(), "size_bytes": size_bytes})
-
-
-def check_file(path: Path) -> os.stat_result:
-    """The file's state. Raises MediaError for what is not a readable regular file with something in it."""
-    try:
-        state = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise MediaError(Status.MISSING, "no such file") from None
-    except OSError as error:
-        raise MediaError(Status.UNREADABLE, f"the file cannot be reached: {error.strerror}") from None
-    except ValueError as error:
-        raise MediaError(Status.MISSING, f"no file can have this name: {error}") from None
-    if not stat.S_ISREG(state.st_mode):
-        raise MediaError(Status.NOT_REGULAR_FILE, "not a regular file but a folder, a pipe, a device or a socket")
-    if state.st_size == 0:
-        raise MediaError(Status.EMPTY_FILE, "the file is empty (0 bytes)")
-    if not os.access(path, os.R_OK):
-        raise MediaError(Status.UNREADABLE, "the file may not be read: permission denied")
-    return state
 
 
 def file_status(features: Mapping[str, FeatureArray]) -> tuple[Status, str]:

@@ -1,7 +1,8 @@
 """Decoding media files in a subprocess, under limits of memory and time."""
 
 from ..types import DEFAULT_LIMITS, AudioWanted, DecodedAudio, DecodedFrames, FramesWanted, Limits, MediaInfo
-from .decoder import DecodeEnd, Decoder, FramesChunk, SamplesChunk
+from .decoder import DecodeEnd, Decoder, FramesChunk, SamplesChunk, check_file
+from .frame import frame_at
 from .prefetch import reading_ahead
 
 __all__ = [
@@ -16,5 +17,7 @@ __all__ = [
     "Limits",
     "MediaInfo",
     "SamplesChunk",
+    "check_file",
+    "frame_at",
     "reading_ahead",
 ]

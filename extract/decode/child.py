@@ -25,7 +25,7 @@ from ..._vocabulary import MediaError, Status
 from ..types import AudioWanted, DecodedFrames, FramesWanted, Limits
 from .memory import needs_restart
 from .probe import probe_media
-from .walk import decode
+from .walk import decode, decode_frame
 from .wire import receive, send
 
 _PR_SET_PDEATHSIG = 1
@@ -103,6 +103,11 @@ def _answer(request: dict[str, Any], limits: Limits, target: BinaryIO) -> None:
     path = Path(request["path"])
     if request["op"] == "probe":
         send(target, {"kind": "info", "info": probe_media(path, limits=limits).as_dict()})
+        return
+    if request["op"] == "frame":
+        wanted = FramesWanted(**request["wanted"])
+        decode_frame(path, wanted=wanted, limits=limits, sink=_PipeSink(target))
+        send(target, {"kind": "end"})
         return
     audio = request["audio"]
     video_outcome, audio_outcome = decode(

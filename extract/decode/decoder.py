@@ -11,6 +11,7 @@ import functools
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,25 @@ class _ChildGoneError(Exception):
 
 class _OutOfTimeError(Exception):
     """The child has used up the time for this file."""
+
+
+def check_file(path: Path) -> os.stat_result:
+    """The file's state. Raises MediaError for what is not a readable regular file with something in it."""
+    try:
+        state = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise MediaError(Status.MISSING, "no such file") from None
+    except OSError as error:
+        raise MediaError(Status.UNREADABLE, f"the file cannot be reached: {error.strerror}") from None
+    except ValueError as error:
+        raise MediaError(Status.MISSING, f"no file can have this name: {error}") from None
+    if not stat.S_ISREG(state.st_mode):
+        raise MediaError(Status.NOT_REGULAR_FILE, "not a regular file but a folder, a pipe, a device or a socket")
+    if state.st_size == 0:
+        raise MediaError(Status.EMPTY_FILE, "the file is empty (0 bytes)")
+    if not os.access(path, os.R_OK):
+        raise MediaError(Status.UNREADABLE, "the file may not be read: permission denied")
+    return state
 
 
 class Decoder:
@@ -169,6 +189,25 @@ class Decoder:
                         audio_end[1],
                         None if extent is None else (extent[0], extent[1]),
                     )
+
+    def frame_at(self, path: Path, seconds: float, *, short_side: int) -> DecodedFrames:
+        """The one picture that is on display at an instant, with its own time; nothing after it is decoded.
+
+        Args:
+            path: the file.
+            seconds: since the file's start.
+            short_side: shortest side of the picture after scaling, in pixels.
+
+        Raises:
+            MediaError: the file cannot be used, shows no picture at that instant, or the child was stopped.
+        """
+        wanted = FramesWanted(1.0, short_side, at_seconds=(seconds,))
+        request = {"op": "frame", "path": str(path.absolute()), "wanted": asdict(wanted)}
+        with closing(self._request(request)) as answers:
+            _, found = next(answers)
+            assert next(answers)[0]["kind"] == "end"
+            assert next(answers, None) is None
+        return DecodedFrames(found["frames"], found["times"], found["cells"])
 
     def _request(self, request: dict[str, Any]) -> Generator[tuple[dict[str, Any], Arrays], None, None]:
         """Send a request and give its answers up to the last. A caller that stops early costs the child its life."""

@@ -197,6 +197,11 @@ class FrameSampler:
         self._times: list[tuple[float, float]] = []
         self._cells: list[int] = []
 
+    @property
+    def is_done(self) -> bool:
+        """Whether no later picture can be wanted."""
+        return self._target(self._next) == math.inf
+
     def offer(self, picture: Picture) -> None:
         """Show the sampler the next picture, in order of display."""
         count = self._count_targets(picture.start, picture.end)

@@ -1,6 +1,6 @@
 """One pass over a file for everything that was asked of it. Runs in the decoder subprocess only.
 
-Picture and sound are decoded from the same walk over the packets, in order; nothing is sought. The walk goes on in a
+Picture and sound are decoded from the same walk over the packets, in order; only `decode_frame` seeks. The walk goes on in a
 thread of its own while this one scales the pictures and hands them on: each takes about as long as the other, and where
 models keep every core busy, two threads that each take half of the time slow them down less than one that takes it all.
 The outcome of each stream is judged at the end: what was damaged, what is missing, and whether the file ends too
@@ -14,13 +14,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._vocabulary import Status
+from ..._vocabulary import MediaError, Status
 from ..types import AudioWanted, DecodedFrames, FramesWanted, Limits, StreamOutcome
 from .audio import AudioPass
 from .container import is_cut
@@ -35,6 +35,8 @@ _WAITING_BYTES = 32 * 1024**2  # of decoded pictures and sound, before they are 
 _LONGEST_LEAP_SECONDS = 10.0
 _LOST_SECONDS = 0.1  # of an AVI, whose frames are counted and not timed
 _LARGEST_TAIL = 0.2  # share of a file that an index after the content may take
+_SOUGHT = ("mov", "matroska")  # containers with a time stamp of presentation for each picture, and an index
+_SEEK_BACK_SECONDS = 1.0  # containers count decoding times, which come before those of presentation
 
 
 class _Ready(NamedTuple):
@@ -86,6 +88,28 @@ def decode(
             run.walk()
             run.judge()
     return outcomes
+
+
+def decode_frame(path: Path, *, wanted: FramesWanted, limits: Limits, sink: Sink) -> None:
+    """Give the sink the one picture that is on display at the first of ``wanted.at_seconds``.
+
+    A seek is believed where it shows itself right: decoding begins with a keyframe whose own time stamp is not after
+    the instant. Otherwise the file is decoded from its beginning. Either way nothing after the picture is decoded.
+
+    Raises:
+        MediaError: the file cannot be used, or shows no picture at that instant, or a damaged one.
+        MemoryError: a limit of memory was met.
+    """
+    for is_sought in (True, False):
+        with open_media(path, limits=limits) as media:
+            run = _Run(media, path=path, frames=[wanted], audio=None, limits=limits, sink=sink)
+            if is_sought and not run.seek(min(wanted.at_seconds or (0.0,))):
+                continue
+            run.walk(is_ahead=False)
+            if run.num_rows:
+                return
+            if not is_sought:
+                run.raise_for_instant(min(wanted.at_seconds or (0.0,)))
 
 
 class _Clock:
@@ -177,12 +201,47 @@ class _Run:
         }
         self._stopped_by: str | None = None
         self._is_drained = True
+        self._awaits_keyframe = False
 
-    def walk(self) -> None:
-        """Decode to the end of the file, or to where it cannot be read any further, and hand on what was asked for."""
+    @property
+    def num_rows(self) -> int:
+        return sum(sampler.num_rows for sampler in self._samplers)
+
+    def seek(self, instant: float) -> bool:
+        """Go to the keyframe before an instant in seconds. False where it is not tried, or does not succeed."""
+        stream = self._media.video
+        if stream is None or instant <= _SEEK_BACK_SECONDS:
+            return False
+        if not self._media.container.format.name.startswith(_SOUGHT):
+            return False
+        ticks = int((self._media.zero + Fraction(instant - _SEEK_BACK_SECONDS)) / stream.time_base)
+        try:
+            self._media.container.seek(ticks, stream=stream, backward=True)
+        except MemoryError:
+            raise
+        except av.error.FFmpegError:
+            return False
+        self._awaits_keyframe = True
+        return True
+
+    def raise_for_instant(self, instant: float) -> NoReturn:
+        """Raise MediaError: why the whole file has no picture for an instant in seconds."""
+        outcome = self.judge()[0]
+        if outcome.extent is None or (outcome.status is Status.DAMAGED and instant < outcome.extent[1]):
+            raise MediaError(outcome.status, outcome.message)
+        start, end = outcome.extent
+        raise MediaError(
+            Status.TOO_SHORT, f"no picture is on display at {instant:.3f} s: they go from {start:.3f} to {end:.3f} s"
+        )
+
+    def walk(self, *, is_ahead: bool = True) -> None:
+        """Decode to the end of the file, or to where it cannot be read any further, and hand on what was asked for.
+
+        It ends before where no later picture is wanted, which decoding ahead learns late.
+        """
         decoded = reading_ahead(
             self._decoded(),
-            max_bytes=_WAITING_BYTES,
+            max_bytes=_WAITING_BYTES if is_ahead else 1,
             num_bytes=lambda ready: ready.num_bytes,
             interrupt=lambda: None,  # it waits for nothing but this thread
         )
@@ -205,6 +264,8 @@ class _Run:
                     self._packet_end = max(self._packet_end, start + (clock.span(packet.duration) or 0.0))
                 self._decode_packet(packet)
                 yield from self._taken()
+                if self._samplers and not self._wants_audio and all(one.is_done for one in self._samplers):
+                    return
         if not self._is_drained:
             for stream in streams:
                 self._decode_packet(av.Packet(0), stream)
@@ -309,6 +370,10 @@ class _Run:
         clock = self._clocks[stream.index]
         for frame in decoded:
             if isinstance(taker, VideoPass):
+                # After a seek: what is shown before the keyframe may be built from pictures that were passed over.
+                self._awaits_keyframe = self._awaits_keyframe and not frame.key_frame
+                if self._awaits_keyframe:
+                    continue
                 timestamp = self._timestamps.best(frame.pts, frame.dts)
                 taker.push(frame, clock.believable(timestamp), clock.span(frame.duration))
             else:
