@@ -103,6 +103,13 @@ class Result(Settings):
     merged: int = 1
     explanation: Explanation | None = None
 
+    @property
+    def moment_seconds(self) -> float:
+        """The instant to look at: the middle of the best stretch where the answer is explained, of the clip if not."""
+        parts = () if self.explanation is None else self.explanation.seconds
+        best: Any = max(parts, key=lambda one: one.value, default=self)
+        return float(best.start_seconds + best.end_seconds) / 2
+
     def __getitem__(self, name: str) -> Any:
         if name not in type(self).model_fields:
             raise KeyError(name)
@@ -120,7 +127,8 @@ class Results(list[Result]):
         """A row for each answer. The manifest's columns lie in `metadata`, an explanation's parts in `explanation`."""
         import pyarrow as pa
 
-        return pa.Table.from_pylist([one.as_dict() for one in self])
+        nothing = Result(video="", path="", start_seconds=0, end_seconds=0, score=0, clip="", modalities="")
+        return pa.Table.from_pylist([one.as_dict() for one in self or [nothing]]).slice(0, len(self))
 
     def to_pandas(self) -> Any:
         """As `to_arrow`, as a DataFrame. Raises ConfigError where pandas is not installed."""
@@ -129,3 +137,9 @@ class Results(list[Result]):
         except ModuleNotFoundError:
             raise ConfigError("a DataFrame needs pandas. Type: pip install pandas; `to_arrow` needs nothing") from None
         return self.to_arrow().to_pandas()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first answers as a table, each with the picture at its moment."""
+        from .thumbnails import html_of
+
+        return html_of(self)

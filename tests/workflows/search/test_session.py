@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from frameloom import ConfigError, FrameloomError, InputError
 from frameloom._vocabulary import MediaError
@@ -18,6 +19,7 @@ from frameloom.workflows.project import Project
 from frameloom.workflows.search import Query, Result, SearchSession
 from frameloom.workflows.sync import train_only
 from helpers.projects import COLOURS, make_clip, run_sync, write_config
+from helpers.tools import skip_or_fail
 
 
 @pytest.fixture
@@ -172,7 +174,25 @@ def test_results_become_a_table(synced: Path, monkeypatch: pytest.MonkeyPatch) -
     assert table.column("video").to_pylist() == [one.video for one in found]
     assert table.column("scores").to_pylist()[0][0]["value"] == found[0].score
     assert table.column("metadata").to_pylist() == [dict(one.metadata) for one in found]
-    assert Index(synced).search("red", where="split = 'none'").to_arrow().num_rows == 0
+    nothing = Index(synced).search("red", where="split = 'none'").to_arrow()
+    assert (nothing.num_rows, nothing.column_names) == (0, table.column_names)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ConfigError, match="pip install pandas"):
         found.to_pandas()
+
+
+def test_results_become_a_data_frame(synced: Path) -> None:
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        skip_or_fail("pandas is not installed")
+    found = Index(synced).search("a red picture", top=3, explain=True)
+    frame = found.to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert frame["video"].tolist() == [one.video for one in found]
+    assert frame["score"].tolist() == [one.score for one in found]
+    assert frame["score"].dtype == frame["start_seconds"].dtype == np.float64
+    assert frame.loc[0, "explanation"]["words"][1]["word"] == "red"
+    nothing = Index(synced).search("red", where="split = 'none'").to_pandas()
+    assert (len(nothing), list(nothing.columns)) == (0, list(frame.columns))
+    assert nothing["score"].dtype == np.float64
