@@ -12,7 +12,12 @@ from .decoder import Decoder, check_file
 
 
 def frame_at(
-    path: Path, seconds: float, *, short_side: int = 240, limits: Limits = DEFAULT_LIMITS, decoder: Decoder | None = None
+    path: Path,
+    seconds: float,
+    *,
+    short_side: int = 240,
+    limits: Limits = DEFAULT_LIMITS,
+    decoder: Decoder | None = None,
 ) -> DecodedFrames:
     """The picture of a file that is on display at an instant, upright, and the seconds ``[start, end)`` that it is.
 

@@ -140,4 +140,3 @@ def test_a_file_that_changes_is_shown_anew(tmp_path: Path) -> None:
         path = write_media(tmp_path / "a.mp4", instants=steady(25, 25), paint=lambda k, first=first: barcode(first + k))
         shown.append(read_barcode(pictures(Results([answer(path, 0, 1)])._repr_html_())[0]))
     assert shown == [12, 112]
-
