@@ -18,12 +18,13 @@ from .loop import (
     read_official,
     save_checkpoint,
 )
-from .recipes import Recipe, get_recipe, list_recipes
+from .recipes import FrameRecipe, Recipe, get_recipe, list_recipes
 
 __all__ = [
     "CheckpointMeta",
     "DivergedError",
     "FitResult",
+    "FrameRecipe",
     "Recipe",
     "StepLoss",
     "TrainProgress",

@@ -24,9 +24,7 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError, FeatureArray, FeatureSpec, InputError, Modality, Status
 from ..networks import (
-    FEWEST_PIECES,
     WordVectors,
-    read_word_pieces,
     read_word_vectors,
     tokenize,
     train_word_pieces,
@@ -108,6 +106,7 @@ class WordPiece:
         return FeatureArray(rows, np.full((len(rows), 2), np.nan), Status.OK, message)
 
 
+_FEWEST_PIECES = 256  # of a vocabulary: the special ones and some letters
 _MOST_PIECES = 512  # of a text that are kept, as many as BERT knows places
 _MOST_SPECIAL = 2
 
@@ -118,6 +117,7 @@ def describe_pieces(*, vocabulary: int = 30_522, lower_case: bool = True) -> Fea
         raise ConfigError(
             f"the option lower_case of the backbone 'wordpiece' must be true or false, not {lower_case!r}"
         )
+    vocabulary = checked_whole("wordpiece", "vocabulary", vocabulary, lowest=_FEWEST_PIECES, highest=1_000_000)
     return FeatureSpec(
         name="wordpiece",
         modality=Modality.TEXT,
@@ -125,7 +125,9 @@ def describe_pieces(*, vocabulary: int = 30_522, lower_case: bool = True) -> Fea
         rate_hz=None,
         sampling={
             "tokens": "WordPiece, BERT's words",
-            "vocabulary": checked_whole("wordpiece", "vocabulary", vocabulary, lowest=FEWEST_PIECES, highest=1_000_000),
+            "vocabulary": checked_whole(
+                "wordpiece", "vocabulary", vocabulary, lowest=_FEWEST_PIECES, highest=1_000_000
+            ),
             "lower_case": lower_case,
             "max_tokens": _MOST_PIECES,
             "truncation": "end, [SEP] kept",
@@ -138,6 +140,8 @@ def describe_pieces(*, vocabulary: int = 30_522, lower_case: bool = True) -> Fea
 
 def build_pieces(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
     """The tokenizer of a vocabulary."""
+    from ..networks.word_pieces import read_word_pieces
+
     del seed, device
     assert weights is not None
     facts = spec.sampling

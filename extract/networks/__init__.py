@@ -4,11 +4,10 @@ from . import dual
 from .frozen import FrozenNetwork, OfficialWeights, Transform, checked_rows, seeded_network
 from .texts import TextNetwork, read_tokenizer, text_spec
 from .visual import ClipVariant, StillNetwork, VisualNetwork, clip_spec, still_windows, visual_spec
-from .word_pieces import FEWEST_PIECES, read_word_pieces, train_word_pieces
+from .word_pieces import train_word_pieces
 from .word_vectors import WordVectors, read_word_vectors, tokenize, train_word_vectors
 
 __all__ = [
-    "FEWEST_PIECES",
     "ClipVariant",
     "FrozenNetwork",
     "OfficialWeights",
@@ -21,7 +20,6 @@ __all__ = [
     "clip_spec",
     "dual",
     "read_tokenizer",
-    "read_word_pieces",
     "read_word_vectors",
     "seeded_network",
     "still_windows",

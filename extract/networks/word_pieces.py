@@ -21,7 +21,6 @@ from .texts import read_tokenizer
 
 SPECIAL_PIECES = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
 _FIRST_PIECES = ("[PAD]", *(f"[unused{number}]" for number in range(99)), *list(SPECIAL_PIECES)[1:])
-FEWEST_PIECES = 256
 _FILES = (("tokenizer.json",), ("vocab.txt",))
 
 

@@ -9,10 +9,11 @@ from frameloom._vocabulary import FeatureArray, FeatureSpec, Status
 from frameloom.extract import backbone_spec
 from frameloom.extract.backbones.pixels import jpeg_rows
 from frameloom.store import FeatureStore, Sample, feature_fingerprint
-from frameloom.train.data import FrameClip
+from frameloom.train.data import ClipFeatures, FrameClip
 from numpy.typing import NDArray
 
 SIDE = 32
+VOCABULARY = 256
 SHARDS = (5, 1, 7, 3, 2, 6, 4, 1)
 """Videos in each shard."""
 
@@ -56,3 +57,28 @@ def write_frames(root: Path, *, format: str = "webdataset", **options: object) -
             clips.append(FrameClip(clip=f"clip {number}", frames=sample.fingerprint, captions=captions))
         video += num_videos
     return clips
+
+
+def write_pixel_clips(root: Path, *, num_pictures: int = 0) -> list[ClipFeatures]:
+    """The same store with captions of word pieces, two for each clip; the last clips are called pictures."""
+    clips = write_frames(root)
+    spec, store = backbone_spec("wordpiece", vocabulary=VOCABULARY), FeatureStore(root)
+    samples, captions = [], dict[str, tuple[str, ...]]()
+    for number, clip in enumerate(clips):
+        texts = [[101, 110 + number, 102], [101, 110 + number, 160, 161 + number % 5, 162, 102]]
+        for place, pieces in enumerate(texts):
+            name = f"caption {number} {place}"
+            feature = FeatureArray(np.array(pieces, np.int32)[:, None], np.full((len(pieces), 2), np.nan))
+            fingerprint = feature_fingerprint(name, spec, "none")
+            samples.append(Sample(key=name, source_digest=name, fingerprint=fingerprint, feature=feature))
+            captions[clip.clip] = (*captions.get(clip.clip, ()), fingerprint)
+    store.write_shard("wordpiece", samples, spec=spec, format="webdataset")
+    return [
+        ClipFeatures(
+            clip=clip.clip,
+            features={"video": (clip.frames,)},
+            captions=captions[clip.clip],
+            is_picture=number >= len(clips) - num_pictures,
+        )
+        for number, clip in enumerate(clips)
+    ]

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from frameloom.fuse import Tokens
+from frameloom.fuse import FusionModel, ModelConfig, Tokens
+from frameloom.fuse.base import Embeddings
+from frameloom.fuse.objectives import norm_softmax_loss, unit
+from frameloom.fuse.registry import MODELS, register_model
+from torch import Tensor, nn
+from torch.nn import functional
 
 # Every registered test_* model takes rows of these widths.
 WIDTHS = {"text": 12, "video": 24, "audio": 40, "speech": 12}
@@ -226,3 +231,80 @@ def save_model(family: str, folder: Path, *, seed: int = 0) -> Path:
     tokenizer(model_max_length=POSITIONS, model_input_names=names).save_pretrained(folder)
     logging.enable_progress_bar()
     return folder
+
+
+class TinyPixelsConfig(ModelConfig):
+    """Sizes, named as every model of pixels names them."""
+
+    image_size: int = 32
+    num_frames: int = 2
+    vocab_size: int = 256
+    max_words: int = 16
+    seed: int = 0
+
+    def all_modalities(self) -> tuple[str, ...]:
+        return ("text", "video")
+
+
+class TinyPixels(FusionModel):
+    """A mean of frames through a convolution and a mean of word pieces, compared by NCE; draws noise in its loss.
+
+    What `epoch_ended` changes, and the steps that draws follow from, are kept with its weights.
+    """
+
+    config_type = TinyPixelsConfig
+    modalities = ("text", "video")
+    takes_pixels = True
+
+    def __init__(self, config: TinyPixelsConfig) -> None:
+        super().__init__()
+        self.config, self.dim = config, 12
+        self.picture = nn.Conv2d(3, 12, 8, stride=8)
+        self.pieces = nn.Embedding(config.vocab_size, 12)
+        self.norm = nn.LayerNorm(12)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
+        self.seen: list[tuple[int, int]] = []
+
+    def embed(self, name: str, tokens: Tokens) -> Tensor:
+        values, mask = tokens
+        if name == "text":
+            if values.shape[1] > self.config.max_words:
+                raise AssertionError("a text is longer than the limit")
+            rows = self.pieces(values)
+        else:
+            if values.shape[1] > self.config.num_frames or values.shape[3] != self.config.image_size:
+                raise AssertionError(f"a clip has shape {tuple(values.shape)}")
+            rows = self.picture(values.flatten(0, 1).float() / 255 - 0.5).mean(dim=(2, 3)).view(*values.shape[:2], -1)
+        weights = mask.to(rows.dtype)[..., None]
+        return unit(self.norm((rows * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)))
+
+    def embeddings(self, batch) -> Embeddings:
+        given = {name: tokens for name, tokens in batch.items() if tokens is not None}
+        nonempty = {name: tokens.mask.bool().any(dim=1) for name, tokens in given.items()}
+        return Embeddings({name: self.embed(name, tokens) for name, tokens in given.items()}, nonempty)
+
+    def encode(self, **given) -> Tensor:
+        vectors = self.embeddings(given).vectors
+        return unit(torch.stack(list(vectors.values())).sum(dim=0))
+
+    def loss(self, batch):
+        self.seen.append(tuple(batch["video"].values.shape[:2]))
+        vectors = self.embeddings(batch).vectors
+        noise = torch.Generator().manual_seed(self.config.seed * 1000 + int(self.steps))
+        self.steps += 1
+        video = functional.normalize(vectors["video"] + 0.01 * torch.randn(vectors["video"].shape, generator=noise))
+        loss = norm_softmax_loss(video, vectors["text"], temperature=0.1)
+        return loss, {"text|video": loss.detach()}
+
+    def epoch_ended(self) -> None:
+        self.epochs += 1
+        with torch.no_grad():
+            self.norm.bias.mul_(0.99)
+
+
+def register_tiny_pixels() -> str:
+    """The name of `TinyPixels`, which is registered in the processes that ask for it alone."""
+    if "tiny_pixels" not in MODELS.names("*"):
+        register_model("tiny_pixels", summary="for tests of pixels")(TinyPixels)
+    return "tiny_pixels"

@@ -3,12 +3,12 @@
 from .clips import ClipDataset, ClipFeatures, ClipSample, PreparedClip, TrainingData, collate
 from .features import FeatureDataset
 from .frames import FrameBatch, FrameClip, FrameLoader, FrameOptions
-from .loader import FeatureLoader
+from .loader import FeatureLoader, Positioned, Together
 from .narrated import NarratedDataset, NarratedVideo
 from .narration import AudioShift
 from .order import EpochOrder, ShardBatchSampler
 from .rows import UniformWindow
-from .stored import TrainingSet, stored_clips, training_data
+from .stored import TrainingSet, clip_data, sample_batch, stored_clips, training_data
 from .tokens import frames_of_span, join_streams, rows_of_span
 
 __all__ = [
@@ -25,15 +25,19 @@ __all__ = [
     "FrameOptions",
     "NarratedDataset",
     "NarratedVideo",
+    "Positioned",
     "PreparedClip",
     "ShardBatchSampler",
+    "Together",
     "TrainingData",
     "TrainingSet",
     "UniformWindow",
+    "clip_data",
     "collate",
     "frames_of_span",
     "join_streams",
     "rows_of_span",
+    "sample_batch",
     "stored_clips",
     "training_data",
 ]

@@ -6,7 +6,7 @@ Source of the preparation: Everything at Once (see `tokens.py`). torch is import
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +33,7 @@ class ClipFeatures:
         captions: fingerprints of its captions' word vectors; the first is the one that is embedded.
         start_seconds: first instant of the span.
         end_seconds: first instant after it. Features without times (text) are read whole.
+        is_picture: whether it is a still picture.
     """
 
     clip: str
@@ -40,6 +41,7 @@ class ClipFeatures:
     captions: tuple[str, ...] = ()
     start_seconds: float = -math.inf
     end_seconds: float = math.inf
+    is_picture: bool = False
 
     def has(self, modality: str) -> bool:
         """Whether the clip has a modality; "text" is a caption."""
@@ -75,7 +77,8 @@ class TrainingData(Protocol):
     """The training data of `fit`: items that a batch is made of, which may differ from epoch to epoch.
 
     `FeatureLoader` reads it: by `__getitems__` a batch at once, where it has that; by `collate`, where its items are
-    not single prepared clips; in the order of `shard_groups`, where it is read from shards. `key` names an item.
+    not single prepared clips; in the order of `shard_groups`, where it is read from shards. `key` names an item. Data
+    that brings a `loader` of its own is read by that, and of data in `parts` every step takes a batch of each.
     """
 
     def __len__(self) -> int:
@@ -174,6 +177,10 @@ class ClipDataset:
                 if num_rows.any():
                     batch[name] = Tokens.of(rows, np.arange(rows.shape[1]) < num_rows[:, None])
         return batch
+
+    def batches(self, indices: Sequence[int]) -> Iterator[dict[str, Tokens]]:
+        """Batches of several clips in turn: one, since rows are small."""
+        yield self.__getitems__(indices)
 
     def _cut(self, name: str, streams: Sequence[Padded]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """`prepare` for one modality of a batch: rows (B, N, D), and how many each clip has."""

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ..._vocabulary import InputError
 
 At = Literal["middle", "random"]
+Rule = Literal["frozen_in_time", "vindlu", "clover"]
 Indices = NDArray[np.int64]
 
 

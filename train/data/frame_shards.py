@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..._vocabulary import InputError, IntegrityError
 from ...store import Entry, sample_checksum
+from .frame_indices import At, Draws, Rule, clover_indices, frozen_in_time_indices, vindlu_indices
 
 _TAR_BLOCK = 512
 _MAX_NPY_HEADER_BYTES = 4096
@@ -47,6 +48,42 @@ def picture_of(specs: Iterable[str]) -> Picture:
             raise InputError(f"the feature {identity['name']!r} is not made of whole frames: extract `pixels`")
         return Picture(int(side), is_jpeg)
     return Picture(0, False)
+
+
+def stored_frames(
+    values: NDArray[np.uint8],
+    times: NDArray[np.float64],
+    *,
+    span: tuple[float, float] = (-math.inf, math.inf),
+    num_frames: int,
+    rule: Rule,
+    draws: Draws | None = None,
+) -> list[bytes]:
+    """The frames that a rule chooses of a clip, as they are stored.
+
+    Args:
+        values: rows of the feature `pixels`.
+        times: (rows, 2), in seconds; the rows of one frame follow each other and have its time.
+        span: of the clip. One in which no frame lies gives the frame nearest to its middle.
+        num_frames: T.
+        rule: which frames.
+        draws: for training; None takes the middles.
+    """
+    first_rows = np.flatnonzero(np.r_[True, (times[1:] != times[:-1]).any(axis=1)])
+    starts, ends = times[first_rows].T
+    inside = np.flatnonzero((starts < span[1]) & (ends > span[0]))
+    if not len(inside):
+        inside = np.array([np.abs(starts + ends - span[0] - span[1]).argmin()])
+    count: int = len(inside)
+    at: At = "middle" if draws is None else "random"
+    if rule == "frozen_in_time":
+        picked = frozen_in_time_indices(count, num_frames=num_frames, at=at, draws=draws)
+    elif rule == "vindlu":
+        picked = vindlu_indices(count, num_frames=num_frames, at=at, draws=draws)
+    else:
+        picked = clover_indices(count, num_clips=num_frames, at=at, draws=draws)
+    borders = np.append(first_rows, len(values))
+    return [values[borders[place] : borders[place + 1]].tobytes() for place in inside[picked]]
 
 
 def random_crop(draw: np.random.Generator, side: int, min_area: float, max_aspect: float) -> tuple[int, int, int, int]:

@@ -8,8 +8,9 @@ a clip and not at a shard, so that each has the same number of clips however une
 padded, dropped or kept, as `remainder` says), and mixed within each window of shards. A process cuts its share into L
 lanes, each of which streams its shards from beginning to end, and takes a clip from each lane in turn. L has nothing to
 do with the number of workers: worker k of K reads the lanes k, k + K, ... So the same clips come in the same order over
-any number of workers, and a position is one number. (webdataset's own split by node and by worker deals out whole
-shards: shares are uneven, the order depends on the number of workers, and there is no position in an epoch.)
+any number of workers, and a position is one number. In a training, processes take shares of every batch instead
+(`FrameLoader.over`), and together give the batches of one. (webdataset's own split by node and by worker deals out
+whole shards: shares are uneven, the order depends on the number of workers, and there is no position in an epoch.)
 
 Pipeline. One lane is a `webdataset.DataPipeline`: its shards -> `read_members` -> webdataset's `group_by_keys` ->
 samples compared with their sidecar (`frame_shards`) -> frames chosen -> put in order -> decoded, cropped, flipped and
@@ -25,20 +26,29 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from ..._settings import Settings
+from ..._settings import Listed, Settings
 from ..._vocabulary import InputError, IntegrityError, check_word, digest_of
 from ...store import Entry, FeatureStore, SharedLock
-from .frame_indices import At, Draws, clover_indices, frozen_in_time_indices, vindlu_indices
-from .frame_shards import Picture, checked_arrays, decoded_bytes, decoded_jpeg, picture_of, random_crop, read_members
+from .frame_indices import Draws, Rule
+from .frame_shards import (
+    Picture,
+    checked_arrays,
+    decoded_bytes,
+    decoded_jpeg,
+    picture_of,
+    random_crop,
+    read_members,
+    stored_frames,
+)
 from .loader import Positioned
 from .order import EpochOrder, Indices, Remainder, ShardBatchSampler, process_of
 
@@ -46,7 +56,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _log = logging.getLogger(__name__)
-Rule = Literal["frozen_in_time", "vindlu", "clover"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +84,9 @@ class FrameOptions(Settings):
 
     num_frames: PositiveInt = 4
     """T: 1, 3, 4 or 8 as published. A clip of fewer frames is filled up with black ones, unless the rule repeats."""
+    curriculum: Listed[Listed[NonNegativeInt]] = ()
+    """Epochs (from 0) from which on another number of frames is read, in training: `[[0, 1], [16, 4]]` reads one frame
+    in the first 16 epochs. None: always `num_frames`."""
     rule: Rule = "frozen_in_time"
     """Which frames are chosen (see `frame_indices`): one from each of T equal segments, or Clover's clips of one."""
     training: bool = False
@@ -88,6 +100,19 @@ class FrameOptions(Settings):
     """Largest ratio of a random crop's sides, either way."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Chance that a clip is mirrored. 0 where captions say left and right."""
+
+    @field_validator("curriculum")
+    @classmethod
+    def _stages(cls, stages: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        firsts = [stage[0] for stage in stages if len(stage) == 2 and stage[1] > 0]
+        if len(firsts) < len(stages) or firsts != sorted({0, *firsts}) * bool(stages):
+            raise ValueError("is pairs (first epoch, frames), the first of epoch 0, in the order of epochs")
+        return stages
+
+    def frames_in(self, epoch: int) -> int:
+        """T of an epoch (from 0)."""
+        begun = [frames for first, frames in self.curriculum if first <= epoch and self.training]
+        return begun[-1] if begun else self.num_frames
 
 
 class FrameSample(NamedTuple):
@@ -185,56 +210,67 @@ class FrameLoader(Positioned):
         num_workers: int = 0,
         **loader: Any,
     ) -> None:
-        check_word("missing", missing, Literal["error", "skip"])
-        if lanes < 1:
-            raise InputError(f"lanes {lanes}: 1 or more shards are streamed at a time")
-        self.store = store if isinstance(store, FeatureStore) else FeatureStore(store)
-        self._hold = SharedLock(self.store.place.folder)  # nothing is merged while it is read
-        given = list(clips)
-        entries = [self.store.entry(clip.frames) for clip in given]
-        problems = [_missing_frames(clip, entry) for clip, entry in zip(given, entries, strict=True)]
-        if missing == "error" and (first := next(filter(None, problems), None)):
-            raise InputError(f"{first}; extract it, or leave such clips out by missing='skip'")
-        kept = [entry for entry, problem in zip(entries, problems, strict=True) if entry is not None and not problem]
-        self.clips = [clip for clip, problem in zip(given, problems, strict=True) if not problem]
-        self.num_skipped = len(given) - len(kept)
-        specs = {entry.shard.spec for entry in kept}
-        if len(specs) > 1:
-            raise InputError("the clips' frames are of several specifications: read those of one at a time")
-        for entry in kept:
-            if entry.shard.path.suffix != ".tar":
-                raise InputError(f"the frames of {entry.key!r} are in an HDF5 shard: write them with format webdataset")
+        opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
+        reader = FrameReader(opened, clips, options=options, seed=seed, missing=missing)
+        self.num_skipped = reader.num_skipped
         order = EpochOrder(
-            groups=np.unique([str(entry.shard.path) for entry in kept], return_inverse=True)[1],
-            identity=digest_of(
-                [[clip.clip, clip.frames, str(clip.start_seconds), str(clip.end_seconds)] for clip in self.clips]
-                + [lanes]
-            ),
+            groups=reader.groups,
+            identity=digest_of([reader.identity(), lanes]),
             seed=seed,
             shuffle=shuffle,
             window_shards=window_shards,
             split="blocks",
             remainder=remainder,
+            lanes=lanes,
             **dict(zip(("rank", "world_size"), process_of(rank, world_size), strict=True)),
         )
-        self.sampler = ShardBatchSampler(order, batch_size=batch_size, drop_last=drop_last)
-        self._reader = _Reader(self.store, self.clips, options, picture_of(specs), lanes, seed)
-        self._loader = {**loader, "num_workers": num_workers}
-        _log.info("%d clips of %d are read, %d left out", len(kept), len(given), self.num_skipped)
+        self._take(reader, ShardBatchSampler(order, batch_size=batch_size, drop_last=drop_last), num_workers, **loader)
 
-    def __iter__(self) -> Iterator[FrameBatch]:
+    @classmethod
+    def over(
+        cls,
+        reader: FrameReader,
+        sampler: ShardBatchSampler,
+        *,
+        collate: Callable[[Sequence[FrameSample]], Any] | None = None,
+        num_workers: int = 0,
+        **loader: Any,
+    ) -> FrameLoader:
+        """A loader of a reader's clips in the order of any sampler; `collate` makes its batches, in this process."""
+        made = cls.__new__(cls)
+        made.num_skipped = reader.num_skipped
+        made._take(reader, sampler, num_workers, collate or collate_frames, **loader)
+        return made
+
+    def _take(
+        self,
+        reader: FrameReader,
+        sampler: ShardBatchSampler,
+        num_workers: int,
+        collate: Callable[[Sequence[FrameSample]], Any] = collate_frames,
+        **loader: Any,
+    ) -> None:
+        self.store, self.reader, self.sampler, self.clips = reader.store, reader, sampler, []
+        self._hold = SharedLock(reader.store.place.folder)  # nothing is merged while it is read
+        self._collate = collate
+        self._loader = {**loader, "num_workers": num_workers}
+
+    def __iter__(self) -> Iterator[Any]:
         import torch
         from webdataset import DataPipeline, WebLoader
 
-        first = self.batch * self.sampler.batch_size
-        epoch = _Epoch(self._reader, self.epoch, self.sampler.indices(self.epoch), first)
+        size, order = self.sampler.batch_size, self.sampler.indices(self.epoch)
+        epoch = _Epoch(self.reader, self.epoch, order, self.sampler.lanes(), self.batch * size)
         # The loader draws a seed for its workers; from a generator of its own, so that the global one stays put.
         chance = torch.Generator().manual_seed(self.sampler.order.seed)
         samples = WebLoader(
             DataPipeline(epoch), batch_size=None, collate_fn=_as_it_is, generator=chance, **self._loader
         )
-        batches = samples.select(bool).batched(self.sampler.batch_size, collation_fn=collate_frames)
-        for batch in batches:
+        batches = iter(samples.select(bool).batched(size, collation_fn=self._collate))
+        while True:
+            self.clips = order[self.batch * size :][:size].tolist()
+            if (batch := next(batches, None)) is None:
+                break
             self.batch += 1
             yield batch
         self.epoch, self.batch = self.epoch + 1, 0
@@ -263,9 +299,10 @@ class _Epoch:
     torch's loader asks its workers in turn. A worker whose turn it is, while the next clip is another's, gives None.
     """
 
-    reader: _Reader
+    reader: FrameReader
     epoch: int
     indices: Indices
+    lanes: Indices
     first: int
 
     def __call__(self) -> Iterator[FrameSample | None]:
@@ -273,32 +310,73 @@ class _Epoch:
 
         info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info is not None else (0, 1)
-        num_lanes = self.reader.lanes
-        # Clip k of the process is clip k // L of lane k % L.
-        lanes = [indices.tolist() for indices in np.array_split(self.indices, num_lanes)]
+        indices, lanes = self.indices[self.first :], self.lanes[self.first :]
         streams = {
-            lane: iter(self.reader.lane(lanes[lane][max(0, -(-(self.first - lane) // num_lanes)) :], self.epoch))
-            for lane in range(worker, num_lanes, num_workers)
+            lane: iter(self.reader.lane(indices[lanes == lane].tolist(), self.epoch))
+            for lane in np.unique(lanes).tolist()
+            if lane % num_workers == worker
         }
-        place, turn = self.first, 0
-        while place < len(self.indices):
-            lane = place % num_lanes
+        place, turn = 0, 0
+        while place < len(indices):
+            lane = int(lanes[place])
             is_next = lane % num_workers == turn
             if turn == worker:
                 yield next(streams[lane]) if is_next else None
             place, turn = place + is_next, (turn + 1) % num_workers
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """The reader of one lane: clips by their places among all, in the order in which they are wanted."""
+class FrameReader:
+    """Clips of a store as pictures, by their places.
 
-    store: FeatureStore
-    clips: list[FrameClip]
-    options: FrameOptions
-    picture: Picture
-    lanes: int
-    seed: int
+    Args:
+        store: where the shards are.
+        clips: to be read.
+        options: how a clip becomes pictures.
+        seed: of the draws.
+        missing: whether a clip without frames is an error or is left out ("skip", counted in `num_skipped`).
+
+    Attributes:
+        clips: those that are read.
+        groups: the shard of each, as a number, (N,).
+
+    Raises:
+        InputError: a clip has no frames; its frames are in no tar shard, or of different sizes.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        clips: Iterable[FrameClip],
+        *,
+        options: FrameOptions,
+        seed: int = 0,
+        missing: Literal["error", "skip"] = "error",
+    ) -> None:
+        check_word("missing", missing, Literal["error", "skip"])
+        self.store, self.options, self.seed = store, options, seed
+        given = list(clips)
+        entries = [store.entry(clip.frames) for clip in given]
+        problems = [_missing_frames(clip, entry) for clip, entry in zip(given, entries, strict=True)]
+        if missing == "error" and (first := next(filter(None, problems), None)):
+            raise InputError(f"{first}; extract it, or leave such clips out by missing='skip'")
+        kept = [entry for entry, problem in zip(entries, problems, strict=True) if entry is not None and not problem]
+        self.clips = [clip for clip, problem in zip(given, problems, strict=True) if not problem]
+        self.num_skipped = len(given) - len(kept)
+        specs = {entry.shard.spec for entry in kept}
+        if len(specs) > 1:
+            raise InputError("the clips' frames are of several specifications: read those of one at a time")
+        for entry in kept:
+            if entry.shard.path.suffix != ".tar":
+                raise InputError(f"the frames of {entry.key!r} are in an HDF5 shard: write them with format webdataset")
+        self.picture = picture_of(specs)
+        self.groups = np.unique([str(entry.shard.path) for entry in kept], return_inverse=True)[1]
+        _log.info("%d clips of %d are read, %d left out", len(kept), len(given), self.num_skipped)
+
+    def identity(self) -> str:
+        """The clips' own: names, frames and spans."""
+        return digest_of(
+            [[clip.clip, clip.frames, str(clip.start_seconds), str(clip.end_seconds)] for clip in self.clips]
+        )
 
     def lane(self, order: Sequence[int], epoch: int) -> Any:
         """The pipeline of one lane, over clips in their order."""
@@ -353,42 +431,37 @@ class _Reader:
         captions = clip.captions or ("",)
         caption = captions[int(draw.integers(len(captions))) if options.training else 0]
         draws = Draws(int(draw.integers(2**32))) if options.training else None
-        # Rows of one frame follow each other at the frame's time: one row where it is raw.
-        first_rows = np.flatnonzero(np.r_[True, (times[1:] != times[:-1]).any(axis=1)])
-        starts, ends = times[first_rows].T
-        inside = np.flatnonzero((starts < clip.end_seconds) & (ends > clip.start_seconds))
-        if not len(inside):
-            inside = np.array([np.abs(starts + ends - clip.start_seconds - clip.end_seconds).argmin()])
-        count = len(inside)
-        at: At = "random" if options.training else "middle"
-        if options.rule == "frozen_in_time":
-            picked = frozen_in_time_indices(count, num_frames=options.num_frames, at=at, draws=draws)
-        elif options.rule == "vindlu":
-            picked = vindlu_indices(count, num_frames=options.num_frames, at=at, draws=draws)
-        else:
-            picked = clover_indices(count, num_clips=options.num_frames, at=at, draws=draws)
-        borders = np.append(first_rows, len(values))
-        frames = [values[borders[place] : borders[place + 1]].tobytes() for place in inside[picked]]
-        return _Chosen(index, caption, frames, draw)
+        span, num_frames = (clip.start_seconds, clip.end_seconds), options.frames_in(epoch)
+        frames = stored_frames(values, times, span=span, num_frames=num_frames, rule=options.rule, draws=draws)
+        return _Chosen(index, caption, frames, num_frames, draw)
 
     def _prepare(self, chosen: _Chosen) -> FrameSample:
         """Decode, crop, flip, scale; black frames after the last."""
-        import torch
-        from torchvision.transforms.v2 import functional
-
-        options, side, clip = self.options, self.picture.side, self.clips[chosen.place]
-        decode = decoded_jpeg if self.picture.is_jpeg else decoded_bytes
-        pictures = torch.from_numpy(np.stack([decode(frame, side) for frame in chosen.frames])).permute(0, 3, 1, 2)
-        if options.training:
-            top, left, height, width = random_crop(chosen.draw, side, options.min_area, options.max_aspect)
-            pictures = pictures[:, :, top : top + height, left : left + width]
-            if chosen.draw.random() < options.flip:
-                pictures = pictures.flip(3)
-        if pictures.shape[2:] != (options.size, options.size):
-            pictures = functional.resize(pictures, [options.size, options.size], antialias=True)
-        frames = pictures.new_zeros(options.num_frames, 3, options.size, options.size)
+        options, clip = self.options, self.clips[chosen.place]
+        draw = chosen.draw if options.training else None
+        pictures = decoded_pictures(chosen.frames, self.picture, options, draw)
+        frames = pictures.new_zeros(chosen.num_frames, *pictures.shape[1:])
         frames[: len(pictures)] = pictures
         return FrameSample(chosen.place, clip.clip, chosen.caption, frames, len(pictures), clip.metadata)
+
+
+def decoded_pictures(
+    frames: Sequence[bytes], picture: Picture, options: FrameOptions, draw: np.random.Generator | None = None
+) -> Tensor:
+    """Stored frames as (frames, C, H, W) bytes; cropped and mirrored at random where there is a generator."""
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    decode, side = decoded_jpeg if picture.is_jpeg else decoded_bytes, picture.side
+    pictures = torch.from_numpy(np.stack([decode(frame, side) for frame in frames])).permute(0, 3, 1, 2)
+    if draw is not None:
+        top, left, height, width = random_crop(draw, side, options.min_area, options.max_aspect)
+        pictures = pictures[:, :, top : top + height, left : left + width]
+        if draw.random() < options.flip:
+            pictures = pictures.flip(3)
+    if pictures.shape[2:] != (options.size, options.size):
+        pictures = functional.resize(pictures, [options.size, options.size], antialias=True)
+    return pictures
 
 
 class _Chosen(NamedTuple):
@@ -397,4 +470,5 @@ class _Chosen(NamedTuple):
     place: int
     caption: str
     frames: list[bytes]
+    num_frames: int
     draw: np.random.Generator

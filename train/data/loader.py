@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..._vocabulary import ConfigError
 from .clips import collate as collate_clips
 from .features import FeatureDataset
-from .order import ShardBatchSampler, check_order
+from .order import EpochOrder, ShardBatchSampler, check_order
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -34,15 +38,30 @@ class Positioned:
         sampler: the batches of this process.
         epoch: the epoch whose batches are given.
         batch: batches of it that were given.
+        clips: numbers of the clips of the batch that was given last or is being read.
     """
 
     sampler: ShardBatchSampler
     epoch: int = 0
     batch: int = 0
+    clips: list[int]
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch."""
         return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The rest of the current epoch, and then its end is the next one's beginning."""
+        raise NotImplementedError
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """The shard of each clip, which the order follows from, as a number, (N,)."""
+        return self.sampler.order.groups
+
+    def regroup(self, groups: NDArray[Any], order_of: Callable[[NDArray[Any]], EpochOrder]) -> None:
+        """Go back to the order that clips had in other shards, before a compaction."""
+        self.sampler.order = replace(order_of(groups), lanes=self.sampler.order.lanes)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch's first batch; in the current epoch, stay where this loader is."""
@@ -57,6 +76,58 @@ class Positioned:
         """Go to a position. Raises ConfigError when it is of other clips or another order."""
         check_order(state, self.sampler)
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+
+
+class Together(Positioned):
+    """Several loaders, of each of which a step takes a batch: a tuple. The shortest ends an epoch."""
+
+    def __init__(self, loaders: Sequence[Positioned]) -> None:
+        self.loaders, self.clips = loaders, []
+        self.sampler = loaders[0].sampler
+
+    def __len__(self) -> int:
+        """The number of steps of a whole epoch."""
+        return min(map(len, self.loaders))
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Those of all loaders, one after the other."""
+        return np.concatenate([loader.groups for loader in self.loaders])
+
+    def regroup(self, groups: NDArray[Any], order_of: Callable[[NDArray[Any]], EpochOrder]) -> None:
+        """See `Positioned`."""
+        ends = np.cumsum([len(loader.groups) for loader in self.loaders])
+        for loader, part in zip(self.loaders, np.split(groups, ends[:-1]), strict=True):
+            loader.regroup(part, order_of)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch's first step; in the current epoch, stay where this loader is."""
+        super().set_epoch(epoch)
+        for loader in self.loaders:
+            loader.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, JSON."""
+        return {"epoch": self.epoch, "batch": self.batch, "loaders": [each.state_dict() for each in self.loaders]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a position. Raises ConfigError when it is of other clips or another order."""
+        for loader, each in zip(self.loaders, state["loaders"], strict=True):
+            loader.load_state_dict(each)
+        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+
+    def __iter__(self) -> Iterator[Any]:
+        sources = [iter(loader) for loader in self.loaders]
+        while self.batch < len(self):
+            try:
+                batches = tuple(map(next, sources))
+            finally:
+                firsts = np.cumsum([0, *(len(loader.groups) for loader in self.loaders)]).tolist()
+                of_all = zip(firsts, self.loaders, strict=False)
+                self.clips = [first + number for first, loader in of_all for number in loader.clips]
+            self.batch += 1
+            yield batches
+        self.set_epoch(self.epoch + 1)
 
 
 class FeatureLoader(Positioned):
@@ -110,7 +181,7 @@ class FeatureLoader(Positioned):
                 "persistent_workers: workers that outlive an epoch keep the draws of the first: leave it out"
             )
         self.dataset, self.sampler = dataset, sampler
-        self.clips: list[int] = []
+        self.clips = []
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=sampler,

@@ -48,6 +48,7 @@ class EpochOrder:
             "drop" leaves out the last ones of the order, which differ from epoch to epoch; "keep" gives every clip
             exactly once, so that some processes have one more. With several processes that wait for each other at each
             step, only the first two end.
+        lanes: parts into which the order is cut, and of which one clip each is taken in turn.
 
     Raises:
         InputError: a value outside what is allowed.
@@ -62,6 +63,7 @@ class EpochOrder:
     world_size: int = 1
     split: Split = "interleaved"
     remainder: Remainder = "pad"
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
@@ -70,6 +72,8 @@ class EpochOrder:
             raise InputError(f"window_shards {self.window_shards}: 1 or more shards are mixed; None mixes all")
         if self.seed < 0:
             raise InputError(f"seed {self.seed}: seeds are 0 or more")
+        if self.lanes < 1:
+            raise InputError(f"lanes {self.lanes}: 1 or more shards are streamed at a time")
         check_word("split", self.split, Split)
         check_word("remainder", self.remainder, Remainder)
         object.__setattr__(self, "groups", np.unique(self.groups, return_inverse=True)[1])
@@ -81,15 +85,30 @@ class EpochOrder:
 
     def indices(self, epoch: int) -> Indices:
         """The clips of one epoch for this process, `len(self)` of them."""
+        if self.split == "blocks":
+            return self._in_turn(self._own(epoch))
+        return self._mine(self._in_turn(self._own(epoch)))
+
+    def _own(self, epoch: int) -> Indices:
+        """One epoch before lanes: of interleaved processes that of all, of blocks this process's."""
         if not self.shuffle:
-            return self._mine(np.arange(len(self.groups)))
+            every = np.arange(len(self.groups))
+            return self._mine(every) if self.split == "blocks" else every
         numbers = np.random.PCG64((self.seed, epoch))
         shards = numbers.random_raw(int(self.groups.max(initial=-1)) + 1)  # a random number for every shard
         clips = numbers.random_raw(len(self.groups))
         by_shard = np.lexsort((clips, shards[self.groups]))
         if self.split == "blocks":
             return self._mixed(self._mine(by_shard), clips)
-        return self._mine(self._mixed(by_shard, clips))
+        return self._mixed(by_shard, clips)
+
+    def _in_turn(self, order: Indices) -> Indices:
+        """Clip k of the order that is given is clip k // L of lane k % L."""
+        if self.lanes == 1:
+            return order
+        parts = np.array_split(order, self.lanes)
+        turns = np.concatenate([np.arange(len(part)) for part in parts])
+        return order[np.argsort(turns, kind="stable")]
 
     def _mixed(self, order: Indices, draws: NDArray[np.uint64]) -> Indices:
         """Clips shard by shard, mixed within each window of shards."""
@@ -130,6 +149,7 @@ class EpochOrder:
             "window_shards": self.window_shards,
             "split": self.split,
             "remainder": self.remainder,
+            **({"lanes": self.lanes} if self.lanes > 1 else {}),
         }
 
 
@@ -203,6 +223,16 @@ class ShardBatchSampler:
         rank, world_size = self.share
         order = self.order.indices(epoch)[: self.num_clips * world_size]
         return order if world_size == 1 else order.reshape(-1, world_size, self.batch_size)[:, rank].reshape(-1)
+
+    def lanes(self) -> NDArray[np.int64]:
+        """The lane that each of an epoch's clips is read in, (num_clips,)."""
+        rank, world_size = self.share
+        places = np.arange(self.num_clips * world_size)
+        if world_size > 1:
+            places = places.reshape(-1, world_size, self.batch_size)[:, rank].reshape(-1)
+        if self.order.split == "interleaved":
+            places = places * self.order.world_size + self.order.rank
+        return places % self.order.lanes
 
     def __iter__(self) -> Iterator[list[int]]:
         indices = self.indices(self.epoch)

@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..._vocabulary import digest_of
+from ..._vocabulary import InputError, digest_of
 from ...store import FeatureStore
-from .clips import ClipDataset, ClipFeatures, TrainingData
+from .clips import ClipDataset, ClipFeatures, ClipSample, TrainingData, collate
 from .features import FeatureDataset
+from .frames import FrameOptions
 from .narrated import NarratedDataset, NarratedVideo
+from .pixels import PairedDataset, PixelDataset, middle_options, pixel_batch
+
+if TYPE_CHECKING:
+    from ...fuse import Tokens
 
 MEMORY_BYTES = 2_000_000_000
 
@@ -55,6 +60,7 @@ class TrainingSet:
             fields |= {"key": pa.string(), "starts": seconds, "ends": seconds, "sentences": strings}
         else:
             fields |= {"clip": pa.string(), "start_seconds": pa.float64(), "end_seconds": pa.float64()}
+            fields |= {"is_picture": pa.bool_()} if any(one.is_picture for one in self.clips) else {}
         rows = [{**asdict(one), "features": list(one.features.items())} for one in self.videos or self.clips]
         pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), path)
 
@@ -74,24 +80,74 @@ class TrainingSet:
 
 
 def training_data(
-    path: Path, store: str, *, limits: Mapping[str, int], seed: int, narration: Mapping[str, Any] | None = None
+    path: Path,
+    store: str,
+    *,
+    limits: Mapping[str, Any],
+    seed: int,
+    narration: Mapping[str, Any] | None = None,
+    frames: FrameOptions | None = None,
+    pairs: bool = False,
 ) -> TrainingData:
     """The content of a file of `TrainingSet.write`, as `fit` reads it.
 
     Args:
         path: the file.
         store: where the features are.
-        limits: `max_video_tokens`, `max_audio_frames` and `max_words`.
+        limits: `max_video_tokens`, `max_audio_frames` and `max_words`; of pixels `max_words` alone.
         seed: of the draws.
         narration: options of `NarratedDataset`, for a file that lists narrated videos.
+        frames: for models that learn from pixels: how a clip becomes pictures.
+        pairs: whether every step takes a batch of videos and one of still pictures.
+
+    Raises:
+        InputError: with `pairs`, there are no videos, or no pictures.
     """
     found = TrainingSet.read(path)
+    if frames is not None:
+        opened = _with(store, found.clips)
+        reading = {"max_words": limits["max_words"], "seed": seed}
+        if not pairs:
+            return PixelDataset(opened, found.clips, options=frames, **reading)
+        videos = [clip for clip in found.clips if not clip.is_picture]
+        pictures = [clip for clip in found.clips if clip.is_picture]
+        if not videos or not pictures:
+            raise InputError(
+                f"co-training takes videos and still pictures with captions, and the training split has {len(videos)}"
+                f" clips of videos and {len(pictures)} pictures: name pictures in the manifest, or set frames.pictures"
+                " of the recipe to 'as_videos'"
+            )
+        single = frames.replaced(num_frames=1, curriculum=())
+        parts = [PixelDataset(opened, videos, options=frames, **reading)]
+        return PairedDataset([*parts, PixelDataset(opened, pictures, options=single, **reading)])
     if found.videos:
         opened = opened_store(store)
         opened.refresh()
         options: dict[str, Any] = {**limits, **(narration or {})}
         return NarratedDataset(opened, found.videos, missing="empty", seed=seed, **options)
     return ClipDataset(stored_clips(store, found.clips), **dict(limits), training=True, seed=seed)
+
+
+def clip_data(store: str, clips: Sequence[ClipFeatures], limits: Mapping[str, Any]) -> ClipDataset | PixelDataset:
+    """Clips as a model reads them to embed them: rows of features, or pictures where the limits are those of frames."""
+    if "num_frames" in limits:
+        options = middle_options(limits)
+        return PixelDataset(_with(store, clips), clips, options=options, max_words=limits["max_words"])
+    return ClipDataset(stored_clips(store, clips), **limits, training=False)
+
+
+def sample_batch(samples: Sequence[ClipSample], limits: Mapping[str, Any], *, spec: str = "") -> dict[str, Tokens]:
+    """A batch of samples in memory, such as questions.
+
+    Args:
+        samples: see `ClipSample`, with one caption each. Pictures of pixels are the feature itself, a `FeatureArray`.
+        limits: see `clip_data`.
+        spec: of the feature `pixels`, canonical JSON, where a sample has pictures.
+    """
+    if "num_frames" in limits:
+        return pixel_batch(samples, limits, spec=spec)
+    dataset = ClipDataset(samples, **limits, training=False)
+    return collate([dataset[index] for index in range(len(samples))])
 
 
 def stored_clips(
@@ -102,13 +158,19 @@ def stored_clips(
     What was read is kept in memory up to a limit, since training comes back to every clip in every epoch. A collection
     that is larger is read from its shards each time, in an order that meets few shards at a time.
     """
-    opened = opened_store(store) if isinstance(store, str) else store
-    if any(name not in opened for clip in clips for name in clip.fingerprints()):
-        opened.refresh()
+    opened = _with(store, clips)
     features = dict.fromkeys(name for clip in clips for name, streams in clip.features.items() if streams)
     return FeatureDataset(
         opened, clips, features=list(features), missing="optional", narrow="closest", memory_bytes=memory_bytes
     )
+
+
+def _with(store: FeatureStore | str, clips: Sequence[ClipFeatures]) -> FeatureStore:
+    """A store as it is now, where it was opened before all of the clips' features were there."""
+    opened = opened_store(store) if isinstance(store, str) else store
+    if any(name not in opened for clip in clips for name in clip.fingerprints()):
+        opened.refresh()
+    return opened
 
 
 @lru_cache(maxsize=2)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
@@ -36,8 +37,8 @@ def equal_shapes(batch: Mapping[str, Tokens], *, modalities: Sequence[str]) -> d
     Raises FrameloomError where processes have shares of different sizes.
     """
     share = next(iter(batch.values())).mask if batch else torch.zeros(0)
-    nothing = Tokens(torch.zeros(0, 0, 0), torch.zeros(0, 0))
-    sizes = [batch.get(name, nothing).values.shape[1:] for name in modalities]
+    shapes = [tuple(batch[name].values.shape[1:]) if name in batch else () for name in modalities]
+    sizes = [(*shape, *[0] * (_MOST_SIZES - len(shape))) for shape in shapes]
     # No batch at all, on this process, is a share of unknown size.
     known = [len(share), -len(share)] if batch else [0, -(2**31)]
     agreed = torch.tensor([*known, *(number for size in sizes for number in size)], device=share.device)
@@ -47,17 +48,23 @@ def equal_shapes(batch: Mapping[str, Tokens], *, modalities: Sequence[str]) -> d
         raise FrameloomError(
             f"processes have between {-smallest} and {largest} samples of a batch: shares must be equal"
         )
-    wanted = zip(modalities, numbers[::2], numbers[1::2], strict=True)
-    padded = {name: _padded(batch.get(name), (largest, rows, width), share) for name, rows, width in wanted if rows}
+    wanted = zip(modalities, np.reshape(numbers, (-1, _MOST_SIZES)).tolist(), strict=True)
+    padded = {name: _padded(batch.get(name), (largest, *filter(None, size)), share) for name, size in wanted if size[0]}
     return {**batch, **padded}
 
 
-def _padded(tokens: Tokens | None, shape: tuple[int, int, int], share: Tensor) -> Tokens:
+_MOST_SIZES = 4  # of a sample: frames, colours, height and width
+
+
+def _padded(tokens: Tokens | None, shape: tuple[int, ...], share: Tensor) -> Tokens:
     if tokens is None:
         mask = torch.zeros(shape[:2], dtype=torch.bool, device=share.device)
-        return Tokens(torch.zeros(shape, device=share.device), mask)
+        # Word pieces, which have no width, are numbers.
+        dtype = torch.int64 if len(shape) == len(mask.shape) else torch.float32
+        return Tokens(torch.zeros(shape, dtype=dtype, device=share.device), mask)
     missing = shape[1] - tokens.values.shape[1]
-    return Tokens(functional.pad(tokens.values, (0, 0, 0, missing)), functional.pad(tokens.mask, (0, missing)))
+    padding = (*[0] * (2 * (len(shape) - 2)), 0, missing)
+    return Tokens(functional.pad(tokens.values, padding), functional.pad(tokens.mask, (0, missing)))
 
 
 @contextmanager

@@ -9,13 +9,13 @@ import torch
 
 from ..._vocabulary import InputError
 from ...fuse import FusionModel
-from ..data import FeatureLoader, TrainingData, collate
+from ..data import Positioned, TrainingData, collate
 
 _MOST_NAMED = 5
 
 
 @contextmanager
-def attribute_to_sample(dataset: TrainingData, loader: FeatureLoader, *, model: FusionModel) -> Iterator[None]:
+def attribute_to_sample(dataset: TrainingData, loader: Positioned, *, model: FusionModel) -> Iterator[None]:
     """Raise an InputError of the block again with the names of the samples at fault, and their numbers in the data.
 
     A batch says at which position something is wrong at best, and when it cannot even be put together, not so much. So

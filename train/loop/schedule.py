@@ -35,10 +35,14 @@ def num_epochs(recipe: Recipe, *, steps_per_epoch: int) -> int:
 
 def learning_rate(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
     """The learning rate of a step (from 0): a linear warm-up times the recipe's schedule."""
-    rate = recipe.learning_rate * (min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0)
+    warmup_steps = recipe.warmup_steps + round(recipe.warmup_epochs * steps_per_epoch)
+    rate = recipe.learning_rate * (min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0)
     if recipe.schedule == "exponential":
         return rate * float(recipe.decay ** (step // steps_per_epoch))
-    if recipe.schedule == "cosine":
+    if recipe.schedule == "steps":
+        return rate * float(recipe.decay ** sum(step // steps_per_epoch >= epoch for epoch in recipe.decay_epochs))
+    if recipe.schedule in ("cosine", "linear"):
         steps = num_epochs(recipe, steps_per_epoch=steps_per_epoch) * steps_per_epoch
-        return rate * (0.5 * (1.0 + math.cos(math.pi * step / steps)))
+        share = 0.5 * (1.0 + math.cos(math.pi * step / steps)) if recipe.schedule == "cosine" else 1.0 - step / steps
+        return max(rate * share, recipe.learning_rate * recipe.final_rate)
     return rate

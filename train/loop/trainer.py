@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..._files import make_folder
@@ -23,7 +24,7 @@ from ..._vocabulary import ConfigError, InputError, IntegrityError, digest_of
 from ..._weights import check_device
 from ...fuse import FusionModel, Tokens
 from ...fuse.objectives import whole_batch
-from ..data import EpochOrder, FeatureLoader, ShardBatchSampler, TrainingData
+from ..data import EpochOrder, FeatureLoader, Positioned, ShardBatchSampler, Together, TrainingData
 from ..recipes import Recipe
 from .checkpoints import META_NAME, load_weights, plain, read_checkpoint, read_weights, save_checkpoint, sweep
 from .distributed import equal_shapes, synchronised_batch_norm
@@ -64,7 +65,7 @@ class Trainer:
             self.steps_per_epoch = len(self.loader)
             self.epochs = num_epochs(self.recipe, steps_per_epoch=self.steps_per_epoch)
             facts = {
-                "recipe": self.recipe.model_dump(exclude=_NO_NUMBERS),
+                "recipe": {name: one for name, one in self.recipe.identity().items() if name not in _NO_NUMBERS},
                 "model": [self.model.name, digest_of(plain(vars(self.model.config)))],
                 "number of clips": len(self.dataset),
                 "provenance": self.provenance,
@@ -119,9 +120,9 @@ class Trainer:
         self.model.to(self.accelerator.device)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         kind = torch.optim.Adam if self.recipe.optimizer == "adam" else torch.optim.AdamW
-        rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
         # Always the fused one, on a CPU too: another would round in another way, and resume to other bits.
-        self.optimizer = kind(trained, lr=rate, weight_decay=decay, fused=True)
+        rate, betas = self.recipe.learning_rate, cast(tuple[float, float], self.recipe.betas)
+        self.optimizer = kind(self._groups(trained), lr=rate, betas=betas, fused=True)
         position, saved = Position(identity=self.identity), None
         if resume:
             saved = load_progress(self.folder, self.identity, model=self.model, optimizer=self.optimizer)
@@ -129,7 +130,7 @@ class Trainer:
             forget_progress(self.folder)
         if saved:
             position, groups = saved
-            self.loader.sampler.order = self._order(groups)
+            self.loader.regroup(groups, self._order)
         self.parallel, prepared = self.accelerator.prepare(self.model, self.optimizer)
         self.prepared = cast(Optimizer, prepared)
         if position.scaler and self.accelerator.scaler is not None:
@@ -153,6 +154,7 @@ class Trainer:
     def _train_epoch(self, position: Position, *, resumed_at: int) -> None:
         self.parallel.train(not self.recipe.freeze_batch_norm)
         epoch, batches = self.loader.epoch, iter(self.loader)
+        self.dataset.set_epoch(epoch)
         while self.loader.batch < self.steps_per_epoch:
             rate = learning_rate(self.recipe, step=position.step, steps_per_epoch=self.steps_per_epoch)
             with attribute_to_sample(self.dataset, self.loader, model=self.model):
@@ -177,9 +179,29 @@ class Trainer:
                 raise InputError(f"{what}. Correct it and train again, from the last saved state in {self.folder}")
         self._save(position)
 
-    def _step(self, batch: Mapping[str, Tokens], *, rate: float, step: int) -> tuple[float, dict[str, float]]:
+    def _step(
+        self, given: Mapping[str, Tokens] | tuple[Mapping[str, Tokens], ...], *, rate: float, step: int
+    ) -> tuple[float, dict[str, float]]:
+        """One step on a batch, or on a batch of each kind of clip, whose losses are added."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        if not isinstance(given, tuple):
+            loss, terms = self._loss(given)
+        else:
+            found = [self._loss(batch) for batch in given]
+            loss = cast(Tensor, sum(each for each, _ in found))
+            terms = {f"{name} ({kind})": one for kind, (_, some) in enumerate(found) for name, one in some.items()}
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss of step {step + 1} is {value}")
+        self.accelerator.backward(loss)
+        if self.recipe.clip_gradient:
+            self.accelerator.clip_grad_norm_(self.parallel.parameters(), self.recipe.clip_gradient)
+        self.prepared.step()
+        self.prepared.zero_grad()
+        return value, {name: float(term) for name, term in terms.items()}
+
+    def _loss(self, batch: Mapping[str, Tokens]) -> tuple[Tensor, Mapping[str, Tensor]]:
         # Data may have more than a model reads: the sound of a text-video model's clips.
         device, names = self.accelerator.device, self.model.modalities
         batch = {
@@ -190,16 +212,18 @@ class Trainer:
         with self.accelerator.autocast(), whole_batch() if self._num_processes > 1 else nullcontext():
             if self._num_processes > 1:
                 batch = equal_shapes(batch, modalities=names)
-            loss, terms = cast(tuple[Tensor, Mapping[str, Tensor]], self.parallel(batch))
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise self._diverged(f"the loss of step {step + 1} is {value}")
-        self.accelerator.backward(loss)
-        if self.recipe.clip_gradient:
-            self.accelerator.clip_grad_norm_(self.parallel.parameters(), self.recipe.clip_gradient)
-        self.prepared.step()
-        self.prepared.zero_grad()
-        return value, {name: float(term) for name, term in terms.items()}
+            return cast(tuple[Tensor, Mapping[str, Tensor]], self.parallel(batch))
+
+    def _groups(self, trained: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+        """Weights by how they decay."""
+        decay = self.recipe.weight_decay
+        if self.recipe.decay_all:
+            return [{"params": trained, "weight_decay": decay}]
+        vectors = [one for one in trained if one.dim() <= 1]
+        return [
+            {"params": [one for one in trained if one.dim() > 1], "weight_decay": decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
 
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(
@@ -231,7 +255,7 @@ class Trainer:
         if self.curve is not None:
             position.losses_bytes, position.losses_sha256 = self.curve.num_bytes, self.curve.sync()
             try:
-                groups = self.loader.sampler.order.groups
+                groups = self.loader.groups
                 save_progress(self.folder, position, model=self.model, optimizer=self.optimizer, groups=groups)
             except IntegrityError as problem:
                 raise self._diverged(str(problem)) from problem
@@ -254,20 +278,28 @@ class Trainer:
         self.model.eval()
         return self._result(position, digest=read_checkpoint(self.folder).digest, resumed_at=resumed_at)
 
-    def _loader(self) -> FeatureLoader:
+    def _loader(self) -> Positioned:
         """Each process reads an equal share of every batch. An incomplete last batch is dropped, unless it is alone."""
-        known = getattr(self.dataset, "shard_groups", None)
-        groups = known() if known else np.zeros(len(self.dataset), np.int64)
+        self._batch_size = 0
+        loaders = [self._loader_of(part) for part in getattr(self.dataset, "parts", [self.dataset])]
+        return loaders[0] if len(loaders) == 1 else Together(loaders)
+
+    def _loader_of(self, dataset: TrainingData) -> Positioned:
+        known = getattr(dataset, "shard_groups", None)
+        groups = known() if known else np.zeros(len(dataset), np.int64)
         what = f"cannot be shared evenly by {self._num_processes} processes"
         if self.recipe.batch_size % self._num_processes:
             raise ConfigError(f"batch_size {self.recipe.batch_size} {what}: set it to a multiple of their number")
         size = min(self.recipe.batch_size, len(groups)) // self._num_processes
         if not size:
             raise ConfigError(f"{len(groups)} clips {what}: give as many, or start fewer processes")
-        self._batch_size = size * self._num_processes
+        self._batch_size += size * self._num_processes
         share = (self.accelerator.process_index, self._num_processes)
-        sampler = ShardBatchSampler(self._order(groups), batch_size=size, drop_last=True, share=share)
-        return FeatureLoader(self.dataset, sampler, num_workers=self.num_workers)
+        order = replace(self._order(groups), lanes=getattr(dataset, "lanes", 1))
+        sampler = ShardBatchSampler(order, batch_size=size, drop_last=True, share=share)
+        own = getattr(dataset, "loader", None)
+        make = own if own is not None else partial(FeatureLoader, dataset)
+        return cast(Positioned, make(sampler, num_workers=self.num_workers))
 
     def _order(self, groups: NDArray[Any]) -> EpochOrder:
         return epoch_order(groups, batch_size=self.recipe.batch_size, seed=self.recipe.seed)

@@ -7,11 +7,11 @@ from typing import Any
 
 from ..._registry import Registry
 from ..._vocabulary import ConfigError
-from . import baselines, dual_encoder, everything_at_once, tiny
+from . import baselines, dual_encoder, everything_at_once, pixels, tiny
 from .base import Recipe
 
 _RECIPES: Registry[Recipe] = Registry("recipe")
-for _recipe in (*everything_at_once.RECIPES, *baselines.RECIPES, *dual_encoder.RECIPES, *tiny.RECIPES):
+for _recipe in (*everything_at_once.RECIPES, *baselines.RECIPES, *dual_encoder.RECIPES, *pixels.RECIPES, *tiny.RECIPES):
     _RECIPES.add(_recipe.name, _recipe)
 
 
@@ -21,7 +21,7 @@ def list_recipes(pattern: str = "*") -> list[str]:
 
 
 def get_recipe(name: str, /, **overrides: Any) -> Recipe:
-    """A recipe, with some of its fields replaced; of `model_options` and `narration` the options that are named.
+    """A recipe, with some of its fields replaced; of those that have fields of their own, the ones that are named.
 
     Raises:
         UnknownNameError: no such recipe; the nearest names are listed.
@@ -30,7 +30,7 @@ def get_recipe(name: str, /, **overrides: Any) -> Recipe:
     recipe = _RECIPES[name]
     if "name" in overrides:
         raise ConfigError(f"the name of recipe {name} cannot be replaced: leave out 'name'")
-    for field in ("model_options", "narration"):
+    for field in ("model_options", "narration", "frames"):
         if isinstance(given := overrides.get(field), Mapping) and given:  # an empty one clears them
             overrides[field] = {**dict(getattr(recipe, field) or {}), **given}
     try:

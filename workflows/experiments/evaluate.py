@@ -221,7 +221,7 @@ class Questions:
     @cached_property
     def _asked(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Unit vectors (A, D) of the questions that have a known word, and their places. The others count as misses."""
-        from ...train.data import ClipDataset
+        from ...train.data import sample_batch
         from ...train.evaluate import embed_batch
 
         samples, places = [], []
@@ -233,8 +233,8 @@ class Questions:
             raise InputError(
                 "none of the captions of this split has a known word: train with captions that share words"
             )
-        dataset = ClipDataset(samples, **self._session.resolved.limits, training=False)
-        batches = map(dataset.__getitems__, in_batches(range(len(dataset)), QUERIES_PER_BATCH))
+        limits = self._session.resolved.limits
+        batches = (sample_batch(some, limits) for some in in_batches(samples, QUERIES_PER_BATCH))
         vectors = [embed_batch(self._session.model, batch, ["text"])["text"] for batch in batches]
         return np.concatenate(vectors), np.array(places)
 

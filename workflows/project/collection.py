@@ -14,6 +14,7 @@ from typing import NoReturn
 from ..._vocabulary import Clip, ConfigError
 from .manifest import MANIFEST_SUFFIXES, ONLY_LOCAL, Scalar, Span, is_address, milliseconds, read_manifest
 
+PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
     | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
@@ -32,6 +33,11 @@ class Video:
     def has_spans(self) -> bool:
         """Whether the manifest says how it is cut."""
         return any(span.start_seconds is not None for span in self.spans)
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a still picture, which manifests and patterns may name: a video of one frame."""
+        return self.path.suffix.lower() in PICTURE_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

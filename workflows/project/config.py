@@ -198,7 +198,9 @@ class ModelConfig(Section):
     max_audio_frames: int | None = Field(default=None, ge=1)
     """Spectrogram frames (10 ms) read from a clip."""
     max_words: int | None = Field(default=None, ge=1)
-    """Known words read from a sentence."""
+    """Known words read from a sentence; of word pieces at least 3, with the two around them."""
+    num_frames: int | None = Field(default=None, ge=1)
+    """Frames that a model of pixels reads from a clip that is embedded or asked with."""
 
 
 class TrainingConfig(Section):

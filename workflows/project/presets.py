@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from string import Template
 
 from ..._registry import nearest
 from ..._vocabulary import UnknownNameError
@@ -12,12 +13,17 @@ from ...extract.weights import READY_ADVICE, find_source, is_at_hand
 DEFAULT = "everything_at_once"
 READY = "ready"
 _TEMPLATES = Path(__file__).with_name("templates")
+_PIXELS = "pixels"
+_TITLES = {
+    "miles": "MILES (ECCV 2022): a video encoder and a text encoder, with masked patches predicted from its own past.",
+}
 READY_WEIGHTS = {"efficientnet_lite0_classes": "imagenet", "all_minilm_l6_v2": "sentences"}
 
 
 def list_presets() -> list[str]:
     """The names of the presets, sorted."""
-    return sorted(path.stem for path in _TEMPLATES.glob("*.yaml"))
+    own = (path.stem for path in _TEMPLATES.glob("*.yaml") if path.stem != _PIXELS)
+    return sorted([*own, *_TITLES, *(f"{name}_tiny" for name in _TITLES)])
 
 
 def preset_text(name: str) -> str:
@@ -28,7 +34,34 @@ def preset_text(name: str) -> str:
     """
     if name not in list_presets():
         raise UnknownNameError(f"no preset {name!r}: {nearest(name, list_presets())}")
-    return (_TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8")
+    model = name.removesuffix("_tiny")
+    if model not in _TITLES:
+        return (_TEMPLATES / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (_TEMPLATES / f"{_PIXELS}.yaml").read_text(encoding="utf-8")
+    return Template(text).safe_substitute(_pixel_values(model, is_tiny=name != model))
+
+
+def _pixel_values(model: str, *, is_tiny: bool) -> dict[str, str]:
+    """What the template of models of pixels says of one of them."""
+    others = ", ".join(other for other in _TITLES if other != model) or "`frameloom models` lists them"
+    shared = {"title": _TITLES[model], "others": others, "recipe": f"{model}_tiny" if is_tiny else model}
+    if is_tiny:
+        return shared | {
+            "why_rate": "Four frames a second, for clips of a few seconds; 80 pixels leave room for crops of 64.",
+            "rate_hz": "4",
+            "size": "80",
+            "vocabulary": "2000",
+            "why_recipe": f"A model small enough for two cores. At the paper's size, for GPUs: {model}.",
+            "device": "cpu",
+        }
+    return shared | {
+        "why_rate": "Two frames a second, as VindLU keeps its videos; 256 pixels leave room for crops of 224.",
+        "rate_hz": "2",
+        "size": "256",
+        "vocabulary": "30522",
+        "why_recipe": f"The paper's size, for GPUs; set batch_size to what they hold. On a CPU: {model}_tiny.",
+        "device": "cuda            # cpu is far too slow at this size",
+    }
 
 
 def default_preset(*, has_captions: bool) -> tuple[str, str]:

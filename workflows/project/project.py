@@ -21,6 +21,7 @@ from .collection import Collection, Video, clips_of, discover, readable_path
 from .config import DETECTORS, Config, FeatureConfig, load_config
 from .imported import imported_weights
 from .manifest import is_address
+from .pixels import check_pixels, pixel_sizes
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Features, Resolved, model_widths
 from .units import cuts_of, shots_of, windows_of
 
@@ -158,7 +159,7 @@ class Project:
         given = self.config.training.overrides.get("model_options") or {}
         own = get_recipe(self.config.training.recipe).model_options if given else self.recipe.model_options
         own = shortest(self.recipe.model, own, given)
-        recipe = {**self.recipe.model_dump(), "model_options": own}
+        recipe = {**self.recipe.identity(), "model_options": own}
         own = own if self.model_name == self.recipe.model else {}
         return {"config": shortest(self.model_name, own, self.config.model.config), "recipe": recipe}
 
@@ -196,8 +197,9 @@ class Project:
         given = self.config.model.checkpoint
         meta = None if given is None else read_checkpoint(self._absolute(given))
         if meta is not None:
-            limits |= meta.provenance.get("limits", {})
-        own = {name: getattr(self.config.model, name) for name in self.recipe.limits()}
+            known = meta.provenance.get("limits", {})
+            limits = {**limits, **known} if known.keys() <= limits.keys() else dict(known)
+        own = {name: getattr(self.config.model, name, None) for name in limits}
         limits |= {name: value for name, value in own.items() if value is not None}
         key = digest_of(
             {
@@ -261,6 +263,11 @@ class Project:
         for option, width in widths.items():
             if self.model_options.get(option, width) != width:
                 found = " and ".join(f"{one.name} ({one.dim})" for one in specs if f"{one.modality}_dim" == option)
+                if not found:
+                    raise ConfigError(
+                        f"model.config.{option}: {self.model_options[option]!r}, and features, recipe and limits ask"
+                        f" for {width}: leave the key out, and the model is made for them"
+                    )
                 raise ConfigError(
                     f"model.config.{option}: {self.model_options[option]!r}, and the rows of {found} are {width} wide:"
                     " leave the key out, and the model is made for its features"
@@ -270,6 +277,8 @@ class Project:
                 f"training.recipe: {self.recipe.name} is for the model {self.recipe.model}, and not for"
                 f" {self.model_name}: give the recipe of that name, or leave model.name out"
             )
+        is_for_pixels = model_type(self.model_name).takes_pixels
+        check_pixels(self.config, self.recipe, self.model_name, specs, takes_pixels=is_for_pixels)
         if not self.trains:
             self._check_towers()
         if "extra_dims" not in model_description(self.model_name)["config"]:
@@ -285,8 +294,12 @@ class Project:
 
     def widths(self, specs: Sequence[FeatureSpec]) -> dict[str, Any]:
         """The model's settings that its features decide: how wide the rows of each modality are. UnknownNameError."""
-        from ...fuse import model_description
+        from ...fuse import model_description, model_type
 
+        if model_type(self.model_name).takes_pixels:
+            known = model_description(self.model_name)["config"]
+            sizes = pixel_sizes(self.config.model, self.recipe, self.model_options, specs)
+            return {name: size for name, size in sizes.items() if name in known}
         widths = model_widths(list(specs), tuple(self.config.features.extra_text))
         sound = [spec.dim for spec in specs if spec.modality is Modality.AUDIO]
         takes_any = "audio_dim" in model_description(self.model_name)["config"]

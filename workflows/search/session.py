@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from ..._files import file_stamp
 from ..._settings import Settings
-from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality
+from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality, canonical_json
 from ...store import metadata_of, quoted
 from ...train.data import ClipSample
 from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project
@@ -220,16 +220,17 @@ class SearchSession:
 
     def embed(self, sample: ClipSample) -> NDArray[np.float32]:
         """The unit vector (D,) of one sample of `text`, `video` and `audio`, of whatever it has."""
-        from ...train.data import ClipDataset, collate
+        from ...train.data import sample_batch
         from ...train.evaluate import embed_batch
 
-        batch = collate([ClipDataset([sample], **self.resolved.limits, training=False)[0]])
+        spec = self.resolved.features.media[0].spec
+        batch = sample_batch([sample], self.resolved.limits, spec=canonical_json(spec.identity()))
         (vectors,) = embed_batch(self.model, batch, ["+".join(batch)]).values()
         vector: NDArray[np.float32] = vectors[0]
         return vector
 
-    def words(self, text: str) -> NDArray[np.float32]:
-        """The known words of a question, (W, D)."""
+    def words(self, text: str) -> NDArray[Any]:
+        """The known words of a question, (W, D), or its word pieces, (W, 1)."""
         request = self.resolved.features.text
         if request is None:
             if self.project.config.features.text is None:
@@ -240,7 +241,7 @@ class SearchSession:
         feature: FeatureArray = request.request.build().encode(text)
         if len(feature.values) == 0:
             raise InputError(f"no word of {text!r:.80} is in the vocabulary of {request.name}: try other words")
-        return feature.values.astype(np.float32)
+        return feature.values
 
     @cached_property
     def model(self) -> Any:
@@ -284,12 +285,17 @@ class SearchSession:
         pictures = query.video or query.image
         return {
             "text": [] if query.text is None else [self.words(query.text)],
-            "video": None if pictures is None else self._media(Modality.VIDEO, pictures, query.image is not None),
-            "audio": None if query.audio is None else self._media(Modality.AUDIO, query.audio)[0],
+            "video": None if pictures is None else self._pictures(pictures, query.image is not None),
+            "audio": None if query.audio is None else self._media(Modality.AUDIO, query.audio)[0].values,
         }
 
-    def _media(self, modality: Modality, path: Path, is_picture: bool = False) -> list[NDArray[np.float32]]:
-        """One modality of a file: each of its streams, (T, D). Raises MediaError where the file does not give one."""
+    def _pictures(self, path: Path, is_picture: bool) -> FeatureArray | list[NDArray[np.float16]]:
+        """The pictures of a file, as the model reads them: the frames themselves, or rows of each stream."""
+        found = self._media(Modality.VIDEO, path, is_picture)
+        return found[0] if "num_frames" in self.resolved.limits else [feature.values for feature in found]
+
+    def _media(self, modality: Modality, path: Path, is_picture: bool = False) -> list[FeatureArray]:
+        """One modality of a file: each of its streams. Raises MediaError where the file does not give one."""
         from ...extract import extract_file
 
         requests = self.resolved.features.streams().get(modality, ())
@@ -301,4 +307,4 @@ class SearchSession:
             if len(feature.values) == 0:
                 blamed = f"{name}: {feature.message}" if len(requests) > 1 else feature.message
                 raise MediaError(feature.status, f"{path}: {feature.status.value}: {blamed}")
-        return [features[one.name].values.astype(np.float32) for one in requests]
+        return [features[one.name] for one in requests]

@@ -11,6 +11,8 @@ from pydantic import model_serializer
 from ..._settings import Settings
 from ..._vocabulary import ExitCode, Outcome
 from ...extract import file_status
+from ...store import FeatureStore
+from ...train.data import TrainingSet
 from ..console import count_of, readable_seconds
 from .state import State
 from .survey import Stream
@@ -174,3 +176,13 @@ def report_of(
         notes=tuple(notes),
         max_failures=state.project.config.run.max_failures,
     )
+
+
+def cut_captions(store: FeatureStore, examples: TrainingSet, limit: int) -> str:
+    """How much a model of pixels does not read of the captions that it is trained on; empty where it reads all."""
+    entries = (store.entry(name) for clip in examples.clips for name in clip.captions)
+    cut = [entry.num_rows - limit for entry in entries if entry is not None and entry.num_rows > limit]
+    if not cut:
+        return ""
+    captions = count_of(len(cut), "caption")
+    return f"  {captions} of more than {limit} word pieces: {sum(cut)} pieces are not read (model.max_words)"

@@ -19,6 +19,7 @@ from ...train.data import ClipDataset, ClipFeatures, NarratedVideo, TrainingSet,
 from ..console import Console, count_of, readable_seconds
 from ..project import CHECKPOINT_POINTER, CheckpointRef, FeatureRequest, ImportRecord, Project, Resolved, in_split
 from .executor import Executor, WorkerLostError, in_batches, num_cores
+from .report import cut_captions
 from .state import ClipState, State, TablePlan
 from .survey import Survey, VideoState, fingerprint_of
 from .tasks import (
@@ -88,6 +89,7 @@ def extract_jobs(project: Project, waiting: list[VideoState]) -> Iterator[Extrac
                     video=state.name,
                     path=str(state.file.video.path),
                     digest=state.file.digest or "",
+                    is_picture=state.file.video.is_picture,
                     fingerprints={
                         one.request.name: one.fingerprint for one in state.streams if one.request.name in missing
                     },
@@ -288,6 +290,10 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
             f"nothing is said in any of {len(examples)} narrated videos of the training split: give sentences as"
             " captions of spans with collection.captions, or leave features.text out to learn without words"
         )
+    if project.recipe.frames is not None and (
+        cut := cut_captions(project.store, examples, resolved.limits["max_words"])
+    ):
+        stage.console.say(cut)
     digest = examples.digest
     folder = resolved.model_folder / digest[:12]
     folder.mkdir(parents=True, exist_ok=True)

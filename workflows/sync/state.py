@@ -125,6 +125,7 @@ def clip_states(project: Project, found: Survey, text: FeatureRequest | None) ->
                 end_seconds=clip.end_seconds,
                 features=media | {name: (one,) for name, one in extra.items()},
                 captions=tuple(texts.values()),
+                is_picture=state.file.video.is_picture,
             )
             wanted = config.store.combinations
             facts = [clip.video, path, list(clip.captions), clip.split, dict(clip.metadata), sorted(wanted)]

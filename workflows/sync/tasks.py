@@ -27,6 +27,7 @@ class ExtractItem:
     path: str
     digest: str
     fingerprints: Mapping[str, str]
+    is_picture: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +61,15 @@ def extract_batch(job: ExtractJob) -> ExtractResult:
     decoder = _decoder(job.decode_seconds, job.decode_memory_bytes)
     features: dict[str, dict[str, FeatureArray]] = {}
     changed: list[str] = []
-    extracted = extract_files([Path(item.path) for item in job.items], backbones, decoder=decoder)
-    for item, found in zip(job.items, extracted, strict=True):
-        if any(feature.status is Status.CHANGED for feature in found.values()):
-            changed.append(item.video)
-        else:
-            features[item.video] = found
+    for is_picture in (False, True):
+        items = [item for item in job.items if item.is_picture == is_picture]
+        paths = [Path(item.path) for item in items]
+        extracted = extract_files(paths, backbones, decoder=decoder, is_picture=is_picture) if items else []
+        for item, found in zip(items, extracted, strict=True):
+            if any(feature.status is Status.CHANGED for feature in found.values()):
+                changed.append(item.video)
+            else:
+                features[item.video] = found
     kept = [item for item in job.items if item.video in features]
     for backbone in backbones:
         _write_shard(job, backbone.spec, kept, features)
@@ -179,16 +183,26 @@ def train_model(job: TrainJob) -> Mapping[str, Any]:
     _set_threads(job.threads)
     torch.manual_seed(job.recipe.seed)
     model = create_model(job.model, **job.model_config)
-    narration = job.recipe.narration.model_dump() if job.recipe.narration else None
-    examples = Path(job.examples)
+    recipe, examples = job.recipe, Path(job.examples)
+    data = training_data(
+        examples,
+        job.store,
+        limits=job.limits,
+        seed=recipe.seed,
+        narration=recipe.narration.model_dump() if recipe.narration else None,
+        frames=recipe.frames.training() if recipe.frames else None,
+        pairs=recipe.frames is not None and recipe.frames.pictures == "balanced",
+    )
     result = fit(
         model,
-        training_data(examples, job.store, limits=job.limits, seed=job.recipe.seed, narration=narration),
-        recipe=job.recipe,
+        data,
+        recipe=recipe,
         folder=Path(job.folder),
         device=job.device,
         provenance=dict(job.provenance),
         resume=job.resume,
+        # Frames are decoded while the GPU computes; on a CPU both want the same cores.
+        num_workers=max(1, job.threads - 1) if recipe.frames and job.device != "cpu" else 0,
         on_progress=lambda progress: emit(
             {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps", "loss", "seconds_left")}
         ),
@@ -215,18 +229,18 @@ def embed_clips(job: EmbedJob) -> dict[str, tuple[list[int], NDArray[np.float32]
 
     Returns for each combination the clips that have it, as positions in the job, and their unit vectors (n, D).
     """
-    from ...train.data import ClipDataset, stored_clips
+    from ...train.data import clip_data
     from ...train.evaluate import embed_batch
 
     _set_threads(job.threads)
     model = loaded_model(job.checkpoint, job.checkpoint_digest, job.device)
-    dataset = ClipDataset(stored_clips(job.store, job.clips), **job.limits, training=False)
+    data = clip_data(job.store, job.clips, job.limits)
     vectors: dict[str, tuple[list[int], NDArray[np.float32]]] = {}
     for combination in job.combinations:
         having = [i for i, clip in enumerate(job.clips) if all(map(clip.has, combination.split("+")))]
         if having:
-            found = embed_batch(model, dataset.__getitems__(having), [combination])
-            vectors[combination] = (having, found[combination])
+            found = [embed_batch(model, batch, [combination])[combination] for batch in data.batches(having)]
+            vectors[combination] = (having, np.concatenate(found))
     return vectors
 
 

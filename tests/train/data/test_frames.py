@@ -281,7 +281,7 @@ class TestMissing:
             with pytest.raises(InputError, match=each.clip):
                 loader_of((root, [*clips, each]))
         loader = loader_of((root, [*bad, *clips]), missing="skip")
-        assert (loader.num_skipped, len(loader.clips)) == (2, NUM_CLIPS)
+        assert (loader.num_skipped, len(loader.reader.clips)) == (2, NUM_CLIPS)
         assert sorted(clip for batch in loader for clip in batch.clips) == sorted(clip.clip for clip in clips)
 
     def test_an_unknown_policy_is_refused(self, world) -> None:

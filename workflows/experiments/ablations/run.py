@@ -112,7 +112,7 @@ def plan_jobs(
             if not asked:
                 continue
             config = features.widths() | {**study.options, **study.objectives[objective], **training.options}
-            identity = digest_of([study.model, config, recipe.model_dump(), provenance])
+            identity = digest_of([study.model, config, recipe.identity(), provenance])
             train = TrainJob(
                 store=str(clips.project.store.root),
                 examples=str(examples),

@@ -1,0 +1,71 @@
+"""Models that learn from pixels: pre-training as their authors train them, and tiny ones of ours for a CPU.
+
+Sources: MILES (arXiv 2204.12408) section 4.3; All-in-one (arXiv 2203.07303) and its code; Clover (arXiv 2207.07885) and
+its code; T2V2T, pre-trained as VindLU (arXiv 2212.05051) is. Counts of word pieces include [CLS] and [SEP].
+
+Deviations: MILES halves the batch in its second stage; All-in-one crops squares of one size (0.70 of the area), here of
+0.70 to 1. A published batch is over many GPUs: set `batch_size` to what fits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .base import FrameRecipe, Recipe
+
+
+def _pretraining(name: str, *, frames: FrameRecipe, **differences: Any) -> Recipe:
+    """What the four have in common: AdamW, and no decay of biases and normalisations."""
+    return Recipe(name=name, model=name, frames=frames, optimizer="adamw", decay_all=False, **differences)
+
+
+def _tiny(model: str, *, rule: Any = "frozen_in_time", min_steps: int = 300, **model_options: Any) -> Recipe:
+    """Ours, for hundreds of short clips and a CPU: pictures of 64 pixels, few and narrow layers.
+
+    Clips are not mirrored, since captions may say left and right.
+    """
+    return _pretraining(
+        model,
+        frames=FrameRecipe(num_frames=4, rule=rule, size=64, min_area=0.8, flip=0.0),
+        model_options=model_options,
+        max_words=24,
+        epochs=10,
+        min_steps=min_steps,
+        batch_size=32,
+        learning_rate=5e-4,
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup_steps=30,
+        clip_gradient=1.0,
+        checkpoint_steps=50,
+    ).replaced(name=f"{model}_tiny")
+
+
+RECIPES = (
+    # Section 4.3: 16 epochs of one frame at 1e-4, then 4 of four frames at 3e-5.
+    _pretraining(
+        "miles",
+        frames=FrameRecipe(num_frames=4, curriculum=((0, 1), (16, 4))),
+        max_words=77,
+        epochs=20,
+        batch_size=2048,
+        learning_rate=1e-4,
+        schedule="steps",
+        decay=0.3,
+        decay_epochs=(16,),
+    ),
+    _tiny(
+        "miles",
+        patch_size=16,
+        width=128,
+        depth=4,
+        heads=4,
+        text_width=128,
+        text_depth=2,
+        text_heads=4,
+        text_hidden=256,
+        text_positions=96,
+        projection_dim=128,
+        min_block=2,
+    ),
+)
