@@ -3,6 +3,7 @@
 Second doors: `fuse.layers` and `fuse.objectives`.
 """
 
+from .all_in_one import AllInOne
 from .base import FusionModel, ModelConfig, NonFiniteError, Tokens, load_weights
 from .baselines import MCN, MILNCE, AVLnet, HowTo100M
 from .dual_encoder import DualEncoder, ImagenetLabels
@@ -15,6 +16,7 @@ __all__ = [
     "MILES",
     "MILNCE",
     "AVLnet",
+    "AllInOne",
     "DualEncoder",
     "EverythingAtOnce",
     "FusionModel",

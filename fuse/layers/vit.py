@@ -98,17 +98,24 @@ class DropPath(nn.Module):
 
 
 class ViTBlock(nn.Module):
-    """x + attention(LN x), then x + MLP(LN x)."""
+    """x + attention(LN x), then x + MLP(LN x); dropout is of what the two give."""
 
     def __init__(
-        self, dim: int, *, heads: int, mlp_ratio: float = 4.0, qkv_bias: bool = True, drop_path: float = 0.0
+        self,
+        dim: int,
+        *,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.attn = SelfAttention(dim, heads=heads, qkv_bias=qkv_bias)
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = MLP(dim, hidden=int(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = nn.Sequential(nn.Dropout(dropout), DropPath(drop_path))
 
     def forward(self, x: Float[Tensor, "B N D"], visible: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N D"]:
         x = x + self.drop_path(self.attn(self.norm1(x), visible))

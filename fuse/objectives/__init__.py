@@ -1,7 +1,8 @@
 """Training objectives: functions of embeddings or of their similarities."""
 
 from .gather import first_sample, gathered, whole_batch
-from .masked import RegressionLoss, masked_regression, masked_words_loss
+from .masked import RegressionLoss, masked_regression
+from .masked_words import MASK_ID, focal_loss, mask_tokens, tokens_at_random
 from .nce import combinatorial_loss, compared_samples, margin_softmax_loss, norm_softmax_loss, unit, zero_of
 from .pairwise import (
     cluster_contrast,
@@ -14,19 +15,22 @@ from .pairwise import (
     negative_weights,
     sum_over_pairs,
 )
+from .transport import word_patch_distance
 
 __all__ = [
+    "MASK_ID",
     "RegressionLoss",
     "cluster_contrast",
     "combinatorial_loss",
     "compared_samples",
     "dot_products",
     "first_sample",
+    "focal_loss",
     "gathered",
     "margin_softmax_loss",
     "margin_softmax_of_products",
+    "mask_tokens",
     "masked_regression",
-    "masked_words_loss",
     "max_margin",
     "max_margin_loss",
     "mil_nce",
@@ -34,7 +38,9 @@ __all__ = [
     "negative_weights",
     "norm_softmax_loss",
     "sum_over_pairs",
+    "tokens_at_random",
     "unit",
     "whole_batch",
+    "word_patch_distance",
     "zero_of",
 ]

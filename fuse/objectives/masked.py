@@ -1,9 +1,9 @@
-"""Objectives of what was masked: regression of features (MILES) and cross entropy of words.
+"""Regression of the features of masked patches.
 
-Sources: MILES (arXiv 2204.12408), equation 4, which leaves open what its norm runs over and of which no code was
-published; Devlin et al., "BERT" (arXiv 1810.04805).
+Source: MILES (arXiv 2204.12408), equation 4, which leaves open what its norm runs over and of which no code was
+published.
 
-Legend: B batch, R masked places of all samples, D width, L tokens, V vocabulary.
+Legend: B batch, R masked places of all samples, D width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 RegressionLoss = Literal["sample_l2_sum", "sample_l2_mean", "token_l2_mean", "token_square_mean", "square_mean"]
 """Readings of equation 4, of the differences of a sample's masked features:
@@ -64,11 +63,3 @@ def _root(squares: Float[Tensor, " R"]) -> Float[Tensor, " R"]:
     """The square root, with a gradient of zero at zero."""
     positive = squares > 0
     return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
-
-
-def masked_words_loss(logits: Float[Tensor, "*B V"], labels: Int[Tensor, "*B"]) -> Float[Tensor, ""]:
-    """Cross entropy, the mean over the places whose label is not -100; zero where there is none."""
-    chosen = labels >= 0
-    if not chosen.any():
-        return logits.sum() * 0.0
-    return functional.cross_entropy(logits[chosen].float(), labels[chosen])

@@ -1,0 +1,508 @@
+"""All-in-one: one transformer for text, video, and both, on raw pixels.
+
+Paper: Wang et al., "All in One: Exploring Unified Video-Language Pre-training", CVPR 2023 (arXiv 2203.07303), whose
+sections are named below. Authors' code: showlab/all-in-one@ae0e288 (AllInOne/ and CoTraining/), whose numbers this
+folder gives and whose names of weights the attributes keep.
+
+Legend: B batch, T frames, W tokens of a text, L visual tokens of a frame, D width, E width of an embedding, K options.
+
+What follows the code where paper and code differ:
+* Rolling is cyclic and goes both ways (`rolling.py`), before every block, in the joint pass alone.
+* Each frame is a sequence of its own with the whole text; after the last normalisation tokens are averaged over frames.
+* The matching loss has a word-patch alignment by optimal transport in it (`fuse/objectives/transport.py`), times 0.1.
+* Size S is a distilled DeiT: its distillation token rolls, and it has no temporal embedding.
+* The contrast reads the first token of each side before the pooler, and has a fixed temperature.
+
+Deviations: the order of patches is that of reading unless `patch_order` says otherwise; frames that are padding are
+seen by nobody, roll nowhere and are not averaged; false clips of the matching loss come from the batch, where the
+authors' data set draws another video. timm's dropouts between the two layers of an MLP and of attention weights are not
+there. In evaluation mode `loss` draws what it draws at step 0. Several processes draw masks and false clips each from
+its own samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import permutations
+from typing import Any, ClassVar, NamedTuple, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..._vocabulary import ConfigError, digest_of
+from ..base import ModelConfig, Tokens
+from ..heads import AnswerHead, FrameOrderHead, Pooler, choice_loss
+from ..layers import BertEmbeddings, BertSpec, Linear, MaskedWordHead, initialise_as_bert, visible_keys
+from ..objectives import (
+    combinatorial_loss,
+    first_sample,
+    focal_loss,
+    gathered,
+    mask_tokens,
+    norm_softmax_loss,
+    tokens_at_random,
+    word_patch_distance,
+    zero_of,
+)
+from ..pixels import PixelModel, nonempty_of
+from ..registry import create_model, register_model
+from .backbone import Backbone
+from .config import AllInOneConfig
+from .official import loaded_weights, resolved_config, to_official_config
+
+NO_LABEL, ORDERED_FRAMES = -100, 3
+SMALL = {"width": 384, "heads": 6, "distilled": True, "deit": True}
+TINY = {"width": 192, "heads": 3, "deit": True}
+
+
+class Features(NamedTuple):
+    """What the backbone gives of a text, a clip, or both.
+
+    Attributes:
+        text: (B, W, D) of its words; None for a clip alone.
+        video: (B, L, D) of its visual tokens, the mean over frames; None for a text alone.
+        first: (B, D) the first token: the text's [CLS] where there is one, else the visual class token.
+        frames: (B, T, S, D) all tokens before the mean over frames.
+    """
+
+    text: Tensor | None
+    video: Tensor | None
+    first: Tensor
+    frames: Tensor
+
+
+class Drawn(NamedTuple):
+    """What a step draws for the joint objectives.
+
+    Attributes:
+        masked: (B, W) token ids, some replaced.
+        labels: (B, W) what they were, -100 elsewhere.
+        mixed: clips, half of them replaced by others.
+        matches: (B,) which are their own.
+        order: (B, 3) of the frames; None: there is no objective of it.
+    """
+
+    masked: Tensor
+    labels: Tensor
+    mixed: Tokens
+    matches: Tensor
+    order: Tensor | None = None
+
+
+@register_model("all_in_one", summary="All-in-one (CVPR 2023) of size B: one transformer for text, video and both")
+@register_model("all_in_one_s", summary="All-in-one of size S (distilled DeiT)", defaults=SMALL)
+@register_model("all_in_one_ti", summary="All-in-one of size Ti (DeiT)", defaults=TINY)
+@register_model(
+    "test_all_in_one",
+    summary="All-in-one with random weights, for tests",
+    defaults={
+        "image_size": 32,
+        "patch_size": 8,
+        "num_frames": 6,
+        "vocab_size": 120,
+        "max_words": 12,
+        "width": 24,
+        "depth": 2,
+        "heads": 2,
+        "dropout": 0.0,
+        "drop_path": 0.0,
+        "projection_dim": 20,
+        "mask_probability": 0.5,
+    },
+)
+class AllInOne(PixelModel):
+    """Section 3: every pass is one of the same backbone; objectives differ in what goes in."""
+
+    config_type: ClassVar[type[ModelConfig]] = AllInOneConfig
+    paper: ClassVar[str] = "Wang et al., All in One, CVPR 2023 (arXiv 2203.07303)"
+    scores: ClassVar[bool] = True
+    config: AllInOneConfig
+    num_steps: Tensor
+
+    def __init__(self, config: AllInOneConfig | None = None) -> None:
+        super().__init__()
+        self.name = "all_in_one"
+        self.config = config = config or AllInOneConfig()
+        width, has_contrast = config.width, config.contrast_weight > 0
+        self.dim = config.projection_dim if has_contrast else width
+        spec = BertSpec(
+            vocabulary=config.vocab_size,
+            width=width,
+            depth=0,
+            heads=config.heads,
+            max_positions=config.max_words,
+            dropout=config.dropout,
+        )
+        self.text_embeddings = BertEmbeddings(spec)
+        self.text_embeddings.apply(initialise_as_bert)
+        self.token_type_embeddings = nn.Embedding(2, width)
+        nn.init.normal_(self.token_type_embeddings.weight, std=0.02)
+        self.transformer = Backbone(config)
+        self.pooler = Pooler(width)
+        if config.mlm_weight:
+            self.mlm_score = MaskedWordHead(spec, bias_of_decoder=False)
+        if has_contrast:
+            self.txt_proj, self.vid_proj = Linear(width, self.dim), Linear(width, self.dim)
+        if config.matches:
+            setattr(self, self.matching_name, _Fully(width, 2))
+        if config.rank_head:
+            self.rank_output = Linear(width, 1)
+            self.begin_ranking()
+        if config.num_answers:
+            self.vqa_classifier = AnswerHead(width, hidden=width // 2, num_answers=config.num_answers, dropout=0.5)
+        if config.option_head:
+            self.mc_vqa_classifier = AnswerHead(width, hidden=256, num_answers=1, dropout=0.1)
+        if config.frame_order_head:
+            self.vcop_classifier = FrameOrderHead(width)
+        if config.pixel_head:
+            pixels = BertSpec(vocabulary=3 * 256, width=width, depth=0, heads=config.heads)
+            self.mpp_score = _PixelHead(pixels)
+        # Kept with the weights, so that a training that is resumed draws what it would have drawn.
+        self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def matching_name(self) -> str:
+        """Of the head of text-video matching, which the authors' two programs call differently."""
+        return "vtm_score" if self.config.cotraining else "itm_score"
+
+    @torch.no_grad()
+    def begin_ranking(self) -> None:
+        """Let the head that ranks texts begin as the "match" row of the matching head, as published."""
+        matching = getattr(self, self.matching_name).fc
+        self.rank_output.weight.copy_(matching.weight[1:])
+        self.rank_output.bias.copy_(matching.bias[1:])
+
+    # --- sections 3.1 and 3.2: the pass ------------------------------------------------------------------------------
+
+    def features(
+        self,
+        *,
+        text: Tokens | None = None,
+        video: Tokens | None = None,
+        order: Int[Tensor, "B T N"] | None = None,
+    ) -> Features:
+        """What the backbone gives of what is given; see `Features`.
+
+        Args:
+            text: token ids.
+            video: normalised pictures.
+            order: of the patches of each frame; None: as configured.
+        """
+        words = real = visual = frames = None
+        if text is not None:
+            real = visible_keys(text.mask)[:, 0, 0]
+            words = self.text_embeddings(text.values) + self.token_type_embeddings.weight[0]
+        if video is not None:
+            frames = video.mask.bool()
+            if order is None and self.config.patch_order == "random":
+                order = self.drawn_orders(frames)
+            tokens = self.transformer.visual_tokens(video.values, order=order)
+            visual = tokens + self.token_type_embeddings.weight[1]
+        each = self.transformer(text=words, text_real=real, video=visual, frames=frames)
+        num_words = 0 if words is None else words.shape[1]
+        if visual is None or frames is None:
+            return Features(each[:, 0], None, each[:, 0, 0], each)
+        if each.shape[1] == frames.shape[1]:
+            whole = averaged(each, frames)
+            seen = whole[:, num_words:]
+        else:  # flattened
+            whole = each[:, 0]
+            seen = averaged(whole[:, num_words:].reshape(visual.shape), frames)
+        return Features(whole[:, :num_words] if num_words else None, seen, whole[:, 0], each)
+
+    def joint(self, *, text: Tokens, video: Tokens) -> Float[Tensor, "B D"]:
+        """The pooled first token of the joint pass: what the heads read."""
+        return cast(Tensor, self.pooler(self.features(text=text, video=video).first[:, None]))
+
+    def drawn_orders(self, frames: Tensor) -> Int[Tensor, "B T N"]:
+        """An order of patches for every frame, drawn as the authors draw it."""
+        h, w = self.transformer.grid
+        return drawn_orders(frames.shape[:2], h * w, generator=self._generator("orders")).to(frames.device)
+
+    def embed(self, modality: str, tokens: Tokens) -> Float[Tensor, "B E"]:
+        """The projected first token of a text or a clip alone; without contrast the token itself."""
+        first = (self.features(text=tokens) if modality == "text" else self.features(video=tokens)).first
+        if not self.config.contrast_weight:
+            return first
+        return cast(Tensor, (self.txt_proj if modality == "text" else self.vid_proj)(first))
+
+    # --- heads -------------------------------------------------------------------------------------------------------
+
+    def score(self, *, text: Tokens, video: Tokens) -> Float[Tensor, " B"]:
+        """The logit that text i and clip i belong together: of the ranking head where there is one, else of matching.
+
+        Raises:
+            ConfigError: a model without either head.
+            InputError: wrong shapes.
+        """
+        if not self.config.matches:
+            raise ConfigError(
+                f"the model {self.name} was built without a matching head: set vtm_weight above 0, or rank_head=True"
+            )
+        given = self.given({"text": text, "video": video})
+        return self._scores(self.joint(**given))
+
+    def _scores(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+        if self.config.rank_head:
+            return cast(Tensor, self.rank_output(pooled)[:, 0])
+        return cast(Tensor, getattr(self, self.matching_name)(pooled)[:, 1])
+
+    def choice_scores(self, options: Sequence[Tokens], video: Tokens, *, head: str = "rank") -> Float[Tensor, "B K"]:
+        """Scores of K texts for each clip: of the ranking head, or of the head of a question's options ("option")."""
+        columns = []
+        for option in options:
+            pooled = self.joint(**self.given({"text": option, "video": video}))
+            columns.append(self._scores(pooled) if head == "rank" else self.mc_vqa_classifier(pooled)[:, 0])
+        return torch.stack(columns, dim=1)
+
+    def answer_scores(self, *, text: Tokens, video: Tokens) -> Float[Tensor, "B A"]:
+        """Scores of all answers to a question about a clip, or of all classes after a fixed sentence.
+
+        Raises:
+            ConfigError: a model without such a head.
+            InputError: wrong shapes.
+        """
+        if not self.config.num_answers:
+            raise ConfigError(f"the model {self.name} was built without answers: set num_answers")
+        return cast(Tensor, self.vqa_classifier(self.joint(**self.given({"text": text, "video": video}))))
+
+    def train_probe(self) -> list[str]:
+        """Freeze all but the pooler, the projections and the head of answers, as the authors' linear evaluation does.
+
+        Returns the names of the weights that are trained. Note that this is not one linear layer.
+        """
+        trained = ("pooler.", "txt_proj.", "vid_proj.", "vqa_classifier.", "mc_vqa_classifier.")
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad = name.startswith(trained)
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    # --- section 3.3: objectives -------------------------------------------------------------------------------------
+
+    def loss(self, batch: Mapping[str, Tokens | None]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of masked words, matching and contrast, each with its own pass, of the samples that have both.
+
+        With `cotraining`, clips and pictures of a batch apart, and the two sums added (section 3.4).
+
+        Returns:
+            The loss, and its terms: "mlm", "vtm", "transport", "order", "text|video"; of pictures "picture mlm", ...
+        """
+        given = self.given(batch)
+        nonempty = nonempty_of(given)
+        groups = {"": torch.ones_like(next(iter(nonempty.values())))}
+        if self.config.cotraining and "video" in given:
+            is_picture = given["video"].mask.bool().sum(dim=1) == 1
+            groups = {"": ~is_picture, "picture ": is_picture}
+        losses: dict[str, Tensor] = {}
+        for prefix, members in groups.items():
+            rows = members.nonzero().flatten()
+            part = {name: chosen(tokens, rows) for name, tokens in given.items()}
+            if prefix:
+                part["video"] = first_frames(part["video"])
+            has = {name: flags & members for name, flags in nonempty.items()}
+            found = self._contrast(part, rows, has) if self.config.contrast_weight else {}
+            both = torch.stack(list(has.values())).all(dim=0)[rows].nonzero().flatten()
+            if len(given) == len(self.modalities) and len(both):
+                text, video = (chosen(part[name], both) for name in self.modalities)
+                found |= self.joint_losses(text, video, self.drawn(text, video))
+            losses |= {f"{prefix}{name}": value for name, value in found.items()}
+        if self.training:
+            self.num_steps += 1
+        total = sum(losses.values(), start=zero_of([self.token_type_embeddings.weight]))
+        return total, {name: value.detach() for name, value in losses.items()}
+
+    def _contrast(self, part: Mapping[str, Tokens], rows: Tensor, has: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """BVTC of the samples in `rows`; zeros stand for the others, so that processes gather equal shapes."""
+        vectors = {}
+        for name, tokens in part.items():
+            embedded = self.embed(name, tokens)
+            vectors[name] = embedded.new_zeros(len(has[name]), self.dim).index_copy(0, rows, embedded)
+        whole = gathered(vectors, has)
+        value, found = combinatorial_loss(
+            whole.vectors,
+            whole.nonempty,
+            weights={("text", "video"): 1.0},
+            contrast=partial(norm_softmax_loss, temperature=self.config.temperature),
+        )
+        return {"text|video": self.config.contrast_weight * value} if found else {}
+
+    def joint_losses(self, text: Tokens, video: Tokens, drawn: Drawn) -> dict[str, Tensor]:
+        """Masked words, matching with its alignment, and the order of frames where that is wanted; weighted.
+
+        Args:
+            text: token ids.
+            video: normalised pictures of the same samples.
+            drawn: what is masked, mixed and put in another order.
+        """
+        config, losses = self.config, {}
+        if config.mlm_weight:
+            places = drawn.labels >= 0
+            words = self.features(text=text._replace(values=drawn.masked), video=video).text
+            assert words is not None
+            logits = self.mlm_score(words[places])
+            losses["mlm"] = config.mlm_weight * focal_loss(logits, drawn.labels[places], gamma=0.0)
+        if config.vtm_weight:
+            mixed = self.features(text=text, video=drawn.mixed)
+            logits = getattr(self, self.matching_name)(self.pooler(mixed.first[:, None]))
+            losses["vtm"] = config.vtm_weight * choice_loss(logits, drawn.matches.long())
+            if config.transport_weight:
+                distances = self.alignment(mixed, text, drawn.mixed)
+                signed = torch.where(drawn.matches, distances, -distances)
+                losses["transport"] = config.vtm_weight * config.transport_weight * signed.mean()
+        if config.order_weight and drawn.order is not None:
+            logits = self.order_scores(text, video, drawn.order)
+            losses["order"] = config.order_weight * choice_loss(logits, order_labels(drawn.order))
+        return losses
+
+    def alignment(self, features: Features, text: Tokens, video: Tokens) -> Float[Tensor, " B"]:
+        """What it costs to move the words onto the patches, without [CLS], [SEP] and the class token.
+
+        Of a DeiT the second visual token is left out too, as in the code: the distillation token, or the first patch.
+        """
+        assert features.text is not None
+        assert features.video is not None
+        mask = text.mask.bool()
+        has_next = functional.pad(mask[:, 1:], (0, 1))
+        words_real = mask & has_next
+        words_real[:, 0] = False
+        num_left_out = 2 if self.config.deit else 1
+        patches_real = video.mask.bool().any(dim=1, keepdim=True).expand(-1, features.video.shape[1]).clone()
+        patches_real[:, :num_left_out] = False
+        return word_patch_distance(features.text, features.video, words_real=words_real, patches_real=patches_real)
+
+    def order_scores(self, text: Tokens, video: Tokens, order: Int[Tensor, "B T"]) -> Float[Tensor, "B orders"]:
+        """Scores of the orders of three frames, from the text's first token in the sequence of each."""
+        first = self.features(text=text, video=video).frames[:, :, 0]
+        return cast(Tensor, self.vcop_classifier(first.gather(1, order[..., None].expand_as(first))))
+
+    def drawn(self, text: Tokens, video: Tokens) -> Drawn:
+        """What a step draws: masked words, false clips for half of the texts, an order of three frames."""
+        generator = self._generator("step", first_sample(len(text.mask)))
+        mask, num = text.mask.bool(), len(text.mask)
+        places = tokens_at_random(mask, share=self.config.mask_probability, generator=generator)
+        masked = mask_tokens(
+            text.values,
+            places,
+            vocabulary=self.config.vocab_size,
+            mask_id=self.config.mask_id,
+            generator=generator,
+        )
+        matches, false = matching_draws(num, generator=generator)
+        rows = torch.where(matches, torch.arange(num), false).to(mask.device)
+        order = None
+        if self.config.order_weight and video.mask.shape[1] == ORDERED_FRAMES and bool(video.mask.bool().all()):
+            order = torch.stack([torch.randperm(ORDERED_FRAMES, generator=generator) for _ in range(num)])
+            order = order.to(mask.device)
+        return Drawn(
+            masked=masked,
+            labels=text.values.masked_fill(~places, NO_LABEL),
+            mixed=chosen(video, rows),
+            matches=matches.to(mask.device),
+            order=order,
+        )
+
+    def _generator(self, what: str, first: int = 0) -> torch.Generator:
+        """Draws of one purpose in this step: by seed, step and the place of the first sample."""
+        step = int(self.num_steps) if self.training else 0
+        name = digest_of([self.config.seed, step, what, first])
+        return torch.Generator().manual_seed(int(name[:15], 16))
+
+    # --- the authors' checkpoints ------------------------------------------------------------------------------------
+
+    def from_official(self, state_dict: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> AllInOne:
+        """Take weights of All-in-one, of either program of the authors, or our own.
+
+        A checkpoint of another number of frames fits: its temporal embedding is cut, or filled up with zeros, as the
+        authors do. One of another length of texts keeps the positions that both have, where the authors begin anew.
+
+        Args:
+            state_dict: the whole checkpoint, or its "state_dict" alone.
+            config: the authors' configuration, see `official.py`; None: the checkpoint's own where `to_official` wrote
+                it. A new model of that shape is returned, with the heads that the checkpoint has. Where there is none
+                the weights go into this model, whose shape must fit.
+
+        Raises:
+            ConfigError: a key that the authors do not have, or what this model cannot be.
+            InputError: keys missing or unexpected, wrong shapes, numbers that are not finite.
+        """
+        weights, options = resolved_config(state_dict, config)
+        model = self if options is None else cast(AllInOne, create_model("all_in_one", **options))
+        loaded_weights(model, weights)
+        return model
+
+    def to_official(self) -> dict[str, Any]:
+        """A checkpoint that the authors' code reads, and `from_official`.
+
+        Returns:
+            "state_dict" (under their names, the tensors being the model's own, with our count of steps, which their
+            code does not look at) and "config".
+        """
+        return {"state_dict": dict(self.state_dict()), "config": to_official_config(self.config)}
+
+
+class _Fully(nn.Module):
+    """A linear layer called `fc`."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.fc = Linear(dim_in, dim_out)
+
+    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
+        scores: Tensor = self.fc(x)
+        return scores
+
+
+class _PixelHead(MaskedWordHead):
+    """The layers of the head of words, for the colours of masked patches; its decoder has the bias."""
+
+    def __init__(self, spec: BertSpec) -> None:
+        super().__init__(spec)
+        del self.bias
+
+
+def averaged(x: Float[Tensor, "B T S D"], frames: Tensor) -> Float[Tensor, "B S D"]:
+    """The mean over real frames; of a sample without one, over all."""
+    if frames.all():
+        return x.mean(dim=1)
+    real = frames | ~frames.any(dim=1, keepdim=True)
+    weights = real.to(x.dtype) / real.sum(dim=1, keepdim=True)
+    return torch.einsum("btsd,bt->bsd", x, weights)
+
+
+def chosen(tokens: Tokens, rows: Tensor) -> Tokens:
+    """Those samples of a modality."""
+    return Tokens(tokens.values.index_select(0, rows), tokens.mask.index_select(0, rows))
+
+
+def first_frames(video: Tokens) -> Tokens:
+    """Pictures: the first real frame of each sample alone."""
+    first = video.mask.bool().long().argmax(dim=1)
+    samples = torch.arange(len(first), device=first.device)
+    return Tokens(video.values[samples, first][:, None], video.mask[samples, first][:, None])
+
+
+def drawn_orders(shape: Sequence[int], num_patches: int, *, generator: torch.Generator) -> Int[Tensor, "B T N"]:
+    """An order of patches for every frame, one call of multinomial each, as the authors' code."""
+    count = shape[0] * shape[1]
+    drawn = [torch.multinomial(torch.ones(num_patches), num_patches, generator=generator) for _ in range(count)]
+    return torch.stack(drawn).view(*shape, num_patches) if drawn else torch.zeros(*shape, num_patches).long()
+
+
+def matching_draws(num_samples: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which samples keep their clip (half of them, rounded down), and another sample for each.
+
+    One sample alone keeps its clip: there is no other.
+    """
+    if num_samples < 2:
+        return torch.ones(num_samples, dtype=torch.bool), torch.zeros(num_samples, dtype=torch.int64)
+    matches = torch.arange(num_samples)[torch.randperm(num_samples, generator=generator)] < num_samples // 2
+    away = torch.randint(1, num_samples, (num_samples,), generator=generator)
+    return matches, (torch.arange(num_samples) + away) % num_samples
+
+
+def order_labels(order: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
+    """The number of each order among all permutations, as `itertools.permutations` has them."""
+    known = {each: number for number, each in enumerate(permutations(range(order.shape[1])))}
+    return torch.tensor([known[tuple(each)] for each in order.tolist()], device=order.device)
