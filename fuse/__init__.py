@@ -6,6 +6,7 @@ Second doors: `fuse.layers` and `fuse.objectives`.
 from .all_in_one import AllInOne
 from .base import FusionModel, ModelConfig, NonFiniteError, Tokens, load_weights
 from .baselines import MCN, MILNCE, AVLnet, HowTo100M
+from .clover import Clover, WordTag
 from .dual_encoder import DualEncoder, ImagenetLabels
 from .everything_at_once import EverythingAtOnce, combination_name
 from .miles import MILES
@@ -17,6 +18,7 @@ __all__ = [
     "MILNCE",
     "AVLnet",
     "AllInOne",
+    "Clover",
     "DualEncoder",
     "EverythingAtOnce",
     "FusionModel",
@@ -25,6 +27,7 @@ __all__ = [
     "ModelConfig",
     "NonFiniteError",
     "Tokens",
+    "WordTag",
     "combination_name",
     "create_model",
     "list_models",

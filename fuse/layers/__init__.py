@@ -19,6 +19,7 @@ from .bert import (
 from .davenet import AUDIO_CNNS, AudioCNNSpec, DAVEnet, ResidualBlock, audio_cnn_spec, token_mask
 from .packed import CLASS_TOKEN, Packed, Sequences, add_positions, join, pack, real_rows
 from .products import Linear
+from .swin import VideoSwin, relative_index
 from .transformer import LAYER_NORM_EPS, ContextGating, FusionBlock, FusionTransformer, GatedUnit
 from .vit import (
     PatchEmbedding,
@@ -60,6 +61,7 @@ __all__ = [
     "SpaceTimeTransformer",
     "TimeInit",
     "ViTBlock",
+    "VideoSwin",
     "add_positions",
     "audio_cnn_spec",
     "inflated_frames",
@@ -69,6 +71,7 @@ __all__ = [
     "pack",
     "patches_of",
     "real_rows",
+    "relative_index",
     "token_mask",
     "visible_before",
     "visible_keys",

@@ -3,6 +3,8 @@
 from .gather import first_sample, gathered, whole_batch
 from .masked import RegressionLoss, masked_regression
 from .masked_words import MASK_ID, focal_loss, mask_tokens, tokens_at_random
+from .masked import RegressionLoss, masked_regression, masked_words_loss
+from .masked_words import MASK_ID, Replacement, focal_loss, mask_tokens, tokens_at_random
 from .nce import combinatorial_loss, compared_samples, margin_softmax_loss, norm_softmax_loss, unit, zero_of
 from .pairwise import (
     cluster_contrast,
@@ -19,14 +21,20 @@ from .transport import word_patch_distance
 
 __all__ = [
     "MASK_ID",
+    "Reading",
     "RegressionLoss",
+    "Replacement",
+    ".ranking",
     "cluster_contrast",
     "combinatorial_loss",
     "compared_samples",
     "dot_products",
+    "exclusive_nce",
     "first_sample",
     "focal_loss",
+    "from",
     "gathered",
+    "import",
     "margin_softmax_loss",
     "margin_softmax_of_products",
     "mask_tokens",
@@ -37,6 +45,7 @@ __all__ = [
     "mil_nce_loss",
     "negative_weights",
     "norm_softmax_loss",
+    "ranking_loss",
     "sum_over_pairs",
     "tokens_at_random",
     "unit",
