@@ -88,4 +88,3 @@ def chosen_words(
     draws.shuffle(shuffled)
     distinct = list(dict.fromkeys(shuffled))  # a word drawn again is passed over
     return [place for word in distinct[:count] for place in word]
-

@@ -56,6 +56,7 @@ from ..objectives import (
 )
 from ..pixels import PixelModel, nonempty_of
 from ..registry import create_model, register_model
+from .clips import encoded_clips
 from .config import CloverConfig
 from .fusion import CrossModalEncoder, Fused
 from .heads import AnswerHead, ChoiceHead, FusedTextHead, FusedVideoHead, MatchHead, ProjectionHeads
@@ -187,45 +188,8 @@ class Clover(PixelModel):
         return given
 
     def grids(self, video: Tokens, cells: Float[Tensor, "B 1 h w"] | None = None) -> list[Tokens]:
-        """The patches of clips (B, T, H, W, C) and the times that are real (B, T); with cells, of masked clips too.
-
-        Clips of different numbers of frames are encoded apart. One without a frame is one grey picture.
-        """
-        views = self.config.num_views
-        if video.values.shape[1] % views:
-            raise InputError(f"{video.values.shape[1]} frames cannot be {views} equal parts; give a multiple")
-        pictures, real = (
-            part.reshape(-1, part.shape[1] // views, *part.shape[2:]) for part in (video.values, video.mask.bool())
-        )
-        cells = None if cells is None else cells.repeat_interleave(views, dim=0)
-        counts = real.sum(dim=1).clamp(min=1)
-        parts: list[tuple[Tensor, Tensor]] = []
-        for count in sorted(set(counts.tolist())):
-            rows = (counts == count).nonzero().flatten()
-            patches = self.backbone.patches(_first_real(pictures[rows], real[rows], count))
-            if cells is not None:
-                patches = torch.cat([patches, self.backbone.masked(patches, cells[rows])])
-            parts.append((rows, self.backbone.from_patches(patches)))
-        return [self._assembled(parts, kind, num_clips=len(counts)) for kind in range(1 if cells is None else 2)]
-
-    def _assembled(self, parts: list[tuple[Tensor, Tensor]], kind: int, *, num_clips: int) -> Tokens:
-        """The clips in their order, padded to the longest, the mean of each one's views."""
-        longest = max((grid.shape[1] for _, grid in parts), default=1)
-        side, views = self.config.grid_size, self.config.num_views
-        if not parts:
-            nobody = torch.zeros(0, longest, side, side, self.backbone.dim, device=self.backbone.norm.weight.device)
-            return Tokens(nobody, torch.zeros(0, longest, dtype=torch.bool, device=nobody.device))
-        order = torch.cat([rows for rows, _ in parts]).argsort()
-        of_kind = [grid.view(-1, len(rows), *grid.shape[1:])[kind] for rows, grid in parts]
-        padded = [functional.pad(grid, (0, 0, 0, 0, 0, 0, 0, longest - grid.shape[1])) for grid in of_kind]
-        lengths = torch.cat([torch.full_like(rows, grid.shape[1]) for rows, grid in parts])[order]
-        values = torch.cat(padded)[order]
-        times = torch.arange(longest, device=lengths.device) < lengths[:, None]
-        if views == 1:
-            return Tokens(values, times)
-        weights = times.view(num_clips // views, views, longest, 1, 1, 1)
-        summed = (values.view(-1, views, *values.shape[1:]) * weights).sum(dim=1)
-        return Tokens(summed / weights.sum(dim=1).clamp(min=1), times.view(-1, views, longest).any(dim=1))
+        """The patches of clips (B, T, H, W, C) and the times that are real (B, T); with cells, of masked clips too."""
+        return encoded_clips(self.backbone, video, cells=cells, num_views=self.config.num_views)
 
     def states(self, text: Tokens) -> Float[Tensor, "B L D"]:
         """The last hidden states of the text encoder."""
@@ -490,8 +454,8 @@ class Clover(PixelModel):
             state_dict: the whole checkpoint, or its "state_dict" alone; the prefix "module." is taken off. Indices,
                 which follow from shapes, are left aside.
             config: the authors' configuration, or its "model" alone; "BertConfig" in it has the sizes of the BERT where
-                it is not bert-base. None: what `to_official` wrote. A new model of that shape is returned; where there
-                is none the weights go into this model, whose shape must fit.
+                it is not bert-base. None: what `to_official` wrote. A new model of that shape is returned; without any
+                the weights go into this model, whose shape must fit.
 
         Raises:
             ConfigError: a key of `config` that the authors' code does not have, or that this model cannot have.
@@ -513,14 +477,3 @@ class Clover(PixelModel):
             "meta": {"frameloom": self.config.as_dict()},
             "state_dict": official_weights(self.state_dict(), window=self.config.window),
         }
-
-
-def _first_real(
-    pictures: Float[Tensor, "B F 3 H W"], real: Bool[Tensor, "B F"], count: int
-) -> Float[Tensor, "B 3 K H W"]:
-    """The real frames of clips that have `count` of them, or zeros where there is none."""
-    if not bool(real.all()):
-        places = real.int().argsort(dim=1, descending=True, stable=True)[:, :count]
-        rows = torch.arange(len(pictures), device=pictures.device)[:, None]
-        pictures = torch.where(real[rows, places][..., None, None, None], pictures[rows, places], 0.0)
-    return pictures.transpose(1, 2)

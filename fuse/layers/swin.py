@@ -10,7 +10,7 @@ What follows the code:
 * Places that pad the grid to whole windows are zeros after the norm, and are attended to.
 * The mask replaces patches after the patch embedding and its norm, alike at every time step.
 
-Tokens stay (B, T, H, W, D) throughout; the authors' are (B, D, T, H, W). The index is computed and is no weight:
+Tokens stay (B, T, H, W, D) throughout; the authors' are (B, D, T, H, W). The index is computed and not kept;
 `fuse/clover/official.py` adds it to what the authors' code reads.
 
 Legend: B batch, T H W grid of patches, D width, h heads, W windows, n places of a window.

@@ -2,8 +2,6 @@
 
 from .gather import first_sample, gathered, whole_batch
 from .masked import RegressionLoss, masked_regression
-from .masked_words import MASK_ID, focal_loss, mask_tokens, tokens_at_random
-from .masked import RegressionLoss, masked_regression, masked_words_loss
 from .masked_words import MASK_ID, Replacement, focal_loss, mask_tokens, tokens_at_random
 from .nce import combinatorial_loss, compared_samples, margin_softmax_loss, norm_softmax_loss, unit, zero_of
 from .pairwise import (

@@ -375,7 +375,7 @@ ADAPTERS = {
     "MILES(video_params, text_params, projection_dim)": whole,
     "MVM l2 regression": mvm,
     "NormSoftmaxLoss, MaxMarginRankingLoss": losses,
-    "MaskingGenerator": masking_generator,
+    "MaskingGenerator, repeated over frames": masking_generator,
     "SpaceTimeTransformer": space_time_transformer,
     "SpaceTimeTransformer, mask token put in by the harness": masked_encoder,
     "t2v_metrics, v2t_metrics": metrics,
