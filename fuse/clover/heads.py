@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..heads import AnswerHead
 from ..layers import Linear
 
 CHOICE_HIDDEN = 256
@@ -81,12 +82,12 @@ class MatchHead(nn.Module):
         return scores
 
 
-class AnswerHead(nn.Module):
+class OpenAnswerHead(nn.Module):
     """One of a list of answers."""
 
     def __init__(self, width: int, *, num_answers: int, dropout: float) -> None:
         super().__init__()
-        self.vqa_classifier = _classifier(width, hidden=width // 2, num_classes=num_answers, dropout=dropout)
+        self.vqa_classifier = AnswerHead(width, hidden=width // 2, num_answers=num_answers, dropout=dropout)
         self.apply(initialise_head)
 
     def forward(self, cls: Float[Tensor, "B D"]) -> Float[Tensor, "B A"]:
@@ -99,7 +100,7 @@ class ChoiceHead(nn.Module):
 
     def __init__(self, width: int, *, dropout: float) -> None:
         super().__init__()
-        self.mc_vqa_classifier = _classifier(width, hidden=CHOICE_HIDDEN, num_classes=1, dropout=dropout)
+        self.mc_vqa_classifier = AnswerHead(width, hidden=CHOICE_HIDDEN, num_answers=1, dropout=dropout)
         self.apply(initialise_head)
 
     def forward(self, cls: Float[Tensor, "B D"]) -> Float[Tensor, "B 1"]:
@@ -113,9 +114,3 @@ def initialise_head(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def _classifier(width: int, *, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Dropout(dropout), Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), Linear(hidden, num_classes)
-    )

@@ -59,7 +59,7 @@ from ..registry import create_model, register_model
 from .clips import encoded_clips
 from .config import CloverConfig
 from .fusion import CrossModalEncoder, Fused
-from .heads import AnswerHead, ChoiceHead, FusedTextHead, FusedVideoHead, MatchHead, ProjectionHeads
+from .heads import ChoiceHead, FusedTextHead, FusedVideoHead, MatchHead, OpenAnswerHead, ProjectionHeads
 from .masking import chosen_words, mask_candidates
 from .official import official_weights, our_weights, resolved_config
 
@@ -171,7 +171,7 @@ class Clover(PixelModel):
         elif config.task == "multiple_choice":
             self.qa_head: nn.Module = ChoiceHead(width, dropout=config.answer_dropout)
         else:
-            self.qa_head = AnswerHead(width, num_answers=config.num_answers, dropout=config.answer_dropout)
+            self.qa_head = OpenAnswerHead(width, num_answers=config.num_answers, dropout=config.answer_dropout)
         if config.match_head:
             self.itm_head = MatchHead(width).requires_grad_(requires_grad=False)
         if tri_modal:

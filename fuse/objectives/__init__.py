@@ -15,6 +15,7 @@ from .pairwise import (
     negative_weights,
     sum_over_pairs,
 )
+from .ranking import Reading, exclusive_nce, ranking_loss
 from .transport import word_patch_distance
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "Reading",
     "RegressionLoss",
     "Replacement",
-    ".ranking",
     "cluster_contrast",
     "combinatorial_loss",
     "compared_samples",
@@ -30,9 +30,7 @@ __all__ = [
     "exclusive_nce",
     "first_sample",
     "focal_loss",
-    "from",
     "gathered",
-    "import",
     "margin_softmax_loss",
     "margin_softmax_of_products",
     "mask_tokens",

@@ -11,11 +11,11 @@ import torch
 from frameloom.fuse import Clover, Tokens, create_model
 from frameloom.fuse.clover.fusion import CrossModalEncoder
 from frameloom.fuse.clover.heads import (
-    AnswerHead,
     ChoiceHead,
     FusedTextHead,
     FusedVideoHead,
     MatchHead,
+    OpenAnswerHead,
     ProjectionHeads,
 )
 from frameloom.fuse.clover.masking import WordTag, chosen_words, mask_candidates
@@ -119,7 +119,7 @@ def heads(case: Case) -> Outputs:
             ),
             "mlm_head": torch.nn.ModuleDict({"predictions": predictions}),
             "itm_head": MatchHead(config["itm_head"]["hidden_dim"]),
-            "qa_oe_head": AnswerHead(
+            "qa_oe_head": OpenAnswerHead(
                 open_ended["hidden_dim"], num_answers=open_ended["num_labels"], dropout=open_ended["dropout_ratio"]
             ),
             "qa_mc_head": ChoiceHead(config["qa_mc_head"]["hidden_dim"], dropout=0.1),
