@@ -7,6 +7,8 @@ Source: Clover (arXiv 2207.07885), section 3.2; LeeYN-43/Clover@fa05f2e, mmactio
   no auxiliary: `phrases=False, adjectives=True`.
 
 Tags are made where the captions are read, see `WordTag`. The functions draw from the generator that they are given.
+
+Legend: B texts, L tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +17,12 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from ..._vocabulary import InputError
 
 _PHRASE = re.compile("v?a*x*v+")
 
@@ -88,3 +96,36 @@ def chosen_words(
     draws.shuffle(shuffled)
     distinct = list(dict.fromkeys(shuffled))  # a word drawn again is passed over
     return [place for word in distinct[:count] for place in word]
+
+
+def words_by_tags(
+    mask: Shaped[Tensor, "B L"],
+    tags: Int[Tensor, "B L2"] | None,
+    *,
+    share: float = 0.3,
+    phrases: bool = True,
+    adjectives: bool = False,
+    draws: random.Random,
+) -> Bool[Tensor, "B L"]:
+    """The tokens to hide of a batch of texts. Tags beyond the longest text, and of [CLS] and [SEP], do not matter.
+
+    Raises:
+        InputError: tags that are missing or do not fit the texts.
+    """
+    num_texts, length = mask.shape
+    if tags is None:
+        raise InputError(
+            "word_masking='semantic' needs the parts of speech: put \"tags\" into the batch, a WordTag for each token "
+            "(wordpiece gives them with the option tags: true), or set word_masking='random'"
+        )
+    if tags.dim() != 2 or len(tags) != num_texts or tags.shape[1] < length:
+        raise InputError(f"tags have shape {tuple(tags.shape)}; texts of {(num_texts, length)} need as many")
+    words, real = torch.zeros(num_texts, length, dtype=torch.bool), mask.bool().cpu()
+    rows = torch.where(real, tags[:, :length].cpu(), 0)
+    # A text that was cut has [SEP] where there was a word.
+    rows[torch.arange(num_texts), (real * torch.arange(length)).argmax(dim=1)] = 0
+    for row, of_text in zip(words, rows.tolist(), strict=True):
+        row[
+            chosen_words(mask_candidates(of_text, phrases=phrases, adjectives=adjectives), share=share, draws=draws)
+        ] = True
+    return words.to(mask.device)

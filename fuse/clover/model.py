@@ -21,7 +21,7 @@ Batches are RGB as those of every model; the authors' are BGR, and `given` turns
 "tags": a `WordTag` for each token, (B, L) int64; one of questions "answer": (B, 1) int64, its mask 0 where the answer
 is not among those that can be given.
 
-Legend: B batch, F frames, T times, H W grid of patches, C channels of the video encoder, L tokens, D width of a text,
+Legend: B batch, F frames, T times, P patches at a time, C channels of the video encoder, L tokens, D width of a text,
 E width of an embedding, N masked words, A answers, O options of a question.
 """
 
@@ -60,7 +60,7 @@ from .clips import encoded_clips
 from .config import CloverConfig
 from .fusion import CrossModalEncoder, Fused
 from .heads import ChoiceHead, FusedTextHead, FusedVideoHead, MatchHead, OpenAnswerHead, ProjectionHeads
-from .masking import chosen_words, mask_candidates
+from .masking import words_by_tags
 from .official import official_weights, our_weights, resolved_config
 
 TINY = {
@@ -188,18 +188,19 @@ class Clover(PixelModel):
         return given
 
     def grids(self, video: Tokens, cells: Float[Tensor, "B 1 h w"] | None = None) -> list[Tokens]:
-        """The patches of clips (B, T, H, W, C) and the times that are real (B, T); with cells, of masked clips too."""
-        return encoded_clips(self.backbone, video, cells=cells, num_views=self.config.num_views)
+        """The patches of clips (B, T, P, C) and the times that are real (B, T); with cells, of masked clips too."""
+        grids = encoded_clips(self.backbone, video, cells=cells, num_views=self.config.num_views)
+        return [Tokens(grid.values.flatten(2, 3), grid.mask) for grid in grids]
 
-    def states(self, text: Tokens) -> Float[Tensor, "B L D"]:
+    def text_states(self, text: Tokens) -> Float[Tensor, "B L D"]:
         """The last hidden states of the text encoder."""
         return cast(Tensor, self.text_backbone["bert"](text.values, text.mask))
 
     def project_video(self, grid: Tokens) -> Float[Tensor, "B E"]:
         """V_e: the projected mean over a clip's patches."""
-        weights = grid.mask[..., None, None, None].to(grid.values.dtype)
-        num_patches = grid.mask.sum(dim=1).clamp(min=1) * self.config.grid_size**2
-        return self.ssl_head.video((grid.values * weights).sum(dim=(1, 2, 3)) / num_patches[:, None])
+        weights = grid.mask[..., None, None].to(grid.values.dtype)
+        num_patches = grid.mask.sum(dim=1).clamp(min=1) * grid.values.shape[2]
+        return self.ssl_head.video((grid.values * weights).sum(dim=(1, 2)) / num_patches[:, None])
 
     def embed(self, modality: str, tokens: Tokens) -> Float[Tensor, "B E"]:
         """V_e or T_e, not normalised.
@@ -214,11 +215,11 @@ class Clover(PixelModel):
             )
         if modality == "video":
             return self.project_video(self.grids(tokens)[0])
-        return self.ssl_head.text(self.states(tokens)[:, 0])
+        return self.ssl_head.text(self.text_states(tokens)[:, 0])
 
     def fused(self, grid: Tokens, states: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Fused:
         """The multi-modal encoder over clips and encoded texts."""
-        return cast(Fused, self.multimodal_backbone(grid.values.flatten(2, 3), states, times=grid.mask, mask=mask))
+        return cast(Fused, self.multimodal_backbone(grid.values, states, times=grid.mask, mask=mask))
 
     # --- section 3.2: pre-training -----------------------------------------------------------------------------------
 
@@ -255,7 +256,14 @@ class Clover(PixelModel):
         if config.word_masking == "random":
             words = tokens_at_random(text.mask, share=config.mask_share, generator=generator)
         else:
-            words = self._words_by_tags(text, tags, draws)
+            words = words_by_tags(
+                text.mask,
+                None if tags is None else tags.values,
+                share=config.mask_share,
+                phrases=config.mask_phrases,
+                adjectives=config.mask_adjectives,
+                draws=draws,
+            )
         ids = mask_tokens(
             text.values, words, vocabulary=config.vocab_size, replacement=config.mask_replacement, generator=generator
         )
@@ -267,31 +275,11 @@ class Clover(PixelModel):
         cells = torch.from_numpy(np.stack(blocks) if blocks else np.zeros((0, side, side), bool))[:, None].float()
         return Masks(words, ids, cells.to(text.values.device))
 
-    def _words_by_tags(self, text: Tokens, tags: Tokens | None, draws: random.Random) -> Bool[Tensor, "B L"]:
-        """The semantic masking of section 3.2."""
-        config, (num_texts, length) = self.config, text.mask.shape
-        if tags is None:
-            raise InputError(
-                "word_masking='semantic' needs the parts of speech: put \"tags\" into the batch, a WordTag for each "
-                "token, or set word_masking='random'"
-            )
-        if tags.values.dim() != 2 or len(tags.values) != num_texts or tags.values.shape[1] < length:
-            raise InputError(f"tags have shape {tuple(tags.values.shape)}; texts of {(num_texts, length)} need as many")
-        words = torch.zeros(num_texts, length, dtype=torch.bool)
-        real = text.mask.bool().cpu()
-        rows = torch.where(real, tags.values[:, :length].cpu(), 0)
-        # [CLS] and [SEP] are never hidden; a text that was cut has [SEP] where there was a word.
-        rows[torch.arange(num_texts), (real * torch.arange(length)).argmax(dim=1)] = 0
-        for row, of_text in zip(words, rows.tolist(), strict=True):
-            found = mask_candidates(of_text, phrases=config.mask_phrases, adjectives=config.mask_adjectives)
-            row[chosen_words(found, share=config.mask_share, draws=draws)] = True
-        return words.to(text.mask.device)
-
     def aligned(self, given: Mapping[str, Tokens], masks: Masks) -> Aligned:
         """Both encoders over complete and masked inputs, and the pairs <V_m, T_e> and <V_e, T_m>."""
         text, tri_modal = given["text"], self.config.alignment == "tri_modal"
         twice = torch.cat([text.mask, text.mask])
-        complete, hidden = self.states(Tokens(torch.cat([text.values, masks.ids]), twice)).chunk(2)
+        complete, hidden = self.text_states(Tokens(torch.cat([text.values, masks.ids]), twice)).chunk(2)
         grids = self.grids(given["video"], masks.cells if tri_modal else None)
         vectors = {"V_e": self.project_video(grids[0]), "T_e": self.ssl_head.text(complete[:, 0])}
         if not tri_modal:
@@ -384,7 +372,7 @@ class Clover(PixelModel):
         grid = self.grids(clips)[0]
         if num_options != 1:
             grid = Tokens(*(part.repeat_interleave(num_options, dim=0) for part in grid))
-        fused = self.fused(grid, self.states(words), words.mask)
+        fused = self.fused(grid, self.text_states(words), words.mask)
         if task == "fill_blank":
             blank = (words.values == MASK_ID) & words.mask.bool()
             if not bool(blank.any(dim=1).all()):
@@ -416,6 +404,18 @@ class Clover(PixelModel):
         term = functional.cross_entropy(scores[rows].float(), labels[rows])
         return term, {"answer": term.detach()}
 
+    def states(self, modality: str, tokens: Tokens) -> Tokens:
+        """What `score` makes of one side alone, to be given to it in the place of the tokens, as often as wanted.
+
+        Returns:
+            Text: (B, L, D). Video: (B, T, P, C).
+
+        Raises:
+            InputError: no rows at all, or wrong shapes.
+        """
+        given = self.given({modality: tokens})[modality]
+        return Tokens(self.text_states(given), given.mask) if modality == "text" else self.grids(given)[0]
+
     def score(self, *, text: Tokens, video: Tokens) -> Float[Tensor, " B"]:
         """How well text i and video i go together, from the multi-modal encoder.
 
@@ -424,23 +424,34 @@ class Clover(PixelModel):
         being the pair's projections on either side, of the complete video and text. A model of "multiple_choice" has a
         head for exactly this, whose logit is the score.
 
+        Args:
+            text: of B samples, or one that goes with every video; token ids, or what `states` made of them.
+            video: of B samples, or one that goes with every text; pictures, or what `states` made of them.
+
         Raises:
             ConfigError: a model of another task.
-            InputError: wrong shapes.
+            InputError: wrong shapes, or other numbers of texts and videos.
         """
-        if self.config.task == "multiple_choice":
-            return self.answers(text=text, video=video)[:, 0]
-        if not hasattr(self, "mlm_ssl_V_head"):
+        if self.config.task != "multiple_choice" and not hasattr(self, "mlm_ssl_V_head"):
             raise ConfigError(
                 f"Clover for {self.config.task} has no score of a pair; models of task 'pretraining' with "
                 "alignment='tri_modal' and of 'multiple_choice' have one"
             )
-        given = self.given({"text": text, "video": video})
-        if len(given) < len(self.modalities):
-            raise InputError("a score needs a text and a video of every pair; one of them has no rows")
-        grid, states = self.grids(given["video"])[0], self.states(given["text"])
-        cls = self.fused(grid, states, given["text"].mask).text[:, 0]
-        v, t = self.project_video(grid), self.ssl_head.text(states[:, 0])
+        sides = [
+            text if text.values.dim() == 3 else self.states("text", text),
+            video if video.values.dim() == 4 else self.states("video", video),
+        ]
+        counts = [len(side.mask) for side in sides]
+        if counts[0] != counts[1] and 1 not in counts:
+            raise InputError(
+                f"a score needs as many texts as videos, or one of either; got {counts[0]} and {counts[1]}"
+            )
+        states, grid = (Tokens(*(part.expand(max(counts), *part.shape[1:]) for part in side)) for side in sides)
+        fused = self.fused(grid, states.values, states.mask)
+        if self.config.task == "multiple_choice":
+            return cast(Tensor, self.qa_head(fused.cls))[:, 0]
+        cls = fused.text[:, 0]
+        v, t = self.project_video(grid), self.ssl_head.text(states.values[:, 0])
         pairs = [(v, t), (v, self.mlm_ssl_V_head(cls)), (t, self.mlm_ssl_T_head(cls))]
         cosines = torch.stack([(unit(x) * unit(y)).sum(dim=1) for x, y in pairs])
         return cosines.mean(dim=0) / self.config.temperature

@@ -7,11 +7,18 @@ from typing import Any
 
 from ..._registry import Registry
 from ..._vocabulary import ConfigError
-from . import baselines, dual_encoder, everything_at_once, pixels, tiny
+from . import baselines, clover, dual_encoder, everything_at_once, pixels, tiny
 from .base import Recipe
 
 _RECIPES: Registry[Recipe] = Registry("recipe")
-for _recipe in (*everything_at_once.RECIPES, *baselines.RECIPES, *dual_encoder.RECIPES, *pixels.RECIPES, *tiny.RECIPES):
+for _recipe in (
+    *everything_at_once.RECIPES,
+    *baselines.RECIPES,
+    *clover.RECIPES,
+    *dual_encoder.RECIPES,
+    *pixels.RECIPES,
+    *tiny.RECIPES,
+):
     _RECIPES.add(_recipe.name, _recipe)
 
 

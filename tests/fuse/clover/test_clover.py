@@ -144,6 +144,16 @@ class TestScore:
         mixed = model.score(text=PAIR["text"], video=Tokens(PAIR["video"].values.roll(1, 0), PAIR["video"].mask))
         assert not torch.allclose(mixed, together)
 
+    def test_states_of_one_side_serve_many_pairs(self) -> None:
+        model = model_of()
+        wanted = model.score(**PAIR)
+        sides = {name: model.states(name, tokens) for name, tokens in PAIR.items()}
+        torch.testing.assert_close(model.score(**sides), wanted)
+        first = Tokens(*(part[:1] for part in sides["text"]))
+        torch.testing.assert_close(model.score(text=first, video=sides["video"])[0], wanted[0], atol=2e-5, rtol=1e-5)
+        with pytest.raises(InputError, match="as many texts as videos, or one of either; got 2 and 3"):
+            model.score(text=Tokens(*(part[:2] for part in sides["text"])), video=sides["video"])
+
     def test_of_options_it_is_their_logit(self) -> None:
         model = model_of(task="multiple_choice")
         torch.testing.assert_close(model.score(**PAIR), model.answers(**PAIR)[:, 0])
@@ -166,7 +176,7 @@ class TestAnswers:
     def test_the_blank_is_read_wherever_it_is(self) -> None:
         model, video = model_of(task="fill_blank", num_answers=5), clips(2)
         text = texts([101, 103, 6, 102], [101, 6, 7, 103, 102])
-        states = model.fused(model.grids(model.given({"video": video})["video"])[0], model.states(text), text.mask).text
+        states = model.fused(model.states("video", video), model.text_states(text), text.mask).text
         wanted = model.qa_head(states[[0, 1], [1, 3]])
         torch.testing.assert_close(model.answers(text=text, video=video), wanted)
         with pytest.raises(InputError, match=r"text 1 of the batch .* no \[MASK\]"):

@@ -191,8 +191,8 @@ def finetuning(case: Case) -> Outputs:
     video = clips_of(model, inputs["imgs"])
     text = Tokens(inputs["token_ids"].flatten(0, 1), inputs["input_mask"].flatten(0, 1))
     batch: dict[str, Tokens] = {"text": text, "video": video}
-    visual = official_grid(model.grids(model.given({"video": video})["video"])[0].values)
-    outputs = {"visual_token": visual}
+    patches, side = model.states("video", video).values, model.config.grid_size
+    outputs = {"visual_token": official_grid(patches.unflatten(2, (side, side)))}
     if model.config.task == "retrieval":
         vectors, _ = model.embeddings(batch)
         outputs |= {"video_embd": vectors["video"], "text_embd": vectors["text"]}

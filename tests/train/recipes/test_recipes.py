@@ -81,6 +81,25 @@ def test_recipes_of_the_systems_compared_with_are_the_published_ones() -> None:
     assert blocks == get_recipe("howto100m_narrated").narration.clips_per_video
 
 
+def test_recipes_of_clover_are_those_of_its_configurations() -> None:
+    table = {
+        name: (r.epochs, r.batch_size, r.learning_rate, r.warmup_epochs, r.clip_gradient, r.max_words)
+        for name in list_recipes("clover*")
+        for r in [get_recipe(name)]
+        if name != "clover_tiny"
+    }
+    assert table == {
+        "clover": (40, 1024, 5e-5, 4.0, 15.0, 30),
+        "clover_msrvtt": (100, 128, 1.2e-5, 10.0, 5.0, 30),
+        "clover_didemo": (50, 256, 1.2e-5, 5.0, 5.0, 64),
+        "clover_lsmdc": (50, 128, 1.2e-5, 5.0, 5.0, 40),
+    }
+    recipe = get_recipe("clover")
+    assert (recipe.weight_decay, recipe.betas, recipe.final_rate, recipe.frames.flip) == (0.005, (0.9, 0.98), 1e-3, 0.0)
+    tuned = get_recipe("clover_msrvtt")
+    assert (tuned.weight_decay, tuned.frames.num_frames, tuned.frames.limits()["num_frames"]) == (0.01, 12, 32)
+
+
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_is_json_ready_and_names_options_that_its_model_has(name) -> None:
     recipe = get_recipe(name)
