@@ -15,7 +15,17 @@ READY = "ready"
 _TEMPLATES = Path(__file__).with_name("templates")
 _PIXELS = "pixels"
 _TITLES = {
+    "all_in_one": "All-in-one (CVPR 2023): one transformer reads words, pictures and both, and can judge pairs.",
+    "clover": "Clover (CVPR 2023): videos, texts and their pairs aligned, with parts of either masked.",
     "miles": "MILES (ECCV 2022): a video encoder and a text encoder, with masked patches predicted from its own past.",
+}
+_OWN = {
+    "clover": {
+        "overrides": "{frames: {pictures: as_videos}}",
+        "why_overrides": ";\n  # with still pictures {frames: {pictures: balanced}}, as in the paper",
+        "config": "{word_masking: random}",
+        "why_config": "   # the paper's masking by part of speech needs tags, which are not stored",
+    }
 }
 READY_WEIGHTS = {"efficientnet_lite0_classes": "imagenet", "all_minilm_l6_v2": "sentences"}
 
@@ -43,8 +53,10 @@ def preset_text(name: str) -> str:
 
 def _pixel_values(model: str, *, is_tiny: bool) -> dict[str, str]:
     """What the template of models of pixels says of one of them."""
-    others = ", ".join(other for other in _TITLES if other != model) or "`frameloom models` lists them"
-    shared = {"title": _TITLES[model], "others": others, "recipe": f"{model}_tiny" if is_tiny else model}
+    end = "_tiny" if is_tiny else ""
+    others = ", ".join(f"{other}{end}" for other in _TITLES if other != model)
+    settings = {"overrides": "{}", "why_overrides": "", "config": "{}", "why_config": ""} | _OWN.get(model, {})
+    shared = settings | {"title": _TITLES[model], "others": others, "recipe": f"{model}{end}"}
     if is_tiny:
         return shared | {
             "why_rate": "Four frames a second, for clips of a few seconds; 80 pixels leave room for crops of 64.",

@@ -22,7 +22,7 @@ from helpers.projects import make_clip, make_collection, run_sync
 from PIL import Image
 from typer.testing import CliRunner
 
-MODELS = [register_tiny_pixels(), "test_miles"]
+MODELS = [register_tiny_pixels(), "test_miles", "test_all_in_one", "test_clover"]
 VIDEO = {"backbone": "pixels", "options": {"size": 40, "rate_hz": 4, "frames": "jpeg"}}
 TEXT = {"backbone": "wordpiece", "options": {"vocabulary": 256}}
 OVERRIDES = {"frames": {"size": 32, "num_frames": 2}, "max_words": 12, "epochs": 4, "min_steps": 0, "batch_size": 4}
@@ -192,8 +192,10 @@ def test_a_tiny_preset_runs_from_raw_files_to_answers(preset: str, tmp_path: Pat
         patch.chdir(tmp_path)
         call("init", "videos", "--captions", "captions.jsonl", "--preset", preset)
         path = tmp_path / "frameloom.yaml"
-        text = path.read_text().replace("overrides: {}", "overrides: {epochs: 1, min_steps: 2, batch_size: 4}")
-        path.write_text(text.replace("workers: null", "workers: 0"))
+        config = yaml.safe_load(path.read_text())
+        config["training"]["overrides"] |= {"epochs": 1, "min_steps": 2, "batch_size": 4}
+        config["run"]["workers"] = 0
+        path.write_text(yaml.safe_dump(config))
         call("sync", "--quiet")
         found = json.loads(call("query", "a red picture", "--json"))
         assert len(found["results"] if isinstance(found, dict) else found) == 8
