@@ -133,7 +133,10 @@ class Backbone(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """The video stream that is used: the default one, then the largest, then the first; never an attached picture."""
+    """The video stream that is used, never an attached picture and no still where another one moves.
+
+    Of several: the default one, then one that lasts, then the largest, then the first.
+    """
 
     stream_index: int
     codec: str
@@ -149,7 +152,10 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """The audio stream that is used: the default one, then the one of most channels, then of the highest rate."""
+    """The audio stream that is used, no scrap where another one lasts.
+
+    Of several: the default one, then one that lasts, then the one of most channels, then of the highest rate.
+    """
 
     stream_index: int
     codec: str

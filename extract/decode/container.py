@@ -11,20 +11,34 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from ..._vocabulary import MediaError, Status
 
 _HEAD_BYTES = 4096
+_HEAD_PACKETS = 2000
+_MAX_INDEX_BYTES = 64 * 1024**2
+ENCRYPTED = "the content is encrypted (protected by a key or a licence): give a copy that plays without one"
 _MAX_BOXES = 10_000
+_MAX_CHUNKS = 1_000_000
 _ISO_FIRST_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid"})
-# A box that holds nothing that is shown: an unfinished one costs no picture and no sound.
-_ISO_FILLERS = frozenset({b"free", b"skip", b"wide", b"udta", b"uuid"})
+# A box that, unfinished, shows that the file goes on: content, its index, what lies between fragments. Anything else
+# after the last of them is what cameras and file systems append.
+_ISO_CONTENT = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"moof", b"meta", b"sidx", b"emsg", b"prft", b"mfra"})
+# The chunks of RIFF (little-endian) and AIFF (big-endian) files that hold content or other chunks.
+_IFF: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
+_IFF_SOUND = frozenset({b"WAVE", b"AIFF", b"AIFC"})
+_IFF_CONTENT = frozenset({b"data", b"SSND", b"LIST", b"RIFF", b"idx1"})
+_IFF_HEADER_BYTES = 8
+# FFmpeg's demuxers of bare codec frames: nothing says how many there are.
+_WITHOUT_HEADER = frozenset({"aac", "ac3", "eac3", "dts", "amr", "amrnb", "amrwb"})
+_PLACEHOLDER_ROUNDING = 1 << 16
+_ISO_ENCRYPTED = frozenset({b"encv", b"enca", b"drmi", b"drms"})
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _TS_SYNC, _TS_PACKET_BYTES = b"\x47", 188
 _PLAYLIST_STARTS = ("#extm3u", "ffconcat", "<?xml", "<mpd", "<smil", "<asx", "v=0", "[playlist]", "[reference]")
 _PLAYLIST_MARKS = ("#extm3u", "ffconcat version", "<mpd", "<smil", "<asx", "m=video", "[playlist]", "[reference]")
-_STILL_PICTURES = ((b"\x89PNG", "a PNG picture"), (b"GIF8", "a GIF picture"), (b"\xff\xd8\xff", "a JPEG picture"))
+_STILL_PICTURES = ((b"\x89PNG", "a PNG picture"), (b"\xff\xd8\xff", "a JPEG picture"))
 # What a picture begins with, and FFmpeg's demuxer of one picture in a file.
 _PICTURE_DEMUXERS = (
     (re.compile(rb"\x89PNG"), "png_pipe"),
@@ -56,7 +70,7 @@ def why_not_media(path: Path) -> tuple[Status, str]:
             return _why_not_iso(stream, path.stat().st_size)
     if head.startswith((_EBML, b"RIFF", b"OggS", b"FLV", b"fLaC")):
         return Status.UNDECODABLE, "the container's header is damaged; copy the file again from its source"
-    return Status.NOT_MEDIA, "nothing in this file looks like video or sound"
+    return Status.NOT_MEDIA, "nothing in this file looks like a container of video or sound that is read here"
 
 
 def picture_demuxer(path: Path) -> str:
@@ -76,15 +90,132 @@ def is_cut(path: Path) -> bool | None:
         head = stream.read(4 * _TS_PACKET_BYTES)
         if head[4:8] in _ISO_FIRST_BOXES:
             boxes = list(_iso_boxes(stream, size))
-            return any(box.start + box.length > size for box in boxes if box.kind not in _ISO_FILLERS)
+            return any(box.start + box.length > size for box in boxes if box.kind in _ISO_CONTENT)
         if head.startswith(_EBML):
             return _is_ebml_cut(stream, size)
-        if head.startswith(b"RIFF"):
-            declared = int.from_bytes(head[4:8], "little")
-            return None if declared in (0, 0xFFFFFFFF) else 8 + declared > size
+        if head[:4] in _IFF:
+            content = [chunk for chunk in _iff_chunks(stream, size) if chunk.kind in _IFF_CONTENT]
+            if any(_is_placeholder(chunk.length) for chunk in content):
+                return None
+            return any(chunk.start + chunk.length > size for chunk in content)
         if head[::_TS_PACKET_BYTES] == _TS_SYNC * 4:
-            return True if size % _TS_PACKET_BYTES else None
+            stream.seek(size - size % _TS_PACKET_BYTES)
+            return stream.read(1) == _TS_SYNC or None
     return None
+
+
+def unread_bytes(path: Path) -> int:
+    """Bytes that look like content and that the structure does not account for, so that decoders pass them over.
+
+    What lies behind a length in a WAV or AIFF header that is too short, and a second movie behind the first.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(12)
+        if head[:4] in _IFF and head[8:] in _IFF_SOUND:
+            chunks = list(_iff_chunks(stream, size))
+            end = max((chunk.start + chunk.length for chunk in chunks), default=size)
+            stream.seek(end)
+            rest = stream.read(_HEAD_BYTES)
+            is_padding = not rest.strip(b"\0") or _as_text(rest) is not None
+            return 0 if is_padding or any(_is_placeholder(chunk.length) for chunk in chunks) else size - end
+        if head[4:8] in _ISO_FIRST_BOXES:
+            movies = [box.start for box in _iso_boxes(stream, size) if box.kind == b"moov"]
+            return size - movies[1] if len(movies) > 1 else 0
+    return 0
+
+
+def num_repeats_at_end(path: Path, stream_index: int) -> int:
+    """How many empty chunks, each for one more tick of the last picture, end a stream of an AVI file.
+
+    FFmpeg passes over them, and over their entries in the index.
+    """
+    count, size, ours = 0, path.stat().st_size, (b"%02ddc" % stream_index, b"%02ddb" % stream_index)
+    with path.open("rb") as stream:
+        movies = [chunk for chunk in _iff_chunks(stream, size) if chunk.kind == b"LIST"]
+        for movie in movies:
+            place, end = movie.start + 12, min(size, movie.start + movie.length)
+            for _ in range(_MAX_CHUNKS):
+                stream.seek(place)
+                header = stream.read(_IFF_HEADER_BYTES)
+                if place >= end or len(header) < _IFF_HEADER_BYTES:
+                    break
+                length = int.from_bytes(header[4:], "little")
+                if header[:4] in ours:
+                    count = 0 if length else count + 1
+                place += 12 if header[:4] == b"LIST" else _IFF_HEADER_BYTES + length + length % 2
+    return count
+
+
+def encrypted_tracks(path: Path) -> frozenset[int]:
+    """The numbers, from 0, of the tracks of an MP4 file whose samples are encrypted (ISO/IEC 14496-12 section 8.12)."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if stream.read(8)[4:] not in _ISO_FIRST_BOXES:
+            return frozenset()
+        movie = next((box for box in _iso_boxes(stream, size) if box.kind == b"moov"), None)
+        if movie is None:
+            return frozenset()
+        stream.seek(movie.start)
+        content = stream.read(min(movie.length, _MAX_INDEX_BYTES))
+    entries = re.finditer(rb"stsd.{12}(.{4})", content, re.DOTALL)
+    return frozenset(number for number, entry in enumerate(entries) if entry.group(1) in _ISO_ENCRYPTED)
+
+
+def looks_encrypted(path: Path) -> bool:
+    """Whether a transport stream of which nothing can be decoded is scrambled (ISO/IEC 13818-1 section 2.4.3.3)."""
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_PACKETS * _TS_PACKET_BYTES)
+    if head[: 4 * _TS_PACKET_BYTES : _TS_PACKET_BYTES] != _TS_SYNC * 4:
+        return False
+    flags = head[3::_TS_PACKET_BYTES]
+    return sum(flag >> 6 > 1 for flag in flags) > len(flags) / 2
+
+
+def states_duration(path: Path, demuxer: str) -> bool:
+    """Whether a file's header states how long it is. Where none does, FFmpeg guesses by the bit rate so far."""
+    if demuxer not in ("mp3", *_WITHOUT_HEADER):
+        return True
+    with path.open("rb") as stream:
+        head = stream.read(10)
+        tag_bytes = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
+        stream.seek(10 + tag_bytes if head.startswith(b"ID3") else 0)
+        first_frame = stream.read(_HEAD_BYTES)
+    return demuxer == "mp3" and any(mark in first_frame for mark in (b"Xing", b"Info", b"VBRI"))
+
+
+def _is_placeholder(length: int) -> bool:
+    """Whether a size was written before the length was known: nothing, or the most that 31 or 32 bits hold, rounded."""
+    content = length - _IFF_HEADER_BYTES
+    rounding = _PLACEHOLDER_ROUNDING
+    return content == 0 or abs(content - (1 << 31)) <= rounding or content >= (1 << 32) - rounding
+
+
+def _iff_chunks(stream: BinaryIO, size: int) -> Iterator[Box]:
+    """The chunks of a RIFF or AIFF file, without those that hold them all and without their filling to even lengths.
+
+    It ends where no chunk begins.
+    """
+    stream.seek(0)
+    order = _IFF[stream.read(4)]
+    start = 12
+    for _ in range(_MAX_BOXES):
+        stream.seek(start)
+        header = stream.read(_IFF_HEADER_BYTES)
+        kind, length = header[:4], int.from_bytes(header[4:], order)
+        is_over = start + _IFF_HEADER_BYTES + length > size
+        if (
+            len(header) < _IFF_HEADER_BYTES
+            or not kind.isascii()
+            or not kind.decode().isprintable()
+            or (is_over and kind not in _IFF_CONTENT)
+        ):
+            return
+        if kind in _IFF and not is_over:
+            start += 12
+            continue
+        yield Box(kind, start, _IFF_HEADER_BYTES + length)
+        start += _IFF_HEADER_BYTES + length + length % 2
 
 
 def _as_text(head: bytes) -> str | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ from av.stream import Disposition
 
 from ..._vocabulary import MediaError, Status
 from ..types import Limits
-from .container import picture_demuxer, why_not_media
+from .container import ENCRYPTED, encrypted_tracks, picture_demuxer, why_not_media
 
 CONTAINERS = (
-    "mov,matroska,mpegts,avi,mpeg,flv,asf,ogg,wav,w64,aiff,mp3,flac,aac,ac3,mxf,yuv4mpegpipe"  # FFmpeg's demuxer names
+    "mov,matroska,mpegts,avi,mpeg,flv,asf,ogg,mxf,yuv4mpegpipe,gif,dv,ivf,nut,"  # FFmpeg's demuxer names
+    "wav,w64,aiff,mp3,flac,aac,ac3,eac3,dts,amr,au,caf,wv,tta,voc,ape"
 )
+_MAX_PACKETS = 2000  # that are looked at to choose a stream
+# Shares of the stream that has most: of packets that a still or a scrap has, that a picture that moves has, of seconds.
+_NEXT_TO_NONE, _SOME, _HALF = 0.02, 0.1, 0.5
 _NOT_PICTURES_IN_TIME = (Disposition.attached_pic, Disposition.timed_thumbnails, Disposition.still_image)
 
 
@@ -59,12 +64,7 @@ def open_media(path: Path, *, limits: Limits, is_picture: bool = False) -> Itera
     """
     demuxer = picture_demuxer(path) if is_picture else None
     try:
-        opened = av.open(
-            f"file:{path.resolve()}",
-            format=demuxer,
-            container_options={"protocol_whitelist": "file", "format_whitelist": demuxer or CONTAINERS},
-            metadata_errors="replace",
-        )
+        opened = _opened(path, demuxer)
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
@@ -80,9 +80,11 @@ def open_media(path: Path, *, limits: Limits, is_picture: bool = False) -> Itera
             for stream in container.streams.video
             if not any(stream.disposition & kind for kind in _NOT_PICTURES_IN_TIME)
         ]
-        video = max((one for one in videos if one.codec_context is not None), key=_video_rank, default=None)
-        sounds = [one for one in container.streams.audio if one.codec_context is not None]
-        audio = max(sounds, key=_audio_rank, default=None)
+        usable = [one for one in (*videos, *container.streams.audio) if one.codec_context is not None]
+        protected = encrypted_tracks(path)
+        readable = [one for one in usable if one.index not in protected]
+        video = _best(path, [one for one in readable if one.type == "video"])
+        audio = _best(path, [one for one in readable if one.type == "audio"])
         # Exactly: the container's own figure is in microseconds.
         starts = [
             one.start_time * one.time_base for one in (*videos, *container.streams.audio) if one.start_time is not None
@@ -91,10 +93,19 @@ def open_media(path: Path, *, limits: Limits, is_picture: bool = False) -> Itera
             container=container,
             video=video,
             audio=audio,
-            video_problem=_missing_codec(container, videos) if video is None else None,
-            audio_problem=_missing_codec(container, container.streams.audio) if audio is None else None,
+            video_problem=_why_no_stream(container, videos, protected) if video is None else None,
+            audio_problem=_why_no_stream(container, container.streams.audio, protected) if audio is None else None,
             zero=min(starts) if starts else Fraction(container.start_time or 0, av.time_base),
         )
+
+
+def _opened(path: Path, demuxer: str | None) -> Any:
+    return av.open(
+        f"file:{path.resolve()}",
+        format=demuxer,
+        container_options={"protocol_whitelist": "file", "format_whitelist": demuxer or CONTAINERS},
+        metadata_errors="replace",
+    )
 
 
 def is_empty(packet: Any) -> bool:
@@ -110,7 +121,7 @@ def _why_not_open(path: Path, error: av.error.FFmpegError) -> tuple[Status, str]
         status, message = why_not_media(path)
         if status in (Status.NOT_MEDIA, Status.CONTAINER_NOT_ALLOWED):
             return status, message
-        return Status.CONTAINER_NOT_ALLOWED, f"a container that is not read here; allowed: {CONTAINERS}"
+        return Status.CONTAINER_NOT_ALLOWED, f"a container that is not read here: convert it to one of {CONTAINERS}"
     if isinstance(error, (av.error.InvalidDataError, av.error.EOFError)):
         status, message = why_not_media(path)
         if isinstance(error, av.error.EOFError) and status is Status.UNDECODABLE:
@@ -119,21 +130,47 @@ def _why_not_open(path: Path, error: av.error.FFmpegError) -> tuple[Status, str]
     return Status.UNREADABLE, f"the file cannot be read: {error.strerror}"
 
 
-def _video_rank(stream: Any) -> tuple[bool, int, int]:
-    context = stream.codec_context
-    return bool(stream.disposition & Disposition.default), context.width * context.height, -stream.index
+def _best(path: Path, streams: Sequence[Any]) -> Any:
+    """The stream that is used of several of one kind; None of none.
+
+    One that moves and lasts comes before a still or a scrap, even where that is larger: a container's word for it (the
+    default disposition) counts for more than its share of the packets, but not where it has next to none.
+    """
+    if len(streams) < 2:
+        return next(iter(streams), None)
+    extents = _extents(path, streams)
+    most_packets, longest = (max(column) for column in zip(*extents.values(), strict=True))
+
+    def rank(stream: Any) -> tuple[bool, bool, bool, int, int, int]:
+        context, (num_packets, seconds) = stream.codec_context, extents[stream.index]
+        is_video = stream.type == "video"
+        quality = (context.width * context.height, 0) if is_video else (context.layout.nb_channels, context.sample_rate)
+        is_default = bool(stream.disposition & Disposition.default)
+        is_long = num_packets > _SOME * most_packets and seconds > _HALF * longest
+        return num_packets > _NEXT_TO_NONE * most_packets, is_default, is_long, *quality, -stream.index
+
+    return max(streams, key=rank)
 
 
-def _audio_rank(stream: Any) -> tuple[bool, int, int, int]:
-    context = stream.codec_context
-    is_default = bool(stream.disposition & Disposition.default)
-    return is_default, context.layout.nb_channels, context.sample_rate or 0, -stream.index
+def _extents(path: Path, streams: Sequence[Any]) -> dict[int, tuple[int, float]]:
+    """Packets and seconds of streams by index: what the header states of them all, or what the file begins with."""
+    if all(stream.frames and stream.duration is not None for stream in streams):
+        return {stream.index: (stream.frames, float(stream.duration * stream.time_base)) for stream in streams}
+    found = {stream.index: (0, 0.0) for stream in streams}
+    with _opened(path, None) as container, suppress(av.error.FFmpegError, IndexError):
+        for packet in islice(container.demux(), _MAX_PACKETS):
+            if packet.stream.index in found and packet.size:
+                num_packets, seconds = found[packet.stream.index]
+                found[packet.stream.index] = num_packets + 1, seconds + float((packet.duration or 0) * packet.time_base)
+    return found
 
 
-def _missing_codec(container: Any, streams: Any) -> tuple[Status, str] | None:
-    """Status and message for streams none of which has a decoder; None where there are no streams."""
+def _why_no_stream(container: Any, streams: Any, protected: Collection[int]) -> tuple[Status, str] | None:
+    """Status and message for streams none of which can be decoded; None where there are no streams."""
     if not streams:
         return None
+    if any(stream.index in protected for stream in streams):
+        return Status.UNDECODABLE, ENCRYPTED
     # FFmpeg's own description of a file is where alone PyAV shows a codec that has no decoder. It goes by the log.
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)

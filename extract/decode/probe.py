@@ -10,7 +10,7 @@ import av.error
 
 from ..._vocabulary import MediaError, Status
 from ..types import AudioInfo, Limits, MediaInfo, VideoInfo
-from .container import is_cut
+from .container import ENCRYPTED, is_cut, looks_encrypted
 from .open import OpenMedia, is_empty, open_media
 from .video import Orientation, check_dimensions, orientation_of
 
@@ -21,7 +21,7 @@ def probe_media(path: Path, *, limits: Limits) -> MediaInfo:
     """Describe a file. Raises MediaError when it cannot be opened at all."""
     with open_media(path, limits=limits) as media:
         first = _first_frames(media)
-        video_status, video_message = _video_status(media, first, limits=limits)
+        video_status, video_message = _video_status(path, media, first, limits=limits)
         audio_status, audio_message = Status.OK, ""
         if media.audio is None:
             audio_status, audio_message = media.audio_problem or (Status.NO_AUDIO, "no sound track")
@@ -71,7 +71,7 @@ def _first_frames(media: OpenMedia) -> dict[str, Any]:
     return found
 
 
-def _video_status(media: OpenMedia, first: dict[str, Any], *, limits: Limits) -> tuple[Status, str]:
+def _video_status(path: Path, media: OpenMedia, first: dict[str, Any], *, limits: Limits) -> tuple[Status, str]:
     if media.video is None:
         return media.video_problem or (Status.NO_VIDEO, "the file has no moving picture")
     try:
@@ -79,7 +79,7 @@ def _video_status(media: OpenMedia, first: dict[str, Any], *, limits: Limits) ->
     except MediaError as error:
         return error.status, error.message
     if "video" not in first:
-        return Status.NO_FRAMES, "no frame could be decoded"
+        return Status.NO_FRAMES, ENCRYPTED if looks_encrypted(path) else "no frame could be decoded"
     return Status.OK, ""
 
 

@@ -32,6 +32,7 @@ from ..types import DecodedFrames, FramesWanted, Limits
 CHUNK_FRAMES = 32
 _BYTES_PER_PIXEL = 4  # the most that usual formats need
 _CHUNK_BYTES = 4 * 1024**2
+_COARSEST_TICK_SECONDS = 0.0015  # Matroska's clock counts milliseconds: two pictures may have one instant
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 Emit = Callable[[DecodedFrames], None]
@@ -289,6 +290,7 @@ class VideoPass:
         self.num_frames = 0
         self.num_corrupt = 0
         self.num_misplaced = 0
+        self.lost_seconds = 0.0
         self.first_start: float | None = None
         self.end = 0.0
         self.picture_bytes = _BYTES_PER_PIXEL * declared_size[0] * declared_size[1]
@@ -296,6 +298,7 @@ class VideoPass:
         self._duration = default_duration
         self._limits = limits
         self._held: tuple[Any, float, bool] | None = None
+        self._held_until = 0.0
         self._is_after_damage = False
         self._size: tuple[int, int] | None = None
 
@@ -315,6 +318,8 @@ class VideoPass:
             )
         if self._held is not None and start <= self._held[1]:
             self.num_misplaced += 1
+            if self._duration > _COARSEST_TICK_SECONDS:
+                self.lost_seconds += self._duration
             return
         self._release(start)
         self.num_frames += 1
@@ -330,8 +335,14 @@ class VideoPass:
         """Learn that a packet could not be decoded: what follows lacks something until the next keyframe."""
         self._is_after_damage = True
 
+    def hold_until(self, end: float) -> None:
+        """Learn that the newest picture is on display until then, unless another one follows."""
+        self._held_until = end
+
     def finish(self) -> None:
         """Take the last picture's duration for its end."""
+        if self._held is not None:
+            self.end = min(max(self.end, self._held_until), self._limits.max_duration_seconds)
         self._release(self.end)
 
     def _release(self, end: float) -> None:

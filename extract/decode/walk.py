@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from ..._vocabulary import MediaError, Status
 from ..types import AudioWanted, DecodedFrames, FramesWanted, Limits, StreamOutcome
 from .audio import AudioPass
-from .container import is_cut
+from .container import ENCRYPTED, is_cut, looks_encrypted, num_repeats_at_end, states_duration, unread_bytes
+from .joins import JoinedPackets
 from .memory import raise_if_memory_was_short
 from .open import OpenMedia, is_empty, open_media
 from .prefetch import reading_ahead
@@ -34,6 +35,7 @@ _PICTURES_OF_A_DECODER = 4  # what it may ask for at once
 _WAITING_BYTES = 32 * 1024**2  # of decoded pictures and sound, before they are scaled and handed on
 _LONGEST_LEAP_SECONDS = 10.0
 _LOST_SECONDS = 0.1  # of an AVI, whose frames are counted and not timed
+_LARGEST_LOSS = 0.02  # share of a stream that may be dropped before its status says so
 _LARGEST_TAIL = 0.2  # share of a file that an index after the content may take
 _SOUGHT = ("mov", "matroska")  # containers with a time stamp of presentation for each picture, and an index
 _SEEK_BACK_SECONDS = 1.0  # containers count decoding times, which come before those of presentation
@@ -190,10 +192,12 @@ class _Run:
         self._audio = self._start_audio(audio) if audio is not None and media.audio is not None else None
         self._wants_video, self._wants_audio = bool(frames), audio is not None
         self._num_errors = {"video": 0, "audio": 0}
+        self._states_duration = states_duration(path, media.container.format.name)
         self._counts_frames = media.container.format.name == "avi"
         self._timestamps = _DecodingOrder() if self._counts_frames else Timestamps()
-        self._packet_end = 0.0
+        self._packet_ends: dict[int, float] = {}
         self._bytes_end = 0
+        self._joined: JoinedPackets | None = None
         self._clocks = {
             stream.index: _Clock(stream, media.zero, self._latest_end(stream))
             for stream in (media.video, media.audio)
@@ -256,12 +260,13 @@ class _Run:
         for stream in streams:
             stream.codec_context.thread_count = 1
         if streams:
-            for packet in self._packets(streams):
-                self._bytes_end = max(self._bytes_end, (packet.pos or 0) + packet.size)
+            self._joined = JoinedPackets(self._packets(streams), self._media.container.format.name)
+            for packet in self._joined:
                 clock = self._clocks[packet.stream.index]
                 start = clock.instant(packet.pts)
                 if start is not None:
-                    self._packet_end = max(self._packet_end, start + (clock.span(packet.duration) or 0.0))
+                    end = start + (clock.span(packet.duration) or 0.0)
+                    self._packet_ends[packet.stream_index] = max(end, self._packet_ends.get(packet.stream_index, 0.0))
                 self._decode_packet(packet)
                 yield from self._taken()
                 if self._samplers and not self._wants_audio and all(one.is_done for one in self._samplers):
@@ -270,6 +275,10 @@ class _Run:
             for stream in streams:
                 self._decode_packet(av.Packet(0), stream)
                 yield from self._taken()
+        if self._video is not None and self._counts_frames:
+            stream = self._media.video
+            num_repeats = num_repeats_at_end(self._path, stream.index)
+            self._video.hold_until(self._packet_ends.get(stream.index, 0.0) + num_repeats * float(stream.time_base))
         for taker in (self._video, self._audio):
             if taker is not None:
                 taker.finish()
@@ -334,7 +343,7 @@ class _Run:
         return AudioPass(sample_rate_hz=wanted.sample_rate_hz, emit=emit, limits=self._limits)
 
     def _packets(self, streams: list[Any]) -> Iterator[Any]:
-        packets = self._media.container.demux(streams)
+        packets, indices = self._media.container.demux(), {stream.index for stream in streams}
         while True:
             try:
                 packet = next(packets, None)
@@ -349,14 +358,21 @@ class _Run:
                 return
             if packet is None:
                 return
-            yield packet
+            self._bytes_end = max(self._bytes_end, (packet.pos or 0) + packet.size)
+            if packet.stream.index in indices:
+                yield packet
 
     def _decode_packet(self, packet: Any, stream: Any = None) -> None:
         stream = stream or packet.stream
         taker = self._video if stream is self._media.video else self._audio
-        if taker is None or is_empty(packet):
+        if taker is None:
             return
-        if packet.is_corrupt:
+        if is_empty(packet):  # the picture before it is on display for longer
+            if isinstance(taker, VideoPass):
+                begin = self._clocks[stream.index].instant(packet.pts if packet.dts is None else packet.dts)
+                taker.hold_until((begin or 0.0) + (self._clocks[stream.index].span(packet.duration) or 0.0))
+            return
+        if packet.is_corrupt and not self._is_short_pcm(packet, stream):
             self._note_damage(taker, stream)
         try:
             decoded = stream.codec_context.decode(packet if packet.size else None)
@@ -379,6 +395,11 @@ class _Run:
             else:
                 taker.push(frame, clock.believable(frame.pts))
 
+    def _is_short_pcm(self, packet: Any, stream: Any) -> bool:
+        """Whether a packet lacks nothing but what would follow the end of the file: samples need no others."""
+        is_last = (packet.pos or 0) + packet.size >= self._path.stat().st_size
+        return is_last and str(stream.codec_context.name).startswith("pcm_")
+
     def _note_damage(self, taker: VideoPass | AudioPass, stream: Any) -> None:
         self._num_errors[stream.type] += 1
         if isinstance(taker, VideoPass):
@@ -393,7 +414,7 @@ class _Run:
             return outcome
         num_frames, num_corrupt, num_errors = self._video.num_frames, self._video.num_corrupt, self._num_errors["video"]
         if num_frames == 0:
-            outcome.report(*_nothing_decoded(num_errors, Status.NO_FRAMES, "frame"))
+            outcome.report(*_nothing_decoded(self._path, num_errors, Status.NO_FRAMES, "frame"))
             return outcome
         if num_corrupt == num_frames:
             outcome.report(Status.UNDECODABLE, f"every frame is damaged ({num_frames})")
@@ -408,6 +429,9 @@ class _Run:
                 f"{_counted(num_errors, 'packet')} could not be decoded",
             )
         self._judge_timestamps(outcome, self._media.video)
+        lost = self._video.lost_seconds
+        if lost > _LARGEST_LOSS * (self._video.end + lost):
+            outcome.report(Status.DAMAGED, f"{lost:.2f} s of pictures were dropped: their timestamps go back")
         if self._video.num_misplaced:
             outcome.report(Status.OK, f"{_counted(self._video.num_misplaced, 'frame')} without a usable timestamp")
         return outcome
@@ -421,7 +445,7 @@ class _Run:
             return outcome
         num_errors = self._num_errors["audio"] + audio.num_corrupt
         if audio.num_blocks == 0:
-            outcome.report(*_nothing_decoded(num_errors, Status.NO_SAMPLES, "sample"))
+            outcome.report(*_nothing_decoded(self._path, num_errors, Status.NO_SAMPLES, "sample"))
             return outcome
         if audio.num_non_finite:
             outcome.report(Status.NON_FINITE, "the sound holds values that are not numbers")
@@ -432,8 +456,10 @@ class _Run:
         if audio.gap_seconds:
             outcome.report(Status.OK, f"{audio.gap_seconds:.2f} s of gaps in the sound were filled with silence")
         if audio.overlap_seconds:
+            is_much = audio.overlap_seconds > _LARGEST_LOSS * (audio.end + audio.overlap_seconds)
             outcome.report(
-                Status.OK, f"{audio.overlap_seconds:.2f} s of sound overlapped what came before and was dropped"
+                Status.DAMAGED if is_much else Status.OK,
+                f"{audio.overlap_seconds:.2f} s of sound overlapped what came before and was dropped",
             )
         return outcome
 
@@ -445,22 +471,29 @@ class _Run:
     def _judge_end(self, outcome: StreamOutcome, stream: Any, end: float) -> None:
         """Find out whether content is missing at the end.
 
-        A file whose outermost structure is whole and that was read to its end has lost nothing, whatever duration its
-        header claims.
+        What a structure holds and what a header states are promises, a duration by the bit rate is none. A file whose
+        outermost structure is whole and that was read to its end has lost nothing, whatever duration its header claims,
+        as long as what was read was decoded.
         """
-        cut = is_cut(self._path)
+        cut, size = is_cut(self._path), self._path.stat().st_size
         if cut or self._stopped_by is not None:
             why = "the file ends before its own structure does" if cut else f"reading stopped: {self._stopped_by}"
             outcome.report(Status.TRUNCATED, f"{why}; content until {end:.2f} s was used")
             return
+        unread = unread_bytes(self._path)
+        if unread > _LARGEST_LOSS * size:
+            outcome.report(Status.DAMAGED, f"{unread} bytes behind the content that the header states were not read")
         declared = self._declared_end(stream)
         if self._counts_frames and stream.type == "video" and declared is not None and declared - end > _LOST_SECONDS:
             message = f"{declared - end:.2f} s of pictures are missing, and what comes after them is early by as much"
             outcome.report(Status.DAMAGED, message)
             return
-        is_read = self._bytes_end > (1 - _LARGEST_TAIL) * self._path.stat().st_size
-        reached = end if stream.duration is not None else max(end, self._packet_end)
-        if declared is not None and declared - reached > max(0.5, 0.02 * declared):
+        is_read = self._bytes_end > (1 - _LARGEST_TAIL) * size
+        read_until = self._packet_ends.get(stream.index, 0.0)
+        reached = end if stream.duration is not None else max(end, *self._packet_ends.values())
+        if read_until - end > max(0.5, _LARGEST_LOSS * read_until):
+            outcome.report(Status.DAMAGED, f"content until {read_until:.2f} s was read, {end:.2f} s of it was decoded")
+        elif declared is not None and declared - reached > max(0.5, _LARGEST_LOSS * declared):
             message = f"the header promises {declared:.2f} s, the content ends at {end:.2f} s"
             outcome.report(Status.OK if cut is False and is_read else Status.TRUNCATED, message)
         elif cut is None and not is_read:
@@ -473,6 +506,10 @@ class _Run:
         return min(max(known), self._limits.max_duration_seconds) if known else None
 
     def _declared_end(self, stream: Any) -> float | None:
+        """What is promised: None where nothing is, and where joined content goes beyond what any header knows of."""
+        is_joined = self._joined is not None and self._joined.num_joins > 0
+        if is_joined or not self._states_duration:
+            return None
         if stream.duration is not None:
             start = stream.start_time or 0
             return float((start + stream.duration) * stream.time_base - self._media.zero)
@@ -480,7 +517,9 @@ class _Run:
         return None if duration is None else duration / av.time_base
 
 
-def _nothing_decoded(num_errors: int, otherwise: Status, what: str) -> tuple[Status, str]:
+def _nothing_decoded(path: Path, num_errors: int, otherwise: Status, what: str) -> tuple[Status, str]:
+    if looks_encrypted(path):
+        return Status.UNDECODABLE, ENCRYPTED
     if num_errors:
         return Status.UNDECODABLE, f"nothing could be decoded; {_counted(num_errors, 'packet')} failed"
     return otherwise, f"the stream holds no {what}"
