@@ -92,7 +92,8 @@ def is_cut(path: Path) -> bool | None:
             boxes = list(_iso_boxes(stream, size))
             return any(box.start + box.length > size for box in boxes if box.kind in _ISO_CONTENT)
         if head.startswith(_EBML):
-            return _is_ebml_cut(stream, size)
+            segments = list(_ebml_segments(stream))
+            return any(one.start + one.length > size for one in segments) if segments else None
         if head[:4] in _IFF:
             content = [chunk for chunk in _iff_chunks(stream, size) if chunk.kind in _IFF_CONTENT]
             if any(_is_placeholder(chunk.length) for chunk in content):
@@ -104,24 +105,31 @@ def is_cut(path: Path) -> bool | None:
     return None
 
 
-def unread_bytes(path: Path) -> int:
+def unread_bytes(path: Path, read_until: int) -> int:
     """Bytes that look like content and that the structure does not account for, so that decoders pass them over.
 
-    What lies behind a length in a WAV or AIFF header that is too short, and a second movie behind the first.
+    What lies behind a length in a WAV or AIFF header that is too short, a second movie behind the first, Matroska
+    segments behind the last byte that was read.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(12)
         if head[:4] in _IFF and head[8:] in _IFF_SOUND:
             chunks = list(_iff_chunks(stream, size))
+            others = [chunk.start for chunk in chunks if chunk.kind in _IFF]
+            if others:
+                return size - others[0]
             end = max((chunk.start + chunk.length for chunk in chunks), default=size)
             stream.seek(end)
             rest = stream.read(_HEAD_BYTES)
             is_padding = not rest.strip(b"\0") or _as_text(rest) is not None
             return 0 if is_padding or any(_is_placeholder(chunk.length) for chunk in chunks) else size - end
         if head[4:8] in _ISO_FIRST_BOXES:
-            movies = [box.start for box in _iso_boxes(stream, size) if box.kind == b"moov"]
-            return size - movies[1] if len(movies) > 1 else 0
+            boxes = list(_iso_boxes(stream, size))
+            contents = [box.length for box in boxes if box.kind == b"mdat"]
+            return sum(contents[1:]) if sum(box.kind == b"moov" for box in boxes) > 1 else 0
+        if head.startswith(_EBML):
+            return sum(segment.length for segment in _ebml_segments(stream) if segment.start > read_until)
     return 0
 
 
@@ -192,9 +200,9 @@ def _is_placeholder(length: int) -> bool:
 
 
 def _iff_chunks(stream: BinaryIO, size: int) -> Iterator[Box]:
-    """The chunks of a RIFF or AIFF file, without those that hold them all and without their filling to even lengths.
+    """The chunks of a RIFF or AIFF file without their filling to even lengths; it ends where no chunk begins.
 
-    It ends where no chunk begins.
+    The one that holds them all is left out, and of others like it there is the head.
     """
     stream.seek(0)
     order = _IFF[stream.read(4)]
@@ -211,9 +219,8 @@ def _iff_chunks(stream: BinaryIO, size: int) -> Iterator[Box]:
             or (is_over and kind not in _IFF_CONTENT)
         ):
             return
-        if kind in _IFF and not is_over:
-            start += 12
-            continue
+        if kind in _IFF and not is_over:  # of an AVI beyond 1 GB, or of a file that was joined on
+            length = 4
         yield Box(kind, start, _IFF_HEADER_BYTES + length)
         start += _IFF_HEADER_BYTES + length + length % 2
 
@@ -262,16 +269,18 @@ def _iso_boxes(stream: BinaryIO, size: int) -> Iterator[Box]:
         start += length
 
 
-def _is_ebml_cut(stream: BinaryIO, size: int) -> bool | None:
-    stream.seek(4)
-    header_length = _ebml_size(stream)
-    if header_length is None:
-        return None
-    stream.seek(header_length, 1)
-    if stream.read(4) != _SEGMENT:
-        return None
-    segment_length = _ebml_size(stream)
-    return None if segment_length is None else stream.tell() + segment_length > size
+def _ebml_segments(stream: BinaryIO) -> Iterator[Box]:
+    """The segments of a Matroska file, up to one without a size: one, or more where files were joined."""
+    start = 0
+    for _ in range(_MAX_BOXES):
+        stream.seek(start)
+        kind, length = stream.read(4), _ebml_size(stream)
+        if kind not in (_EBML, _SEGMENT) or length is None:
+            return
+        end = stream.tell() + length
+        if kind == _SEGMENT:
+            yield Box(kind, start, end - start)
+        start = end
 
 
 def _ebml_size(stream: BinaryIO) -> int | None:

@@ -71,6 +71,8 @@ class JoinedPackets:
             later = islice(self._coming(index), _FLAGGED_EARLY)
             broken = dropwhile(lambda coming: not self._breaks(index, coming, offset), later)
             packet.is_corrupt = not self._starts_anew(index, broken, offset)
+        if packet.dts is not None and packet.pts is not None and _seconds(packet, packet.pts) - instant > _GAP_SECONDS:
+            packet.pts = packet.dts  # the last picture before a join is given the time of the first one after it
         ticks = round(offset / packet.time_base)
         if ticks:
             packet.dts = None if packet.dts is None else packet.dts + ticks

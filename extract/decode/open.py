@@ -26,7 +26,7 @@ from ..types import Limits
 from .container import ENCRYPTED, encrypted_tracks, picture_demuxer, why_not_media
 
 CONTAINERS = (
-    "mov,matroska,mpegts,avi,mpeg,flv,asf,ogg,mxf,yuv4mpegpipe,gif,dv,ivf,nut,"  # FFmpeg's demuxer names
+    "mov,matroska,mpegts,avi,mpeg,flv,asf,ogg,mxf,yuv4mpegpipe,gif,dv,ivf,"  # FFmpeg's demuxer names
     "wav,w64,aiff,mp3,flac,aac,ac3,eac3,dts,amr,au,caf,wv,tta,voc,ape"
 )
 _MAX_PACKETS = 2000  # that are looked at to choose a stream

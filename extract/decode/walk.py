@@ -1,7 +1,7 @@
 """One pass over a file for everything that was asked of it. Runs in the decoder subprocess only.
 
-Picture and sound are decoded from the same walk over the packets, in order; only `decode_frame` seeks. The walk goes on in a
-thread of its own while this one scales the pictures and hands them on: each takes about as long as the other, and where
+Picture and sound are decoded from the same walk over the packets, in order; only `decode_frame` seeks. The walk goes on
+in a thread of its own while this one scales the pictures and hands them on: each takes about as long as the other, and where
 models keep every core busy, two threads that each take half of the time slow them down less than one that takes it all.
 The outcome of each stream is judged at the end: what was damaged, what is missing, and whether the file ends too
 early, which decoders pass over in silence (they return the frames that they find).
@@ -30,12 +30,14 @@ from .open import OpenMedia, is_empty, open_media
 from .prefetch import reading_ahead
 from .video import FrameSampler, Picture, Scaler, Timestamps, VideoPass, check_dimensions
 
+_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")  # which MP3 files hold among their packets
 _DEFAULT_FRAME_SECONDS = 0.04
 _PICTURES_OF_A_DECODER = 4  # what it may ask for at once
 _WAITING_BYTES = 32 * 1024**2  # of decoded pictures and sound, before they are scaled and handed on
 _LONGEST_LEAP_SECONDS = 10.0
 _LOST_SECONDS = 0.1  # of an AVI, whose frames are counted and not timed
 _LARGEST_LOSS = 0.02  # share of a stream that may be dropped before its status says so
+_PADDING_BYTES = 4096  # two packs of a program stream
 _LARGEST_TAIL = 0.2  # share of a file that an index after the content may take
 _SOUGHT = ("mov", "matroska")  # containers with a time stamp of presentation for each picture, and an index
 _SEEK_BACK_SECONDS = 1.0  # containers count decoding times, which come before those of presentation
@@ -381,7 +383,8 @@ class _Run:
         except av.error.EOFError:
             return
         except av.error.FFmpegError:
-            self._note_damage(taker, stream)
+            if not bytes(packet).startswith(_TAGS):
+                self._note_damage(taker, stream)
             return
         clock = self._clocks[stream.index]
         for frame in decoded:
@@ -480,7 +483,7 @@ class _Run:
             why = "the file ends before its own structure does" if cut else f"reading stopped: {self._stopped_by}"
             outcome.report(Status.TRUNCATED, f"{why}; content until {end:.2f} s was used")
             return
-        unread = unread_bytes(self._path)
+        unread = unread_bytes(self._path, self._bytes_end)
         if unread > _LARGEST_LOSS * size:
             outcome.report(Status.DAMAGED, f"{unread} bytes behind the content that the header states were not read")
         declared = self._declared_end(stream)
@@ -488,7 +491,7 @@ class _Run:
             message = f"{declared - end:.2f} s of pictures are missing, and what comes after them is early by as much"
             outcome.report(Status.DAMAGED, message)
             return
-        is_read = self._bytes_end > (1 - _LARGEST_TAIL) * size
+        is_read = size - self._bytes_end < max(_LARGEST_TAIL * size, _PADDING_BYTES)
         read_until = self._packet_ends.get(stream.index, 0.0)
         reached = end if stream.duration is not None else max(end, *self._packet_ends.values())
         if read_until - end > max(0.5, _LARGEST_LOSS * read_until):

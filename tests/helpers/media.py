@@ -76,6 +76,7 @@ def write_media(
     sound_rate: int = 16_000,
     sound_codec: str = "aac",
     sound_start: float = 0.0,
+    sound_options: dict[str, str] | None = None,
 ) -> Path:
     """Write a file of pictures and sound.
 
@@ -95,7 +96,7 @@ def write_media(
         audio = None
         if sound is not None:
             layout = "mono" if len(sound) == 1 else "stereo"
-            audio = output.add_stream(sound_codec, rate=sound_rate, layout=layout)
+            audio = output.add_stream(sound_codec, rate=sound_rate, layout=layout, options=sound_options or {})
         if video is not None:
             _encode_video(output, video, instants, paint, pixel_format, tags or {})
         if audio is not None:

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import OutOfSpaceError
 from frameloom.store import FeatureStore, Ledger
-from helpers import oracle
+from helpers import oracle, skip_or_fail
 from helpers.stores import make_sample, make_spec
-from helpers.tools import skip_or_fail
 
 pytestmark = pytest.mark.slow
 

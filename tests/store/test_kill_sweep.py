@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import oracle
-from helpers.tools import skip_or_fail
+from helpers import oracle, skip_or_fail
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 PROGRAM = [sys.executable, str(Path(oracle.__file__))]

@@ -5,19 +5,24 @@ from __future__ import annotations
 import glob
 import os
 import stat
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NoReturn
 
 from ..._vocabulary import Clip, ConfigError
-from .manifest import MANIFEST_SUFFIXES, ONLY_LOCAL, Scalar, Span, is_address, milliseconds, read_manifest
+from .manifest import MANIFEST_SUFFIXES, ONLY_LOCAL, Scalar, Span, is_address, milliseconds, read_manifest, span_key
+from .notes import disagreement_notes, meant_notes, passed_over_notes, renamed_columns
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
-    | {".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
+    {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".ivf", ".m2t", ".m2ts", ".m4v", ".mk3d"}
+    | {".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".tod", ".ts"}
+    | {".vob", ".webm", ".wmv"}
 )
 
 
@@ -48,11 +53,13 @@ class Collection:
         videos: what was found or named.
         unmatched: `video` values of caption rows that name no video of the collection.
         metadata_types: name to type (``string``, ``int64``, ``double``, ``bool``) of every further manifest column.
+        notes: what a person should know: files passed over, columns that are not ours by a letter, names that differ.
     """
 
     videos: tuple[Video, ...]
     unmatched: tuple[str, ...] = ()
     metadata_types: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def texts(self, columns: Iterable[str] = (), *, split: str | None = None) -> list[str]:
         """Captions, then the texts of further columns, each once, without empty ones; of all rows, or of one split."""
@@ -93,7 +100,9 @@ def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Col
     """
     found: dict[str, Video] = {}
     names: dict[Path, str] = {}
-    for video in _from_sources(sources, base):
+    passed_over: Counter[str] = Counter()
+    notes: list[str] = []
+    for video in _from_sources(sources, base, passed_over):
         if video.path in names:
             other = names[video.path]
             raise ConfigError(f"collection.videos gives {video.path} twice ({other!r}, {video.video!r}): name it once")
@@ -111,6 +120,14 @@ def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Col
     if captions is not None:
         _check_local(captions, "collection.captions")
         found, unmatched = _join_captions(found, _absolute(captions, base))
+    notes += passed_over_notes(passed_over)
+    notes += meant_notes([span for video in found.values() for span in video.spans])
+    renamed = renamed_columns({key for video in found.values() for span in video.spans for key in span.metadata})
+    notes += [
+        f"the column {old!r} is kept as {new!r}: its own name cannot be a column's" for old, new in renamed.items()
+    ]
+    found = {name: _with_columns(video, renamed) for name, video in found.items()} if renamed else found
+    notes += disagreement_notes({name: video.spans for name, video in found.items()})
     videos = tuple(_settled(found[name]) for name in sorted(found))
     types: dict[str, set[str]] = {}
     kinds = {bool: "bool", int: "int64", float: "double", str: "string"}
@@ -123,7 +140,16 @@ def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Col
         videos=videos,
         unmatched=unmatched,
         metadata_types={key: min(one) if len(one) == 1 else common[key] for key, one in sorted(types.items())},
+        notes=tuple(notes),
     )
+
+
+def _with_columns(video: Video, renamed: Mapping[str, str]) -> Video:
+    spans = (
+        replace(span, metadata={renamed.get(key, key): value for key, value in span.metadata.items()})
+        for span in video.spans
+    )
+    return replace(video, spans=tuple(spans))
 
 
 def clips_of(video: Video, duration_seconds: float, *, units: Sequence[tuple[float, float]]) -> list[Clip]:
@@ -159,7 +185,7 @@ def clips_of(video: Video, duration_seconds: float, *, units: Sequence[tuple[flo
 
 def dropped_spans(video: Video, duration_seconds: float) -> int:
     """How many spans of the manifest give no clip, because they begin at the end of the video or after it."""
-    parts = {_span_key(span): span for span in video.spans if span.start_seconds is not None}
+    parts = {span_key(span): span for span in video.spans if span.start_seconds is not None}
     cuts = (_cut(span, duration_seconds) for span in parts.values())
     return sum(start >= end for start, end in cuts)
 
@@ -168,10 +194,6 @@ def _cut(span: Span, duration_seconds: float) -> tuple[int, int]:
     """Start and end in milliseconds, the end not after that of the video."""
     end = duration_seconds if span.end_seconds is None else min(span.end_seconds, duration_seconds)
     return milliseconds(span.start_seconds or 0.0), milliseconds(end)
-
-
-def _span_key(span: Span) -> tuple[int, int | None]:
-    return milliseconds(span.start_seconds or 0.0), None if span.end_seconds is None else milliseconds(span.end_seconds)
 
 
 def _filled(rows: Iterable[Span]) -> dict[str, Scalar]:
@@ -201,7 +223,7 @@ def _settled(video: Video) -> Video:
         split = _one_split([*whole, *parts], f"{video.video!r}, which has rows without a span,")
     of_span: dict[tuple[int, int | None], list[Span]] = {}
     for span in parts:
-        of_span.setdefault(_span_key(span), []).append(span)
+        of_span.setdefault(span_key(span), []).append(span)
     common = _filled(whole)
     settled = [replace(span, split=split) for span in kept]
     for rows in of_span.values():
@@ -215,7 +237,7 @@ def _absolute(path: str, base: Path) -> Path:
     return Path(os.path.abspath(base / os.path.expanduser(path)))  # noqa: PTH100, PTH111 - follows no links
 
 
-def _from_sources(sources: Sequence[str], base: Path) -> Iterator[Video]:
+def _from_sources(sources: Sequence[str], base: Path, passed_over: Counter[str]) -> Iterator[Video]:
     roots: list[Path] = []
     seen: set[tuple[int, int]] = set()
     for source in sources:
@@ -236,6 +258,7 @@ def _from_sources(sources: Sequence[str], base: Path) -> Iterator[Video]:
             _check_apart(path, roots, seen)
             roots.append(path)
             for file in _walk(path, ("**", "*"), seen):
+                passed_over[file.suffix.lower()] += 1
                 if file.suffix.lower() in VIDEO_SUFFIXES:
                     yield Video(video=readable_path(file.relative_to(path.parent)), path=file)
         elif path.suffix.lower() in MANIFEST_SUFFIXES:
@@ -333,8 +356,10 @@ def _from_manifest(path: Path) -> Iterator[Video]:
     """One video for each file, however its rows spell it."""
     spans: dict[Path, list[Span]] = {}
     near: set[Path] = set()
-    for name, span in read_manifest(path, needs_captions=False):
-        file = _absolute(name, path.parent)
+    disk = _Disk()
+    for text, span in read_manifest(path, needs_captions=False):
+        name = _native(text)
+        file = disk.spelling(_absolute(name, path.parent))
         spans.setdefault(file, []).append(span)
         # ~nobody is a name, not an error.
         if file.is_relative_to(path.parent) or not Path(os.path.expanduser(name)).is_absolute():  # noqa: PTH111
@@ -344,21 +369,61 @@ def _from_manifest(path: Path) -> Iterator[Video]:
         yield Video(video=readable_path(identity), path=file, spans=tuple(rows))
 
 
+def _native(text: str) -> str:
+    """A name of a manifest, which is UTF-8, as this system's locale spells it."""
+    return os.fsdecode(text.encode())
+
+
+def _file_key(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class _Disk:
+    """How names are spelled on disk: archives of other systems hold accents apart from their letters, or with them."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, list[str]]] = {}
+
+    def spelling(self, path: Path) -> Path:
+        """The path as it is on disk where one name there differs in the normal form alone; otherwise as it is."""
+        if path.name.isascii() and path.parent.as_posix().isascii():
+            return path
+        if os.path.lexists(path) or path.parent == path:
+            return path
+        folder = self.spelling(path.parent)
+        if folder not in self._folders:
+            self._folders[folder] = names = {}
+            with suppress(OSError):
+                for entry in os.listdir(folder):  # noqa: PTH208 - names alone
+                    names.setdefault(unicodedata.normalize("NFC", entry), []).append(entry)
+        same = self._folders[folder].get(unicodedata.normalize("NFC", path.name), [])
+        return folder / same[0] if len(same) == 1 else path
+
+
 def _join_captions(found: dict[str, Video], manifest: Path) -> tuple[dict[str, Video], tuple[str, ...]]:
     by_path = {video.path: name for name, video in found.items()}
+    by_file: dict[tuple[int, int], str] = {}
+    disk = _Disk()
     by_target: dict[str, str] = {}  # what paths lead to through links; made for the first one that is not known
     spans: dict[str, list[Span]] = {}
     unmatched: dict[str, None] = {}
     num_rows = 0
     for name, span in read_manifest(manifest, needs_captions=True):
         num_rows += 1
-        path = _absolute(name, manifest.parent)
+        path = disk.spelling(_absolute(_native(name), manifest.parent))
         identity = by_path.get(path)
         if identity is None:
             by_target = by_target or {
                 os.path.realpath(known): by_path[known] for known in sorted(by_path, reverse=True)
             }
             identity = by_target.get(os.path.realpath(path))
+        if identity is None and (key := _file_key(path)) is not None:  # in another case, on a disk that ignores case
+            by_file = by_file or {_file_key(known) or (0, 0): by_path[known] for known in sorted(by_path, reverse=True)}
+            identity = by_file.get(key)
         if identity is None:
             unmatched[name] = None
         else:

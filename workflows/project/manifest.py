@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import csv
+import io
 import json
 import math
 import re
+import tokenize
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ SPLITS = ("train", "val", "test")
 ONLY_LOCAL = "only local files can be read for now: download them and give their path"
 LONGEST_SECONDS = 1e9
 _OWN_COLUMNS = frozenset({"video", "captions", "caption", "start_seconds", "end_seconds", "split"})
+_PYTHON_LIST = re.compile(r"\s*\[\s*(u?['\"]|np\.|array\()")
 _INT64 = range(-(2**63), 2**63)
 # Numbers as a program writes them: a zero in front (007) marks a name, which a number would lose.
 _KINDS: tuple[tuple[re.Pattern[str], Callable[[str], str | int | float | bool]], ...] = (
@@ -54,6 +59,11 @@ def is_address(text: str) -> bool:
 def milliseconds(seconds: float) -> int:
     """The form of an instant in a clip's identity: spans that agree in milliseconds are one clip."""
     return round(seconds * 1000)
+
+
+def span_key(span: Span) -> tuple[int, int | None]:
+    """What makes spans of one video one clip: their instants in milliseconds."""
+    return milliseconds(span.start_seconds or 0.0), None if span.end_seconds is None else milliseconds(span.end_seconds)
 
 
 def read_manifest(path: Path, *, needs_captions: bool) -> Iterator[tuple[str, Span]]:
@@ -130,19 +140,36 @@ def _check_unicode(row: Row) -> None:
 
 
 def _captions(row: Row) -> Sequence[str]:
-    """The sentences of a row: `captions`, or `caption` where that is empty; a text may be a JSON list of them."""
+    """The sentences of a row: `captions`, or `caption` where that is empty; a text may be a list of them.
+
+    A list in a text is that of JSON, or what pandas writes for a list of Python.
+    """
     given = (row.get("captions"), row.get("caption"))
     value: Any = next((one for one in given if one not in (None, "") and one == one), ())  # noqa: PLR0124  # not NaN
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.lstrip().startswith("[") else [value]
         except json.JSONDecodeError:
-            value = [value]
+            value = _python_list(value) if _PYTHON_LIST.match(value) else [value]
         except ValueError as error:
             raise ValueError(f"captions must be a list of sentences: {error}") from None
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         raise ValueError(f"captions must be a sentence or a list of sentences, found {value!r:.60}")
     return value
+
+
+def _python_list(text: str) -> Any:
+    """What a text that begins like a list of Python stands for. Raises ValueError for what it is not."""
+    try:
+        found = ast.literal_eval(text.strip())
+        kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(text.strip()).readline)]
+    except (ValueError, SyntaxError, MemoryError, tokenize.TokenError):
+        raise ValueError(
+            f"captions begin like a list and cannot be read as one, found {text!r:.60}: write a JSON list of sentences"
+        ) from None
+    if any(pair == (tokenize.STRING, tokenize.STRING) for pair in pairwise(kinds)):
+        raise ValueError(f"captions are a list without commas, found {text!r:.60}: write a JSON list of sentences")
+    return found
 
 
 def _seconds(row: Row, key: str) -> float | None:
@@ -190,13 +217,38 @@ def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
 
     Not by pyarrow.csv, which takes types from what it reads first and NULL for a missing value.
     """
+    found: list[list[str]] = []
     with path.open(encoding="utf-8-sig", newline="") as file:
-        columns, *rows = [row for row in csv.reader(file) if row] or [[]]
+        lines: list[str] = []
+        for row in csv.reader(_kept(file, lines)):
+            if len(lines) > 1:  # which a quote may do that nothing closes, and then it takes what follows for its own
+                _check_quotes(lines, f"{path}, row {len(found)}")
+            lines.clear()
+            if row:
+                found.append(row)
+    columns, *rows = found or [[]]
     _check_distinct(columns, path)
     for number, row in enumerate(rows, 1):
         if len(row) != len(columns):
             raise ConfigError(f"{path}, row {number}: {len(row)} values, and the header has {len(columns)} columns")
     return columns, rows
+
+
+def _kept(lines: Iterable[str], kept: list[str]) -> Iterator[str]:
+    for line in lines:
+        kept.append(line)
+        yield line
+
+
+def _check_quotes(lines: Sequence[str], where: str) -> None:
+    try:
+        list(csv.reader(lines, strict=True))
+    except csv.Error:
+        opening = next((line for line in lines if line.count('"') % 2), lines[0]).strip()
+        raise ConfigError(
+            f"{where}: a quote opens that is never closed, so that {len(lines) - 1} more lines would belong to it:"
+            f" close it, or double it to mean a quote: {opening!r:.80}"
+        ) from None
 
 
 def _check_distinct(columns: Sequence[str], path: Path) -> None:

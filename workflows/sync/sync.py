@@ -66,6 +66,7 @@ def _notes(state: State) -> Iterator[str]:
     if unmatched:
         rows = count_of(len(unmatched), "captioned path")
         yield f"note: {rows} not in the collection, such as {unmatched[0]!r}"
+    yield from (f"note: {one}" for one in project.collection.notes)
     durations = [(one.file.video, one.duration_seconds) for one in state.survey.videos if one.duration_seconds > 0]
     cut = [video.video for video, seconds in durations if dropped_spans(video, seconds)]
     if cut:
