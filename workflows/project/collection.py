@@ -101,8 +101,8 @@ def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Col
     found: dict[str, Video] = {}
     names: dict[Path, str] = {}
     passed_over: Counter[str] = Counter()
-    notes: list[str] = []
-    for video in _from_sources(sources, base, passed_over):
+    disk = _Disk()
+    for video in _from_sources(sources, base, passed_over, disk):
         if video.path in names:
             other = names[video.path]
             raise ConfigError(f"collection.videos gives {video.path} twice ({other!r}, {video.video!r}): name it once")
@@ -119,8 +119,8 @@ def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Col
     unmatched: tuple[str, ...] = ()
     if captions is not None:
         _check_local(captions, "collection.captions")
-        found, unmatched = _join_captions(found, _absolute(captions, base))
-    notes += passed_over_notes(passed_over)
+        found, unmatched = _join_captions(found, _absolute(captions, base), disk)
+    notes = [*disk.notes, *passed_over_notes(passed_over)]
     notes += meant_notes([span for video in found.values() for span in video.spans])
     renamed = renamed_columns({key for video in found.values() for span in video.spans for key in span.metadata})
     notes += [
@@ -237,7 +237,7 @@ def _absolute(path: str, base: Path) -> Path:
     return Path(os.path.abspath(base / os.path.expanduser(path)))  # noqa: PTH100, PTH111 - follows no links
 
 
-def _from_sources(sources: Sequence[str], base: Path, passed_over: Counter[str]) -> Iterator[Video]:
+def _from_sources(sources: Sequence[str], base: Path, passed_over: Counter[str], disk: _Disk) -> Iterator[Video]:
     roots: list[Path] = []
     seen: set[tuple[int, int]] = set()
     for source in sources:
@@ -262,7 +262,7 @@ def _from_sources(sources: Sequence[str], base: Path, passed_over: Counter[str])
                 if file.suffix.lower() in VIDEO_SUFFIXES:
                     yield Video(video=readable_path(file.relative_to(path.parent)), path=file)
         elif path.suffix.lower() in MANIFEST_SUFFIXES:
-            yield from _from_manifest(path)
+            yield from _from_manifest(path, disk)
         elif stat.S_ISREG(mode):
             yield Video(video=readable_path(path.relative_to(path.parent.parent)), path=path)
         else:
@@ -352,11 +352,10 @@ def _matches(names: tuple[str, ...], pattern: tuple[str, ...], *, leading: bool)
     return not hidden and fnmatchcase(names[0], pattern[0]) and _matches(names[1:], pattern[1:], leading=leading)
 
 
-def _from_manifest(path: Path) -> Iterator[Video]:
+def _from_manifest(path: Path, disk: _Disk) -> Iterator[Video]:
     """One video for each file, however its rows spell it."""
     spans: dict[Path, list[Span]] = {}
     near: set[Path] = set()
-    disk = _Disk()
     for text, span in read_manifest(path, needs_captions=False):
         name = _native(text)
         file = disk.spelling(_absolute(name, path.parent))
@@ -386,6 +385,7 @@ class _Disk:
     """How names are spelled on disk: archives of other systems hold accents apart from their letters, or with them."""
 
     def __init__(self) -> None:
+        self.notes: list[str] = []
         self._folders: dict[Path, dict[str, list[str]]] = {}
 
     def spelling(self, path: Path) -> Path:
@@ -401,13 +401,14 @@ class _Disk:
                 for entry in os.listdir(folder):  # noqa: PTH208 - names alone
                     names.setdefault(unicodedata.normalize("NFC", entry), []).append(entry)
         same = self._folders[folder].get(unicodedata.normalize("NFC", path.name), [])
+        if len(same) > 1:
+            self.notes.append(f"{readable_path(path)!r} fits {len(same)} videos, whose names look the same: rename one")
         return folder / same[0] if len(same) == 1 else path
 
 
-def _join_captions(found: dict[str, Video], manifest: Path) -> tuple[dict[str, Video], tuple[str, ...]]:
+def _join_captions(found: dict[str, Video], manifest: Path, disk: _Disk) -> tuple[dict[str, Video], tuple[str, ...]]:
     by_path = {video.path: name for name, video in found.items()}
     by_file: dict[tuple[int, int], str] = {}
-    disk = _Disk()
     by_target: dict[str, str] = {}  # what paths lead to through links; made for the first one that is not known
     spans: dict[str, list[Span]] = {}
     unmatched: dict[str, None] = {}

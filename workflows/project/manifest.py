@@ -162,7 +162,8 @@ def _python_list(text: str) -> Any:
     """What a text that begins like a list of Python stands for. Raises ValueError for what it is not."""
     try:
         found = ast.literal_eval(text.strip())
-        kinds = [token.type for token in tokenize.generate_tokens(io.StringIO(text.strip()).readline)]
+        tokens = tokenize.generate_tokens(io.StringIO(text.strip()).readline)
+        kinds = [token.type for token in tokens if token.type != tokenize.NL]
     except (ValueError, SyntaxError, MemoryError, tokenize.TokenError):
         raise ValueError(
             f"captions begin like a list and cannot be read as one, found {text!r:.60}: write a JSON list of sentences"
