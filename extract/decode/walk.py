@@ -1,15 +1,15 @@
 """One pass over a file for everything that was asked of it. Runs in the decoder subprocess only.
 
 Picture and sound are decoded from the same walk over the packets, in order; only `decode_frame` seeks. The walk goes on
-in a thread of its own while this one scales the pictures and hands them on: each takes about as long as the other, and where
-models keep every core busy, two threads that each take half of the time slow them down less than one that takes it all.
+in a thread of its own while this one scales the pictures and hands them on: each takes about as long as the other, and
+where models keep every core busy, two threads that each take half of the time slow them down less than one that takes
+it all.
 The outcome of each stream is judged at the end: what was damaged, what is missing, and whether the file ends too
 early, which decoders pass over in silence (they return the frames that they find).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ..._vocabulary import MediaError, Status
 from ..types import AudioWanted, DecodedFrames, FramesWanted, Limits, StreamOutcome
 from .audio import AudioPass
+from .clocks import Clock, DecodingOrder
 from .container import ENCRYPTED, is_cut, looks_encrypted, num_repeats_at_end, states_duration, unread_bytes
 from .joins import JoinedPackets
 from .memory import raise_if_memory_was_short
@@ -34,7 +35,6 @@ _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")  # which MP3 files hold am
 _DEFAULT_FRAME_SECONDS = 0.04
 _PICTURES_OF_A_DECODER = 4  # what it may ask for at once
 _WAITING_BYTES = 32 * 1024**2  # of decoded pictures and sound, before they are scaled and handed on
-_LONGEST_LEAP_SECONDS = 10.0
 _LOST_SECONDS = 0.1  # of an AVI, whose frames are counted and not timed
 _LARGEST_LOSS = 0.02  # share of a stream that may be dropped before its status says so
 _PADDING_BYTES = 4096  # two packs of a program stream
@@ -116,63 +116,6 @@ def decode_frame(path: Path, *, wanted: FramesWanted, limits: Limits, sink: Sink
                 run.raise_for_instant(min(wanted.at_seconds or (0.0,)))
 
 
-class _Clock:
-    """Ticks of one stream to seconds since the container's start, in whole numbers: it is called for every picture."""
-
-    def __init__(self, stream: Any, zero: Fraction, declared_end: float | None) -> None:
-        time_base = stream.time_base
-        self._factor = time_base.numerator * zero.denominator
-        self._offset = zero.numerator * time_base.denominator
-        self._denominator = time_base.denominator * zero.denominator
-        self._seconds_per_tick = float(time_base)
-        self._latest = math.inf if declared_end is None else declared_end
-        self.num_unbelievable = 0
-
-    def instant(self, ticks: int | None) -> float | None:
-        return None if ticks is None else (ticks * self._factor - self._offset) / self._denominator
-
-    def believable(self, ticks: int | None) -> float | None:
-        """Seconds of a decoded picture's or block's timestamp; None where it leaps far beyond the end of the content.
-
-        One damaged timestamp would otherwise become hours of silence, and everything after it would come too late.
-        """
-        instant = self.instant(ticks)
-        if instant is None:
-            return None
-        if self._is_leap(instant):
-            self.num_unbelievable += 1
-            return None
-        self._latest = max(self._latest, instant)
-        return instant
-
-    def span(self, ticks: int | None) -> float | None:
-        """Seconds of a duration; None where it is not known or longer than the content can be."""
-        seconds = ticks * self._seconds_per_tick if ticks else None
-        return None if seconds is None or self._is_leap(seconds) else seconds
-
-    def _is_leap(self, seconds: float) -> bool:
-        return seconds > self._latest + _LONGEST_LEAP_SECONDS
-
-
-class _DecodingOrder:
-    """The instants of pictures in a container that stores when each packet is decoded and nothing else (AVI).
-
-    A picture is on display from the tick of the packet that brought it out; the ones that the decoder still holds at
-    the end follow a tick apart. The presentation times that the demuxer guesses are one picture late, or jump back.
-    """
-
-    def __init__(self) -> None:
-        self._last: int | None = None
-
-    def best(self, pts: int | None, dts: int | None) -> int | None:
-        """The next picture's timestamp; None where it has none."""
-        if dts is not None:
-            self._last = dts
-        else:
-            self._last = pts if self._last is None else self._last + 1
-        return self._last
-
-
 class _Run:
     """The state of one walk over a file."""
 
@@ -196,12 +139,12 @@ class _Run:
         self._num_errors = {"video": 0, "audio": 0}
         self._states_duration = states_duration(path, media.container.format.name)
         self._counts_frames = media.container.format.name == "avi"
-        self._timestamps = _DecodingOrder() if self._counts_frames else Timestamps()
+        self._timestamps = DecodingOrder() if self._counts_frames else Timestamps()
         self._packet_ends: dict[int, float] = {}
         self._bytes_end = 0
         self._joined: JoinedPackets | None = None
         self._clocks = {
-            stream.index: _Clock(stream, media.zero, self._latest_end(stream))
+            stream.index: Clock(stream, media.zero, self._latest_end(stream))
             for stream in (media.video, media.audio)
             if stream is not None
         }
