@@ -34,7 +34,7 @@ AHEAD_BYTES = 16 * 1024**2
 
 
 def extract_files(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     backbones: Sequence[Backbone],
     *,
     limits: Limits = DEFAULT_LIMITS,
@@ -70,7 +70,7 @@ def extract_files(
         if decoder is None:
             decoder = stack.enter_context(Decoder(limits=limits))
         source = reading_ahead(
-            _decode_files(paths, decoder, request, is_picture=is_picture),
+            _decode_files([Path(path) for path in paths], decoder, request, is_picture=is_picture),
             max_bytes=AHEAD_BYTES,
             num_bytes=lambda event: event.num_bytes,
             interrupt=decoder.interrupt,
@@ -88,7 +88,7 @@ def extract_files(
 
 
 def extract_file(
-    path: Path,
+    path: str | Path,
     backbones: Sequence[Backbone],
     *,
     limits: Limits = DEFAULT_LIMITS,
@@ -99,7 +99,7 @@ def extract_file(
     return extract_files([path], backbones, limits=limits, decoder=decoder, is_picture=is_picture)[0]
 
 
-def probe(path: Path, *, limits: Limits = DEFAULT_LIMITS, decoder: Decoder | None = None) -> MediaInfo:
+def probe(path: str | Path, *, limits: Limits = DEFAULT_LIMITS, decoder: Decoder | None = None) -> MediaInfo:
     """What a file holds and whether it can be read: it is opened, and its first picture and first sound are decoded.
 
     Never raises for a bad file; the status and the message say what is wrong. Give a decoder to look at many files.
@@ -109,7 +109,7 @@ def probe(path: Path, *, limits: Limits = DEFAULT_LIMITS, decoder: Decoder | Non
             decoder = stack.enter_context(Decoder(limits=limits))
         size_bytes = None
         try:
-            size_bytes = check_file(path).st_size
+            size_bytes = check_file(Path(path)).st_size
             info = decoder.probe(path)
         except MediaError as error:
             return MediaInfo(

@@ -56,6 +56,14 @@ class Word2Vec:
             return FeatureArray.empty(self.spec, Status.NO_TEXT, message)
         return FeatureArray(self._vectors[rows], np.full((len(rows), 2), np.nan))
 
+    def respelled(self, text: str) -> str:
+        """A question in words that have vectors: a word that has none is spelled in another case, where that has one.
+
+        Captions are encoded as they are written, as the published features were.
+        """
+        spellings = ((word, word.lower(), word.capitalize(), word.upper()) for word in tokenize(text))
+        return " ".join(next((one for one in ways if one in self._rows), ways[0]) for ways in spellings)
+
 
 def describe(*, dim: int = 300) -> FeatureSpec:
     """The options: the width of the vectors."""

@@ -1,4 +1,4 @@
-"""From the ticks of a stream to seconds, where some timestamps cannot be believed. Runs in the decoder subprocess only."""
+"""From the ticks of a stream to seconds, where not every timestamp is believed. Runs in the decoder subprocess only."""
 
 from __future__ import annotations
 

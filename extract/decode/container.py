@@ -9,7 +9,9 @@ Layouts: ISO/IEC 14496-12 section 4.2 (boxes), RFC 8794 (EBML), ISO/IEC 13818-1 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
+from itertools import dropwhile
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -33,6 +35,7 @@ _IFF_HEADER_BYTES = 8
 # FFmpeg's demuxers of bare codec frames: nothing says how many there are.
 _WITHOUT_HEADER = frozenset({"aac", "ac3", "eac3", "dts", "amr", "amrnb", "amrwb"})
 _PLACEHOLDER_ROUNDING = 1 << 16
+_ISO_PAUSE, _ISO_USUAL_RATE = -1, 1 << 16  # of an edit: its start in the media, and its rate in 16.16 bits
 _ISO_ENCRYPTED = frozenset({b"encv", b"enca", b"drmi", b"drms"})
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _TS_SYNC, _TS_PACKET_BYTES = b"\x47", 188
@@ -157,17 +160,43 @@ def num_repeats_at_end(path: Path, stream_index: int) -> int:
 
 def encrypted_tracks(path: Path) -> frozenset[int]:
     """The numbers, from 0, of the tracks of an MP4 file whose samples are encrypted (ISO/IEC 14496-12 section 8.12)."""
+    entries = [re.search(rb"stsd.{12}(.{4})", track, re.DOTALL) for track in _iso_tracks(path)]
+    return frozenset(
+        number for number, entry in enumerate(entries) if entry is not None and entry.group(1) in _ISO_ENCRYPTED
+    )
+
+
+def tracks_with_other_edits(path: Path) -> frozenset[int]:
+    """The numbers, from 0, of the tracks of an MP4 file with edits that FFmpeg does not apply (section 8.6.6).
+
+    It applies where content begins and ends, and a pause before it; no pause within and no other speed.
+    """
+    found = set()
+    for number, track in enumerate(_iso_tracks(path)):
+        place = track.find(b"elst") + 4
+        if place < 4 or len(track) < place + 8:
+            continue
+        layout = struct.Struct(">QqI" if track[place] else ">IiI")
+        count = min(int.from_bytes(track[place + 4 : place + 8], "big"), (len(track) - place - 8) // layout.size)
+        edits = [layout.unpack_from(track, place + 8 + layout.size * index) for index in range(count)]
+        begun = list(dropwhile(lambda edit: edit[1] == _ISO_PAUSE, edits))
+        if any(start == _ISO_PAUSE or rate != _ISO_USUAL_RATE for _, start, rate in begun):
+            found.add(number)
+    return frozenset(found)
+
+
+def _iso_tracks(path: Path) -> list[bytes]:
+    """What describes each track of an MP4 file, in FFmpeg's order of streams; none of another file."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         if stream.read(8)[4:] not in _ISO_FIRST_BOXES:
-            return frozenset()
+            return []
         movie = next((box for box in _iso_boxes(stream, size) if box.kind == b"moov"), None)
         if movie is None:
-            return frozenset()
+            return []
         stream.seek(movie.start)
         content = stream.read(min(movie.length, _MAX_INDEX_BYTES))
-    entries = re.finditer(rb"stsd.{12}(.{4})", content, re.DOTALL)
-    return frozenset(number for number, entry in enumerate(entries) if entry.group(1) in _ISO_ENCRYPTED)
+    return content.split(b"trak")[1:]
 
 
 def looks_encrypted(path: Path) -> bool:

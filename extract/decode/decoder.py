@@ -138,9 +138,9 @@ class Decoder:
         if child is not None:
             child.kill()
 
-    def probe(self, path: Path) -> MediaInfo:
+    def probe(self, path: str | Path) -> MediaInfo:
         """Describe a file. Raises MediaError when it cannot be opened at all."""
-        with closing(self._request({"op": "probe", "path": str(path.absolute())})) as answers:
+        with closing(self._request({"op": "probe", "path": _absolute(path)})) as answers:
             header, _ = next(answers)
             info = MediaInfo.from_dict(header["info"])
             assert next(answers, None) is None
@@ -148,7 +148,7 @@ class Decoder:
 
     def decode(
         self,
-        path: Path,
+        path: str | Path,
         *,
         frames: Sequence[FramesWanted] = (),
         audio: AudioWanted | None = None,
@@ -168,7 +168,7 @@ class Decoder:
         """
         request = {
             "op": "decode",
-            "path": str(path.absolute()),
+            "path": _absolute(path),
             "frames": [asdict(wanted) for wanted in frames],
             "audio": None if audio is None else asdict(audio),
             "is_picture": is_picture,
@@ -190,7 +190,7 @@ class Decoder:
                         None if extent is None else (extent[0], extent[1]),
                     )
 
-    def frame_at(self, path: Path, seconds: float, *, short_side: int) -> DecodedFrames:
+    def frame_at(self, path: str | Path, seconds: float, *, short_side: int) -> DecodedFrames:
         """The one picture that is on display at an instant, with its own time; nothing after it is decoded.
 
         Args:
@@ -202,7 +202,7 @@ class Decoder:
             MediaError: the file cannot be used, shows no picture at that instant, or the child was stopped.
         """
         wanted = FramesWanted(1.0, short_side, at_seconds=(seconds,))
-        request = {"op": "frame", "path": str(path.absolute()), "wanted": asdict(wanted)}
+        request = {"op": "frame", "path": _absolute(path), "wanted": asdict(wanted)}
         with closing(self._request(request)) as answers:
             _, found = next(answers)
             assert next(answers)[0]["kind"] == "end"
@@ -278,7 +278,12 @@ class Decoder:
             self.close()
         if self._child is not None:
             return self._child
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
+        try:
+            self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
+        except OSError as error:
+            raise ProcessStartError(
+                f"no temporary file can be made ({error.strerror}): set TMPDIR to a folder that can be written"
+            ) from None
         self._child = child = _spawner(os.getpid()).submit(_spawn, self._stderr).result()
         seconds, self._seconds_left = self._seconds_left, _START_SECONDS
         try:
@@ -311,6 +316,10 @@ class Decoder:
         self._stderr.seek(max(0, size - _STDERR_BYTES))
         lines = self._stderr.read().decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _absolute(path: str | Path) -> str:
+    return str(Path(path).absolute())
 
 
 @functools.cache

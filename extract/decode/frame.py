@@ -12,7 +12,7 @@ from .decoder import Decoder, check_file
 
 
 def frame_at(
-    path: Path,
+    path: str | Path,
     seconds: float,
     *,
     short_side: int = 240,
@@ -40,7 +40,7 @@ def frame_at(
     """
     if not 0 <= seconds < math.inf or not 1 <= short_side <= 4096:
         raise InputError(f"a picture of {short_side!r} pixels at {seconds!r} s: from 1 to 4096 pixels, at 0 s or later")
-    check_file(path)
+    check_file(Path(path))
     with ExitStack() as stack:
         if decoder is None:
             decoder = stack.enter_context(Decoder(limits=limits))

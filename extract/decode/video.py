@@ -32,6 +32,7 @@ from ..types import DecodedFrames, FramesWanted, Limits
 CHUNK_FRAMES = 32
 _BYTES_PER_PIXEL = 4  # the most that usual formats need
 _CHUNK_BYTES = 4 * 1024**2
+_SLACK_SECONDS = 10.0  # by which the last picture may be on display beyond the limit, and is cut there
 _COARSEST_TICK_SECONDS = 0.0015  # Matroska's clock counts milliseconds: two pictures may have one instant
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
@@ -311,11 +312,7 @@ class VideoPass:
         if start is None:
             start = 0.0 if self._held is None else self._held[1] + self._duration
             self.num_misplaced += 1
-        if start > self._limits.max_duration_seconds:
-            limit = self._limits.max_duration_seconds
-            raise MediaError(
-                Status.TOO_LARGE, f"content at {start:.0f} s; at most {limit:.0f} s are allowed (max_duration_seconds)"
-            )
+        self._check_instant(start)
         if self._held is not None and start <= self._held[1]:
             self.num_misplaced += 1
             if self._duration > _COARSEST_TICK_SECONDS:
@@ -328,8 +325,17 @@ class VideoPass:
         if self.first_start is None:
             self.first_start = start
         self._duration = duration or self._duration
+        self._check_instant(start + self._duration - _SLACK_SECONDS)
         self.end = min(start + self._duration, self._limits.max_duration_seconds)
         self._held = (frame, start, self._is_after_damage)
+
+    def _check_instant(self, instant: float) -> None:
+        limit = self._limits.max_duration_seconds
+        if instant > limit:
+            raise MediaError(
+                Status.TOO_LARGE,
+                f"content at {instant:.0f} s; at most {limit:.0f} s are allowed (max_duration_seconds)",
+            )
 
     def note_damage(self) -> None:
         """Learn that a packet could not be decoded: what follows lacks something until the next keyframe."""

@@ -24,7 +24,15 @@ from ..._vocabulary import MediaError, Status
 from ..types import AudioWanted, DecodedFrames, FramesWanted, Limits, StreamOutcome
 from .audio import AudioPass
 from .clocks import Clock, DecodingOrder
-from .container import ENCRYPTED, is_cut, looks_encrypted, num_repeats_at_end, states_duration, unread_bytes
+from .container import (
+    ENCRYPTED,
+    is_cut,
+    looks_encrypted,
+    num_repeats_at_end,
+    states_duration,
+    tracks_with_other_edits,
+    unread_bytes,
+)
 from .joins import JoinedPackets
 from .memory import raise_if_memory_was_short
 from .open import OpenMedia, is_empty, open_media
@@ -426,6 +434,8 @@ class _Run:
             why = "the file ends before its own structure does" if cut else f"reading stopped: {self._stopped_by}"
             outcome.report(Status.TRUNCATED, f"{why}; content until {end:.2f} s was used")
             return
+        if stream.index in tracks_with_other_edits(self._path):
+            outcome.report(Status.DAMAGED, "the file asks for a pause or another speed, which is not applied")
         unread = unread_bytes(self._path, self._bytes_end)
         if unread > _LARGEST_LOSS * size:
             outcome.report(Status.DAMAGED, f"{unread} bytes behind the content that the header states were not read")

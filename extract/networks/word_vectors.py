@@ -45,12 +45,13 @@ def tokenize(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def read_word_vectors(path: Path) -> WordVectors:
+def read_word_vectors(path: str | Path) -> WordVectors:
     """Read a file in either word2vec format, found out by looking.
 
     Raises:
         InputError: the file is of another kind, or damaged.
     """
+    path = Path(path)
     if path.suffix in _PICKLED:
         raise InputError(
             f"word vectors in {path}: this kind of file can run code when it is read; where it "
@@ -73,7 +74,9 @@ def read_word_vectors(path: Path) -> WordVectors:
     )
 
 
-def train_word_vectors(captions: Sequence[str], path: Path, *, dim: int = 300, seed: int = 0, epochs: int = 20) -> None:
+def train_word_vectors(
+    captions: Sequence[str], path: str | Path, *, dim: int = 300, seed: int = 0, epochs: int = 20
+) -> None:
     """Train word2vec (skip-gram, negative sampling) on captions and write the vectors in the binary format.
 
     The same captions and seed give the same bytes: one worker thread, and no use of Python's random hashes. Every
@@ -106,11 +109,12 @@ def train_word_vectors(captions: Sequence[str], path: Path, *, dim: int = 300, s
     write_word_vectors(WordVectors(list(model.wv.index_to_key), spread(vectors)), path)
 
 
-def write_word_vectors(vectors: WordVectors, path: Path) -> None:
+def write_word_vectors(vectors: WordVectors, path: str | Path) -> None:
     """Write the binary format, durably and whole or not at all."""
     lines = [b"%d %d\n" % vectors.vectors.shape]
     for word, vector in zip(vectors.words, vectors.vectors, strict=True):
         lines.append(word.encode() + b" " + vector.astype("<f4").tobytes())
+    path = Path(path)
     make_folder(path.parent)
     publish(path, b"".join(lines))
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from frameloom._vocabulary import ConfigError, FeatureArray, InputError, Modality, Status
-from frameloom.extract import Decoder, create_backbone, extract_file, file_status, probe
+from frameloom.extract import Decoder, create_backbone, extract_file, extract_files, file_status, probe
 from frameloom.extract.buffers import RowTable, lasting_array
-from frameloom.extract.decode import MediaInfo
-from frameloom.extract.networks.word_vectors import WordVectors, write_word_vectors
+from frameloom.extract.decode import MediaInfo, frame_at
+from frameloom.extract.networks.word_vectors import WordVectors, read_word_vectors, write_word_vectors
 from numpy.testing import assert_allclose
 
 
@@ -166,3 +166,15 @@ def test_a_process_that_is_forked_has_rows_of_its_own() -> None:
         os._exit(0)
     os.waitpid(child, 0)
     assert rows[0] == 0
+
+
+def test_a_path_may_be_text(clip: Path, decoder: Decoder, tmp_path: Path) -> None:
+    backbones = [create_backbone("test_resnet")]
+    wanted = extract_file(clip, backbones, decoder=decoder)["test_resnet"].values.tobytes()
+    assert extract_file(str(clip), backbones, decoder=decoder)["test_resnet"].values.tobytes() == wanted
+    (found,) = extract_files([str(clip)], backbones, decoder=decoder)
+    assert found["test_resnet"].values.tobytes() == wanted
+    assert probe(str(clip), decoder=decoder) == probe(clip, decoder=decoder)
+    assert frame_at(str(clip), 1.0, decoder=decoder).frames.shape[0] == 1
+    write_word_vectors(WordVectors(["a"], np.ones((1, 4), np.float32)), str(tmp_path / "vectors.bin"))
+    assert read_word_vectors(str(tmp_path / "vectors.bin")).words == ["a"]

@@ -60,7 +60,7 @@ class CheckpointMeta(Settings):
 
 def save_checkpoint(
     model: FusionModel,
-    folder: Path,
+    folder: str | Path,
     *,
     recipe: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -71,6 +71,7 @@ def save_checkpoint(
         IntegrityError: the model has weights that are not finite; nothing is written.
         OutOfSpaceError: the disk is full; the checkpoint that was there is intact.
     """
+    folder = Path(folder)
     make_folder(folder)
     weights = weights_bytes(model)
     sha256 = hashlib.sha256(weights).hexdigest()
@@ -101,14 +102,14 @@ def sweep(folder: Path, pattern: str, *, keep: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def read_checkpoint(folder: Path) -> CheckpointMeta:
+def read_checkpoint(folder: str | Path) -> CheckpointMeta:
     """A checkpoint's description; its weights are not read.
 
     Raises:
         ConfigError: there is no checkpoint.
         IntegrityError: there is one, and it cannot be read.
     """
-    path = folder / META_NAME
+    path = Path(folder) / META_NAME
     if not path.is_file():
         raise ConfigError(f"no trained model in {folder}: it has no {META_NAME}. Train one, or name another folder")
     try:
@@ -128,7 +129,7 @@ def read_checkpoint(folder: Path) -> CheckpointMeta:
     return meta
 
 
-def checkpoint_digest(folder: Path) -> str:
+def checkpoint_digest(folder: str | Path) -> str:
     """The trained model's identity, 32 hexadecimal digits: part of every embedding's fingerprint.
 
     Errors: see `read_checkpoint`.
@@ -137,7 +138,7 @@ def checkpoint_digest(folder: Path) -> str:
 
 
 def load_checkpoint(
-    folder: Path, *, device: str = "cpu", expected_digest: str | None = None
+    folder: str | Path, *, device: str = "cpu", expected_digest: str | None = None
 ) -> tuple[FusionModel, CheckpointMeta]:
     """The model of a checkpoint, in evaluation mode, and what the checkpoint says about itself.
 
@@ -159,6 +160,7 @@ def load_checkpoint(
             f"{folder} holds checkpoint {meta.digest}, and {expected_digest} was expected: one of the two is damaged."
             " Run `frameloom repair`, then `frameloom sync`"
         )
+    folder = Path(folder)
     weights = read_weights(folder / meta.weights_file, sha256=meta.weights_sha256)
     model = create_model(meta.model, **meta.config)
     load_weights(model, weights, where=folder)

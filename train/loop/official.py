@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ...fuse import FusionModel
 
 
-def read_official(path: Path) -> dict[str, Any]:
+def read_official(path: str | Path) -> dict[str, Any]:
     """A checkpoint file of the authors as `from_official` takes it, with its tensors on the CPU.
 
     Args:
@@ -22,11 +22,11 @@ def read_official(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, one of another kind, damaged, or with more in it than tensors, numbers and text.
     """
-    return read_weights_file(path)
+    return read_weights_file(Path(path))
 
 
 def load_official(
-    path: Path,
+    path: str | Path,
     *,
     model: str = "everything_at_once",
     config: Mapping[str, Any] | None = None,

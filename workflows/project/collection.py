@@ -396,7 +396,8 @@ class _Disk:
             return path
         folder = self.spelling(path.parent)
         if folder not in self._folders:
-            self._folders[folder] = names = {}
+            names: dict[str, list[str]] = {}
+            self._folders[folder] = names
             with suppress(OSError):
                 for entry in os.listdir(folder):  # noqa: PTH208 - names alone
                     names.setdefault(unicodedata.normalize("NFC", entry), []).append(entry)

@@ -312,8 +312,9 @@ class Config(Section):
         return self
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: str | Path) -> Config:
     """Read and check a configuration. Raises ConfigError, which names the file, the key and what is allowed."""
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -61,8 +61,9 @@ class Project:
         self._text_spec = None if text is None else self._spec(Modality.TEXT, text)  # refused before any work
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False) -> Project:
+    def open(cls, path: str | Path, *, read_only: bool = False) -> Project:
         """Read a configuration file. Raises ConfigError or UnknownNameError."""
+        path = Path(path)
         path = path / CONFIG_NAME if path.is_dir() else path
         return cls(load_config(path), path.absolute().parent, read_only=read_only)
 

@@ -238,7 +238,9 @@ class SearchSession:
             raise FrameloomError(
                 "this index knows no words: it was made without captions; ask with --video, --audio or --like"
             )
-        feature: FeatureArray = request.request.build().encode(text)
+        backbone: Any = request.request.build()
+        asked = backbone.respelled(text) if hasattr(backbone, "respelled") else text
+        feature: FeatureArray = backbone.encode(asked)
         if len(feature.values) == 0:
             raise InputError(f"no word of {text!r:.80} is in the vocabulary of {request.name}: try other words")
         return feature.values

@@ -45,6 +45,7 @@ def same_weights(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tens
 class TestRoundTrip:
     def test_the_model_comes_back(self, folder, model) -> None:
         loaded, meta = load_checkpoint(folder)
+        assert load_checkpoint(str(folder))[1] == meta
         assert loaded.name == "test_everything_at_once"
         assert loaded.config == model.config
         assert not loaded.training

@@ -36,6 +36,7 @@ class TestReading:
         torch.save({**model.to_official(), "optimizer": {"state": {}}, "monitor_best": 0}, path)
         loaded = load_official(path)
         assert same(model, loaded)
+        assert same(model, load_official(str(path)))
         assert not loaded.training
         assert loaded.config.width == 16
 
