@@ -137,7 +137,8 @@ def _probe_line(info: dict[str, Any]) -> str:
     picture, sound = info["video"], info["audio"]
     parts = [f"{info['path']}: {info['status']}", f"{info['duration_seconds'] or 0:.2f} s"]
     if picture:
-        parts.append(f"{picture['width']}x{picture['height']} {picture['codec']}")
+        which = f" (stream {picture['stream_index']} of {info['num_streams']})" if info["num_streams"] > 2 else ""
+        parts.append(f"{picture['width']}x{picture['height']} {picture['codec']}{which}")
     parts.append(f"{sound['codec']} {sound['sample_rate_hz']} Hz" if sound else "no sound")
     return ", ".join(parts) + (f" ({info['message']})" if info["status"] != Status.OK else "")
 

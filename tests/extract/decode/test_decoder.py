@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from frameloom._vocabulary import MediaError, Status
+from frameloom._vocabulary import MediaError, ProcessStartError, Status
 from frameloom.extract import Decoder, Limits, create_backbone, extract_file, probe
 from frameloom.extract.decode import AudioWanted, DecodeEnd, FramesWanted
 from frameloom.extract.decode.wire import WireError, receive, send
@@ -292,3 +292,12 @@ def test_a_hostile_child_s_arrays_are_refused(arrays: str) -> None:
     text = f'{{"kind": "frames", "arrays": {arrays}}}'.encode()
     with pytest.raises(WireError):
         receive(reader(len(text).to_bytes(4, "little") + text), max_array_bytes=1000)
+
+
+def test_no_folder_for_temporary_files_is_one_sentence(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", nowhere)
+    with Decoder() as decoder, pytest.raises(ProcessStartError, match="set TMPDIR"):
+        decode_all(decoder, clip)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frameloom._vocabulary import Outcome, Status
+from frameloom._vocabulary import MediaError, Outcome, Status
 from frameloom.extract import Decoder
 from helpers.field_media import (
     RECIPES,
@@ -356,9 +356,27 @@ def clocks() -> Iterator[FieldFile]:
         )
 
 
+def edits() -> Iterator[FieldFile]:
+    for name, rate in (("frozen", 0), ("half", 1 << 15), ("double", 2 << 16)):
+        for recipe in ("mp4", "mov", "faststart.mp4"):
+            yield FieldFile(
+                name=f"{name}.{recipe}",
+                kind=f"an edit at {rate / (1 << 16):g} of its speed",
+                make=lambda m, r=recipe, v=rate: _edited(m.plain(r), v),
+                video=Status.DAMAGED,
+            )
+
+
+def _edited(content: bytearray, rate: int) -> bytes:
+    """The first track, which is that of the pictures, with its first edit at another speed."""
+    place = content.index(b"elst") + 20
+    content[place : place + 4] = struct.pack(">I", rate)
+    return bytes(content)
+
+
 FILES = [
     *plain(), *side_data(), *joined(), *tracks(), *tails(), *empty_packets(), *sizes(), *guesses(), *protected(),
-    *cut(), *clocks(),
+    *cut(), *clocks(), *edits(),
 ]  # fmt: skip
 
 
@@ -393,6 +411,20 @@ def test_gives_what_was_put_in(file: FieldFile, maker: Maker, decoder: Decoder) 
         assert sound is None or found.sound_seconds == pytest.approx(sound, abs=file.within)
     check_against_ffmpeg(path, found, decoder)
     path.unlink()
+
+
+@pytest.mark.parametrize("hours", [7, 40])
+def test_a_picture_that_is_held_beyond_the_limit_is_too_large(maker: Maker, decoder: Decoder, hours: int) -> None:
+    """Some thousand bytes that ask for as many rows as there are seconds in hours."""
+    content = maker.plain("mp4", seconds=1.0, has_sound=False)
+    place = content.index(b"stts") + 8
+    assert struct.unpack(">II", content[place : place + 8]) == (1, 25)
+    content[place + 8 : place + 12] = struct.pack(">I", 12_800 * 3600 * hours)
+    path = maker.folder / "held.mp4"
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match="max_duration_seconds") as caught:
+        seen(decoder, path)
+    assert caught.value.status is Status.TOO_LARGE
 
 
 def check_against_ffmpeg(path: Path, found: Seen, decoder: Decoder) -> None:

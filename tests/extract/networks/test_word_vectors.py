@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,3 +179,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
         write_word_vectors(WordVectors(["b"], np.zeros((1, 2), np.float32)), path)
     assert read_word_vectors(path).words == ["a"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_question_is_spelled_as_the_vectors_are(tmp_path: Path) -> None:
+    write_word_vectors(
+        WordVectors(["a", "dog", "Paris", "TV", "The", "the"], np.eye(6, 4, dtype=np.float32)), tmp_path / "v.bin"
+    )
+    backbone: Any = create_backbone("word2vec", weights=tmp_path / "v.bin", dim=4)
+    assert backbone.respelled("A DOG in paris, the tv") == "a dog in Paris the TV"
+    assert backbone.respelled("The dog") == "The dog"
+    # Captions stay as they are written: features that are stored do not change.
+    assert len(backbone.encode("A Dog").values) == 0
+    assert len(backbone.encode(backbone.respelled("A Dog")).values) == 2
