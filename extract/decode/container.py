@@ -221,6 +221,14 @@ def states_duration(path: Path, demuxer: str) -> bool:
     return demuxer == "mp3" and any(mark in first_frame for mark in (b"Xing", b"Info", b"VBRI"))
 
 
+def states_samples(path: Path) -> bool:
+    """Whether a WAV file says how many samples its coded sound becomes (the fact chunk), which is a promise."""
+    with path.open("rb") as stream:
+        head = stream.read(12)
+        is_sound = head[:4] == b"RIFF" and head[8:] in _IFF_SOUND
+        return is_sound and any(chunk.kind == b"fact" for chunk in _iff_chunks(stream, path.stat().st_size))
+
+
 def _is_placeholder(length: int) -> bool:
     """Whether a size was written before the length was known: nothing, or the most that 31 or 32 bits hold, rounded."""
     content = length - _IFF_HEADER_BYTES

@@ -2,7 +2,7 @@
 
 Program streams, transport streams, Matroska and Ogg files are joined by writing one after the other, and recorders
 that lose their signal begin again at zero. What comes after such a place goes on where what came before it ended, for
-pictures and sound alike. One wild timestamp is no such place: the packets that follow it must agree with it.
+pictures and sound alike. One wild timestamp does not make one: the packets that follow it must agree with it.
 """
 
 from __future__ import annotations

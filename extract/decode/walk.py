@@ -30,6 +30,7 @@ from .container import (
     looks_encrypted,
     num_repeats_at_end,
     states_duration,
+    states_samples,
     tracks_with_other_edits,
     unread_bytes,
 )
@@ -425,7 +426,7 @@ class _Run:
     def _judge_end(self, outcome: StreamOutcome, stream: Any, end: float) -> None:
         """Find out whether content is missing at the end.
 
-        What a structure holds and what a header states are promises, a duration by the bit rate is none. A file whose
+        What a structure holds and what a header states are promises; a duration by the bit rate is a guess. A file whose
         outermost structure is whole and that was read to its end has lost nothing, whatever duration its header claims,
         as long as what was read was decoded.
         """
@@ -444,14 +445,16 @@ class _Run:
             message = f"{declared - end:.2f} s of pictures are missing, and what comes after them is early by as much"
             outcome.report(Status.DAMAGED, message)
             return
-        is_read = size - self._bytes_end < max(_LARGEST_TAIL * size, _PADDING_BYTES)
+        padding = _PADDING_BYTES if self._media.container.format.name == "mpeg" else 0
+        is_read = size - self._bytes_end < max(_LARGEST_TAIL * size, padding)
         read_until = self._packet_ends.get(stream.index, 0.0)
         reached = end if stream.duration is not None else max(end, *self._packet_ends.values())
         if read_until - end > max(0.5, _LARGEST_LOSS * read_until):
             outcome.report(Status.DAMAGED, f"content until {read_until:.2f} s was read, {end:.2f} s of it was decoded")
         elif declared is not None and declared - reached > max(0.5, _LARGEST_LOSS * declared):
             message = f"the header promises {declared:.2f} s, the content ends at {end:.2f} s"
-            outcome.report(Status.OK if cut is False and is_read else Status.TRUNCATED, message)
+            is_idle = cut is False and is_read and not states_samples(self._path)
+            outcome.report(Status.OK if is_idle else Status.TRUNCATED, message)
         elif cut is None and not is_read:
             outcome.report(Status.TRUNCATED, f"nothing in the last part of the file can be read, after {end:.2f} s")
 

@@ -159,7 +159,7 @@ def _captions(row: Row) -> Sequence[str]:
 
 
 def _python_list(text: str) -> Any:
-    """What a text that begins like a list of Python stands for. Raises ValueError for what it is not."""
+    """The sentences in a text that begins like a list of Python. Raises ValueError where it cannot be read as one."""
     try:
         found = ast.literal_eval(text.strip())
         tokens = tokenize.generate_tokens(io.StringIO(text.strip()).readline)

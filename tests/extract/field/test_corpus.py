@@ -223,6 +223,12 @@ def sizes() -> Iterator[FieldFile]:
             )
     yield FieldFile(name="streamed.au", kind="AU that was streamed", make=_streamed_au, **SOUND_ONLY)
     yield FieldFile(name="streamed.caf", kind="CAF that was streamed", make=_streamed_caf, **SOUND_ONLY)
+    yield FieldFile(
+        name="bits.wav",
+        kind="a size of samples that is wrong",
+        make=lambda m: _other_bits(m.plain("wav", sound_codec="adpcm_ima_wav")),
+        **{**SOUND_ONLY, "tones": (), "sound_seconds": 3.0, "audio": Status.TRUNCATED},
+    )
     for recipe, mark, order in (("wav", b"data", "<I"), ("aiff", b"SSND", ">I")):
         yield FieldFile(
             name=f"short.{recipe}",
@@ -230,6 +236,12 @@ def sizes() -> Iterator[FieldFile]:
             make=lambda m, r=recipe, k=mark, o=order: _patched(m.plain(r), k, struct.pack(o, 2240)),
             **{**SOUND_ONLY, "tones": (), "sound_seconds": 0.07, "audio": Status.DAMAGED},
         )
+
+
+def _other_bits(content: bytearray) -> bytes:
+    """ADPCM of 4 bits that calls itself one of 8: FFmpeg makes half of the samples of it."""
+    content[34:36] = struct.pack("<H", 8)
+    return bytes(content)
 
 
 def _patched(content: bytearray, mark: bytes, size: bytes) -> bytes:
