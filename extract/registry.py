@@ -29,7 +29,7 @@ class Learned:
         what: its name in messages, in the plural.
         file_name: with a place for what identifies it.
         train: ``train(captions, path, seed=, **options)`` writes it, the same bytes for the same arguments.
-        options: the backbone's, those that are not given at their defaults.
+        options: of the backbone's those that `train` takes, at their defaults where they are not given.
     """
 
     what: str
@@ -128,7 +128,11 @@ def learned_words(name: str, **options: Any) -> Learned | None:
     entry = BACKBONES[name]
     parameters = inspect.signature(entry.describe).parameters.values()
     defaults = {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
-    return None if entry.learns is None else replace(entry.learns, options={**defaults, **options})
+    if entry.learns is None:
+        return None
+    taken = inspect.signature(entry.learns.train).parameters
+    chosen = {option: value for option, value in {**defaults, **options}.items() if option in taken}
+    return replace(entry.learns, options=chosen)
 
 
 def follows_weights(name: str) -> bool:

@@ -111,6 +111,9 @@ class FusionModel(nn.Module):
     takes_pixels: ClassVar[bool] = False
     """Whether a batch holds pictures and token ids (`given_pixels`), and not rows of features."""
 
+    extra_inputs: ClassVar[tuple[str, ...]] = ()
+    """What `loss` reads of a batch besides its modalities, where it is there: tags of words, answers."""
+
     def encode(
         self,
         *,

@@ -10,12 +10,15 @@ Deviation: none in the numbers. The vectors come from any file in word2vec's tex
 
 `wordpiece`. Numbers of word pieces (see `networks/word_pieces.py`), [CLS] first and [SEP] last, for models that learn
 their own vectors of them. They are cut to a model's length by its reader, so that another length reads nothing anew.
+With the option `tags` each has its word's part of speech too, for models that mask by it (`networks/word_tags.py`).
 
 Legend: N known words or pieces, D width of the vectors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,9 @@ from ..networks import (
 from ..options import checked_whole
 from ..registry import BACKBONES, BackboneEntry, Learned
 from ..types import Backbone, DecodedAudio, DecodedFrames
+
+TagsOf = Callable[[Sequence[str]], list[int]]
+_TAGGER = "en_core_web_sm 3.8"
 
 
 class Word2Vec:
@@ -93,10 +99,11 @@ def build(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed:
 
 
 class WordPiece:
-    """Word pieces as a backbone: a text to (N, 1) int32; times are NaN, for pieces have none."""
+    """Word pieces as a backbone: a text to (N, 1) int32, or (N, 2) with tags; times are NaN, for pieces have none."""
 
-    def __init__(self, spec: FeatureSpec, *, tokenizer: Any, weights_digest: str) -> None:
+    def __init__(self, spec: FeatureSpec, *, tokenizer: Any, weights_digest: str, tags: TagsOf | None = None) -> None:
         self.spec = spec
+        self._tags = tags
         self.weights_digest = weights_digest
         self._tokenizer = tokenizer
 
@@ -105,12 +112,15 @@ class WordPiece:
         if not isinstance(item, str):
             raise InputError(f"the backbone {self.spec.name!r} reads text, not {type(item).__name__}")
         # Half a surrogate pair cannot be encoded.
-        numbers = self._tokenizer.encode(item.encode("utf-8", "replace").decode()).ids
+        found = self._tokenizer.encode(item.encode("utf-8", "replace").decode())
+        numbers = found.ids
         if len(numbers) < _MOST_SPECIAL + 1:
             return FeatureArray.empty(self.spec, Status.NO_TEXT, "the text holds no word")
-        kept = numbers if len(numbers) <= _MOST_PIECES else [*numbers[: _MOST_PIECES - 1], numbers[-1]]
-        message = "" if len(kept) == len(numbers) else f"only the first {_MOST_PIECES} word pieces were read"
-        rows = np.array(kept, np.int32)[:, None]
+        columns = np.array([numbers] if self._tags is None else [numbers, self._tags(found.tokens)], np.int32)
+        if len(numbers) > _MOST_PIECES:
+            columns = np.concatenate([columns[:, : _MOST_PIECES - 1], columns[:, -1:]], axis=1)
+        rows = np.ascontiguousarray(columns.T)
+        message = "" if len(rows) == len(numbers) else f"only the first {_MOST_PIECES} word pieces were read"
         return FeatureArray(rows, np.full((len(rows), 2), np.nan), Status.OK, message)
 
 
@@ -119,17 +129,19 @@ _MOST_PIECES = 512  # of a text that are kept, as many as BERT knows places
 _MOST_SPECIAL = 2
 
 
-def describe_pieces(*, vocabulary: int = 30_522, lower_case: bool = True) -> FeatureSpec:
-    """The options: most pieces of the vocabulary (BERT's has 30,522); whether capitals and accents are taken off."""
-    if not isinstance(lower_case, bool):
-        raise ConfigError(
-            f"the option lower_case of the backbone 'wordpiece' must be true or false, not {lower_case!r}"
-        )
+def describe_pieces(*, vocabulary: int = 30_522, lower_case: bool = True, tags: bool = False) -> FeatureSpec:
+    """The options: most pieces of the vocabulary (BERT's has 30,522); whether capitals and accents are taken off.
+
+    With `tags` each piece has its word's part of speech too, for texts in English.
+    """
+    for name, value in {"lower_case": lower_case, "tags": tags}.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"the option {name} of the backbone 'wordpiece' must be true or false, not {value!r}")
     vocabulary = checked_whole("wordpiece", "vocabulary", vocabulary, lowest=_FEWEST_PIECES, highest=1_000_000)
     return FeatureSpec(
         name="wordpiece",
         modality=Modality.TEXT,
-        dim=1,
+        dim=1 + tags,
         rate_hz=None,
         sampling={
             "tokens": "WordPiece, BERT's words",
@@ -139,6 +151,7 @@ def describe_pieces(*, vocabulary: int = 30_522, lower_case: bool = True) -> Fea
             "lower_case": lower_case,
             "max_tokens": _MOST_PIECES,
             "truncation": "end, [SEP] kept",
+            **({"tags": _TAGGER} if tags else {}),
         },
         preprocessing={},
         dtype="int32",
@@ -154,7 +167,12 @@ def build_pieces(spec: FeatureSpec, *, weights: Path | None, weights_digest: str
     assert weights is not None
     facts = spec.sampling
     tokenizer = read_word_pieces(weights, lower_case=facts["lower_case"], num_pieces=facts["vocabulary"])
-    return WordPiece(spec, tokenizer=tokenizer, weights_digest=weights_digest)
+    tags = None
+    if "tags" in facts:
+        from ..networks.word_tags import load_tagger, tags_of
+
+        tags = partial(tags_of, tagger=load_tagger(facts["tags"]))
+    return WordPiece(spec, tokenizer=tokenizer, weights_digest=weights_digest, tags=tags)
 
 
 BACKBONES.add(

@@ -128,6 +128,7 @@ class Clover(PixelModel):
     config_type: ClassVar[type[ModelConfig]] = CloverConfig
     paper: ClassVar[str] = "Huang et al., Clover, CVPR 2023 (arXiv 2207.07885)"
     scores: ClassVar[bool] = True
+    extra_inputs: ClassVar[tuple[str, ...]] = ("tags", "answer")
     config: CloverConfig
 
     def __init__(self, config: CloverConfig | None = None) -> None:
@@ -228,7 +229,7 @@ class Clover(PixelModel):
 
         Samples that lack the video or the text, or an answer, take no part.
         """
-        extra = {name: batch.get(name) for name in ("tags", "answer")}
+        extra = {name: batch.get(name) for name in self.extra_inputs}
         batch = {name: tokens for name, tokens in batch.items() if name not in extra}
         if not self.config.compares_pairs:
             return self._answer_loss(batch, extra["answer"])

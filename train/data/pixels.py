@@ -2,7 +2,7 @@
 
 The face of `ClipDataset`; frames come through `FrameReader` and `FrameLoader`, captions are rows of the text feature
 `wordpiece`. A batch is "video": (B, T, C, H, W) bytes with masks (B, T), and "text": (B, L) numbers of pieces with
-masks (B, L). Longer texts are cut and keep their last piece, [SEP].
+masks (B, L). Longer texts are cut and keep their last piece, [SEP]. In training, word pieces with tags give "tags" too.
 """
 
 from __future__ import annotations
@@ -125,20 +125,20 @@ class PixelDataset:
             batch["video"] = Tokens(values, mask)
         captions = [self.clips[index].captions[:1] for index in indices]
         if any(captions):
-            batch["text"] = self._text([one[0] if one else "" for one in captions])
+            batch["text"] = self._texts([one[0] if one else "" for one in captions])["text"]
         return batch
 
     def collate(self, samples: Sequence[FrameSample]) -> dict[str, Tokens]:
         """A batch of prepared clips, with the captions that were drawn for them."""
         batch = {"video": _video(samples)}
         captions = [sample.caption for sample in samples]
-        return {"text": self._text(captions), **batch} if any(captions) else batch
+        return {**self._texts(captions), **batch} if any(captions) else batch
 
     def loader(self, sampler: ShardBatchSampler, *, num_workers: int = 0) -> Positioned:
         """Batches in the order of a sampler."""
         return FrameLoader.over(self._reader, sampler, collate=self.collate, num_workers=num_workers)
 
-    def _text(self, captions: Sequence[str]) -> Tokens:
+    def _texts(self, captions: Sequence[str]) -> dict[str, Tokens]:
         return padded_pieces([self._pieces(each) for each in captions])
 
     def _read_pieces(self, caption: str) -> NDArray[np.int32]:
@@ -208,20 +208,21 @@ def _video(samples: Sequence[FrameSample]) -> Tokens:
 
 
 def cut_pieces(rows: NDArray[Any], max_words: int) -> NDArray[np.int32]:
-    """The numbers (L,) of a text's rows (N, 1): all, or the first and last of them."""
-    numbers: NDArray[np.int32] = rows[:, 0].astype(np.int32)
-    return numbers if len(numbers) <= max_words else np.append(numbers[: max_words - 1], numbers[-1:])
+    """A text's rows (L, 1), or (L, 2) with tags: all of (N, ...), or the first and last of them."""
+    numbers: NDArray[np.int32] = rows.astype(np.int32)
+    return numbers if len(numbers) <= max_words else np.concatenate([numbers[: max_words - 1], numbers[-1:]])
 
 
-def padded_pieces(texts: Sequence[NDArray[np.int32]]) -> Tokens:
-    """A batch of texts as (B, L) int64 with masks, padded with zeros."""
+def padded_pieces(texts: Sequence[NDArray[np.int32]]) -> dict[str, Tokens]:
+    """A batch of texts as (B, L) int64 with masks, padded with zeros; "tags" too where the rows have them."""
     from ...fuse import Tokens
 
-    values = np.zeros((len(texts), max(map(len, texts))), np.int64)
-    mask = np.zeros(values.shape, bool)
-    for row, numbers in enumerate(texts):
-        values[row, : len(numbers)], mask[row, : len(numbers)] = numbers, True
-    return Tokens.of(values, mask)
+    columns = max(rows.shape[1] for rows in texts)
+    values = np.zeros((columns, len(texts), max(map(len, texts))), np.int64)
+    mask = np.zeros(values.shape[1:], bool)
+    for place, rows in enumerate(texts):
+        values[: rows.shape[1], place, : len(rows)], mask[place, : len(rows)] = rows.T, True
+    return {name: Tokens.of(column, mask) for name, column in zip(("text", "tags"), values, strict=False)}
 
 
 def pixel_batch(samples: Sequence[ClipSample], limits: Mapping[str, Any], *, spec: str) -> dict[str, Tokens]:
@@ -234,7 +235,8 @@ def pixel_batch(samples: Sequence[ClipSample], limits: Mapping[str, Any], *, spe
     texts = [sample.get("text") or () for sample in samples]
     if any(map(len, texts)):
         nothing = np.zeros((0, 1), np.int32)
-        batch["text"] = padded_pieces([cut_pieces(each[0] if each else nothing, limits["max_words"]) for each in texts])
+        rows = [cut_pieces(each[0] if each else nothing, limits["max_words"]) for each in texts]
+        batch["text"] = padded_pieces(rows)["text"]
     clips: list[FeatureArray | None] = [sample.get("video") for sample in samples]
     if any(clip is not None for clip in clips):
         options, picture = middle_options(limits), picture_of([spec])

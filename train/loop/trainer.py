@@ -203,7 +203,7 @@ class Trainer:
 
     def _loss(self, batch: Mapping[str, Tokens]) -> tuple[Tensor, Mapping[str, Tensor]]:
         # Data may have more than a model reads: the sound of a text-video model's clips.
-        device, names = self.accelerator.device, self.model.modalities
+        device, names = self.accelerator.device, (*self.model.modalities, *self.model.extra_inputs)
         batch = {
             name: Tokens(*(part.to(device, non_blocking=True) for part in each))
             for name, each in batch.items()

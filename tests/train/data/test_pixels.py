@@ -21,7 +21,7 @@ from frameloom.train.data import (
     sample_batch,
     training_data,
 )
-from frameloom.train.data.pixels import PairedDataset, PixelDataset
+from frameloom.train.data.pixels import PairedDataset, PixelDataset, cut_pieces, padded_pieces
 from helpers.frames import SIDE, num_frames_of, picture, write_pixel_clips
 
 LIMITS = {"max_words": 4, "num_frames": 3, "rule": "frozen_in_time", "size": SIDE}
@@ -56,6 +56,15 @@ def test_a_long_text_keeps_its_last_piece(stored) -> None:
     text = clip_data(str(root), long, LIMITS).__getitems__([0, 1])["text"]
     assert text.values.tolist() == [[101, 110, 160, 102], [101, 111, 160, 102]]
     assert text.mask.all()
+
+
+def test_tags_of_word_pieces_come_with_them() -> None:
+    tagged = np.array([[101, 0], [7, 3], [8, 1], [9, 4], [102, 0]], np.int32)
+    both = padded_pieces([cut_pieces(tagged, 4), cut_pieces(np.zeros((0, 1), np.int32), 4)])
+    assert both["text"].values.tolist() == [[101, 7, 8, 102], [0, 0, 0, 0]]
+    assert both["tags"].values.tolist() == [[0, 3, 1, 0], [0, 0, 0, 0]]
+    assert both["tags"].mask.tolist() == [[True] * 4, [False] * 4]
+    assert padded_pieces([tagged[:, :1]]).keys() == {"text"}
 
 
 def test_clips_that_lack_one_of_both(stored) -> None:
