@@ -59,16 +59,20 @@ def write_frames(root: Path, *, format: str = "webdataset", **options: object) -
     return clips
 
 
-def write_pixel_clips(root: Path, *, num_pictures: int = 0) -> list[ClipFeatures]:
-    """The same store with captions of word pieces, two for each clip; the last clips are called pictures."""
+def write_pixel_clips(root: Path, *, num_pictures: int = 0, tags: bool = False) -> list[ClipFeatures]:
+    """The same store with captions of word pieces, two for each clip; the last clips are called pictures.
+
+    With tags the pieces between [CLS] and [SEP] are a noun, a verb and a noun.
+    """
     clips = write_frames(root)
-    spec, store = backbone_spec("wordpiece", vocabulary=VOCABULARY), FeatureStore(root)
+    spec, store = backbone_spec("wordpiece", vocabulary=VOCABULARY, tags=tags), FeatureStore(root)
     samples, captions = [], dict[str, tuple[str, ...]]()
     for number, clip in enumerate(clips):
         texts = [[101, 110 + number, 102], [101, 110 + number, 160, 161 + number % 5, 162, 102]]
         for place, pieces in enumerate(texts):
             name = f"caption {number} {place}"
-            feature = FeatureArray(np.array(pieces, np.int32)[:, None], np.full((len(pieces), 2), np.nan))
+            columns = [pieces, [0, *[3, 4, 3, 3][: len(pieces) - 2], 0]] if tags else [pieces]
+            feature = FeatureArray(np.array(columns, np.int32).T.copy(), np.full((len(pieces), 2), np.nan))
             fingerprint = feature_fingerprint(name, spec, "none")
             samples.append(Sample(key=name, source_digest=name, fingerprint=fingerprint, feature=feature))
             captions[clip.clip] = (*captions.get(clip.clip, ()), fingerprint)
