@@ -117,6 +117,9 @@ def swin_options(backbone: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("patch", "stride", "window", "depths", "heads"):
         if name in options:
             options[name] = tuple(options[name])
+    for name in ("mlp_ratio", "drop_path", "dropout", "attention_dropout"):
+        if name in options:
+            options[name] = float(options[name])
     return options
 
 
@@ -213,7 +216,7 @@ def _encoder_options(model: Mapping[str, Any]) -> dict[str, Any]:
         "mm_backbone.spacial_tokens": side**2 == fusion["num_places"],
         "mm_backbone.img_in_size": fusion["video_dim"] == width,
         "mm_backbone.hidden_size": fusion.get("width", 768) == bert.get("width", 768),
-        "text_vocab_size": model.get("text_vocab_size", 30522) == bert.get("vocabulary", 30522),
+        "text_vocab_size": model.get("text_vocab_size") in (None, bert.get("vocabulary", 30522)),
         "BertConfig.type_vocab_size": bert.get("num_types", 2) == 2,
         "BertConfig.layer_norm_eps": bert.get("eps", 1e-12) == 1e-12,
         "BertConfig dropout": bert.get("dropout", 0.1) == bert.get("attention_dropout", 0.1),
@@ -242,7 +245,7 @@ def _encoder_options(model: Mapping[str, Any]) -> dict[str, Any]:
         "swin_width": swin["width"],
         "swin_depths": swin["depths"],
         "swin_heads": swin["heads"],
-        "swin_mlp_ratio": float(swin.get("mlp_ratio", 4.0)),
+        "swin_mlp_ratio": swin.get("mlp_ratio", 4.0),
         "window": swin.get("window", (8, 7, 7)),
         "drop_path": swin["drop_path"],
         "max_words": min(bert.get("max_positions", 512), 512),
@@ -252,7 +255,7 @@ def _encoder_options(model: Mapping[str, Any]) -> dict[str, Any]:
 def _pretraining_options(model: Mapping[str, Any]) -> dict[str, Any]:
     loss, heads, words = (_part(model, name) for name in ("ssl_loss", "mlm_ssl_head", "mlm_loss"))
     loss = _checked(loss, "ssl_loss", keep=("type",))
-    options = {"task": "pretraining", "temperature": loss.get("temperature", 0.05)}
+    options: dict[str, Any] = {"task": "pretraining", "temperature": float(loss.get("temperature", 0.05))}
     options["gamma"] = float(_checked(words, "mlm_loss").get("gamma", 2.0)) if words else 0.0
     if loss.get("type") != "ExclusiveNCEwithRankingLoss":
         if heads or model.get("symmetry_rank"):
@@ -277,7 +280,7 @@ def _tuning_options(model: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"match_head": model.get("itm_head") is not None}
     if task == "retrieval":
         loss = _part(model, "loss_type")
-        return options | {"task": "retrieval", "temperature": loss.get("temperature", 0.07)}
+        return options | {"task": "retrieval", "temperature": float(loss.get("temperature", 0.07))}
     if task not in ("video_qa", "FIB"):
         raise ConfigError(f"task is {task!r}; this model takes retrieval, video_qa and FIB")
     kind, fills = head.get("type"), bool(model.get("answer_mask"))
@@ -289,10 +292,10 @@ def _tuning_options(model: Mapping[str, Any]) -> dict[str, Any]:
         )
     if fills and kind != "QA_OE_Head":
         raise ConfigError("answer_mask goes with a QA_OE_Head")
-    choice = {"task": "multiple_choice", "answer_dropout": head.get("dropout_ratio", 0.1)}
+    choice = {"task": "multiple_choice", "answer_dropout": float(head.get("dropout_ratio", 0.1))}
     listed = {
         "task": "fill_blank" if fills else "open_answer",
-        "answer_dropout": head.get("dropout_ratio", 0.5),
+        "answer_dropout": float(head.get("dropout_ratio", 0.5)),
         "num_answers": head.get("num_labels"),
     }
     return options | (choice if kind == "QA_MC_head" else listed)
