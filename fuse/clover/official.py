@@ -3,11 +3,12 @@
 Authors' code: LeeYN-43/Clover@fa05f2e (CloverPretrain and CloverFinetune of mmaction/models/recognizers, and what they
 build). A configuration is a document of mmaction whose "model" has a dict for each part; a checkpoint has "state_dict"
 and "meta". The names of our weights are theirs but for integers that follow from shapes, which their code keeps among
-the weights. Clover published no weights; what starts it is BERT's and Video Swin's (`starting_weights`).
+the weights. Clover published no weights; what starts it is BERT's and Video Swin's (`initialised_from`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -339,7 +340,7 @@ def official_weights(weights: Mapping[str, Tensor], *, window: Sequence[int]) ->
     return complete
 
 
-def starting_weights(
+def initialised_from(
     model: nn.Module, *, bert: Mapping[str, Tensor] | None = None, video: Mapping[str, Tensor] | None = None
 ) -> list[str]:
     """Start a Clover from published weights, as section 4.1 does; what they do not have stays as it is.
@@ -360,7 +361,8 @@ def starting_weights(
     for key, value in without_counters(video or {}).items():
         found[f"backbone.{key.removeprefix('backbone.')}"] = value
     for key, value in without_counters(bert or {}).items():
-        name = key.removeprefix("bert.")
+        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", key))
+        name = name.removeprefix("bert.")
         found[f"text_backbone.bert.{name}"] = value
         if name.startswith("encoder."):
             found[f"multimodal_backbone.bert_{name}"] = value

@@ -6,7 +6,7 @@ import pytest
 import torch
 from frameloom import ConfigError, InputError
 from frameloom.fuse import Clover, Tokens, create_model
-from frameloom.fuse.clover.official import starting_weights
+from frameloom.fuse.clover.official import initialised_from
 
 SIDE = 32
 
@@ -271,10 +271,11 @@ class TestOfficial:
     def test_published_weights_of_its_parts_start_it(self) -> None:
         model, other = model_of(), create_model("test_clover", seed=1)
         bert = {f"bert.{name}": value + 1 for name, value in other.text_backbone["bert"].state_dict().items()}
+        bert["bert.embeddings.LayerNorm.gamma"] = bert.pop("bert.embeddings.LayerNorm.weight")  # as of old
         bert["cls.predictions.bias"] = torch.ones(128)
         video = {name: value + 1 for name, value in other.backbone.state_dict().items() if name != "mask_token"}
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        names = starting_weights(model, bert=bert, video=video)
+        names = initialised_from(model, bert=bert, video=video)
         after = model.state_dict()
         assert torch.equal(after["multimodal_backbone.bert_encoder.layer.1.output.dense.weight"],
                            bert["bert.encoder.layer.1.output.dense.weight"])  # fmt: skip
@@ -288,4 +289,4 @@ class TestOfficial:
             for name in untouched
         )
         with pytest.raises(InputError, match="do not fit the model"):
-            starting_weights(model, video={"norm.bias": torch.ones(3)})
+            initialised_from(model, video={"norm.bias": torch.ones(3)})
