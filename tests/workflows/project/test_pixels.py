@@ -178,7 +178,12 @@ def test_word_pieces_are_not_for_models_of_rows(tmp_path: Path) -> None:
         run_sync(tmp_path)
 
 
-@pytest.mark.parametrize("preset", [name for name in list_presets() if name.endswith("_tiny")])
+TINY = [name for name in list_presets() if name.endswith("_tiny")]
+
+
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=[] if name == "miles_tiny" else pytest.mark.slow) for name in TINY]
+)
 def test_a_tiny_preset_runs_from_raw_files_to_answers(preset: str, tmp_path: Path) -> None:
     make_collection(tmp_path)
     run = CliRunner()
@@ -201,7 +206,7 @@ def test_a_tiny_preset_runs_from_raw_files_to_answers(preset: str, tmp_path: Pat
         assert len(found["results"] if isinstance(found, dict) else found) == 8
 
 
-@pytest.mark.parametrize("preset", [name.removesuffix("_tiny") for name in list_presets() if name.endswith("_tiny")])
+@pytest.mark.parametrize("preset", [name.removesuffix("_tiny") for name in TINY])
 def test_a_preset_is_a_project_that_can_be_trained(preset: str, tmp_path: Path) -> None:
     one_clip(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
