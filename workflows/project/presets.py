@@ -24,7 +24,7 @@ _OWN = {
         "overrides": "{frames: {pictures: as_videos}}",
         "why_overrides": ";\n  # with still pictures {frames: {pictures: balanced}}, as in the paper",
         "config": "{word_masking: random}",
-        "why_config": "   # the paper's masking by part of speech needs tags, which are not stored",
+        "why_config": "   # {} masks by part of speech: needs tags: true in the options of text, and frameloom[tags]",
     }
 }
 READY_WEIGHTS = {"efficientnet_lite0_classes": "imagenet", "all_minilm_l6_v2": "sentences"}
