@@ -1,7 +1,8 @@
 """A file's first bytes and its outermost structure, read without FFmpeg.
 
-Two questions are answered here. Why could FFmpeg not open a file: is it text, a playlist, a recording that was never
-finished? And does a file end before its own structure says so, which decoders pass over in silence?
+What decoders do not say: why FFmpeg could not open a file (text, a playlist, a recording that was never finished),
+whether it ends before its own structure does, what its header promises and what it was only guessed to hold, what of it
+no structure accounts for, what is encrypted, which edits are not applied.
 Layouts: ISO/IEC 14496-12 section 4.2 (boxes), RFC 8794 (EBML), ISO/IEC 13818-1 (packets of
 188 bytes), the RIFF chunk.
 """
@@ -18,6 +19,7 @@ from typing import BinaryIO, Literal, NamedTuple
 from ..._vocabulary import MediaError, Status
 
 _HEAD_BYTES = 4096
+_FLAGGED_EARLY = 6  # pictures or blocks by which FFmpeg's flag may come before the place
 _HEAD_PACKETS = 2000
 _MAX_INDEX_BYTES = 64 * 1024**2
 ENCRYPTED = "the content is encrypted (protected by a key or a licence): give a copy that plays without one"
@@ -26,10 +28,11 @@ _MAX_CHUNKS = 1_000_000
 _ISO_FIRST_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid"})
 # A box that, unfinished, shows that the file goes on: content, its index, what lies between fragments. Anything else
 # after the last of them is what cameras and file systems append.
-_ISO_CONTENT = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"moof", b"meta", b"sidx", b"emsg", b"prft", b"mfra"})
+_ISO_CONTENT = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"moof", b"sidx", b"emsg", b"prft"})
 # The chunks of RIFF (little-endian) and AIFF (big-endian) files that hold content or other chunks.
 _IFF: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
 _IFF_SOUND = frozenset({b"WAVE", b"AIFF", b"AIFC"})
+_IFF_SOUND_CONTENT = frozenset({b"data", b"SSND"})
 _IFF_CONTENT = frozenset({b"data", b"SSND", b"LIST", b"RIFF", b"idx1"})
 _IFF_HEADER_BYTES = 8
 # FFmpeg's demuxers of bare codec frames: nothing says how many there are.
@@ -71,7 +74,7 @@ def why_not_media(path: Path) -> tuple[Status, str]:
                 return Status.CONTAINER_NOT_ALLOWED, f"this is {what}; give a video or sound file"
         if head[4:8] in _ISO_FIRST_BOXES:
             return _why_not_iso(stream, path.stat().st_size)
-    if head.startswith((_EBML, b"RIFF", b"OggS", b"FLV", b"fLaC")):
+    if head.startswith((_EBML, *_IFF, b"OggS", b"FLV", b"fLaC", b"caff", b".snd")):
         return Status.UNDECODABLE, "the container's header is damaged; copy the file again from its source"
     return Status.NOT_MEDIA, "nothing in this file looks like a container of video or sound that is read here"
 
@@ -98,7 +101,8 @@ def is_cut(path: Path) -> bool | None:
             segments = list(_ebml_segments(stream))
             return any(one.start + one.length > size for one in segments) if segments else None
         if head[:4] in _IFF:
-            content = [chunk for chunk in _iff_chunks(stream, size) if chunk.kind in _IFF_CONTENT]
+            kinds = _IFF_SOUND_CONTENT if head[8:12] in _IFF_SOUND else _IFF_CONTENT
+            content = [chunk for chunk in _iff_chunks(stream, size) if chunk.kind in kinds]
             if any(_is_placeholder(chunk.length) for chunk in content):
                 return None
             return any(chunk.start + chunk.length > size for chunk in content)
@@ -209,8 +213,38 @@ def looks_encrypted(path: Path) -> bool:
     return sum(flag >> 6 > 1 for flag in flags) > len(flags) / 2
 
 
+def counter_restarts(path: Path, position: int, identity: int) -> bool:
+    """Whether the counter of a transport stream's packets begins again at zero, with a picture or block, soon after.
+
+    There files were joined whose clocks go on, such as the segments of a broadcast. Nothing is lost, though FFmpeg
+    takes the jump of the counter for a loss.
+    """
+    with path.open("rb") as stream:
+        stream.seek(position)
+        head = stream.read(_HEAD_PACKETS * _TS_PACKET_BYTES)
+    last, num_starts = None, 0
+    for place in range(0, len(head) - _TS_PACKET_BYTES + 1, _TS_PACKET_BYTES):
+        sync, high, low, flags = head[place : place + 4]
+        if sync != _TS_SYNC[0]:
+            return False
+        if (high & 0x1F) << 8 | low != identity or not flags & 0x10:
+            continue
+        counter, starts = flags & 0x0F, bool(high & 0x40)
+        if last is not None and counter != (last + 1) % 16:
+            return starts and counter == 0
+        last, num_starts = counter, num_starts + starts
+        if num_starts > _FLAGGED_EARLY:
+            return False
+    return False
+
+
 def states_duration(path: Path, demuxer: str) -> bool:
     """Whether a file's header states how long it is. Where none does, FFmpeg guesses by the bit rate so far."""
+    if demuxer in ("wav", "aiff"):
+        with path.open("rb") as stream:
+            is_iff = stream.read(4) in _IFF
+            chunks = _iff_chunks(stream, path.stat().st_size) if is_iff else iter(())
+            return not any(_is_placeholder(chunk.length) for chunk in chunks if chunk.kind in _IFF_SOUND_CONTENT)
     if demuxer not in ("mp3", *_WITHOUT_HEADER):
         return True
     with path.open("rb") as stream:

@@ -147,7 +147,8 @@ def _best(path: Path, streams: Sequence[Any]) -> Any:
         quality = (context.width * context.height, 0) if is_video else (context.layout.nb_channels, context.sample_rate)
         is_default = bool(stream.disposition & Disposition.default)
         is_long = num_packets > _SOME * most_packets and seconds > _HALF * longest
-        return num_packets > _NEXT_TO_NONE * most_packets, is_default, is_long, *quality, -stream.index
+        is_real = num_packets > _NEXT_TO_NONE * most_packets and seconds >= _SOME * longest
+        return is_real, is_default, is_long, *quality, -stream.index
 
     return max(streams, key=rank)
 
@@ -156,13 +157,19 @@ def _extents(path: Path, streams: Sequence[Any]) -> dict[int, tuple[int, float]]
     """Packets and seconds of streams by index: what the header states of them all, or what the file begins with."""
     if all(stream.frames and stream.duration is not None for stream in streams):
         return {stream.index: (stream.frames, float(stream.duration * stream.time_base)) for stream in streams}
-    found = {stream.index: (0, 0.0) for stream in streams}
+    counts, spans = dict.fromkeys((stream.index for stream in streams), 0), dict[int, tuple[float, float]]()
     with _opened(path, None) as container, suppress(av.error.FFmpegError, IndexError):
         for packet in islice(container.demux(), _MAX_PACKETS):
-            if packet.stream.index in found and packet.size:
-                num_packets, seconds = found[packet.stream.index]
-                found[packet.stream.index] = num_packets + 1, seconds + float((packet.duration or 0) * packet.time_base)
-    return found
+            index = packet.stream.index
+            if index in counts and packet.size and packet.pts is not None:
+                start = float(packet.pts * packet.time_base)
+                end = start + float((packet.duration or 0) * packet.time_base)
+                counts[index] += 1
+                spans[index] = (
+                    min(start, spans.get(index, (start, end))[0]),
+                    max(end, spans.get(index, (start, end))[1]),
+                )
+    return {index: (count, spans[index][1] - spans[index][0] if count else 0.0) for index, count in counts.items()}
 
 
 def _why_no_stream(container: Any, streams: Any, protected: Collection[int]) -> tuple[Status, str] | None:

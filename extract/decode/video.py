@@ -313,6 +313,7 @@ class VideoPass:
             start = 0.0 if self._held is None else self._held[1] + self._duration
             self.num_misplaced += 1
         self._check_instant(start)
+        self._is_after_damage = frame.is_corrupt or (self._is_after_damage and not frame.key_frame)
         if self._held is not None and start <= self._held[1]:
             self.num_misplaced += 1
             if self._duration > _COARSEST_TICK_SECONDS:
@@ -320,7 +321,6 @@ class VideoPass:
             return
         self._release(start)
         self.num_frames += 1
-        self._is_after_damage = frame.is_corrupt or (self._is_after_damage and not frame.key_frame)
         self.num_corrupt += self._is_after_damage
         if self.first_start is None:
             self.first_start = start

@@ -26,6 +26,7 @@ from .audio import AudioPass
 from .clocks import Clock, DecodingOrder
 from .container import (
     ENCRYPTED,
+    counter_restarts,
     is_cut,
     looks_encrypted,
     num_repeats_at_end,
@@ -326,7 +327,7 @@ class _Run:
                 begin = self._clocks[stream.index].instant(packet.pts if packet.dts is None else packet.dts)
                 taker.hold_until((begin or 0.0) + (self._clocks[stream.index].span(packet.duration) or 0.0))
             return
-        if packet.is_corrupt and not self._is_short_pcm(packet, stream):
+        if packet.is_corrupt and not self._is_whole(packet, stream):
             self._note_damage(taker, stream)
         try:
             decoded = stream.codec_context.decode(packet if packet.size else None)
@@ -350,8 +351,13 @@ class _Run:
             else:
                 taker.push(frame, clock.believable(frame.pts))
 
-    def _is_short_pcm(self, packet: Any, stream: Any) -> bool:
-        """Whether a packet lacks nothing but what would follow the end of the file: samples need no others."""
+    def _is_whole(self, packet: Any, stream: Any) -> bool:
+        """Whether a packet that is flagged lacks nothing.
+
+        Samples at the end of the file need no others; and where segments were joined a counter begins again.
+        """
+        if self._media.container.format.name == "mpegts" and packet.pos is not None:
+            return counter_restarts(self._path, packet.pos, stream.id)
         is_last = (packet.pos or 0) + packet.size >= self._path.stat().st_size
         return is_last and str(stream.codec_context.name).startswith("pcm_")
 
@@ -426,9 +432,9 @@ class _Run:
     def _judge_end(self, outcome: StreamOutcome, stream: Any, end: float) -> None:
         """Find out whether content is missing at the end.
 
-        What a structure holds and what a header states are promises; a duration by the bit rate is a guess. A file whose
-        outermost structure is whole and that was read to its end has lost nothing, whatever duration its header claims,
-        as long as what was read was decoded.
+        What a structure holds and what a header states are promises; a duration by the bit rate is a guess. A file
+        whose outermost structure is whole and that was read to its end has lost nothing, whatever duration its header
+        claims, as long as what was read was decoded.
         """
         cut, size = is_cut(self._path), self._path.stat().st_size
         if cut or self._stopped_by is not None:

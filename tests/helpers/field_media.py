@@ -187,6 +187,21 @@ class Maker:
                 output.mux(stream.encode(None))
         return path.read_bytes()
 
+    def sounds(self, suffix: str, tracks: Sequence[tuple[float, int, str]]) -> bytes:
+        """Tracks of sound (seconds, first tone, layout of channels)."""
+        path = self.folder / f"sounds.{suffix}"
+        with av.open(str(path), "w") as output:
+            streams = [output.add_stream("aac", rate=RATE, layout=layout) for *_, layout in tracks]
+            for stream, (seconds, first, layout) in zip(streams, tracks, strict=True):
+                track = np.tile(tone_track(seconds, RATE, first=first), (stream.layout.nb_channels, 1))
+                for start in range(0, track.shape[1], 1024):
+                    block = np.ascontiguousarray(track[:, start : start + 1024])
+                    frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+                    frame.sample_rate, frame.pts = RATE, start
+                    output.mux(stream.encode(frame))
+                output.mux(stream.encode(None))
+        return path.read_bytes()
+
 
 def colour(second: int, size: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]:
     """The picture (H, W, 3) of a second."""

@@ -107,6 +107,8 @@ def init(
     if reason:
         print(f"preset {chosen}: {reason} (others: {', '.join(one for one in list_presets() if one != chosen)})")
     print(f"wrote {DEFAULT_CONFIG}: {len(found.videos)} videos, {captioned} of them with captions")
+    for note in found.notes:
+        print(f"note: {note}")
     print("next: read it, then run `frameloom sync`")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,17 @@ def joined() -> Iterator[FieldFile]:
         make=lambda m: m.plain("ts") + m.plain("ts", size=(96, 128)),
         **TWICE,
     )
+    for recipe in ("ts", "mpeg2.ts"):
+        yield FieldFile(
+            name=f"segments.{recipe}",
+            kind="segments whose clock goes on",
+            make=lambda m, r=recipe: (
+                m.plain(r, seconds=2, start=1.0, sound_codec="mp2")
+                + m.plain(r, seconds=2, start=3.0, first=2, sound_codec="mp2")
+                + m.plain(r, seconds=2, start=5.0, first=4, sound_codec="mp2")
+            ),
+            within=0.3,
+        )
     for recipe in ("mp3", "aac", "ac3"):
         yield FieldFile(
             name=f"twice.{recipe}",
@@ -164,6 +175,13 @@ def tracks() -> Iterator[FieldFile]:
                 make=lambda m, s=suffix, o=order: m.tracks(s, o, all_default=True),
                 **answer,
             )
+    for suffix in ("mp4", "mov", "mkv", "ts"):
+        yield FieldFile(
+            name=f"scrap.{suffix}",
+            kind="a scrap of sound before it, of more channels",
+            make=lambda m, s=suffix: m.sounds(s, ((0.1, 5, "5.1"), (6.0, 0, "stereo"))),
+            **SOUND_ONLY,
+        )
     for suffix in ("mp4", "mkv"):
         yield FieldFile(
             name=f"large.{suffix}",
@@ -221,6 +239,19 @@ def sizes() -> Iterator[FieldFile]:
                 make=lambda m, s=size, c=codec: _sized(m.plain("wav", sound_codec=c), s),
                 **SOUND_ONLY,
             )
+    for size in (0xFFFFFFFF, 0x7FFFFFFF, 0x80000000):
+        yield FieldFile(
+            name=f"{size:x}.aiff",
+            kind="AIFF that was streamed",
+            make=lambda m, s=size: _patched(m.plain("aiff"), b"SSND", struct.pack(">I", s)),
+            **SOUND_ONLY,
+        )
+    yield FieldFile(
+        name="counted.aiff",
+        kind="AIFF that was streamed, its samples not counted",
+        make=lambda m: _patched(_counted_aiff(m.plain("aiff")), b"SSND", b"\x7f" + b"\xff" * 3),
+        **SOUND_ONLY,
+    )
     yield FieldFile(name="streamed.au", kind="AU that was streamed", make=_streamed_au, **SOUND_ONLY)
     yield FieldFile(name="streamed.caf", kind="CAF that was streamed", make=_streamed_caf, **SOUND_ONLY)
     yield FieldFile(
@@ -242,6 +273,12 @@ def _other_bits(content: bytearray) -> bytes:
     """ADPCM of 4 bits that calls itself one of 8: FFmpeg makes half of the samples of it."""
     content[34:36] = struct.pack("<H", 8)
     return bytes(content)
+
+
+def _counted_aiff(content: bytearray) -> bytearray:
+    place = content.index(b"COMM") + 10
+    content[place : place + 4] = b"\x7f" + b"\xff" * 3
+    return content
 
 
 def _patched(content: bytearray, mark: bytes, size: bytes) -> bytes:
@@ -377,6 +414,27 @@ def edits() -> Iterator[FieldFile]:
                 make=lambda m, r=recipe, v=rate: _edited(m.plain(r), v),
                 video=Status.DAMAGED,
             )
+
+    yield FieldFile(
+        name="pause.mp4",
+        kind="a pause in the middle",
+        make=lambda m: _with_edits(m.plain("mp4", has_sound=False), [(2000, 0), (2000, -1), (4000, 25_600)]),
+        **{**PICTURES_ONLY, "colours": None, "within": None, "video": Status.DAMAGED},
+    )
+
+
+def _with_edits(content: bytearray, edits: Sequence[tuple[int, int]]) -> bytes:
+    """A file of one track whose index comes last, with other edits: milliseconds, and their start in ticks."""
+    made = struct.pack(">4sII", b"elst", 0, len(edits))
+    made += b"".join(struct.pack(">IiI", length, start, 1 << 16) for length, start in edits)
+    place = content.index(b"elst")
+    size = struct.unpack(">I", content[place - 4 : place])[0]
+    content[place : place + size - 4] = made
+    for kind in (b"elst", b"edts", b"trak", b"moov"):
+        outer = content.index(kind) - 4
+        old = struct.unpack(">I", content[outer : outer + 4])[0]
+        content[outer : outer + 4] = struct.pack(">I", old + len(made) + 4 - size)
+    return bytes(content)
 
 
 def _edited(content: bytearray, rate: int) -> bytes:
