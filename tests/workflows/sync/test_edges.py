@@ -217,10 +217,20 @@ def test_metadata_that_cannot_be_a_column_is_refused_before_any_work(tmp_path: P
     make_collection(tmp_path)
     write_config(tmp_path)
     path = tmp_path / "captions.jsonl"
-    path.write_text(path.read_text().replace('"views"', '"path"'))
-    with pytest.raises(ConfigError, match="'path'"):
+    path.write_text(path.read_text().replace('"views"', '"Views"', 1))
+    with pytest.raises(ConfigError, match="differ only in case"):
         run_sync(tmp_path)
     assert not (tmp_path / ".frameloom").exists()
+
+
+def test_metadata_with_a_name_of_ours_is_kept_under_another(tmp_path: Path) -> None:
+    make_collection(tmp_path)
+    write_config(tmp_path)
+    path = tmp_path / "captions.jsonl"
+    path.write_text(path.read_text().replace('"views"', '"path"'))
+    report = run_sync(tmp_path)
+    assert "note: the column 'path' is kept as 'path_': its own name cannot be a column's" in report.notes
+    assert {row["path_"] for row in rows(tmp_path, "path_")} == {0, 1, 2, 3}
 
 
 def test_metadata_of_another_type_makes_the_table_anew(synced: Path) -> None:
