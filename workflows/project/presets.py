@@ -9,6 +9,7 @@ from ..._registry import nearest
 from ..._vocabulary import UnknownNameError
 from ...extract import backbone_spec
 from ...extract.weights import READY_ADVICE, find_source, is_at_hand
+from ...train import list_recipes
 
 DEFAULT = "everything_at_once"
 READY = "ready"
@@ -18,6 +19,7 @@ _TITLES = {
     "all_in_one": "All-in-one (CVPR 2023): one transformer reads words, pictures and both, and can judge pairs.",
     "clover": "Clover (CVPR 2023): videos, texts and their pairs aligned, with parts of either masked.",
     "miles": "MILES (ECCV 2022): a video encoder and a text encoder, with masked patches predicted from its own past.",
+    "t2v2t": "T2V2T: a video encoder and a text encoder, and a joint one in which frames look at the text and back.",
 }
 _OWN = {
     "clover": {
@@ -33,7 +35,12 @@ READY_WEIGHTS = {"efficientnet_lite0_classes": "imagenet", "all_minilm_l6_v2": "
 def list_presets() -> list[str]:
     """The names of the presets, sorted."""
     own = (path.stem for path in _TEMPLATES.glob("*.yaml") if path.stem != _PIXELS)
-    return sorted([*own, *_TITLES, *(f"{name}_tiny" for name in _TITLES)])
+    return sorted([*own, *_of_pixels(), *_of_pixels("_tiny")])
+
+
+def _of_pixels(end: str = "") -> list[str]:
+    """Models of pixels: those that there are recipes of."""
+    return [f"{name}{end}" for name in _TITLES if f"{name}{end}" in list_recipes()]
 
 
 def preset_text(name: str) -> str:
@@ -54,8 +61,9 @@ def preset_text(name: str) -> str:
 def _pixel_values(model: str, *, is_tiny: bool) -> dict[str, str]:
     """What the template of models of pixels says of one of them."""
     end = "_tiny" if is_tiny else ""
-    others = ", ".join(f"{other}{end}" for other in _TITLES if other != model)
-    settings = {"overrides": "{}", "why_overrides": "", "config": "{}", "why_config": ""} | _OWN.get(model, {})
+    others = ", ".join(other for other in _of_pixels(end) if other != f"{model}{end}")
+    settings = {"overrides": "{}", "why_overrides": "", "config": "{}", "why_config": ""}
+    settings |= {} if is_tiny else _OWN.get(model, {})
     shared = settings | {"title": _TITLES[model], "others": others, "recipe": f"{model}{end}"}
     if is_tiny:
         return shared | {
