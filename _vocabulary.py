@@ -168,7 +168,7 @@ class FeatureSpec:
         name: the backbone's registered name.
         modality: what it reads.
         dim: width D of ``values`` (T, D).
-        rate_hz: rows a second; None for text, whose rows are words.
+        rate_hz: rows a second; None where rows are words, of a text or of what is said.
         sampling: how frames, samples or words are chosen, as plain data; ``rows_per_window`` where several rows have
             the same time.
         preprocessing: size, crop, mean, standard deviation, filters, as plain data.

@@ -163,7 +163,10 @@ def weights_digest(name: str, weights: str | Path | None, *, seed: int = 0) -> s
                 " hf://OWNER/NAME@REVISION"
             )
         if kind == "required":
-            raise ConfigError(f"the backbone {name!r} needs weights: give a file, or let `frameloom train` make it")
+            other = (
+                "let `frameloom train` make it" if BACKBONES[name].learns else "a tag that `frameloom weights` lists"
+            )
+            raise ConfigError(f"the backbone {name!r} needs weights: give a file, or {other}")
         return "none" if kind == "none" else f"seeded:{seed}"
     _check_takes_weights(name, weights)
     if _is_folder(name, weights):

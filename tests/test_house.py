@@ -40,6 +40,7 @@ ALLOWED = {
 # What another package may import from, besides the door of each package.
 SECOND_DOORS = {
     ("extract", "decode"),
+    ("extract", "speech"),
     ("extract", "weights"),
     ("store", "foreign"),
     ("store", "health"),

@@ -75,8 +75,9 @@ class Index:
             like: the id of an indexed clip, instead of all of the above.
             unlike: the id of an indexed clip that the question moves away from.
             where: a SQL condition on the table's columns, such as ``split = 'test'``.
-            modalities: compare with ``video``, ``audio`` or ``video+audio`` alone; by default each clip's primary row.
-            hybrid: also look for the words in captions; the orders by vectors and by words are fused by their ranks.
+            modalities: compare with ``video``, ``audio`` or ``video+audio`` alone; by default each clip's primary row;
+                ``speech``: clips in which the words are said, where the configuration has `features.speech`.
+            hybrid: also look for the words in captions and in what is said; the orders are fused by their ranks.
             distinct: leave out clips whose cosine with a better answer is at least this, such as 0.98.
             diversity: from 0 to 1: how much each answer shall differ from those before it.
             top: how many answers.
@@ -105,12 +106,33 @@ class Index:
             offset=offset,
             merge=merge,
         )
+        session = self._current()
+        found = session.search(query)
+        return Results(explained(session, query, found) if explain else found)
+
+    def search_many(self, texts: Sequence[str], **options: Any) -> list[Results]:
+        """What `search` gives for each of several texts, in their order: embedded together, compared in one pass.
+
+        Scores may differ in the last digits from those of one question alone, since batches are padded.
+
+        Args:
+            texts: questions in words.
+            **options: of `search`, for all of them: `where`, `modalities`, `hybrid`, `distinct`, `diversity`, `top`,
+                `offset` and `merge`.
+
+        Raises:
+            InputError: as `search`, for the first question that cannot be answered.
+        """
+        queries = [Query.ask(text=text, **options) for text in texts]
+        return [Results(found) for found in self._current().search_many(queries)] if queries else []
+
+    def _current(self) -> SearchSession:
+        """The session, opened again where something has changed."""
         stamp = stamp_of(self.path)  # before it is read, so that no change between the two is missed
         if self._session is None or stamp != self._stamp or not self._session.is_current():
             self.close()
             self._session, self._stamp = SearchSession(Project.open(self.path)), stamp
-        found = self._session.search(query)
-        return Results(explained(self._session, query, found) if explain else found)
+        return self._session
 
     def status(self) -> dict[str, Any]:
         """Current, stale (with reasons) and failed items, as plain data."""

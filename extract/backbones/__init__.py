@@ -1,6 +1,7 @@
 """The frozen backbones: each file registers its own. Those that find shots have a folder of their own."""
 
 from ..shots import detectors
+from ..speech import whisper
 from . import (
     bert,
     clip,
@@ -35,5 +36,6 @@ __all__ = [
     "timm_images",
     "transformers_models",
     "waveform",
+    "whisper",
     "words",
 ]

@@ -33,6 +33,7 @@ _MOST_REDIRECTS = 10
 HUB_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?/(?P<file>[\w./-]+)")
 HUB_MODEL = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)")
 HUB_SUFFIXES = (".safetensors", ".json", ".txt")  # of a model: never a pickle, never code
+CTRANSLATE2 = ("model.bin", "config.json", "tokenizer.json")  # a model of that library, in a format of its own
 
 
 def download(source: WeightsSource, part: Path, *, on_progress: OnProgress) -> None:
@@ -161,7 +162,9 @@ def _model_from_hub(source: WeightsSource, part: Path, on_progress: OnProgress) 
     with _hub_errors(source):
         listed = huggingface_hub.list_repo_files(match["repo"], revision=match["revision"])
     names = sorted(name for name in listed if "/" not in name and name.endswith(HUB_SUFFIXES))
-    if not any(name.endswith(".safetensors") for name in names):
+    if not any(name.endswith(".safetensors") for name in names) and set(CTRANSLATE2) <= set(listed):
+        names.append(CTRANSLATE2[0])
+    elif not any(name.endswith(".safetensors") for name in names):
         raise _unreachable(source, "it holds no .safetensors, and no other weights are read")
     part.mkdir()
     done = 0

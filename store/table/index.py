@@ -37,6 +37,8 @@ _TOP = 10
 _NPROBES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _PROBES_OF_QUESTIONS = 2  # times the partitions that the table's own vectors need
 _REFINE = {"IVF_SQ": (3,), "IVF_RQ": (10, 20, 50)}
+TEXTS = {"captions": "array_length(captions) > 0", "speech": "speech IS NOT NULL"}
+"""Columns that words are looked for in, and which rows have some there."""
 _MAX_SCALAR = 16  # metadata columns that get an index
 _NAME = "vector_idx"
 
@@ -122,7 +124,7 @@ def build(table: Any, kind: str) -> float:
     table.create_index("vector", config=made(distance_type="cosine", num_partitions=partitions), name=_NAME)
     few: dict[str, Any] = dict.fromkeys(("model", "modalities", "is_primary", "split"), Bitmap())
     many: dict[str, Any] = dict.fromkeys(("clip", "video"), BTree())
-    extra = [field.name for field in table.schema if field.name not in COLUMN_TYPES][:_MAX_SCALAR]
+    extra = [field.name for field in table.schema if field.name not in {*COLUMN_TYPES, *TEXTS}][:_MAX_SCALAR]
     for column, config in {**few, **many, **dict.fromkeys(extra, BTree())}.items():
         table.create_index(column, config=config)
     return time.monotonic() - begun
@@ -192,9 +194,9 @@ def _recall(
 def tend(opened: Callable[[], Any], path: Path, commit: Callable[[], AbstractContextManager[None]]) -> None:
     """Bring the indexes of a table and the record up to date. For the holder of the writer lock.
 
-    Captions have a full-text index, whatever the size. That of the vectors is built where the table has become large,
-    and again where it is twice as large as then or recall has decayed; measured where rows or the index are others than
-    at the last measurement.
+    Captions and speech have a full-text index, whatever the size. That of the vectors is built where the table has
+    become large, and again where it is twice as large as then or recall has decayed; measured where rows or the index
+    are others than at the last measurement.
 
     Args:
         opened: the table's newest version.
@@ -202,13 +204,14 @@ def tend(opened: Callable[[], Any], path: Path, commit: Callable[[], AbstractCon
         commit: makes durable what its block commits.
     """
     table, record = opened(), read_record(path)
-    has_words = any(list(one.columns) == ["captions"] for one in table.list_indices())
-    if not has_words and table.count_rows("array_length(captions) > 0"):
-        from lancedb.index import FTS
+    indexed = [list(one.columns) for one in table.list_indices()]
+    for column, condition in TEXTS.items():
+        if column in table.schema.names and [column] not in indexed and table.count_rows(condition):
+            from lancedb.index import FTS
 
-        with commit():
-            table.create_index("captions", config=FTS())
-        table = opened()
+            with commit():
+                table.create_index(column, config=FTS())
+            table = opened()
     num_rows, index = int(table.count_rows()), vector_index(table)
     kind = kind_for(num_rows, int(table.schema.field("vector").type.list_size))
     if kind is None:

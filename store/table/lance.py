@@ -175,31 +175,34 @@ class ClipTable:
         Raises:
             InputError: the vector, the filter, a column or ``top`` is wrong.
         """
-        return self._answered(lambda *given: given[0].nearest(*given[1:]), vector, where, top, columns)
+        return self.search_many([vector], where=where, top=top, columns=columns)[0]
+
+    def search_many(
+        self, vectors: Any, *, where: str | None = None, top: int = 10, columns: Sequence[str] | None = None
+    ) -> list[list[dict[str, Any]]]:
+        """`search` for each of several vectors (Q, D): one pass over vectors in memory, one version of the table."""
+        found: list[list[dict[str, Any]]] = self._answered(PinnedVersion.nearest_many, vectors, where, top, columns)
+        return found
 
     def search_text(
-        self, words: str, vector: Any, *, where: str | None = None, top: int = 10, columns: Sequence[str] | None = None
-    ) -> list[dict[str, Any]]:
+        self, words: str, vector: Any, *, where: str | None = None, top: int = 10, columns: Sequence[str] | None = None,
+        column: str = "captions",
+    ) -> list[dict[str, Any]]:  # fmt: skip
         """The rows whose captions hold words best, by BM25 over all captions of the table; rows with none are left out.
 
-        Args:
-            words: any text; nothing in it has a meaning of its own.
-            vector: (D,): what ``score`` compares with.
-            where: as for `search`.
-            top: as for `search`.
-            columns: as for `search`.
-
-        Returns:
-            rows with ``words``, the BM25, best first, and ``score``.
-
-        Raises:
-            InputError: the vector, the filter, a column or ``top`` is wrong.
+        Nothing in ``words`` has a meaning of its own. They are looked for in ``column``, captions or another one with a
+        full-text index. ``vector`` (D,) is what ``score`` compares with; None: it is 0. The rest is as for `search`.
+        Returns rows with ``words``, the BM25, best first, and ``score``. Raises InputError as `search` does.
         """
-        return self._answered(lambda *given: given[0].with_words(words, *given[1:]), vector, where, top, columns)
+
+        def ask(pinned: PinnedVersion, asked: Any, *how: Any) -> list[dict[str, Any]]:
+            return pinned.with_words(words, *asked, *how, text=column)
+
+        return self._answered(ask, [vector], where, top, columns)  # type: ignore[no-any-return]
 
     def _answered(
-        self, ask: Callable[..., Any], vector: Any, where: str | None, top: int, columns: Sequence[str] | None
-    ) -> list[dict[str, Any]]:
+        self, ask: Callable[..., Any], vectors: Any, where: str | None, top: int, columns: Sequence[str] | None
+    ) -> Any:
         """What the newest version answers. A version whose files a writer drops meanwhile gives way to a newer one."""
         if not 1 <= top <= MAX_TOP:
             raise InputError(f"top = {top}: from 1 to {MAX_TOP:,} results can be asked for")
@@ -208,10 +211,10 @@ class ClipTable:
             attempts_left -= 1
             pinned = self._pinned()
             wanted = self._columns(pinned.table, columns)
-            query = query_vector(vector, pinned.dim)
             try:
+                asked = [None if one is None else query_vector(one, pinned.dim) for one in vectors]
                 with self._lance.translated(where, pinned.table):
-                    return ask(pinned, query, where, top, wanted)  # type: ignore[no-any-return]
+                    return ask(pinned, asked, where, top, wanted)
             except IntegrityError:
                 if not attempts_left or self.version() == pinned.version:
                     raise

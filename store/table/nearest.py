@@ -26,6 +26,7 @@ SCANNED_ROWS = 2_000  # so few that match a filter are compared one by one
 _ROUNDING = 2e-6  # of scores in float32
 _MORE_PROBES = 3
 _FILTERS_KEPT = 64
+_BLOCK_QUESTIONS = 64
 
 
 class PinnedVersion:
@@ -67,13 +68,36 @@ class PinnedVersion:
             found = self._by_scan(query, where, top, wanted)
         return [] if found is None else best_first(found, query, columns)[:top]
 
+    def nearest_many(
+        self, queries: Sequence[NDArray[np.float32]], where: str | None, top: int, columns: Sequence[str]
+    ) -> list[list[dict[str, Any]]]:
+        """`nearest` for each of several unit vectors: by one pass over a matrix that is compared, and one read of rows.
+
+        Rows that the vector index finds are looked for question by question.
+        """
+        if len(queries) == 1:
+            return [self.nearest(queries[0], where, top, columns)]
+        condition = bracketed(where)
+        num_rows = self.num_rows if condition is None else int(self._count(condition))
+        by_index = self.record is not None and num_rows > SCANNED_ROWS
+        if by_index or self.num_rows * self.dim * 4 > MATRIX_BYTES or not num_rows:
+            return [self.nearest(query, where, top, columns) for query in queries]
+        self._matrix = self._matrix or _Matrix(self.table)
+        places = self._matrix.nearest_many(queries, None if num_rows == self.num_rows else condition, top)
+        row_ids = sorted({one for several in places for one in several})
+        found = self.table.take_row_ids(row_ids).select([*dict.fromkeys(["id", *columns, "vector"])]).to_arrow()
+        order = {one: place for place, one in enumerate(row_ids)}
+        picked = (found.take([order[one] for one in several]) for several in places)
+        return [best_first(rows, query, columns)[:top] for rows, query in zip(picked, queries, strict=True)]
+
     def with_words(
-        self, words: str, query: NDArray[np.float32], where: str | None, top: int, columns: Sequence[str]
-    ) -> list[dict[str, Any]]:
-        """The ``top`` rows whose captions hold the words best, best first, with ``words`` (BM25) and ``score``."""
+        self, words: str, query: NDArray[np.float32] | None, where: str | None, top: int, columns: Sequence[str], *,
+        text: str,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """The ``top`` rows whose column of text holds the words best, with ``words`` (BM25) and ``score``."""
         from lancedb.query import MatchQuery
 
-        search = self.table.search(MatchQuery(words, "captions"), query_type="fts")
+        search = self.table.search(MatchQuery(words, text), query_type="fts")
         search = search if where is None else search.where(bracketed(where), prefilter=True)
         found = search.limit(top).select([*dict.fromkeys(["id", *columns, "vector"]), "_score"]).to_arrow()
         rows = best_first(found, query, [*dict.fromkeys(["id", *columns]), "_score"])
@@ -119,15 +143,27 @@ class _Matrix:
 
     def nearest(self, query: NDArray[np.float32], where: str | None, top: int) -> list[int]:
         """Row ids of the ``top`` nearest of the rows that match."""
-        rows = np.arange(len(self._row_ids)) if where is None else self._mask(where)
-        is_few = len(rows) * 8 < len(self._row_ids)
-        scores = self._vectors[rows] @ query if is_few else (self._vectors @ query)[rows]
-        if len(rows) > top:
-            near = np.partition(scores, len(rows) - top)[len(rows) - top] - _ROUNDING
-            rows = rows[scores >= near]
-        exact, ids = cosines(self._vectors[rows], query), self._ids.take(rows).to_pylist()
-        order = sorted(range(len(rows)), key=lambda place: (-exact[place], ids[place]))[:top]
-        return [int(one) for one in self._row_ids[rows[order]]]
+        return self.nearest_many([query], where, top)[0]
+
+    def nearest_many(self, queries: Sequence[NDArray[np.float32]], where: str | None, top: int) -> list[list[int]]:
+        """`nearest` for each of several questions, a block of them at a time."""
+        matching = np.arange(len(self._row_ids)) if where is None else self._mask(where)
+        is_few = len(matching) * 8 < len(self._row_ids)
+        vectors = self._vectors[matching] if is_few else self._vectors
+        found: list[list[int]] = []
+        for first in range(0, len(queries), _BLOCK_QUESTIONS):
+            block = queries[first : first + _BLOCK_QUESTIONS]
+            # A question alone is a product of matrix and vector, which is faster than one with a matrix of one column.
+            scored = (vectors @ block[0])[None] if len(block) == 1 else np.stack(block) @ vectors.T
+            for query, scores in zip(block, scored if is_few else scored[:, matching], strict=True):
+                rows = matching
+                if len(rows) > top:
+                    near = np.partition(scores, len(rows) - top)[len(rows) - top] - _ROUNDING
+                    rows = rows[scores >= near]
+                exact, ids = cosines(self._vectors[rows], query), self._ids.take(rows).to_pylist()
+                order = sorted(range(len(rows)), key=lambda place: (-exact[place], ids[place]))[:top]
+                found.append([int(one) for one in self._row_ids[rows[order]]])
+        return found
 
 
 def _matching(table: Any, row_ids: NDArray[np.uint64], where: str) -> NDArray[np.intp]:
@@ -143,9 +179,12 @@ def cosines(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray
     return scores
 
 
-def best_first(found: pa.Table, query: NDArray[np.float32], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows as dictionaries of these columns and ``score``, the best first; equal ones in the order of ids."""
-    scores = cosines(vectors_of(found), query).tolist()
+def best_first(found: pa.Table, query: NDArray[np.float32] | None, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows as dictionaries of these columns and ``score``, the best first; equal ones in the order of ids.
+
+    Without a question all have the score 0.
+    """
+    scores = [0.0] * found.num_rows if query is None else cosines(vectors_of(found), query).tolist()
     rows = found.select([*dict.fromkeys(["id", *columns])]).to_pylist()
     ranked = sorted(zip(rows, scores, strict=True), key=lambda pair: (-pair[1], pair[0]["id"]))
     return [{**{name: row[name] for name in columns}, "score": score} for row, score in ranked]

@@ -1,16 +1,25 @@
-"""Batches for fusion models, and tiny random dual encoders of transformers, saved as users have them."""
+"""Batches for fusion models, and tiny random dual encoders of transformers, saved as users have them.
+
+And a stand-in for faster-whisper, which CI need not have, by its public class: it hears tones as words.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+import pytest
 import torch
 from frameloom.fuse import FusionModel, ModelConfig, Tokens
 from frameloom.fuse.base import Embeddings
 from frameloom.fuse.objectives import norm_softmax_loss, unit
 from frameloom.fuse.registry import MODELS, register_model
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -308,3 +317,84 @@ def register_tiny_pixels() -> str:
     if "tiny_pixels" not in MODELS.names("*"):
         register_model("tiny_pixels", summary="for tests of pixels")(TinyPixels)
     return "tiny_pixels"
+
+
+SAYS = {220.0: "telescope", 440.0: "rivers", 880.0: "Goddard", 1760.0: "running"}
+"""The word for each pitch in Hz. A second of one pitch is one word."""
+RATE = 16_000
+
+
+def spoken(*pitches: float | None) -> NDArray[np.float32]:
+    """A second (N,) of sound for each pitch, of silence for None: words with a tenth of a second around each."""
+    time = np.arange(RATE) / RATE
+    inside = (time > 0.1) & (time < 0.9)
+    seconds = [np.zeros(RATE) if one is None else 0.4 * np.sin(2 * np.pi * one * time) * inside for one in pitches]
+    return np.concatenate(seconds).astype(np.float32)
+
+
+class StandIn:
+    """faster-whisper's `WhisperModel`, as far as it is used: each second is heard by its loudest pitch.
+
+    Attributes:
+        made: how every one was made.
+        asked: the length in samples and the options of every call.
+    """
+
+    compression_ratio, avg_logprob = 1.2, -0.3
+    made: ClassVar[list[dict[str, Any]]] = []
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, path: str, **how: Any) -> None:
+        if (Path(path) / "model.bin").read_bytes() != b"CTRANSLATE2 MODEL":
+            raise RuntimeError("Unsupported model binary version.\nThis executable supports version 6")
+        self.made.append({"path": path, **how})
+
+    def transcribe(self, audio: NDArray[np.float32], **how: Any) -> tuple[Any, Any]:
+        """Segments, which a generator gives when it is asked: silence ends them."""
+        assert audio.ndim == 1
+        assert audio.dtype == np.float32
+        self.asked.append({"num_samples": len(audio), **how})
+        return self._segments(audio), SimpleNamespace(language="en")
+
+    def _segments(self, audio: NDArray[np.float32]) -> Any:
+        words: list[Any] = []
+        for first in range(0, len(audio), RATE):
+            block = audio[first : first + RATE]
+            if np.abs(block).max() > 0.05 and len(block) > RATE // 2:
+                spectrum = np.abs(np.fft.rfft(block))
+                pitch = spectrum.argmax() * RATE / len(block)
+                word = SAYS[min(SAYS, key=lambda one: abs(one - pitch))]
+                start = np.float64(first / RATE)
+                words.append(
+                    SimpleNamespace(word=f" {word}", start=start + 0.1, end=start + 0.9, probability=np.float64(0.75))
+                )
+            elif words:
+                yield self._segment(words)
+                words = []
+        if words:
+            yield self._segment(words)
+
+    def _segment(self, words: list[Any]) -> Any:
+        return SimpleNamespace(words=words, compression_ratio=self.compression_ratio, avg_logprob=self.avg_logprob)
+
+
+@pytest.fixture
+def whisper(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
+    """The stand-in in the library's place."""
+    module = ModuleType("faster_whisper")
+    module.__spec__ = ModuleSpec("faster_whisper", None)
+    module.WhisperModel = StandIn  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "faster_whisper", module)
+    monkeypatch.setattr(StandIn, "made", [])
+    monkeypatch.setattr(StandIn, "asked", [])
+    return StandIn
+
+
+def write_model(folder: Path) -> Path:
+    """A folder as the stand-in reads it."""
+    folder.mkdir(parents=True)
+    (folder / "model.bin").write_bytes(b"CTRANSLATE2 MODEL")
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    (folder / "vocabulary.txt").write_text("a\n")
+    return folder

@@ -245,9 +245,10 @@ def query(
     unlike: Annotated[str | None, typer.Option(metavar="ID", help="Clips less like this one of the table.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition, such as \"split = 'test'\".")] = None,
     modalities: Annotated[
-        str | None, typer.Option(help="Compare with video, audio or video+audio alone. [default: its primary row]")
+        str | None,
+        typer.Option(help="Compare with video, audio, video+audio or speech alone. [default: its primary row]"),
     ] = None,
-    hybrid: Annotated[bool, typer.Option("--hybrid", help="Look for the words in captions, too.")] = False,
+    hybrid: Annotated[bool, typer.Option("--hybrid", help="Look for the words in captions and speech, too.")] = False,
     distinct: Annotated[
         float | None, typer.Option(metavar="COSINE", help="Leave out clips as near as this to a better answer: 0.98.")
     ] = None,

@@ -1,6 +1,7 @@
 """Projects: the configuration, the collection that it names, and the features that it asks for."""
 
 from .collection import Video, dropped_spans, in_split, readable_path, text_of
+from .config import SPEECH
 from .imported import ALLOWED_SECONDS, PREFIX, ImportRecord, imported_weights
 from .project import CHECKPOINT_POINTER, CONFIG_NAME, VECTORS_POINTER, Project, read_json
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Resolved
@@ -10,6 +11,7 @@ __all__ = [
     "CHECKPOINT_POINTER",
     "CONFIG_NAME",
     "PREFIX",
+    "SPEECH",
     "VECTORS_POINTER",
     "BackboneRequest",
     "CheckpointRef",

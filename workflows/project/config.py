@@ -32,6 +32,8 @@ from .presets import DEFAULT, preset_text
 
 MODALITIES = tuple(str(one) for one in (Modality.TEXT, Modality.VIDEO, Modality.AUDIO))
 """In the order in which a combination names them; those of `features.extra_text` follow."""
+SPEECH = "speech"
+"""The column of the table for what is said in a clip, and what a question names to be compared with that alone."""
 
 
 class Section(BaseModel):
@@ -137,6 +139,8 @@ class FeaturesConfig(Section):
     """The audio backbone."""
     text: FeatureConfig | None = None
     """The text backbone, for captions and questions."""
+    speech: FeatureConfig | None = None
+    """What transcribes sound (`whisper`), so that clips are found by what is said in them; no model reads it."""
     extra_text: dict[str, str] = Field(default_factory=dict)
     """Further modalities of a clip, read by the backbone of `text`: a name for each, and the manifest's column that
     holds its text. `speech: transcript` is what is said in a clip, `ocr: signs` what is written in it."""
@@ -150,7 +154,7 @@ class FeaturesConfig(Section):
             raise ValueError(f"names {', '.join(twice)} more than once: features are kept by name, so give each once")
         return value
 
-    @field_validator("audio", "text", mode="before")
+    @field_validator("audio", "text", "speech", mode="before")
     @classmethod
     def _only_one(cls, value: Any) -> Any:
         if isinstance(value, list | tuple):
@@ -172,6 +176,8 @@ class FeaturesConfig(Section):
     def _extra_text_is_read(self) -> FeaturesConfig:
         if self.extra_text and self.text is None:
             raise ValueError("extra_text is read by the backbone of features.text: add features.text")
+        if self.speech is not None and SPEECH in self.extra_text:
+            raise ValueError("extra_text.speech: features.speech gives what is said: leave one of them out")
         return self
 
     def modalities(self) -> tuple[str, ...]:

@@ -14,11 +14,12 @@ from ..._files import publish_text
 from ..._vocabulary import Clip, ConfigError, FeatureSpec, IntegrityError, Modality, canonical_json, digest_of
 from ..._weights import check_device
 from ...extract import backbone_spec, follows_weights, learned_words, path_options, weights_digest
+from ...extract.speech import is_transcript
 from ...extract.weights import find_source
 from ...store import ClipTable, FeatureStore, Ledger, check_metadata_schema, feature_fingerprint
 from ...train import get_recipe, read_checkpoint
 from .collection import Collection, Video, clips_of, discover, readable_path
-from .config import DETECTORS, Config, FeatureConfig, load_config
+from .config import DETECTORS, SPEECH, Config, FeatureConfig, load_config
 from .imported import imported_weights
 from .manifest import is_address
 from .pixels import check_pixels, pixel_sizes
@@ -52,10 +53,21 @@ class Project:
         self.shots: FeatureRequest | None = None
         if shots is not None:
             feature = FeatureConfig(backbone=shots.detector, weights=DETECTORS[shots.detector][0])
-            self.shots = replace(self._request(Modality.VIDEO, feature), is_read=False)
+            self.shots = replace(self._request(Modality.VIDEO, feature), purpose="shots")
             if self.shots.name in [one.name for one in self.media]:
                 raise ConfigError(
                     f"features.video: {self.shots.name} finds shots: give a backbone whose rows a model reads"
+                )
+        speech = config.features.speech
+        self.speech = (
+            None if speech is None else replace(self._request(Modality.AUDIO, speech, key=SPEECH), purpose="speech")
+        )
+        if self.speech is not None and not is_transcript(self.speech.spec):
+            raise ConfigError(f"features.speech.backbone: {self.speech.name} gives no words: use whisper")
+        for one in self.media:
+            if is_transcript(one.spec):
+                raise ConfigError(
+                    f"features.audio.backbone: rows of {one.name} are words: put it under features.speech"
                 )
         text = config.features.text
         self._text_spec = None if text is None else self._spec(Modality.TEXT, text)  # refused before any work
@@ -73,6 +85,8 @@ class Project:
         section = self.config.collection
         found = discover(section.videos, captions=section.captions, base=self.base)
         check_metadata_schema(found.metadata_types)
+        if self.speech is not None and SPEECH in (name.casefold() for name in found.metadata_types):
+            raise ConfigError(f"features.speech needs the column {SPEECH!r}, and the manifest has one: rename that")
         for name, column in self.config.features.extra_text.items():
             if column not in found.metadata_types:
                 known = ", ".join(found.metadata_types) or "none"
@@ -88,8 +102,13 @@ class Project:
 
     @property
     def extracted(self) -> tuple[FeatureRequest, ...]:
-        """What is extracted of a file: what the model reads, and what finds shots."""
-        return self.media if self.shots is None else (*self.media, self.shots)
+        """What is extracted of a file: what the model reads, what finds shots, and what transcribes."""
+        return (*self.media, *(one for one in (self.shots, self.speech) if one is not None))
+
+    @property
+    def column_types(self) -> dict[str, str]:
+        """The table's columns besides ours: those of the manifest, and what is said where that is asked for."""
+        return {**self.collection.metadata_types, **({} if self.speech is None else {SPEECH: "string"})}
 
     def clips_of(self, video: Video, digest: str, duration_seconds: float) -> list[Clip]:
         """Cut a video, whose content has this digest, into clips; none while its shots are not extracted.
@@ -386,8 +405,8 @@ class Project:
 
     # --- the configuration's keys -------------------------------------------------------------------------------------
 
-    def _request(self, modality: Modality, feature: FeatureConfig) -> FeatureRequest:
-        spec = self._spec(modality, feature)
+    def _request(self, modality: Modality, feature: FeatureConfig, *, key: str = "") -> FeatureRequest:
+        spec = self._spec(modality, feature, key=key)
         weights = self._weights(feature)
         request = BackboneRequest(
             name=feature.backbone,
@@ -399,7 +418,7 @@ class Project:
         digest = imported_weights(weights) or weights_digest(feature.backbone, weights, seed=feature.seed)
         return FeatureRequest(modality=modality, spec=spec, weights_digest=digest, request=request)
 
-    def _spec(self, modality: Modality, feature: FeatureConfig) -> FeatureSpec:
+    def _spec(self, modality: Modality, feature: FeatureConfig, *, key: str = "") -> FeatureSpec:
         weights = self._weights(feature)
         if follows_weights(feature.backbone) and (weights is None or imported_weights(weights)):
             raise ConfigError(
@@ -409,7 +428,7 @@ class Project:
         spec = backbone_spec(feature.backbone, weights=weights, **self._options(feature))
         if spec.modality is not modality:
             raise ConfigError(
-                f"features.{modality}.backbone: {feature.backbone!r} reads {spec.modality}, not {modality}:"
+                f"features.{key or modality}.backbone: {feature.backbone!r} reads {spec.modality}, not {modality}:"
                 f" put it under features.{spec.modality}"
             )
         return spec

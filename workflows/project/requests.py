@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..._vocabulary import ConfigError, FeatureSpec, Modality
 from .imported import imported_weights
@@ -52,12 +52,17 @@ class FeatureRequest:
     spec: FeatureSpec
     weights_digest: str
     request: BackboneRequest
-    is_read: bool = True
-    """Whether a model reads it; a feature that only says where shots end is not."""
+    purpose: Literal["model", "shots", "speech"] = "model"
+    """What it is for: a model reads it, it says where shots end, or what is said."""
 
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def is_read(self) -> bool:
+        """Whether a model reads it."""
+        return self.purpose == "model"
 
     @property
     def is_imported(self) -> bool:

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..._vocabulary import InputError
+from ...extract.speech import segments_of
 from ...store import quoted
-from ..sync import take_state
-from .results import Explanation, Result, Stretch, Worth
+from ..sync import ClipState, take_state
+from .results import Explanation, Result, Said, Stretch, Worth
 from .session import SENSES, Query, SearchSession
 from .timeline import embed_windows, windows_of
 
@@ -28,9 +29,10 @@ def explained(session: SearchSession, query: Query, results: Sequence[Result]) -
     words = (query.text or "").split()
     if len(words) > MAX_WORDS:
         raise InputError(f"a question of {len(words)} words: up to {MAX_WORDS} can be explained")
-    asked, _ = session.vector(query)
+    is_of_speech = session.asks_speech(query)
+    asked = np.zeros(0, np.float32) if is_of_speech else session.vector(query)[0]
     without = []
-    if words:
+    if words and not is_of_speech:
         sample = session.sample(query)
         for place in range(len(words)):
             rest = " ".join([*words[:place], *words[place + 1 :]])
@@ -41,12 +43,16 @@ def explained(session: SearchSession, query: Query, results: Sequence[Result]) -
     clips = {state.clip.clip_id: state for state in take_state(session.project).clips}
     found = []
     for result in results:
+        state = clips.get(result.clip)
+        said = () if state is None or not words else said_in(session, state, words)
+        if is_of_speech:
+            found.append(result.replaced(explanation=Explanation(senses={}, words=(), seconds=(), speech=said)))
+            continue
         rows = session.table.get(
             where=f"clip = {quoted(result.clip)} AND model = {quoted(session.checkpoint.digest)}",
             columns=["modalities", "vector"],
         )
         vectors = {row["modalities"]: np.asarray(row["vector"], np.float32) for row in rows}
-        state = clips.get(result.clip)
         if state is None or result.modalities not in vectors:  # the collection has changed since
             raise InputError(f"the clip {result.clip} is not in the collection any more: run `frameloom sync`")
         own = vectors[result.modalities]
@@ -70,7 +76,27 @@ def explained(session: SearchSession, query: Query, results: Sequence[Result]) -
                         Stretch(start_seconds=begin, end_seconds=stop, value=float(value))
                         for (begin, stop), value in zip(windows.tolist(), alone, strict=True)
                     ),
+                    speech=said,
                 )
             )
         )
     return found
+
+
+def said_in(session: SearchSession, state: ClipState, words: Sequence[str]) -> tuple[Said, ...]:
+    """The segments of a clip in which words are said, or other forms of them; those with the most of them first."""
+    if state.speech is None:
+        return ()
+    from gensim.parsing.porter import PorterStemmer  # the index has stems of English, too
+
+    def stem(word: str) -> str:
+        return PorterStemmer().stem("".join(part for part in word.casefold() if part.isalnum()))  # type: ignore[no-any-return]
+
+    clip, asked = state.clip, {word: stem(word) for word in words}
+    found = []
+    for segment in segments_of(session.project.store.read_span(state.speech, clip.start_seconds, clip.end_seconds)):
+        heard = {*map(stem, segment.text.split())} - {""}
+        if matching := tuple(word for word, one in asked.items() if one in heard):
+            span = {"start_seconds": segment.start_seconds, "end_seconds": segment.end_seconds}
+            found.append(Said(**span, text=segment.text, words=matching))
+    return tuple(sorted(found, key=lambda one: (-len(one.words), one.start_seconds)))

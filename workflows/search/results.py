@@ -17,8 +17,8 @@ class Score(Settings):
 
     Attributes:
         name: `sight`, `sound` or another modality, or several joined by `+`: cosine similarity of the clip's vector
-            with the question's, from -1 to 1; `words`: BM25 of the captions, 0 or more; `fused`: the sum of
-            1 / (60 + rank) over both orders.
+            with the question's, from -1 to 1; `words`: BM25 of the captions, 0 or more; `speech`: BM25 of what is said;
+            `fused`: the sum of 1 / (60 + rank) over these orders.
         value: the number.
         better: which direction is better.
     """
@@ -43,6 +43,15 @@ class Stretch(Settings):
     value: float
 
 
+class Said(Settings):
+    """A segment ``[start_seconds, end_seconds)`` of what is said in a clip, and which of the words asked it has."""
+
+    start_seconds: float
+    end_seconds: float
+    text: str
+    words: tuple[str, ...]
+
+
 class Explanation(Settings):
     """Why a clip answers.
 
@@ -50,23 +59,24 @@ class Explanation(Settings):
         senses: `sight`, `sound`, `sight+sound`: the cosine of each of the clip's rows with the question.
         words: of the question, in its order; none where it has no words.
         seconds: of the clip, in their order.
+        speech: segments in which words of the question are said, those with the most of them first.
     """
 
     senses: dict[str, float]
     words: tuple[Worth, ...]
     seconds: tuple[Stretch, ...]
+    speech: tuple[Said, ...] = ()
 
     def lines(self, most: int = 5) -> list[str]:
         """The senses, the words that are worth most and the best seconds, a line for each."""
-        found = [", ".join(f"{name} {value:.3f}" for name, value in self.senses.items())]
+        found = [", ".join(f"{name} {value:.3f}" for name, value in self.senses.items())] if self.senses else []
         words = sorted(self.words, key=lambda one: -one.value)[:most]
         if words:
             found.append("words: " + ", ".join(f"{one.word} {one.value:+.3f}" for one in words))
         best = sorted(self.seconds, key=lambda one: -one.value)[:most]
-        return [
-            *found,
-            "seconds: " + ", ".join(f"{one.start_seconds:.1f}-{one.end_seconds:.1f} {one.value:.3f}" for one in best),
-        ]
+        spans = ", ".join(f"{one.start_seconds:.1f}-{one.end_seconds:.1f} {one.value:.3f}" for one in best)
+        said = (f"said {one.start_seconds:.1f}-{one.end_seconds:.1f}: {one.text}" for one in self.speech[:most])
+        return [*found, *([f"seconds: {spans}"] if best else []), *said]
 
 
 class Result(Settings):
@@ -78,7 +88,7 @@ class Result(Settings):
         start_seconds: first instant of the clip.
         end_seconds: first instant after it.
         score: the number that answers are in the order of: cosine similarity with the question, from -1 to 1; with
-            `hybrid` the fused one.
+            `hybrid` the fused one; of speech alone its BM25.
         scores: every number that was computed of the clip, by name.
         clip: the clip's id, good for `like=`.
         modalities: the media of the clip that were compared, such as ``video+audio``.
@@ -105,9 +115,10 @@ class Result(Settings):
 
     @property
     def moment_seconds(self) -> float:
-        """The instant to look at: the middle of the best stretch where the answer is explained, of the clip if not."""
-        parts = () if self.explanation is None else self.explanation.seconds
-        best: Any = max(parts, key=lambda one: one.value, default=self)
+        """The instant to look at: the middle of the best stretch or segment of an explanation, of the clip without."""
+        why = self.explanation
+        best: Any = next(iter(() if why is None else why.speech), self)
+        best = max(() if why is None else why.seconds, key=lambda one: one.value, default=best)
         return float(best.start_seconds + best.end_seconds) / 2
 
     def __getitem__(self, name: str) -> Any:

@@ -8,7 +8,7 @@ one when a training or a sync has changed what answers.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from ..._settings import Settings
 from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality, canonical_json
 from ...store import metadata_of, quoted
 from ...train.data import ClipSample
-from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project
-from ..sync import loaded_model
+from ..project import CHECKPOINT_POINTER, SPEECH, VECTORS_POINTER, CheckpointRef, Project
+from ..sync import in_batches, loaded_model
 from .moments import first_moments
 from .ranking import arranged, away_from, fused
 from .results import Result, Score
@@ -32,6 +32,8 @@ MAX_TEXT_CHARACTERS = 10_000
 MAX_TOP = 10_000
 POOL = 1000  # candidates that are fused, compared with each other and arranged, whatever page is asked for
 SENSES = {"video": "sight", "audio": "sound"}
+_TEXTS_A_BATCH = 256
+_COMPARED = ("id", "vector")
 _COLUMNS = ("clip", "video", "path", "modalities", "start_seconds", "end_seconds", "split", "captions", "metadata")
 
 
@@ -46,8 +48,8 @@ class Query(Settings):
         like: the id of a clip, instead of all of the above.
         unlike: the id of a clip that the question moves away from.
         where: a condition on the table's columns.
-        modalities: the rows to compare with; by default each clip's primary row.
-        hybrid: also look for the words in the captions, and fuse both orders by their ranks.
+        modalities: the rows to compare with; by default each clip's primary row; `speech`: what is said, alone.
+        hybrid: also look for the words in the captions and in what is said, and fuse the orders by their ranks.
         distinct: leave out clips whose cosine with a better one is at least this.
         diversity: from 0 to 1: how much answers shall differ from those before them.
         top: how many answers.
@@ -74,6 +76,11 @@ class Query(Settings):
     def is_arranged(self) -> bool:
         """Whether the order of answers follows from more than their similarity."""
         return self.hybrid or self.distinct is not None or self.diversity > 0
+
+    @property
+    def is_of_words(self) -> bool:
+        """Whether it consists of words alone."""
+        return self.text is not None and not any((self.video, self.image, self.audio, self.like, self.unlike))
 
     @model_validator(mode="after")
     def _asks_something(self) -> Query:
@@ -167,39 +174,94 @@ class SearchSession:
 
         No lock is held: the table answers from one whole version, and from a newer one where a writer has dropped that.
         """
+        return self.search_many([query])[0]
+
+    def search_many(self, queries: Sequence[Query]) -> list[list[Result]]:
+        """`search` for each of several questions: words are embedded in one batch, and compared in one pass."""
         if self._stamp[0] is None:
             raise FrameloomError("nothing is indexed yet: run `frameloom sync` first")
-        vector, left_out = self.vector(query)
         of_model = f"model = '{self.checkpoint.digest}'"
+        groups: dict[tuple[str, int, bool, bool, bool], list[int]] = {}
+        vectors: list[NDArray[np.float32]] = []
+        for place, (query, (vector, left_out)) in enumerate(zip(queries, self._vectors(queries), strict=True)):
+            vectors.append(vector)
+            where, wanted = self._condition(query, of_model, left_out), query.top + query.offset
+            kind = where, wanted, query.is_arranged, query.merge, self.asks_speech(query)
+            groups.setdefault(kind, []).append(place)
+        found: dict[int, list[dict[str, Any]]] = {}
+        for (where, wanted, is_arranged, merge, is_of_speech), places in groups.items():
+            how: dict[str, Any] = {"where": where, "columns": _COMPARED if is_arranged else _COLUMNS}
+            top = POOL if is_arranged else wanted
+            searches = [
+                partial(self._by_speech, queries[one]) if is_of_speech else partial(self.table.search, vectors[one])
+                for one in places
+            ]
+            if merge:
+                answers = [first_moments(partial(search, **how), top=wanted) for search in searches]
+            elif is_of_speech or len(places) == 1:  # one question may be answered without reading all vectors
+                answers = [search(top=top, **how) for search in searches]
+            else:
+                answers = self.table.search_many([vectors[one] for one in places], top=top, **how)
+            if is_arranged:
+                pools = zip(places, answers, strict=True)
+                answers = [self._arranged(queries[one], vectors[one], pool, where, wanted) for one, pool in pools]
+            found.update(zip(places, answers, strict=True))
+        if not all(found.values()) and not self.table.count(of_model):
+            raise FrameloomError("the table was made by another model than the configuration's: run `frameloom sync`")
+        return [[self._result(row) for row in found[place][query.offset :]] for place, query in enumerate(queries)]
+
+    def _condition(self, query: Query, of_model: str, left_out: Sequence[str]) -> str:
+        """Which rows are compared."""
         conditions = [of_model, "is_primary = true"]
         if query.modalities is not None:
             known = self.project.config.store.combinations
-            if query.modalities not in known:
-                raise InputError(f"modalities: {query.modalities!r:.80}: the table has rows of {', '.join(known)}")
-            conditions[1] = f"modalities = {quoted(query.modalities)}"
+            if self.asks_speech(query):
+                if not query.is_of_words or query.hybrid:
+                    raise InputError("speech is searched for words: give words, without files, like, unlike and hybrid")
+            elif query.modalities not in known:
+                rows = ", ".join([*known, *([] if self.project.speech is None else [SPEECH])])
+                raise InputError(f"modalities: {query.modalities!r:.80}: the table has rows of {rows}")
+            else:
+                conditions[1] = f"modalities = {quoted(query.modalities)}"
         conditions += [f"clip != {quoted(clip)}" for clip in left_out]
         if query.where is not None:
             self._count(query.where)  # it parses by itself, so that it cannot leave its brackets
             conditions.append(f"({query.where})")
-        where, wanted = " AND ".join(conditions), query.top + query.offset
-        search = partial(self.table.search, vector, where=where, columns=_COLUMNS)
-        if query.is_arranged:
-            found = self._arranged(query, vector, where, wanted)
-        else:
-            found = first_moments(search, top=wanted) if query.merge else search(top=wanted)
-        if not found and not self.table.count(of_model):
-            raise FrameloomError("the table was made by another model than the configuration's: run `frameloom sync`")
-        return [self._result(row) for row in found[query.offset :]]
+        return " AND ".join(conditions)
 
-    def _arranged(self, query: Query, vector: NDArray[np.float32], where: str, number: int) -> list[dict[str, Any]]:
+    def asks_speech(self, query: Query) -> bool:
+        """Whether clips are compared by what is said in them, and by nothing else."""
+        return query.modalities == SPEECH and self.project.speech is not None
+
+    def _said(self, text: str, vector: NDArray[np.float32] | None, **how: Any) -> list[dict[str, Any]]:
+        """Clips in which words are said, with ``speech``, the BM25, best first."""
+        if SPEECH not in self.table.metadata_types():
+            raise FrameloomError("what is said is not in the table yet: run `frameloom sync` first")
+        if not self._count(f"{SPEECH} IS NOT NULL"):
+            return []
+        rows = self.table.search_text(text, vector, column=SPEECH, **how)
+        for row in rows:
+            row[SPEECH] = row.pop("words")
+        return rows
+
+    def _by_speech(self, query: Query, **how: Any) -> list[dict[str, Any]]:
+        assert query.text is not None
+        return [{**row, "score": row[SPEECH]} for row in self._said(query.text, None, **how)]
+
+    def _arranged(
+        self, query: Query, vector: NDArray[np.float32], pool: Sequence[dict[str, Any]], where: str, number: int
+    ) -> list[dict[str, Any]]:
         """The first `number` answers in an order that follows from the best `POOL`."""
-        compared = ("id", "vector")
-        rows = {row["id"]: row for row in self.table.search(vector, where=where, top=POOL, columns=compared)}
+        rows = {row["id"]: row for row in pool}
         if query.hybrid and query.text is not None:
-            by_words = self.table.search_text(query.text, vector, where=where, top=POOL, columns=compared)
-            orders = list(rows), [row["id"] for row in by_words]
-            for row in by_words:
-                rows.setdefault(row["id"], row)["words"] = row["words"]
+            how: dict[str, Any] = {"where": where, "top": POOL, "columns": _COMPARED}
+            found = {"words": self.table.search_text(query.text, vector, **how)}
+            if self.project.speech is not None:
+                found[SPEECH] = self._said(query.text, vector, **how)
+            orders = [list(rows), *([row["id"] for row in several] for several in found.values())]
+            for kind, several in found.items():
+                for row in several:
+                    rows.setdefault(row["id"], row)[kind] = row[kind]
             for name, score in fused(*orders).items():
                 rows[name].update(cosine=rows[name]["score"], fused=score, score=score)
         best = sorted(rows.values(), key=lambda row: (-row["score"], row["id"]))
@@ -209,7 +271,9 @@ class SearchSession:
 
     def _result(self, row: Mapping[str, Any]) -> Result:
         modalities = "+".join(SENSES.get(one, one) for one in row["modalities"].split("+"))
-        named = {modalities: row.get("cosine", row["score"]), **{name: row.get(name) for name in ("words", "fused")}}
+        is_of_speech = SPEECH in row and "cosine" not in row
+        named = {} if is_of_speech else {modalities: row.get("cosine", row["score"])}
+        named |= {name: row.get(name) for name in ("words", SPEECH, "fused")}
         return Result(
             **{name: row[name] for name in Result.model_fields.keys() & row.keys() - {"path", "captions", "metadata"}},
             path=str(self.project.base / row["path"]),
@@ -220,14 +284,19 @@ class SearchSession:
 
     def embed(self, sample: ClipSample) -> NDArray[np.float32]:
         """The unit vector (D,) of one sample of `text`, `video` and `audio`, of whatever it has."""
+        vector: NDArray[np.float32] = self.embed_many([sample])[0]
+        return vector
+
+    def embed_many(self, samples: Sequence[ClipSample]) -> NDArray[np.float32]:
+        """The unit vectors (N, D) of samples that have the same modalities, in one batch."""
         from ...train.data import sample_batch
         from ...train.evaluate import embed_batch
 
         spec = self.resolved.features.media[0].spec
-        batch = sample_batch([sample], self.resolved.limits, spec=canonical_json(spec.identity()))
+        batch = sample_batch(samples, self.resolved.limits, spec=canonical_json(spec.identity()))
+        vectors: NDArray[np.float32]
         (vectors,) = embed_batch(self.model, batch, ["+".join(batch)]).values()
-        vector: NDArray[np.float32] = vectors[0]
-        return vector
+        return vectors
 
     def words(self, text: str) -> NDArray[Any]:
         """The known words of a question, (W, D), or its word pieces, (W, 1)."""
@@ -273,6 +342,24 @@ class SearchSession:
             left_out.append(clip)
         assert vector is not None
         return vector, left_out
+
+    def _vectors(self, queries: Sequence[Query]) -> list[tuple[NDArray[np.float32], list[str]]]:
+        """`vector` of each, words alone in batches, and the same words once."""
+        of_words = [one.text for one in queries if one.is_of_words and not self.asks_speech(one)]
+        texts = sorted({text for text in of_words if text is not None})
+        known: dict[str | None, NDArray[np.float32]] = {}
+        for batch in in_batches(texts if len(queries) > 1 else (), _TEXTS_A_BATCH):
+            samples = [self.sample(Query(text=text)) for text in batch]
+            known.update(zip(batch, self.embed_many(samples), strict=True))
+        nothing: tuple[NDArray[np.float32], list[str]] = np.zeros(0, np.float32), []
+        return [
+            nothing
+            if self.asks_speech(one)
+            else (known[one.text], [])
+            if one.is_of_words and one.text in known
+            else self.vector(one)
+            for one in queries
+        ]
 
     def _stored(self, name: str) -> tuple[NDArray[np.float32], str]:
         """The vector of a clip's primary row, or of a row, and the clip."""

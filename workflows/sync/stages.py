@@ -12,6 +12,7 @@ from typing import Any
 
 from ..._files import publish_text
 from ..._vocabulary import FrameloomError, InputError, IntegrityError, LockedError, Status, digest_of
+from ...extract.speech import check_library
 from ...store import exclusive_lock
 from ...store.health import Compaction, merge_small_shards, plan_merge
 from ...train import Recipe, save_checkpoint
@@ -20,7 +21,7 @@ from ..console import Console, count_of, readable_seconds
 from ..project import CHECKPOINT_POINTER, CheckpointRef, FeatureRequest, ImportRecord, Project, Resolved, in_split
 from .executor import Executor, WorkerLostError, in_batches, num_cores
 from .report import cut_captions
-from .state import ClipState, State, TablePlan
+from .state import ClipState, State, TablePlan, speech_column
 from .survey import Survey, VideoState, fingerprint_of
 from .tasks import (
     EmbedJob,
@@ -62,14 +63,15 @@ class Stage:
 
 def extract(stage: Stage, found: Survey) -> Survey:
     """Extract what the survey lacks. Returns the survey as it is afterwards."""
-    waiting = found.to_extract()
-    if not waiting:
+    if not (waiting := found.to_extract()):
         return found
     lacking = {name for state in waiting for name in state.to_extract}
+    if any(one.purpose == "speech" and one.name in lacking for one in stage.project.extracted):
+        check_library()
     fetch_requested([one.request for one in stage.project.extracted if one.name in lacking], stage.console)
-    begun = time.monotonic()
-    with stage.console.progress("extract", len(waiting), "videos") as advance:
-        _run_extract_jobs(stage, list(extract_jobs(stage.project, waiting)), advance)
+    begun, jobs = time.monotonic(), [*extract_jobs(stage.project, waiting)]
+    with stage.console.progress("extract", sum(len(job.items) for job in jobs), "videos") as advance:
+        _run_extract_jobs(stage, jobs, advance)
     stage.project.ledger.record_rate("extract", len(waiting), time.monotonic() - begun)
     return found.updated(stage.project)
 
@@ -78,12 +80,13 @@ def extract_jobs(project: Project, waiting: list[VideoState]) -> Iterator[Extrac
     """Batches of videos that lack the same features, in the collection's order.
 
     A batch is committed whole, so what an interrupted run leaves are whole batches: cut again, they are the same ones,
-    and their shards get the same bytes.
+    and their shards get the same bytes. Speech, which is slow and reads sound at a rate of its own, has its own ones.
     """
     run = project.config.run
-    ordered = sorted(waiting, key=lambda state: (state.to_extract, state.name))
-    for missing, states in groupby(ordered, key=lambda state: state.to_extract):
-        for batch in in_batches(states, run.batch_videos):
+    parts = [(missing, state) for state in waiting for missing in state.parts_to_extract]
+    ordered = sorted(parts, key=lambda part: (part[0], part[1].name))
+    for missing, several in groupby(ordered, key=lambda part: part[0]):
+        for batch in in_batches((state for _, state in several), run.batch_videos):
             items = (
                 ExtractItem(
                     video=state.name,
@@ -385,12 +388,14 @@ def embed(stage: Stage, state: State, plan: TablePlan) -> tuple[int, int]:
         for job, outcome in stage.executor().map(embed_clips, jobs) if jobs else ():
             if isinstance(outcome, Exception):
                 raise outcome
+            said = {one.clip: speech_column(project, clips[one.clip]) for one in job.clips}
             for combination, (positions, vectors) in outcome.items():
                 for position, vector in zip(positions, vectors, strict=True):
                     clip = clips[job.clips[position].clip]
                     # Columns of mixed values hold text.
                     metadata = {key: read[types[key]](one) for key, one in clip.clip.metadata.items()}
-                    pending.append({**row_columns(state, clip, combination), "metadata": metadata, "vector": vector})
+                    columns = row_columns(state, clip, combination) | said[clip.clip.clip_id]
+                    pending.append({**columns, "metadata": metadata, "vector": vector})
             advance(len(job.clips))
             if len(pending) >= ROWS_PER_COMMIT:
                 written += _commit(project, pending, [])[0]
@@ -485,11 +490,11 @@ def _commit(project: Project, rows: list[dict[str, Any]], delete_ids: list[str])
             project.ledger.set_table_version(table.uri, 0)
             table.drop()
         if not table.exists():
-            table.create(dim, project.collection.metadata_types)
-        table.add_metadata_columns(project.collection.metadata_types)
+            table.create(dim, project.column_types)
+        table.add_metadata_columns(project.column_types)
     if not rows and not delete_ids:
         return 0, 0
     applied = table.apply(rows, delete_ids)
-    columns = digest_of(project.collection.metadata_types)
+    columns = digest_of(project.column_types)
     project.ledger.set_table_version(table.uri, applied.version, state=columns)
     return applied.inserted + applied.updated, applied.deleted

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..._vocabulary import Clip, Status, digest_of
+from ...extract.speech import segments_of
 from ...store import embedding_fingerprint
 from ...train.data import ClipFeatures
-from ..project import CheckpointRef, FeatureRequest, Project, Resolved, text_of
+from ..project import SPEECH, CheckpointRef, FeatureRequest, Project, Resolved, text_of
 from .survey import Stream, Survey, fingerprint_of, survey
 from .tasks import text_digest
 
@@ -25,7 +26,9 @@ class ClipState:
         path: its file's path, as the table keeps it.
         inputs: what is stored of it.
         combinations: those of `store.combinations` that it has.
-        row_digest: what decides its rows apart from vectors: captions, split, metadata, and the combinations asked for.
+        row_digest: what decides its rows apart from vectors: captions, split, metadata, the combinations asked for, and
+            the transcript.
+        speech: the fingerprint of its video's transcript, where there is one with words in it.
     """
 
     clip: Clip
@@ -33,6 +36,7 @@ class ClipState:
     inputs: ClipFeatures
     combinations: tuple[str, ...]
     row_digest: str
+    speech: str | None = None
 
     @property
     def row_ids(self) -> dict[str, str]:
@@ -107,6 +111,8 @@ def clip_states(project: Project, found: Survey, text: FeatureRequest | None) ->
         if state.file.digest is None or state.duration_seconds <= 0:
             continue
         path = project.kept_path(state.file.video.path)
+        transcripts = (one for one in state.streams if one.request.purpose == "speech")
+        speech = next((one.fingerprint for one in transcripts if one.entry is not None and one.entry.num_rows), None)
         for clip in project.clips_of(state.file.video, state.file.digest, state.duration_seconds):
             media = {
                 modality.value: tuple(one.fingerprint for one in streams)
@@ -128,14 +134,26 @@ def clip_states(project: Project, found: Survey, text: FeatureRequest | None) ->
                 is_picture=state.file.video.is_picture,
             )
             wanted = config.store.combinations
-            facts = [clip.video, path, list(clip.captions), clip.split, dict(clip.metadata), sorted(wanted)]
+            facts: list[Any] = [clip.video, path, list(clip.captions), clip.split, dict(clip.metadata), sorted(wanted)]
+            if project.speech is not None:
+                facts.append([SPEECH, speech])
             yield ClipState(
                 clip=clip,
                 path=path,
                 inputs=inputs,
                 combinations=tuple(one for one in wanted if all(map(inputs.has, one.split("+")))),
                 row_digest=digest_of(facts),
+                speech=speech,
             )
+
+
+def speech_column(project: Project, found: ClipState) -> dict[str, str]:
+    """What is said in a clip, as a column of its rows; nothing where nobody speaks."""
+    if found.speech is None:
+        return {}
+    said = project.store.read_span(found.speech, found.clip.start_seconds, found.clip.end_seconds)
+    text = " ".join(segment.text for segment in segments_of(said))
+    return {SPEECH: text} if text else {}
 
 
 def _reaches(project: Project, stream: Stream, clip: Clip) -> bool:

@@ -81,6 +81,13 @@ class VideoState:
         return tuple(one.request.name for one in self.streams if one.entry is None and not one.request.is_imported)
 
     @property
+    def parts_to_extract(self) -> list[tuple[str, ...]]:
+        """The same, as what is extracted together: speech by itself."""
+        speech = {one.request.name for one in self.streams if one.request.purpose == "speech"}
+        parts = (tuple(name for name in self.to_extract if (name in speech) == alone) for alone in (False, True))
+        return [part for part in parts if part]
+
+    @property
     def why_pending(self) -> str:
         awaited = sorted(set(self.missing) - set(self.to_extract))
         if not awaited:
@@ -88,7 +95,7 @@ class VideoState:
         return f"waits for `frameloom import` of {', '.join(awaited)} (--absent records videos that have none)"
 
     def modalities(self) -> dict[Modality, tuple[Stream, ...]]:
-        """The streams that are joined for the model, by modality; what finds shots is not among them."""
+        """The streams that are joined for the model, by modality; those of another purpose are not among them."""
         found: dict[Modality, tuple[Stream, ...]] = {}
         for one in (each for each in self.streams if each.request.is_read):
             found[one.request.modality] = (*found.get(one.request.modality, ()), one)
@@ -125,8 +132,9 @@ class VideoState:
 
     @property
     def duration_seconds(self) -> float:
-        """The end of the last stream that was seen or heard; 0 without any."""
-        return max((entry.end_seconds for entry in self.entries.values() if entry.num_rows), default=0.0)
+        """The end of the last stream that was seen or heard; 0 without any. Words that are said do not count."""
+        entries = (one.entry for one in self.streams if one.request.purpose != "speech")
+        return max((entry.end_seconds for entry in entries if entry is not None and entry.num_rows), default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +172,7 @@ def survey(project: Project, *, on_hashed: Callable[[Path], None] | None = None)
         if isinstance(digest, MediaError):
             states.append(VideoState(file=FileState(video=video, status=digest.status, message=digest.message)))
             continue
-        wanted = (one for one in project.extracted if one.is_read or not video.has_spans)
+        wanted = (one for one in project.extracted if one.purpose != "shots" or not video.has_spans)
         streams = tuple(stream_of(project, request, digest, absent) for request in wanted)
         states.append(VideoState(file=FileState(video=video, digest=digest), streams=streams))
     return Survey(videos=tuple(states))

@@ -108,7 +108,7 @@ def working(project: Project, console: Console) -> Iterator[Stage]:
 
 def _drop_other_columns(project: Project, console: Console) -> None:
     """A table whose metadata columns have other types than the manifest's now is made anew from the features."""
-    wanted = project.collection.metadata_types
+    wanted = project.column_types
     if not project.table.exists() or project.ledger.table_state(project.table.uri) == digest_of(wanted):
         return
     there = project.table.metadata_types()

@@ -73,7 +73,8 @@ class TestSpecification:
     def test_tells_the_planner_what_it_reads(self, name: str) -> None:
         spec = backbone_spec(name)
         assert spec.dim > 0
-        assert (spec.rate_hz is None) == (spec.modality is Modality.TEXT)
+        is_of_words = spec.modality is Modality.TEXT or spec.sampling.get("rows") == "words"
+        assert (spec.rate_hz is None) == is_of_words
         if spec.modality is Modality.VIDEO:
             per_window = spec.sampling.get("rows_per_window", 1)
             assert Windows.from_data(spec.sampling).rate_hz * per_window == spec.rate_hz

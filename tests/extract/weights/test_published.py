@@ -568,6 +568,21 @@ class TestModelsOfTheHub:
             fetch_weights(self.source())
         assert names(cache) == set()
 
+    def test_a_model_of_ctranslate2_is_fetched_whole(self, repository: Path) -> None:
+        """Its ``model.bin`` is no pickle, and is taken where it is the model: no safetensors, and its other files."""
+        for path in [path for path in repository.rglob("*") if path.is_file()]:
+            path.unlink()
+        for name in ("model.bin", "config.json", "vocabulary.txt", "run.py", "pytorch_model.bin"):
+            (repository / name).write_text(name)
+        with pytest.raises(ConfigError, match=r"it holds no \.safetensors"):
+            fetch_weights(self.source())
+        (repository / "tokenizer.json").write_text("{}")
+        folder = fetch_weights(self.source())
+        assert names(folder) == {"model.bin", "config.json", "vocabulary.txt", "tokenizer.json"}
+        assert weights_digest("whisper", MODEL) == weights_digest("whisper", folder)
+        with pytest.raises(ConfigError, match="holds"):
+            create_backbone("transformers_text", weights=MODEL)
+
     def test_no_connection_is_one_line(self, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def offline(repo: str, *, revision: str) -> list[str]:
             raise OSError("the network is\nunreachable")

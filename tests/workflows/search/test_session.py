@@ -18,8 +18,8 @@ from frameloom.workflows.index import Index
 from frameloom.workflows.project import Project
 from frameloom.workflows.search import Query, Result, SearchSession
 from frameloom.workflows.sync import train_only
+from helpers import skip_or_fail
 from helpers.projects import COLOURS, make_clip, run_sync, write_config
-from helpers.tools import skip_or_fail
 
 
 @pytest.fixture
