@@ -38,6 +38,7 @@ NAME_DIGITS = 32  # of a file that is named by its content
 SETTLED_SECONDS = 2.0  # a younger file may change again within one tick of its file system's clock
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
+_FAILING = frozenset({errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EREMOTEIO})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -455,6 +456,40 @@ def sync_path(path: Path, flags: int = os.O_RDONLY) -> None:
         os.close(descriptor)
 
 
+def disk_problem(folder: Path) -> str | None:
+    """What the file system of a folder cannot do that a store needs, trying it; None when it can do all of it.
+
+    LanceDB commits by a hard link, which fails where another one is there; shards and checkpoints by a rename.
+    Raises FrameloomError where the disk fails.
+    """
+    name = temporary_path(folder / "probe")
+    other = name.with_name(f"{name.name[:-4]}-2.tmp")
+    step = "files"
+    try:
+        with name.open("xb") as file:
+            step = "fsync"
+            file.write(b"probe")
+            os.fsync(file.fileno())
+            step = "locks"
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        step = "hard links"
+        other.hardlink_to(name)
+        step = "renames"
+        name.replace(other)
+        sync_folder(folder)
+    except OSError as error:
+        if error.errno in _FAILING and (explained := system_error(error, folder)) is not None:
+            raise explained from error
+        if error.errno in FULL | _FORBIDDEN - _NO_LINKS:  # of which another message tells
+            return None
+        return f"no {step} ({error.strerror})"
+    finally:
+        for path in (name, other):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+    return None
+
+
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
     """Hold the lock file ``path``, which stays behind, for the length of a block; others wait.
@@ -522,6 +557,27 @@ def write_error(
         f"cannot write {aside or path}: {reason}; what was committed before is intact: see to the disk, and run the"
         f" same command again{advice}"
     )
+
+
+def system_error(error: OSError, what: Path | str = "") -> FrameloomError | None:
+    """The error that a user reads where the system refused what no caller has explained; None for a fault of ours.
+
+    Args:
+        error: the system's.
+        what: the file, where the error does not name it.
+    """
+    what = what or os.fsdecode(error.filename or "a file")
+    reason = error.strerror or str(error)
+    if error.errno in FULL:
+        return out_of_space(what)
+    if error.errno in _FAILING:
+        advice = "nothing that was committed is lost: see to the disk, delete nothing, and run the same command again"
+        return FrameloomError(f"{what} cannot be read or written: {reason}; {advice}")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
+        return FrameloomError(f"{what}: {reason}; raise the limit (ulimit -a), and run the same command again")
+    if error.errno in _FORBIDDEN | {errno.ELOOP}:
+        return ConfigError(f"{what} cannot be used: {reason}; ask its owner for the right, or name another place")
+    return None
 
 
 def taken_over(path: Path) -> LockedError:

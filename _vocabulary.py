@@ -78,6 +78,11 @@ class Status(StrEnum):
         return self in _ABSENT
 
     @property
+    def is_momentary(self) -> bool:
+        """Whether it says more of one attempt than of the file's bytes, so that another attempt may end otherwise."""
+        return self in _MOMENTARY
+
+    @property
     def outcome(self) -> Outcome:
         """The box of the accounting identity that a file with this status is counted in."""
         if self is Status.OK or self in _ABSENT:
@@ -92,6 +97,7 @@ class Status(StrEnum):
 _ABSENT = frozenset({Status.NO_AUDIO, Status.NO_VIDEO, Status.NO_TEXT})
 _PARTIAL = frozenset({Status.TRUNCATED, Status.DAMAGED})
 _QUARANTINED = frozenset({Status.DECODER_CRASH, Status.DEADLINE, Status.OUT_OF_MEMORY})
+_MOMENTARY = frozenset({Status.MISSING, Status.UNREADABLE, Status.CHANGED, *_QUARANTINED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from .features import FeatureStore
 from .fingerprints import embedding_fingerprint, feature_fingerprint
 from .formats import Entry, Sample, ShardGoneError, ShardInfo, code_version, sample_checksum
 from .health import Finding, compact_features, repair_features, verify_features
-from .ledger import Ledger
+from .ledger import Ledger, hash_file
 from .locks import SharedLock, exclusive_lock, reader_lock, writer_lock
 from .table import ClipTable, check_metadata_schema, metadata_of, quoted
 
@@ -28,6 +28,7 @@ __all__ = [
     "embedding_fingerprint",
     "exclusive_lock",
     "feature_fingerprint",
+    "hash_file",
     "metadata_of",
     "quoted",
     "reader_lock",

@@ -6,6 +6,7 @@ lost or damaged ledger costs time and never data. SQLite in WAL mode with full s
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -18,7 +19,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .._files import file_stamp, is_settled, make_folder, out_of_space, set_aside
+from .._files import file_stamp, is_settled, make_folder, out_of_space, set_aside, system_error
 from .._vocabulary import InputError, MediaError, Status, digest_of
 from .fingerprints import media_error, open_regular_file
 
@@ -31,6 +32,14 @@ RATE_MEMORY = 0.5
 _FILES_A_COMMIT = 64  # each commit waits for the disk
 # Of a full disk SQLite says so only where a write fails, and not where a file cannot be made or made longer.
 _ALSO_WHEN_FULL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_SYSTEM_ERRORS = {
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_BUSY: errno.EAGAIN,
+    sqlite3.SQLITE_NOMEM: errno.ENOMEM,
+}
 _NEEDED_BYTES = 256 * 1024
 _HASHING_THREADS = min(4, os.cpu_count() or 1)
 _SCHEMA = """
@@ -96,7 +105,7 @@ class Ledger:
         with ThreadPoolExecutor(_HASHING_THREADS) as pool:
             for some_paths in _parts([path for path in stamps if path not in found], _FILES_A_COMMIT):
                 settled: list[tuple[bytes, str, str]] = []
-                for path, result in zip(some_paths, pool.map(_hash_file, some_paths), strict=True):
+                for path, result in zip(some_paths, pool.map(hash_file, some_paths), strict=True):
                     if isinstance(result, MediaError):
                         found[path] = result
                     else:
@@ -110,6 +119,14 @@ class Ledger:
                             "INSERT OR REPLACE INTO files VALUES (?1, ?2, ?3, seal(hex(?1), hex(?2), hex(?3)))", settled
                         )
         return {path: found[path] for path in paths}
+
+    def stamp_of(self, path: Path, digest: str) -> str:
+        """The `file_stamp` that a file had when this digest was noted; empty where it was not."""
+        row = self._row(
+            "SELECT stamp FROM files WHERE path = ? AND digest = ? AND seal = seal(hex(path), hex(stamp), hex(digest))",
+            (os.fsencode(path.absolute()), digest),
+        )
+        return str(row[0]) if row else ""
 
     # Attempts
 
@@ -204,7 +221,10 @@ class Ledger:
                 is_full = code in _ALSO_WHEN_FULL and shutil.disk_usage(self.path.parent).free < _NEEDED_BYTES
                 if code == sqlite3.SQLITE_FULL or is_full:
                     raise out_of_space(self.path) from error
-                raise
+                number = _SYSTEM_ERRORS.get(code)
+                if number is None or (explained := system_error(OSError(number, str(error)), self.path)) is None:
+                    raise
+                raise explained from error
 
     def _open(self) -> sqlite3.Connection:
         make_folder(self.path.parent)
@@ -223,7 +243,10 @@ class Ledger:
         if self.path.exists():
             memory = sqlite3.connect(":memory:", check_same_thread=False)
             try:
-                with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)) as source:
+                # In a folder that may not be written to, SQLite reads no file that a writer may have open.
+                log = self.path.with_name(f"{self.path.name}-wal")
+                mode = "mode=ro" if log.exists() or os.access(self.path.parent, os.W_OK) else "immutable=1"
+                with closing(sqlite3.connect(f"{self.path.resolve().as_uri()}?{mode}", uri=True)) as source:
                     source.backup(memory)
                 return _with_schema(memory)
             except sqlite3.DatabaseError as error:
@@ -261,8 +284,8 @@ def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _hash_file(path: Path) -> tuple[str, str] | MediaError:
-    """Digest, and stamp where the file had been left alone long enough for that to be trusted."""
+def hash_file(path: Path) -> tuple[str, str] | MediaError:
+    """Digest, and stamp where the file had been left alone long enough for that to be trusted; or why there is none."""
     try:
         with open_regular_file(path) as file:
             before = os.fstat(file.fileno())

@@ -2,14 +2,13 @@
 
 from .filters import quoted
 from .lance import Applied, ClipTable
-from .rows import COLUMN_TYPES, bad_rows, check_metadata_schema, metadata_of
+from .rows import COLUMN_TYPES, altered_rows, bad_rows, check_metadata_schema, metadata_of
 
 __all__ = [
     "COLUMN_TYPES",
-    "KEEP_SECONDS",
-    "UNREAD_SECONDS",
     "Applied",
     "ClipTable",
+    "altered_rows",
     "bad_rows",
     "check_metadata_schema",
     "metadata_of",

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..._files import out_of_space
+from ..._files import out_of_space, system_error
 from ..._vocabulary import ConfigError, FrameloomError, InputError, IntegrityError
-from .filters import check_filter, shown
-from .rows import TABLE_FORMAT
+from .filters import bracketed, check_filter, shown
+from .rows import READABLE_FORMATS, TABLE_FORMAT
 from .versions import TableFolder
 
 
@@ -36,8 +36,7 @@ class Connection:
     def __init__(self, uri: str, name: str, folder: TableFolder | None) -> None:
         self._uri, self._name, self._folder = uri, name, folder
         self.name = f"table {name!r} in {uri}"
-        where = folder.path if folder is not None else "the table"
-        self.remedy = f"delete {where} and run sync again, which embeds the stored features anew"
+        self.remedy = "run `frameloom repair`, then `frameloom sync`, which embeds the stored features anew"
         self._database: Any = None
         self._process = 0
 
@@ -61,12 +60,17 @@ class Connection:
         """The newest version. Raises InputError without a table, IntegrityError, or ConfigError for another format."""
         if not self.exists():
             raise InputError(f"there is no table {self._name!r} in {self._uri}; run embed or sync first")
+        if self._folder is not None and self._folder.head_version() in self._folder.damaged_versions():
+            # It is not shown to the library, which may end the process.
+            raise IntegrityError(
+                f"{self.name}: the files of its newest version are not what was written; {self.remedy}"
+            )
         with self.translated():
             table = self.database().open_table(self._name)
         if not table.schema.names:  # a manifest of zeros, which a power cut can leave, opens as an empty one
             raise IntegrityError(f"{self.name} has no columns; {self.remedy}")
         found = (table.schema.metadata or {}).get(b"frameloom.format", b"none").decode()
-        if found != TABLE_FORMAT:
+        if found not in READABLE_FORMATS:
             raise ConfigError(f"{self.name} has format {found}, this version reads {TABLE_FORMAT}; {self.remedy}")
         return table
 
@@ -82,17 +86,27 @@ class Connection:
             is_theirs = isinstance(error, ValueError | RuntimeError | OSError) or type(error).__name__ == "RustPanic"
             if isinstance(error, FrameloomError) or not is_theirs:
                 raise
-            if where is not None and (isinstance(error, ValueError) or _is_readable(table)):
+            if where is not None and _is_of_filter(table, where):
                 raise InputError(f"the filter {shown(where)} is not right: {brief(error)}") from error
-            if "No space left" in str(error) or "os error 28" in str(error):
+            named = re.search(r"\(os error (\d+)\)", str(error))
+            number = int(named[1]) if named else getattr(error, "errno", None)
+            if number and (explained := system_error(OSError(number, brief(error)), self.name)) is not None:
+                raise explained from error
+            if "No space left" in str(error):
                 raise out_of_space(self.name) from error
             raise IntegrityError(f"{self.name}: {brief(error)}; {self.remedy}") from error
 
 
-def _is_readable(table: Any) -> bool:
+def _is_of_filter(table: Any, where: str) -> bool:
+    """Whether a filter is why a question failed: it cannot be planned, or all rows can be read without it."""
     try:
-        table.search().limit(1).to_arrow()
+        table.search().where(bracketed(where)).explain_plan()
     except (ValueError, RuntimeError, OSError):
+        return True
+    try:
+        for _ in table.search().select([name for name in table.schema.names if name != "vector"]).to_batches(8192):
+            pass
+    except Exception:  # noqa: BLE001 - a panic has a class that cannot be imported
         return False
     return True
 

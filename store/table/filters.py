@@ -18,6 +18,7 @@ from ..._vocabulary import InputError
 MAX_FILTER_CHARACTERS = 10_000
 MAX_FILTER_DEPTH = 20  # at 50, LanceDB's parser of 0.40 takes for ever
 MAX_FILTER_SIGNS = 250  # a chain of 1,000 additions ends its process
+MAX_FILTER_JOINS = 8  # each makes a text of every row longer
 IDS_A_STATEMENT = 500
 _SHOWN_CHARACTERS = 80  # of a filter in a message
 _PARTS = re.compile(
@@ -25,6 +26,8 @@ _PARTS = re.compile(
     r"""|(?P<word>[^\W\d]\w*)|(?P<comment>--|/\*)|(?P<sign>\|\||[<>!]=|<>|[-+*/%=<>])|(?P<mark>[(),\[\]])|(?P<wrong>\S)"""
 )
 _WORDS = frozenset(["AND", "BETWEEN", "ESCAPE", "FALSE", "ILIKE", "IN", "IS", "LIKE", "NOT", "NULL", "OR", "TRUE"])
+_HIDDEN = ("vector", "vector_checksum", "row_checksum")  # columns that say nothing to a user
+_OPERATORS = _WORDS - {"ESCAPE", "FALSE", "NULL", "TRUE"}
 # Functions whose cost grows with the row alone, and which say nothing of the machine.
 _FUNCTIONS = frozenset(["abs", "array_has", "array_length", "contains", "length", "lower", "starts_with", "upper"])
 
@@ -58,19 +61,22 @@ def check_filter(where: str, columns: Sequence[str]) -> None:
     if len(where) > MAX_FILTER_CHARACTERS:
         raise InputError(f"the filter has {len(where):,} characters; {MAX_FILTER_CHARACTERS:,} are allowed")
     parts = [(found.lastgroup, found.group()) for found in _PARTS.finditer(where)]
-    brackets = [(part == "(") - (part == ")") for _, part in parts]
+    brackets = [(part in ("(", "[")) - (part in (")", "]")) for _, part in parts]
     # A bracket that closes more than was opened before it could leave the conditions around the filter.
     depths = list(accumulate(brackets))
     if min(depths) < 0 or depths[-1] != 0:
         raise InputError(f"the brackets of the filter {shown(where)} do not match; close every one that is opened")
     if max(*depths, sum(part.upper() == "NOT" for _, part in parts)) > MAX_FILTER_DEPTH:
         raise InputError(f"the filter is nested too deeply; at most {MAX_FILTER_DEPTH} brackets or NOTs are allowed")
-    if (num_signs := sum(kind == "sign" for kind, _ in parts)) > MAX_FILTER_SIGNS:
+    # Each may nest what comes before it, and each takes of the parser's stack.
+    if (num_signs := sum(kind == "sign" or part.upper() in _OPERATORS for kind, part in parts)) > MAX_FILTER_SIGNS:
         raise InputError(
-            f"the filter has {num_signs:,} comparisons and sums; {MAX_FILTER_SIGNS} are allowed: compare with many"
-            " values by IN (...)"
+            f"the filter has {num_signs:,} comparisons, sums and words between conditions; {MAX_FILTER_SIGNS} are"
+            " allowed: compare with many values by IN (...)"
         )
-    known = {name.casefold(): name for name in columns if name != "vector"}
+    if sum(part == "||" for _, part in parts) > MAX_FILTER_JOINS:
+        raise InputError(f"the filter joins texts too often; at most {MAX_FILTER_JOINS} || are allowed")
+    known = {name.casefold(): name for name in columns if name not in _HIDDEN}
     for (kind, part), (_, after) in zip(parts, [*parts[1:], (None, "")], strict=True):
         name = part[1:-1] if kind == "column" else part
         if kind == "wrong" and part in "'\"`":

@@ -20,11 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..._files import fail_point, make_folder
 from ..._vocabulary import ConfigError, InputError, IntegrityError
-from .connection import Connection, brief
+from .connection import Connection
 from .filters import bracketed, check_columns, id_filters
 from .index import IndexRecord, published, read_record, tend
 from .nearest import PinnedVersion
-from .rows import COLUMN_TYPES, bad_rows, clip_schema, metadata_fields, query_vector, rows_table
+from .recovery import recover
+from .rows import (
+    CHECKSUMS,
+    COLUMN_TYPES,
+    clip_schema,
+    metadata_fields,
+    query_vector,
+    rows_table,
+)
 from .versions import TableFolder
 
 if TYPE_CHECKING:
@@ -34,6 +42,8 @@ _TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 MAX_TOP = 10_000
 MAX_COMMITS = 512  # until a run merges the table's files: a manifest lists every file, and is written by each commit
 MAX_VERSIONS = 64  # a run that leaves more merges and drops the old ones at its end
+FEW_VERSIONS = 8  # the same of a table that is cheap to write again
+SMALL_BYTES = 64 * 2**20
 KEEP_SECONDS = 600.0  # readers open the newest version, and are through with it by then
 UNREAD_SECONDS = 30.0  # the same where nobody holds the readers' lock: a question takes less, and is asked again if not
 _ALL_SECONDS = 10 * 365 * 86400.0
@@ -236,7 +246,7 @@ class ClipTable:
     def _columns(self, table: Any, columns: Sequence[str] | None) -> list[str]:
         names: list[str] = table.schema.names
         if columns is None:
-            return [name for name in names if name != "vector"]
+            return [name for name in names if name not in ("vector", *CHECKSUMS)]
         check_columns(columns, names)
         return list(columns)
 
@@ -368,8 +378,9 @@ class ClipTable:
         if not self.exists():
             return None
         folder = self._folder
-        num_versions = len(self._lance.open().list_versions()) if folder is None else folder.num_versions()
-        if num_versions > MAX_VERSIONS:
+        num_versions = self.num_versions()
+        is_small = folder is not None and folder.num_bytes() <= SMALL_BYTES
+        if num_versions > (FEW_VERSIONS if is_small else MAX_VERSIONS):
             self.optimize(keep_seconds=KEEP_SECONDS if is_read else UNREAD_SECONDS)
         elif folder is not None and folder.kept_rows() is None:
             folder.keep_rows(self._read_rows())
@@ -420,6 +431,46 @@ class ClipTable:
             self._folder.keep_rows(rows)
         return int(self._lance.open().version)
 
+    def has_checksums(self) -> bool:
+        """Whether rows have checksums, which those of tables of an older format lack."""
+        return set(CHECKSUMS) <= set(self.schema().names)
+
+    def damaged_files(self) -> list[Path]:
+        """Files of manifests, deletions and indexes that are not what was written."""
+        return [] if self._folder is None else self._folder.damaged_files(also_indexes=True)
+
+    def num_versions(self) -> int:
+        """How many versions are kept, the newest included."""
+        return len(self._lance.open().list_versions()) if self._folder is None else self._folder.num_versions()
+
+    def drop_indexes(self) -> None:
+        """Remove the indexes and set aside those of their files that are damaged; the next run builds them again."""
+        table = self._lance.open()
+        with self._commit():
+            for index in table.list_indices():
+                table.drop_index(index.name)
+        if self._folder is not None:
+            self._folder.index_record.unlink(missing_ok=True)
+            self._folder.forget_indexes()
+
+    def replace_by(self, other: ClipTable) -> int:
+        """Hold the rows and columns of another table, in one commit: readers see all that was, or all of this.
+
+        Returns the version, which is durable. Raises IntegrityError where rows are missing afterwards.
+        """
+        import pyarrow as pa
+
+        schema = other.schema()
+        rows = pa.RecordBatchReader.from_batches(schema, other.batches(schema.names))
+        with self._commit():
+            table = self._lance.database().create_table(self.name, data=rows, schema=schema, mode="overwrite")
+        _expect("holds", int(table.count_rows()), other.count())
+        if self._folder is not None:
+            self._folder.index_record.unlink(missing_ok=True)  # of an index that this version does not have
+            self._folder.keep_rows(self._read_rows())
+        self._held = None
+        return int(table.version)
+
     def drop(self) -> None:
         """Remove the table with all its versions. A table that is not there is no error."""
         if self.exists():
@@ -438,60 +489,13 @@ class ClipTable:
             yield
         if self._folder is not None and before is not None:
             fail_point("table.committed")
-            self._folder.sync_since(before)
+            with self._lance.translated():
+                self._folder.sync_since(before)
         fail_point("table.synced")
 
     def recover(self, last_durable_version: int | None) -> list[str]:
-        """Bring the table to a version that opens, after a kill or a power cut. Call it before the first read of a run.
-
-        A version that was never acknowledged and cannot be read whole is set aside: its manifest is moved to
-        ``.quarantine`` next to the table, and the version before it is the newest again. One that can be read is made
-        durable.
-
-        Args:
-            last_durable_version: from the ledger; None when it is not known.
-
-        Returns:
-            a sentence for each thing that was done; none when all is well.
-
-        Raises:
-            IntegrityError: a version that was acknowledged cannot be read.
-        """
-        folder, done = self._folder, list[str]()
-        if folder is None:
-            return done
-        folder.sweep()
-        while (head := folder.head_version()) is not None:
-            if head == last_durable_version:
-                self.rows()
-                return done
-            problem = self._damage()
-            if problem is None:
-                folder.sync_since(set())
-                break
-            if head > 1 and head <= (last_durable_version or 0):
-                raise IntegrityError(
-                    f"{self._lance.name} is damaged at version {head}: {problem}; {self._lance.remedy}"
-                )
-            kept = folder.quarantine(head)
-            done.append(f"{self._lance.name}: version {head} was never finished ({problem}); set aside as {kept}")
-        if (head or 0) < (last_durable_version or 0):
-            done.append(
-                f"{self._lance.name} is at version {head}, {last_durable_version} had been written; missing rows are "
-                "embedded anew"
-            )
-        return done
-
-    def _damage(self) -> str | None:
-        """What is wrong with the newest version, reading all of it; None when it is whole."""
-        num_bad = 0
-        try:
-            for batch in self.batches(self.schema().names):
-                batch.validate(full=True)
-                num_bad += len(bad_rows(batch))
-        except (IntegrityError, ValueError) as error:  # of Arrow: a text that is not UTF-8, or a list without its items
-            return brief(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-        return f"{num_bad} vectors are not of length 1" if num_bad else None
+        """Bring the table to a version that opens, before the first read of a run; see `recovery.recover`."""
+        return [] if self._folder is None else recover(self._lance, self._folder, self.rows, last_durable_version)
 
 
 def _expect(what: str, found: int, expected: int) -> None:

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._vocabulary import IntegrityError
 from .filters import bracketed
 from .index import MATRIX_BYTES, IndexRecord
-from .rows import vectors_of
+from .rows import altered_rows, vectors_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SCANNED_ROWS = 2_000  # so few that match a filter are compared one by one
 _ROUNDING = 2e-6  # of scores in float32
+CHECKED_ROWS = 100  # of an answer: so few are read and checked with all their columns, of more the vectors
 _MORE_PROBES = 3
 _FILTERS_KEPT = 64
 _BLOCK_QUESTIONS = 64
@@ -56,7 +58,7 @@ class PinnedVersion:
         num_rows = self.num_rows if where is None else int(self._count(where))
         if num_rows == self.num_rows:
             where = None
-        wanted = [*dict.fromkeys(["id", *columns, "vector"])]
+        wanted = [*dict.fromkeys(["id", *columns, "vector", *self._checked(top)])]
         if self.record is not None and num_rows > SCANNED_ROWS:
             found = self._by_index(self.record, query, where, num_rows, top, wanted)
         # One question alone is answered sooner by a scan than by reading all vectors.
@@ -66,7 +68,20 @@ class PinnedVersion:
             found = self.table.take_row_ids(row_ids).select(wanted).to_arrow() if row_ids else None
         else:
             found = self._by_scan(query, where, top, wanted)
-        return [] if found is None else best_first(found, query, columns)[:top]
+        return [] if found is None else best_first(self._as_written(found), query, columns)[:top]
+
+    def _checked(self, top: int) -> list[str]:
+        """The columns that are read to know that rows are as they were written: of few rows all."""
+        names = self.table.schema.names
+        return names if top <= CHECKED_ROWS else [name for name in names if name == "vector_checksum"]
+
+    def _as_written(self, found: pa.Table) -> pa.Table:
+        """Rows without LanceDB's own columns. Raises IntegrityError for one that is not as it was written."""
+        names = [name for name in self.table.schema.names if name in found.schema.names]
+        if len(names) < len(self.table.schema.names):  # not all that the row's own checksum is of
+            names = [name for name in names if name != "row_checksum"]
+        raise_altered(found.select(names))
+        return found
 
     def nearest_many(
         self, queries: Sequence[NDArray[np.float32]], where: str | None, top: int, columns: Sequence[str]
@@ -99,7 +114,8 @@ class PinnedVersion:
 
         search = self.table.search(MatchQuery(words, text), query_type="fts")
         search = search if where is None else search.where(bracketed(where), prefilter=True)
-        found = search.limit(top).select([*dict.fromkeys(["id", *columns, "vector"]), "_score"]).to_arrow()
+        wanted = [*dict.fromkeys(["id", *columns, "vector", *self._checked(top)]), "_score"]
+        found = self._as_written(search.limit(top).select(wanted).to_arrow())
         rows = best_first(found, query, [*dict.fromkeys(["id", *columns]), "_score"])
         for row in rows:
             row["words"] = row.pop("_score")
@@ -134,7 +150,9 @@ class _Matrix:
     """All vectors of a version in memory, with their row ids and ids."""
 
     def __init__(self, table: Any) -> None:
-        rows = table.search().select(["id", "vector"]).with_row_id(True).to_arrow()
+        kept = [name for name in ("id", "vector", "vector_checksum") if name in table.schema.names]
+        rows = table.search().select(kept).with_row_id(True).to_arrow()
+        raise_altered(rows)
         rows = rows.sort_by("_rowid")
         self._ids = rows.column("id")
         self._row_ids = rows.column("_rowid").to_numpy()
@@ -164,6 +182,16 @@ class _Matrix:
                 order = sorted(range(len(rows)), key=lambda place: (-exact[place], ids[place]))[:top]
                 found.append([int(one) for one in self._row_ids[rows[order]]])
         return found
+
+
+def raise_altered(rows: pa.Table) -> None:
+    """Raises IntegrityError for a row that is not as it was written; see `altered_rows`."""
+    if altered := altered_rows(rows):
+        name = rows.column("id")[altered[0]].as_py()
+        raise IntegrityError(
+            f"{len(altered)} of {rows.num_rows} rows that were read of the table are not what was written, such as"
+            f" {name}: run `frameloom repair`, then `frameloom sync`, which embeds the stored features anew"
+        )
 
 
 def _matching(table: Any, row_ids: NDArray[np.uint64], where: str) -> NDArray[np.intp]:

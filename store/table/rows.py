@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from ..._vocabulary import ConfigError, InputError, canonical_json
 from .filters import check_columns
@@ -16,7 +17,8 @@ from .filters import check_columns
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TABLE_FORMAT = "2"
+TABLE_FORMAT = "3"
+READABLE_FORMATS = ("2", TABLE_FORMAT)  # rows of the older one have no checksums
 MAX_NORM_ERROR = 1e-3
 COLUMN_TYPES = {
     "id": "string",
@@ -33,6 +35,8 @@ COLUMN_TYPES = {
     "fingerprint": "string",
     "row_digest": "string",
     "model": "string",
+    "vector_checksum": "int64",
+    "row_checksum": "int64",
     "vector": "vector",
 }
 METADATA_TYPES = ("string", "int64", "double", "bool")
@@ -113,6 +117,10 @@ def rows_table(rows: pa.Table | Sequence[Mapping[str, Any]], schema: pa.Schema) 
             raise InputError(f"column {field.name!r} takes {field.type}: {error}") from error
     table = pa.Table.from_arrays(arrays, schema=schema)
     _check_values(table)
+    for name, make in CHECKSUMS.items():
+        if name in schema.names:  # which a table of an older format lacks
+            place = schema.get_field_index(name)
+            table = table.set_column(place, schema.field(place), pa.array(make(table), pa.int64()))
     return table
 
 
@@ -171,6 +179,41 @@ def bad_rows(batch: pa.RecordBatch | pa.Table) -> list[int]:
     lengths = np.zeros(len(column))  # also of those that are missing, which `flatten` leaves out
     lengths[is_there] = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     return np.flatnonzero(~(np.abs(lengths - 1) <= MAX_NORM_ERROR)).tolist()  # NaN fails every comparison
+
+
+def vector_checksums(rows: pa.RecordBatch | pa.Table) -> list[int]:
+    """For each row the XXH3-64 of its vector, seeded by its id, so that the vector of another row has another one."""
+    vectors, names = np.ascontiguousarray(vectors_of(rows)), rows.column("id").to_pylist()
+    return [
+        _signed(xxh3_64_intdigest(vector.data, seed=xxh3_64_intdigest(name.encode())))
+        for vector, name in zip(vectors, names, strict=True)
+    ]
+
+
+def row_checksums(rows: pa.RecordBatch | pa.Table) -> list[int]:
+    """For each row the XXH3-64 of what its columns hold, with the vector's checksum in place of the vector.
+
+    Empty columns do not count: a column that is added later changes no row.
+    """
+    names = [name for name in rows.schema.names if name not in ("vector", "row_checksum")]
+    filled = ({key: value for key, value in row.items() if value is not None} for row in rows.select(names).to_pylist())
+    return [_signed(xxh3_64_intdigest(json.dumps(row, sort_keys=True).encode())) for row in filled]
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >> 63 else number
+
+
+CHECKSUMS = {"vector_checksum": vector_checksums, "row_checksum": row_checksums}  # the second is of the first as well
+
+
+def altered_rows(rows: pa.RecordBatch | pa.Table) -> list[int]:
+    """Places of the rows that are not as they were written, by the checksums that are among their columns."""
+    kept = [name for name in CHECKSUMS if name in rows.schema.names]
+    if "vector" in rows.schema.names and rows.column("vector").null_count:
+        return np.flatnonzero(rows.column("vector").is_null().to_numpy(zero_copy_only=False)).tolist()
+    pairs = [zip(rows.column(name).to_pylist(), CHECKSUMS[name](rows), strict=True) for name in kept]
+    return sorted({place for one in pairs for place, (known, found) in enumerate(one) if known != found})
 
 
 def query_vector(vector: Any, dim: int) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -337,6 +337,7 @@ def test_ids_are_read_again_where_another_process_has_written(filled):
 def test_versions_and_files_stay_few_however_many_commits_there_are(table, monkeypatch):
     monkeypatch.setattr(lance, "MAX_COMMITS", 5)
     monkeypatch.setattr(lance, "MAX_VERSIONS", 3)
+    monkeypatch.setattr(lance, "FEW_VERSIONS", 3)
     monkeypatch.setattr(lance, "KEEP_SECONDS", 0.0)
     for serial in range(23):
         assert counts(table.apply([make_row(serial)], [f"id-{serial - 2:03d}"])) == (1, 0, int(serial > 1))
@@ -407,7 +408,7 @@ def test_a_question_whose_version_was_dropped_is_asked_of_the_newest(filled, mon
 def test_a_version_whose_files_are_gone_is_damage(filled):
     for data in (filled._folder.path / "data").iterdir():
         data.unlink()
-    with pytest.raises(IntegrityError, match="and run sync again"):
+    with pytest.raises(IntegrityError, match="then `frameloom sync`"):
         ClipTable(filled.uri).search(unit(4))
 
 
