@@ -348,6 +348,35 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     model.load_state_dict(weights)
 
 
+def start_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> list[str]:
+    """Load those weights of another network that a model has under the same names; the others stay as they are.
+
+    Args:
+        model: what begins with them.
+        weights: under the model's names; further ones, such as a classifier's, are left out.
+        source: the other network, for messages.
+
+    Returns:
+        The names of the weights that were loaded.
+
+    Raises:
+        InputError: none that the model has, or another shape, as of another picture size, width or vocabulary. The
+            model is left as it was.
+    """
+    own = model.state_dict()
+    known = sorted(own.keys() & weights.keys())
+    if not known:
+        raise InputError(f"none of these weights is one of {source}; they begin with {', '.join(sorted(weights)[:3])}")
+    for name in known:
+        if weights[name].shape != own[name].shape:
+            raise InputError(
+                f"{name} is {tuple(own[name].shape)} here and {tuple(weights[name].shape)} in {source}: build the "
+                "model with its picture size, patch size, width and vocabulary"
+            )
+    load_weights(model, {**own, **{name: weights[name] for name in known}})
+    return known
+
+
 def renamed_config(official: Mapping[str, Any], names: Mapping[str, str], *, where: str) -> dict[str, Any]:
     """Translate an official configuration's names into ours. Raises ConfigError for a name that has no meaning here."""
     unknown = sorted(official.keys() - names.keys())

@@ -62,6 +62,10 @@ class AllInOneConfig(PixelConfig):
     """Of the contrast through the shared backbone (BVTC); 0 leaves out the projections."""
     order_weight: NonNegativeFloat = 0.0
     """Of the order of frames (vcop, in the code and not in the published setting); needs `frame_order_head`."""
+    rank_weight: NonNegativeFloat = 0.0
+    """Of the ranking of a clip's text among others, the fine-tuning for retrieval by fusion; needs `rank_head`."""
+    num_false_texts: PositiveInt = 15
+    """Other texts in it, of the batch; fewer where there are not so many."""
     temperature: PositiveFloat = 0.05
     """Of the contrast, fixed."""
     mask_probability: float = Field(default=0.15, gt=0, lt=1)
@@ -88,6 +92,8 @@ class AllInOneConfig(PixelConfig):
             raise ConfigError(f"width {self.width} cannot be shared by {self.heads} heads; use a multiple of heads")
         if self.mask_id >= self.vocab_size:
             raise ConfigError(f"mask_id {self.mask_id} must be below vocab_size {self.vocab_size}")
+        if self.rank_weight and not self.rank_head:
+            raise ConfigError("rank_weight needs rank_head=True")
         if self.order_weight and not self.frame_order_head:
             raise ConfigError("order_weight needs frame_order_head=True")
         return self

@@ -83,6 +83,7 @@ class Drawn(NamedTuple):
         mixed: clips, half of them replaced by others.
         matches: (B,) which are their own.
         order: (B, 3) of the frames; None: there is no objective of it.
+        ranked: (B, K) samples whose texts are ranked for each clip, its own first; None: there is no objective of it.
     """
 
     masked: Tensor
@@ -90,6 +91,7 @@ class Drawn(NamedTuple):
     mixed: Tokens
     matches: Tensor
     order: Tensor | None = None
+    ranked: Tensor | None = None
 
 
 @register_model("all_in_one", summary="All-in-one (CVPR 2023) of size B: one transformer for text, video and both")
@@ -287,7 +289,8 @@ class AllInOne(PixelModel):
         With `cotraining`, clips and pictures of a batch apart, and the two sums added (section 3.4).
 
         Returns:
-            The loss, and its terms: "mlm", "vtm", "transport", "order", "text|video"; of pictures "picture mlm", ...
+            The loss, and its terms: "mlm", "vtm", "transport", "order", "rank", "text|video"; of pictures "picture
+            mlm", ...
         """
         given = self.given(batch)
         nonempty = nonempty_of(given)
@@ -354,6 +357,12 @@ class AllInOne(PixelModel):
         if config.order_weight and drawn.order is not None:
             logits = self.order_scores(text, video, drawn.order)
             losses["order"] = config.order_weight * choice_loss(logits, order_labels(drawn.order))
+        if config.rank_weight and drawn.ranked is not None:
+            num_clips, num_texts = drawn.ranked.shape
+            clips = torch.arange(num_clips, device=drawn.ranked.device).repeat_interleave(num_texts)
+            pooled = self.joint(text=chosen(text, drawn.ranked.flatten()), video=chosen(video, clips))
+            scores = self.rank_output(pooled).view(num_clips, num_texts)
+            losses["rank"] = config.rank_weight * choice_loss(scores, torch.zeros_like(clips[:num_clips]))
         return losses
 
     def alignment(self, features: Features, text: Tokens, video: Tokens) -> Float[Tensor, " B"]:
@@ -395,12 +404,18 @@ class AllInOne(PixelModel):
         if self.config.order_weight and video.mask.shape[1] == ORDERED_FRAMES and bool(video.mask.bool().all()):
             order = torch.stack([torch.randperm(ORDERED_FRAMES, generator=generator) for _ in range(num)])
             order = order.to(mask.device)
+        ranked = None
+        if self.config.rank_weight and num > 1:
+            away = [torch.randperm(num - 1, generator=generator)[: self.config.num_false_texts] + 1 for _ in range(num)]
+            others = (torch.arange(num)[:, None] + torch.stack(away)) % num
+            ranked = torch.cat([torch.arange(num)[:, None], others], dim=1).to(mask.device)
         return Drawn(
             masked=masked,
             labels=text.values.masked_fill(~places, NO_LABEL),
             mixed=chosen(video, rows),
             matches=matches.to(mask.device),
             order=order,
+            ranked=ranked,
         )
 
     def _generator(self, what: str, first: int = 0) -> torch.Generator:

@@ -8,6 +8,7 @@ authors build them by "loss_names", of which some share a head. The co-training 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._vocabulary import ConfigError, InputError
-from ..base import load_weights, renamed_config
+from ..base import load_weights, renamed_config, start_weights
 from ..layers import inflated_frames, without_counters
 from ..objectives import MASK_ID
 from .config import AllInOneConfig
@@ -42,7 +43,8 @@ _IGNORED = {
 """What says nothing of the weights' shapes, or what they say themselves."""
 _OWN_OPTIONS = (
     "distilled", "deit", "drop_path", "temporal", "rolling", "patch_order", "cotraining", "mlm_weight", "vtm_weight",
-    "transport_weight", "contrast_weight", "order_weight", "temperature", "mask_probability", "mask_id", "rank_head",
+    "transport_weight", "contrast_weight", "order_weight", "rank_weight",
+    "num_false_texts", "temperature", "mask_probability", "mask_id", "rank_head",
     "num_answers", "option_head", "frame_order_head", "pixel_head", "image_mean", "image_std", "seed",
 )  # fmt: skip
 
@@ -129,3 +131,31 @@ def loaded_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
         filled[name] = torch.cat([positions[: len(wanted)], wanted[len(positions) :].to(positions)])
     filled.setdefault("num_steps", torch.tensor(0))
     load_weights(model, filled)
+
+
+def initialised_from(
+    model: nn.Module, *, vit: Mapping[str, Tensor] | None = None, bert: Mapping[str, Tensor] | None = None
+) -> None:
+    """Begin the backbone with a ViT or DeiT of timm, and words and their head with BERT of transformers.
+
+    The authors begin with the ViT alone, and their words at random.
+
+    Args:
+        model: an `AllInOne`.
+        vit: state dict of a (distilled) vision transformer of timm, of the model's picture and patch size.
+        bert: state dict of BertModel, BertForMaskedLM or BertForPreTraining; its positions are cut to the model's.
+
+    Raises:
+        InputError: weights of another shape, or none that the model has.
+    """
+    if vit is not None:
+        start_weights(model, {f"transformer.{name}": value for name, value in vit.items()}, source="a ViT of timm")
+    if bert is not None:
+        named = {}
+        for name, value in without_counters(bert).items():
+            own = re.sub(r"^(bert[.])?embeddings[.]", "text_embeddings.", name)
+            named[re.sub(r"^cls[.]predictions[.]", "mlm_score.", own)] = value
+        positions = "text_embeddings.position_embeddings.weight"
+        if positions in named:
+            named[positions] = named[positions][: len(model.state_dict()[positions])]
+        start_weights(model, named, source="BERT")

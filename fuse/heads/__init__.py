@@ -1,5 +1,16 @@
-"""Heads of downstream tasks: answers, options, order of frames."""
+"""Heads of downstream tasks: answers, options, order of frames, linear probes."""
 
+from .answers import UNKNOWN, AnswerList, accuracy
 from .classifiers import AnswerHead, FrameOrderHead, Pooler, choice_loss
+from .probe import fit_linear_probe
 
-__all__ = ["AnswerHead", "FrameOrderHead", "Pooler", "choice_loss"]
+__all__ = [
+    "UNKNOWN",
+    "AnswerHead",
+    "AnswerList",
+    "FrameOrderHead",
+    "Pooler",
+    "accuracy",
+    "choice_loss",
+    "fit_linear_probe",
+]

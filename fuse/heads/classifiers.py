@@ -64,5 +64,6 @@ class FrameOrderHead(nn.Module):
 
 
 def choice_loss(scores: Float[Tensor, "B K"], answers: Int[Tensor, " B"]) -> Float[Tensor, ""]:
-    """Cross entropy of the right one among K; zero for a batch of nothing."""
-    return functional.cross_entropy(scores.float(), answers) if len(scores) else scores.sum()
+    """Cross entropy of the right one among K; answers below 0 are unknown and left out. Zero where none is left."""
+    known = answers >= 0
+    return functional.cross_entropy(scores[known].float(), answers[known]) if known.any() else scores.sum() * 0.0

@@ -65,8 +65,10 @@ class MILESConfig(PixelConfig):
     table need another network, of which the paper says nothing, and are not here."""
     mvm_weight: NonNegativeFloat = 1.0
     """Of the regression in equation 1."""
-    mvm_loss: RegressionLoss = "sample_l2_sum"
-    """What the norm of equation 4 runs over; the first is the equation as printed. Left open by the paper."""
+    mvm_loss: RegressionLoss = "sample_l2_mean"
+    """What the norm of equation 4 runs over. Equations 2 and 4 both print a sum over the batch; the code of the former
+    takes a mean, and a mean here keeps the ratio of the two. "sample_l2_sum" is equation 4 as printed, with which the
+    regression outweighs the contrast by the batch size. Left open by the paper."""
     mvm_features: Literal["tokens", "projected"] = "tokens"
     """Whether features are compared as the encoder's last normalisation gives them, or after the video's projection.
     Left open by the paper."""

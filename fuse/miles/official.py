@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._vocabulary import ConfigError, InputError
-from ..base import load_weights, renamed_config
+from ..base import load_weights, renamed_config, start_weights
 from ..layers import inflated_frames, without_counters
 from .config import MILESConfig
 
@@ -226,3 +226,28 @@ def loaded_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
         filled.setdefault("num_epochs", torch.tensor(model.config.warmup_epochs if has_snapshot else 0))  # type: ignore[union-attr]
         filled.setdefault("num_steps", torch.tensor(0))
     load_weights(model, filled)
+
+
+def initialised_from(
+    model: nn.Module, *, vit: Mapping[str, Tensor] | None = None, text: Mapping[str, Tensor] | None = None
+) -> None:
+    """Begin the video encoder with a ViT of timm, and the text encoder with DistilBERT or BERT of transformers.
+
+    Section 4.3 of MILES: a ViT of ImageNet-21k and DistilBERT. Attention over time and its normalisation, temporal
+    positions and projections stay as they are. The snapshot becomes a copy of the video encoder.
+
+    Args:
+        model: a `MILES`.
+        vit: state dict of a vision transformer of timm, of the model's picture and patch size.
+        text: state dict of DistilBertModel, BertModel, or a model with a head on one of them.
+
+    Raises:
+        InputError: weights of another shape, or none that the model has.
+    """
+    if vit is not None:
+        start_weights(model, {f"video_model.{name}": value for name, value in vit.items()}, source="a ViT of timm")
+        if any(name.startswith("snapshot.") for name in model.state_dict()):
+            start_weights(model, {f"snapshot.{name}": value for name, value in vit.items()}, source="a ViT of timm")
+    if text is not None:
+        named = {f"text_model.{re.sub('^(distilbert|bert)[.]', '', name)}": value for name, value in text.items()}
+        start_weights(model, our_names(named), source="DistilBERT or BERT")

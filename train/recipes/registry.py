@@ -7,19 +7,14 @@ from typing import Any
 
 from ..._registry import Registry
 from ..._vocabulary import ConfigError
-from . import baselines, clover, dual_encoder, everything_at_once, pixels, tiny
+from . import all_in_one, baselines, clover, dual_encoder, everything_at_once, pixels, tiny
 from .base import Recipe
 
+_FAMILIES = (everything_at_once, baselines, all_in_one, clover, dual_encoder, pixels, tiny)
 _RECIPES: Registry[Recipe] = Registry("recipe")
-for _recipe in (
-    *everything_at_once.RECIPES,
-    *baselines.RECIPES,
-    *clover.RECIPES,
-    *dual_encoder.RECIPES,
-    *pixels.RECIPES,
-    *tiny.RECIPES,
-):
-    _RECIPES.add(_recipe.name, _recipe)
+for _family in _FAMILIES:
+    for _recipe in _family.RECIPES:
+        _RECIPES.add(_recipe.name, _recipe)
 
 
 def list_recipes(pattern: str = "*") -> list[str]:

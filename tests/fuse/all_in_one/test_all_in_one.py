@@ -8,6 +8,7 @@ from frameloom import ConfigError, InputError
 from frameloom.fuse import Tokens, create_model, model_config
 from frameloom.fuse.all_in_one import AllInOne
 from frameloom.fuse.all_in_one.model import matching_draws, order_labels
+from frameloom.fuse.all_in_one.official import initialised_from
 
 OFFICIAL = {
     "vit": "vit_base_patch8_32",
@@ -121,6 +122,21 @@ class TestLoss:
         assert terms(vtm_weight=0.0) == {"text|video", "mlm"}
         assert terms(transport_weight=0.0, contrast_weight=0.0) == {"mlm", "vtm"}
         assert terms(order_weight=1.0, frame_order_head=True) == {"text|video", "mlm", "vtm", "transport", "order"}
+
+    def test_a_clips_text_is_ranked_among_others_of_the_batch(self, batch) -> None:
+        model = all_in_one(rank_head=True, rank_weight=2.0, num_false_texts=2).train()
+        drawn = model.drawn(batch["text"], batch["video"])
+        assert drawn.ranked[:, 0].tolist() == [0, 1, 2, 3]
+        assert all(len(set(row)) == 3 for row in drawn.ranked.tolist())
+        scores = torch.stack([
+            model.choice_scores([Tokens(*(part[[text]] for part in batch["text"])) for text in row],
+                                Tokens(*(part[[clip]] for part in batch["video"])))[0]
+            for clip, row in enumerate(drawn.ranked.tolist())
+        ])  # fmt: skip
+        expected = 2.0 * torch.nn.functional.cross_entropy(scores, torch.zeros(4).long())
+        torch.testing.assert_close(model.loss(batch)[1]["rank"], expected.detach())
+        alone = {name: Tokens(*(part[:1] for part in tokens)) for name, tokens in batch.items()}
+        assert "rank" not in model.loss(alone)[1]
 
     def test_the_total_is_the_sum(self, batch) -> None:
         total, terms = all_in_one().loss(batch)
@@ -248,6 +264,31 @@ class TestOfficial:
             all_in_one().from_official(weights, {**OFFICIAL, **changes})
 
 
+def test_starting_weights_of_timm_and_transformers(batch) -> None:
+    timm, transformers = pytest.importorskip("timm"), pytest.importorskip("transformers")
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 7}
+    vit = timm.models.VisionTransformer(**sizes).eval()
+    bert = transformers.BertForMaskedLM(
+        transformers.BertConfig(
+            vocab_size=120, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+        )
+    )
+    model = all_in_one().eval()
+    initialised_from(model, vit=vit.state_dict(), bert=bert.state_dict())
+    words = bert.state_dict()
+    for name in ("word_embeddings", "LayerNorm", "token_type_embeddings"):
+        own = model.text_embeddings.state_dict()[f"{name}.weight"]
+        assert torch.equal(own, words[f"bert.embeddings.{name}.weight"])
+    assert torch.equal(model.mlm_score.decoder.weight, words["cls.predictions.decoder.weight"])
+    with torch.no_grad():
+        for weights in (model.transformer.temporal_embed, model.token_type_embeddings.weight):
+            weights.zero_()
+    picture = Tokens(batch["video"].values[:, :1], torch.ones(4, 1))
+    torch.testing.assert_close(
+        model.features(video=picture).first, vit.forward_features(picture.values[:, 0])[:, 0], atol=1e-5, rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -255,6 +296,7 @@ class TestOfficial:
         ({"heads": 5}, "width 24 cannot be shared by 5 heads"),
         ({"mask_id": 120}, "mask_id 120 must be below vocab_size 120"),
         ({"order_weight": 1.0}, "order_weight needs frame_order_head"),
+        ({"rank_weight": 1.0}, "rank_weight needs rank_head"),
     ],
 )
 def test_options_that_cannot_be(options, message) -> None:

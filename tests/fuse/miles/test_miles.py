@@ -7,6 +7,7 @@ import torch
 from frameloom import ConfigError, InputError
 from frameloom.fuse import Tokens, create_model
 from frameloom.fuse.miles import MILES
+from frameloom.fuse.miles.official import initialised_from
 from frameloom.fuse.objectives import masked_regression
 
 ARGUMENTS = {
@@ -126,7 +127,7 @@ class TestLoss:
             {"masking": "random", "tube": False},
             {"masking": "frame", "mask_ratio": 0.25},
             {"projection": "none", "text_width": 24, "projection_dim": 24},
-            *({"mvm_loss": how} for how in ("sample_l2_mean", "token_l2_mean", "token_square_mean", "square_mean")),
+            *({"mvm_loss": how} for how in ("sample_l2_sum", "token_l2_mean", "token_square_mean", "square_mean")),
         ],
         ids=str,
     )
@@ -262,6 +263,37 @@ class TestOfficial:
         ids = torch.randint(1, 40, (2, 5))
         vectors = [each.eval().encode(text=Tokens(ids, torch.ones(2, 5))) for each in (of_miles, of_frozen)]
         assert not torch.allclose(*vectors)
+
+
+class TestStartingWeights:
+    def test_of_timm_and_transformers(self) -> None:
+        timm, transformers = pytest.importorskip("timm"), pytest.importorskip("transformers")
+        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 7}
+        vit = timm.models.VisionTransformer(**sizes)
+        text = transformers.DistilBertForMaskedLM(
+            transformers.DistilBertConfig(
+                vocab_size=40, max_position_embeddings=16, dim=16, n_layers=2, n_heads=2, hidden_dim=32
+            )
+        )
+        model = miles()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        initialised_from(model, vit=vit.state_dict(), text=text.state_dict())
+        kept = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+        changed = model.state_dict().keys() - kept
+        assert {"video_model.blocks.1.attn.qkv.weight", "snapshot.blocks.0.mlp.fc1.weight"} <= changed
+        assert "text_model.encoder.layer.1.attention.self.query.weight" in changed
+        assert all("timeattn" in name or "temporal" in name or "mask_token" in name or "norm" in name.lower()
+                   or "bias" in name or "proj" in name or name.startswith("num_") for name in kept)  # fmt: skip
+        ids = torch.randint(1, 40, (2, 5))
+        mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+        theirs = text.distilbert.eval()(ids, attention_mask=mask).last_hidden_state[:, 0]
+        torch.testing.assert_close(model.eval().text_model(ids, mask)[:, 0], theirs, atol=1e-5, rtol=1e-5)
+
+    def test_of_another_size_or_kind(self) -> None:
+        with pytest.raises(InputError, match=r"pos_embed is \(1, 17, 24\) here and \(1, 5, 24\) in a ViT of timm"):
+            initialised_from(miles(), vit={"pos_embed": torch.zeros(1, 5, 24)})
+        with pytest.raises(InputError, match="none of these weights is one of DistilBERT or BERT; they begin with"):
+            initialised_from(miles(), text={"conv1.weight": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,27 @@ def test_recipes_of_narrated_videos_differ_only_where_the_ablations_do() -> None
     }
 
 
+def test_all_in_one_is_trained_as_published() -> None:
+    table = {}
+    for name in list_recipes("all_in_one_*"):
+        r = get_recipe(name)
+        config = model_config(r.model, **r.model_options)
+        assert config.cotraining is (r.frames.pictures == "balanced")
+        if name != "all_in_one_tiny":
+            table[name] = (r.epochs, r.batch_size, r.learning_rate, r.max_words)
+            published = (r.schedule, r.optimizer, r.decay_all, r.betas, r.weight_decay, r.frames.num_frames)
+            assert published == ("linear", "adamw", False, (0.9, 0.98), 0.01, 3)
+            assert (config.mlm_weight, config.contrast_weight) == (float(config.cotraining), 1.0)
+    assert table == {
+        "all_in_one_activitynet": (200, 1024, 3e-4, 40),
+        "all_in_one_cotraining": (30, 2048, 1e-4, 40),
+        "all_in_one_didemo": (200, 1024, 6e-4, 80),
+        "all_in_one_lsmdc": (50, 1024, 1e-4, 80),
+        "all_in_one_msrvtt": (200, 1024, 3e-4, 40),
+    }
+    assert (get_recipe("all_in_one_lsmdc").warmup_epochs, get_recipe("all_in_one_cotraining").warmup_steps) == (5.0, 2500)
+
+
 def test_recipes_of_the_systems_compared_with_are_the_published_ones() -> None:
     """As the commands of their repositories have it."""
     table = {}
