@@ -15,27 +15,35 @@ from typing import Any
 
 from .base import FrameRecipe, Recipe
 
-_CONTRAST_ALONE = {"mlm_weight": 0.0, "vtm_weight": 0.0}
 
-
-def _published(name: str, *, pictures: Any = "as_videos", warmup: float = 0.1, **differences: Any) -> Recipe:
-    """What all published trainings have in common; `warmup` is a share of the epochs."""
-    fields = {
-        "name": name,
-        "model": "all_in_one",
-        "frames": FrameRecipe(num_frames=3, min_area=0.7, max_aspect=1.0, pictures=pictures),
-        "max_words": 40,
-        "optimizer": "adamw",
-        "betas": (0.9, 0.98),
-        "weight_decay": 0.01,
-        "decay_all": False,
-        "schedule": "linear",
-        "precision": "fp16",
+def _published(name: str, *, pictures: Any = "as_videos", max_words: int = 40, **differences: Any) -> Recipe:
+    """What all published trainings have in common."""
+    return Recipe(
+        name=name,
+        model="all_in_one",
+        frames=FrameRecipe(num_frames=3, min_area=0.7, max_aspect=1.0, pictures=pictures),
+        max_words=max_words,
+        optimizer="adamw",
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        decay_all=False,
+        schedule="linear",
+        precision="fp16",
         **differences,
-    }
-    if "warmup_steps" not in fields:
-        fields["warmup_epochs"] = warmup * fields["epochs"]
-    return Recipe(**fields)
+    )
+
+
+def _retrieval(name: str, *, epochs: int, learning_rate: float, max_words: int = 40) -> Recipe:
+    """Fine-tuning of the contrast alone; a tenth of it is warm-up."""
+    return _published(
+        name,
+        model_options={"mlm_weight": 0.0, "vtm_weight": 0.0},
+        epochs=epochs,
+        batch_size=1024,
+        learning_rate=learning_rate,
+        warmup_epochs=0.1 * epochs,
+        max_words=max_words,
+    )
 
 
 RECIPES = (
@@ -49,25 +57,9 @@ RECIPES = (
         learning_rate=1e-4,
         warmup_steps=2500,
     ),
-    # Retrieval by contrast; DiDeMo joins a video's sentences, LSMDC's are long.
-    _published("all_in_one_msrvtt", model_options=_CONTRAST_ALONE, epochs=200, batch_size=1024, learning_rate=3e-4),
-    _published(
-        "all_in_one_activitynet", model_options=_CONTRAST_ALONE, epochs=200, batch_size=1024, learning_rate=3e-4
-    ),
-    _published(
-        "all_in_one_didemo",
-        model_options=_CONTRAST_ALONE,
-        epochs=200,
-        batch_size=1024,
-        learning_rate=6e-4,
-        max_words=80,
-    ),
-    _published(
-        "all_in_one_lsmdc",
-        model_options=_CONTRAST_ALONE,
-        epochs=50,
-        batch_size=1024,
-        learning_rate=1e-4,
-        max_words=80,
-    ),
+    # DiDeMo joins a video's sentences, and LSMDC's are long.
+    _retrieval("all_in_one_msrvtt", epochs=200, learning_rate=3e-4),
+    _retrieval("all_in_one_activitynet", epochs=200, learning_rate=3e-4),
+    _retrieval("all_in_one_didemo", epochs=200, learning_rate=6e-4, max_words=80),
+    _retrieval("all_in_one_lsmdc", epochs=50, learning_rate=1e-4, max_words=80),
 )

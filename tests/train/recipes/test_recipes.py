@@ -75,7 +75,10 @@ def test_all_in_one_is_trained_as_published() -> None:
         "all_in_one_lsmdc": (50, 1024, 1e-4, 80),
         "all_in_one_msrvtt": (200, 1024, 3e-4, 40),
     }
-    assert (get_recipe("all_in_one_lsmdc").warmup_epochs, get_recipe("all_in_one_cotraining").warmup_steps) == (5.0, 2500)
+    assert (get_recipe("all_in_one_lsmdc").warmup_epochs, get_recipe("all_in_one_cotraining").warmup_steps) == (
+        5.0,
+        2500,
+    )
 
 
 def test_recipes_of_the_systems_compared_with_are_the_published_ones() -> None:
