@@ -66,6 +66,9 @@ class AllInOneConfig(PixelConfig):
     """Of the ranking of a clip's text among others, the fine-tuning for retrieval by fusion; needs `rank_head`."""
     num_false_texts: PositiveInt = 15
     """Other texts in it, of the batch; fewer where there are not so many."""
+    answer_weight: NonNegativeFloat = 1.0
+    """Of open-ended answers, where a batch has them and `num_answers` says how many there are. A fine-tuning for
+    questions sets the weights of the objectives of pre-training to 0."""
     temperature: PositiveFloat = 0.05
     """Of the contrast, fixed."""
     mask_probability: float = Field(default=0.15, gt=0, lt=1)

@@ -32,9 +32,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..._vocabulary import ConfigError, digest_of
+from ..._vocabulary import ConfigError, InputError, digest_of
 from ..base import ModelConfig, Tokens
-from ..heads import AnswerHead, FrameOrderHead, Pooler, choice_loss
+from ..heads import UNKNOWN, AnswerHead, FrameOrderHead, Pooler, choice_loss
 from ..layers import BertEmbeddings, BertSpec, Linear, MaskedWordHead, initialise_as_bert, visible_keys
 from ..objectives import (
     combinatorial_loss,
@@ -121,6 +121,7 @@ class AllInOne(PixelModel):
     config_type: ClassVar[type[ModelConfig]] = AllInOneConfig
     paper: ClassVar[str] = "Wang et al., All in One, CVPR 2023 (arXiv 2203.07303)"
     scores: ClassVar[bool] = True
+    extra_inputs: ClassVar[tuple[str, ...]] = ("answer",)
     config: AllInOneConfig
     num_steps: Tensor
 
@@ -288,11 +289,18 @@ class AllInOne(PixelModel):
 
         With `cotraining`, clips and pictures of a batch apart, and the two sums added (section 3.4).
 
+        Args:
+            batch: text and video, and of questions "answer": (B, 1) int64, its mask 0 where the answer is unknown.
+
         Returns:
-            The loss, and its terms: "mlm", "vtm", "transport", "order", "rank", "text|video"; of pictures "picture
-            mlm", ...
+            The loss, and its terms: "mlm", "vtm", "transport", "order", "rank", "answer", "text|video"; of pictures
+            "picture mlm", ...
+
+        Raises:
+            InputError: the batch has shapes or modalities that this model does not take, or an answer that it lacks.
         """
-        given = self.given(batch)
+        given = self.given({name: tokens for name, tokens in batch.items() if name not in self.extra_inputs})
+        answers = self._answers(batch.get("answer"), num_samples=len(next(iter(given.values())).mask))
         nonempty = nonempty_of(given)
         groups = {"": torch.ones_like(next(iter(nonempty.values())))}
         if self.config.cotraining and "video" in given:
@@ -310,11 +318,26 @@ class AllInOne(PixelModel):
             if len(given) == len(self.modalities) and len(both):
                 text, video = (chosen(part[name], both) for name in self.modalities)
                 found |= self.joint_losses(text, video, self.drawn(text, video))
+                if answers is not None:
+                    scores = self.vqa_classifier(self.joint(text=text, video=video))
+                    found["answer"] = self.config.answer_weight * choice_loss(scores, answers[rows][both])
             losses |= {f"{prefix}{name}": value for name, value in found.items()}
         if self.training:
             self.num_steps += 1
         total = sum(losses.values(), start=zero_of([self.token_type_embeddings.weight]))
         return total, {name: value.detach() for name, value in losses.items()}
+
+    def _answers(self, answer: Tokens | None, *, num_samples: int) -> Int[Tensor, " B"] | None:
+        """The number of each sample's answer, -1 where it is unknown; None where nothing is asked."""
+        num_answers = self.config.num_answers
+        if answer is None or not (num_answers and self.config.answer_weight):
+            return None
+        if answer.values.shape != (num_samples, 1) or answer.mask.shape != (num_samples, 1):
+            raise InputError(f"answer has shape {tuple(answer.values.shape)}; this batch takes ({num_samples}, 1)")
+        numbers = answer.values[:, 0].where(answer.mask[:, 0].bool(), UNKNOWN)
+        if bool((numbers >= num_answers).any()):
+            raise InputError(f"answer {int(numbers.max())} is not one of this model's {num_answers} (num_answers)")
+        return numbers
 
     def _contrast(self, part: Mapping[str, Tokens], rows: Tensor, has: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """BVTC of the samples in `rows`; zeros stand for the others, so that processes gather equal shapes."""

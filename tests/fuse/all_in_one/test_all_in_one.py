@@ -138,6 +138,23 @@ class TestLoss:
         alone = {name: Tokens(*(part[:1] for part in tokens)) for name, tokens in batch.items()}
         assert "rank" not in model.loss(alone)[1]
 
+    def test_answers_are_learned_and_unknown_ones_are_not(self, batch) -> None:
+        weights = {"mlm_weight": 0.0, "vtm_weight": 0.0, "contrast_weight": 0.0, "answer_weight": 3.0}
+        model = all_in_one(num_answers=5, **weights).eval()
+        answer = Tokens(torch.tensor([[4], [0], [2], [9]]), torch.tensor([[1], [1], [1], [0]]))
+        total, terms = model.loss({**batch, "answer": answer})
+        scores = model.answer_scores(**batch)[:3]
+        expected = 3.0 * torch.nn.functional.cross_entropy(scores, torch.tensor([4, 0, 2]))
+        assert set(terms) == {"answer"}
+        torch.testing.assert_close(total, expected)
+        assert not model.loss(batch)[1]
+        assert "answer" not in all_in_one().loss({**batch, "answer": answer})[1]
+        wrong = answer._replace(mask=torch.ones(4, 1))
+        with pytest.raises(InputError, match=r"answer 9 is not one of this model's 5"):
+            model.loss({**batch, "answer": wrong})
+        with pytest.raises(InputError, match=r"answer has shape \(4, 2\); this batch takes \(4, 1\)"):
+            model.loss({**batch, "answer": Tokens(answer.values.repeat(1, 2), answer.mask)})
+
     def test_the_total_is_the_sum(self, batch) -> None:
         total, terms = all_in_one().loss(batch)
         torch.testing.assert_close(total.detach(), torch.stack(list(terms.values())).sum())
