@@ -11,11 +11,13 @@ from .dual_encoder import DualEncoder, ImagenetLabels
 from .everything_at_once import EverythingAtOnce, combination_name
 from .miles import MILES
 from .registry import create_model, list_models, model_config, model_description, model_type
+from .t2v2t import T2V2T
 
 __all__ = [
     "MCN",
     "MILES",
     "MILNCE",
+    "T2V2T",
     "AVLnet",
     "AllInOne",
     "Clover",

@@ -132,12 +132,23 @@ class FusionModel(nn.Module):
     def score(self, *, text: Tokens, video: Tokens) -> Float[Tensor, " B"]:  # noqa: ARG002
         """The joint head's logit that text i and video i belong together; higher is better.
 
+        Args:
+            text: of B samples, or one that goes with every video; token ids, or what `states` made of them.
+            video: of B samples, or one that goes with every text; pictures, or what `states` made of them.
+
         Raises:
             ConfigError: a model without a joint head (`scores` is False).
-            InputError: wrong shapes.
+            InputError: wrong shapes, or other numbers of texts and videos.
         """
         joint = ", ".join(sorted(self.joint_models)) or "none is registered"
         raise ConfigError(f"the model {self.name} has no joint head; models that re-rank: {joint}")
+
+    def states(self, modality: str, tokens: Tokens) -> Tokens:  # noqa: ARG002
+        """What `score` makes of one side alone, to be given to it in the place of the tokens, as often as wanted.
+
+        A model that makes nothing of one side alone gives the tokens back.
+        """
+        return tokens
 
     def embeddings(self, batch: Mapping[str, Tokens | None]) -> Embeddings:
         """Embed every combination that the training objective compares."""

@@ -1,6 +1,8 @@
 """Layers that several models share."""
 
+from .beit import BeitSpec, VideoBeit, relative_position_index
 from .bert import (
+    PADDING_ID,
     Bert,
     BertAttention,
     BertEmbeddings,
@@ -36,7 +38,9 @@ __all__ = [
     "AUDIO_CNNS",
     "CLASS_TOKEN",
     "LAYER_NORM_EPS",
+    "PADDING_ID",
     "AudioCNNSpec",
+    "BeitSpec",
     "Bert",
     "BertAttention",
     "BertEmbeddings",
@@ -61,6 +65,7 @@ __all__ = [
     "SpaceTimeTransformer",
     "TimeInit",
     "ViTBlock",
+    "VideoBeit",
     "VideoSwin",
     "add_positions",
     "audio_cnn_spec",
@@ -72,6 +77,7 @@ __all__ = [
     "patches_of",
     "real_rows",
     "relative_index",
+    "relative_position_index",
     "token_mask",
     "visible_before",
     "visible_keys",

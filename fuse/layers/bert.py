@@ -61,6 +61,8 @@ class BertSpec(Settings):
     """Width of the rows that cross-attention looks at; None: D."""
     order: Literal["self_cross", "cross_self"] = "self_cross"
     """Which attention comes first in a layer that has both."""
+    norm: Literal["post", "pre"] = "post"
+    """Where attentions and MLPs normalise: behind the residual, as BERT does, or their input."""
     pooler: bool = False
     """Whether there is the layer that HuggingFace puts behind [CLS]; `Bert.forward` does not apply it."""
 
@@ -115,16 +117,26 @@ class _Projections(nn.Module):
 
 
 class BertOutput(nn.Module):
-    """LayerNorm(dropout(dense(y)) + x): how attentions and MLPs of BERT end."""
+    """LayerNorm(dropout(dense(y)) + x): how attentions and MLPs of BERT end.
+
+    Of a spec that normalises inputs, `before` does, and the end is dropout(dense(y)) + x.
+    """
 
     def __init__(self, width_in: int, spec: BertSpec) -> None:
         super().__init__()
         self.dense = Linear(width_in, spec.width)
         self.LayerNorm = nn.LayerNorm(spec.width, eps=spec.eps)
         self.dropout = nn.Dropout(spec.dropout)
+        self.is_pre = spec.norm == "pre"
+
+    def before(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """What the attention or MLP reads."""
+        y: Tensor = self.LayerNorm(x) if self.is_pre else x
+        return y
 
     def forward(self, y: Float[Tensor, "*B E"], x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        normed: Tensor = self.LayerNorm(self.dropout(self.dense(y)) + x)
+        added = self.dropout(self.dense(y)) + x
+        normed: Tensor = added if self.is_pre else self.LayerNorm(added)
         return normed
 
 
@@ -139,7 +151,7 @@ class BertAttention(nn.Module):
 
     def keys_values(self, context: Float[Tensor, "B K C"]) -> KeysValues:
         """Project the rows that are looked at."""
-        return KeysValues(self._by_head(self.self.key(context)), self._by_head(self.self.value(context)))
+        return KeysValues(self.by_head(self.self.key(context)), self.by_head(self.self.value(context)))
 
     def weights(
         self,
@@ -175,10 +187,12 @@ class BertAttention(nn.Module):
         return out
 
     def _projected(self, x: Tensor, context: Tensor | KeysValues | None) -> tuple[Tensor, KeysValues]:
+        x = self.output.before(x)
         looked_at = context if isinstance(context, KeysValues) else self.keys_values(x if context is None else context)
-        return self._by_head(self.self.query(x)), looked_at
+        return self.by_head(self.self.query(x)), looked_at
 
-    def _by_head(self, rows: Tensor) -> Float[Tensor, "B H K d"]:
+    def by_head(self, rows: Float[Tensor, "B K D"]) -> Float[Tensor, "B H K d"]:
+        """Projected rows, shared out among the heads."""
         return rows.view(*rows.shape[:-1], self.heads, rows.shape[-1] // self.heads).transpose(1, 2)
 
 
@@ -226,7 +240,11 @@ class BertLayer(nn.Module):
         x = self.attention(x, visible=visible)
         if across is not None and not self.cross_first:
             x = across(x, context, visible=context_visible)
-        y: Tensor = self.output(self.intermediate(x), x)
+        return self.after_attention(x)
+
+    def after_attention(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """The MLP."""
+        y: Tensor = self.output(self.intermediate(self.output.before(x)), x)
         return y
 
 

@@ -14,9 +14,11 @@ from .localisation import (
 )
 from .long_videos import LongVideos, embed_test_clips
 from .metrics import COMPLETE_TEST_SETS, RetrievalMetrics, retrieval_metrics, retrieval_ranks, retrieval_table
+from .rerank import NOT_SCORED, candidates, pair_scorer, reranked, two_way_metrics
 
 __all__ = [
     "COMPLETE_TEST_SETS",
+    "NOT_SCORED",
     "LocalisationRecall",
     "Localised",
     "Localiser",
@@ -24,6 +26,7 @@ __all__ = [
     "ModalityAttention",
     "RetrievalMetrics",
     "StepVideo",
+    "candidates",
     "check_fuses",
     "embed_batch",
     "embed_test_clips",
@@ -31,9 +34,12 @@ __all__ = [
     "label_steps",
     "localisation_recall",
     "mean_attention",
+    "pair_scorer",
     "predict_steps",
     "redrawn",
+    "reranked",
     "retrieval_metrics",
     "retrieval_ranks",
     "retrieval_table",
+    "two_way_metrics",
 ]

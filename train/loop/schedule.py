@@ -41,8 +41,12 @@ def learning_rate(recipe: Recipe, *, step: int, steps_per_epoch: int) -> float:
         return rate * float(recipe.decay ** (step // steps_per_epoch))
     if recipe.schedule == "steps":
         return rate * float(recipe.decay ** sum(step // steps_per_epoch >= epoch for epoch in recipe.decay_epochs))
+    steps = num_epochs(recipe, steps_per_epoch=steps_per_epoch) * steps_per_epoch
+    if recipe.schedule == "cosine_after_warmup":
+        done = (step - warmup_steps) / max(1, steps - warmup_steps)
+        share = step / warmup_steps if step < warmup_steps else 0.5 * (1.0 + math.cos(math.pi * done))
+        return recipe.learning_rate * max(share, recipe.final_rate)
     if recipe.schedule in ("cosine", "linear"):
-        steps = num_epochs(recipe, steps_per_epoch=steps_per_epoch) * steps_per_epoch
         share = 0.5 * (1.0 + math.cos(math.pi * step / steps)) if recipe.schedule == "cosine" else 1.0 - step / steps
         return max(rate * share, recipe.learning_rate * recipe.final_rate)
     return rate

@@ -97,15 +97,16 @@ class Recipe(Settings):
     """Of Adam's two means."""
     decay_all: bool = True
     """Whether weight decay is of vectors too: biases and the weights of normalisations."""
-    schedule: Literal["constant", "exponential", "cosine", "linear", "steps"] = "exponential"
+    schedule: Literal["constant", "exponential", "cosine", "cosine_after_warmup", "linear", "steps"] = "exponential"
     """Of the learning rate. exponential: times `decay` after every epoch; cosine, linear: down to zero at the end;
-    steps: times `decay` at every epoch of `decay_epochs`."""
+    cosine_after_warmup: the same from the end of the warm-up, in which it rises from zero (VindLU); steps: times
+    `decay` at every epoch of `decay_epochs`."""
     decay: float = Field(default=0.9, gt=0)
     """See `schedule`."""
     decay_epochs: Listed[int] = ()
     """See `schedule`."""
     final_rate: float = Field(default=0.0, ge=0, le=1)
-    """Share of the learning rate below which cosine and linear do not go."""
+    """Share of the learning rate below which the cosines and linear do not go, cosine_after_warmup from its start."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate rises from zero."""
     warmup_epochs: float = Field(default=0.0, ge=0)

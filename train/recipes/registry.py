@@ -7,10 +7,10 @@ from typing import Any
 
 from ..._registry import Registry
 from ..._vocabulary import ConfigError
-from . import all_in_one, baselines, clover, dual_encoder, everything_at_once, pixels, tiny
+from . import all_in_one, baselines, clover, dual_encoder, everything_at_once, pixels, t2v2t, tiny
 from .base import Recipe
 
-_FAMILIES = (everything_at_once, baselines, all_in_one, clover, dual_encoder, pixels, tiny)
+_FAMILIES = (everything_at_once, baselines, all_in_one, clover, dual_encoder, pixels, t2v2t, tiny)
 _RECIPES: Registry[Recipe] = Registry("recipe")
 for _family in _FAMILIES:
     for _recipe in _family.RECIPES:

@@ -237,3 +237,38 @@ class TestLearningRate:
         recipe = get_recipe("everything_at_once_tiny", epochs=20, min_steps=120)
         assert [num_epochs(recipe, steps_per_epoch=steps) for steps in (1, 5, 6, 7, 100)] == [120, 24, 20, 20, 20]
         assert learning_rate(recipe, step=119, steps_per_epoch=1) < 1e-3 * recipe.learning_rate
+
+
+def test_recipes_of_t2v2t_and_vindlu_are_the_published_ones() -> None:
+    """Tables 3 and 4 of T2V2T, and VindLU's configurations where they say something else."""
+    table = {}
+    for name in (*list_recipes("t2v2t*"), *list_recipes("vindlu*")):
+        r = get_recipe(name)
+        if name.endswith("_tiny"):
+            continue
+        assert (r.weight_decay, r.decay_all, r.schedule) == (0.02, False, "cosine_after_warmup")
+        frames = (r.frames.num_frames, r.frames.test_frames, r.frames.size)
+        table[name] = r.epochs, r.warmup_epochs, r.batch_size, r.learning_rate, r.final_rate, r.max_words, frames
+        assert (model_config(r.model, **r.model_options).mlm_weight == 0) is (name != r.model)
+    tuned, tested_longer = (12, 12, 224), (12, 32, 224)
+    assert table == {
+        "t2v2t": (10, 1.0, 512, 1e-4, 0.01, 32, (4, None, 224)),
+        "t2v2t_msrvtt": (5, 0.5, 128, 1e-5, 0.1, 32, tuned),
+        "t2v2t_didemo": (10, 0.5, 32, 1e-5, 0.1, 64, tuned),
+        "t2v2t_activitynet": (10, 0.5, 32, 1e-5, 0.1, 64, tested_longer),
+        "vindlu": (10, 1.0, 512, 1e-4, 0.01, 32, (4, None, 224)),
+        "vindlu_msrvtt": (5, 0.0, 128, 1e-5, 0.01, 32, tuned),
+        "vindlu_didemo": (10, 0.0, 32, 1e-5, 0.01, 64, tuned),
+        "vindlu_activitynet": (10, 1.0, 32, 1e-5, 0.01, 64, tested_longer),
+    }
+
+
+def test_a_cosine_after_the_warm_up_begins_at_its_end_and_keeps_above_its_floor() -> None:
+    recipe = get_recipe("vindlu", learning_rate=1.0, epochs=10, warmup_epochs=1.0, final_rate=0.01)
+    rates = [learning_rate(recipe, step=step, steps_per_epoch=10) for step in range(104)]
+    assert rates[:3] == pytest.approx([0.01, 0.1, 0.2])
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert min(rates) == rates[103] == pytest.approx(0.01)
+    straight = get_recipe("vindlu", learning_rate=1.0, warmup_epochs=0.0)
+    assert learning_rate(straight, step=0, steps_per_epoch=10) == 1.0
