@@ -65,7 +65,7 @@ MOST_NAMES_IN_A_DOOR = 20
 WIDE_DOORS = {
     "fuse": 24,
     "fuse/layers": 48,
-    "fuse/objectives": 32,
+    "fuse/objectives": 36,
     "store": 23,
     "store/formats": 27,
     "train/data": 28,

@@ -72,7 +72,7 @@ class BeitSpec(Settings):
             if self.width % getattr(self, name):
                 raise ConfigError(f"width {self.width} cannot be shared by {getattr(self, name)} {name}; use a divisor")
         if self.image_size % self.patch_size:
-            raise ConfigError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+            raise ConfigError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
         return self
 
     @property

@@ -18,7 +18,7 @@ from torch.nn import functional
 SMOOTHING = 1e-4
 """What the authors add to similarities before the softmax from which negatives are drawn; a softmax does not see it."""
 NO_NUMBER_WEIGHT = 0.01
-"""The weight of a pair whose similarity is no number."""
+"""The weight of a pair whose similarity is NaN."""
 
 
 def frame_mean(frames: Float[Tensor, "B T E"], mask: Shaped[Tensor, "B T"] | None = None) -> Float[Tensor, "B E"]:

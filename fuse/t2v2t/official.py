@@ -248,14 +248,31 @@ def official_weights(weights: Mapping[str, Tensor], config: T2V2TConfig) -> dict
     return theirs
 
 
+_RENAMED_LATER = {
+    r"^layers\.": "encoder.layer.",
+    r"\.attention\.q_proj\.": ".attention.attention.query.",
+    r"\.attention\.k_proj\.": ".attention.attention.key.",
+    r"\.attention\.v_proj\.": ".attention.attention.value.",
+    r"\.attention\.o_proj\.": ".attention.output.dense.",
+    r"\.mlp\.fc1\.": ".intermediate.dense.",
+    r"\.mlp\.fc2\.": ".output.dense.",
+    r"(layer\.\d+)\.relative_position_bias\.": r"\1.attention.attention.relative_position_bias.",
+    r"LayerNorm\.gamma$": "LayerNorm.weight",
+    r"LayerNorm\.beta$": "LayerNorm.bias",
+}
+"""What transformers 5 calls the layers of BEiT, and what the oldest files call the norms of BERT."""
+_RANDOM = re.compile(r"\.(temp_model|crossattention|bypass\w*|mlp)\.|\.temporal_position_embeddings$")
+"""Of the two encoders, what neither network has."""
+
+
 def initialised_from(
     model: nn.Module, *, beit: Mapping[str, Tensor] | None = None, bert: Mapping[str, Tensor] | None = None
 ) -> None:
     """Start a model from HuggingFace's weights of BEiT (pre-trained and fine-tuned on ImageNet-22k) and of BERT.
 
     The first layers of BERT become the text encoder, those after them the self-attention and MLP of the rounds, and its
-    head that of masked words. Attention over time and across, and projections, stay as they are: random. What the two
-    networks have and this model does not (classifiers, poolers) is left out.
+    head, where given, that of masked words. Attention over time and across, and projections, stay as they are: random.
+    What the two networks have and this model does not (classifiers, poolers) is left out.
 
     Args:
         model: a `T2V2T`.
@@ -263,24 +280,24 @@ def initialised_from(
         bert: state dict of BertModel, BertForMaskedLM, BertForPreTraining or the like.
 
     Raises:
-        InputError: weights of other shapes, such as of another picture size or vocabulary, or none that fit.
+        InputError: a weight of an encoder that is missing, or of another shape, such as of another picture size or
+            vocabulary. The model is left as it was.
     """
     own = model.state_dict()
     filled = dict(own)
-    for given, prefix in ((beit, "vision_encoder."), (bert, "text_encoder.bert.")):
+    for given, encoder in ((beit, "vision_encoder."), (bert, "text_encoder.bert.")):
         if given is None:
             continue
         renamed = {}
         for key, value in without_counters(given).items():
             name = re.sub(r"^(beit|bert)\.", "", key)
-            name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
-            renamed["text_encoder." + name if name.startswith("cls.") else prefix + name] = value
-        known = renamed.keys() & own.keys()
-        if not known:
-            raise InputError(
-                f"none of these weights is of {prefix.removesuffix('.')}: {', '.join(sorted(given)[:3])}, ..."
-            )
-        for name in known:
+            for pattern, ours in _RENAMED_LATER.items():
+                name = re.sub(pattern, ours, name)
+            renamed["text_encoder." + name if name.startswith("cls.") else encoder + name] = value
+        wanted = {name for name in own if name.startswith(encoder) and not _RANDOM.search(name)}
+        if missing := sorted(wanted - renamed.keys()):
+            raise InputError(f"the weights to start from lack {', '.join(missing[:3])}, {len(missing)} in all")
+        for name in renamed.keys() & own.keys():
             if renamed[name].shape != own[name].shape:
                 raise InputError(
                     f"{name} is {tuple(own[name].shape)} here and {tuple(renamed[name].shape)} in the weights to start "

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ...fuse import FusionModel, Tokens
 
 NOT_SCORED = -100.0
-"""The score of what is no candidate."""
+"""The score of whatever is not a candidate."""
 Ensemble = Literal["concat", "mean", "max", "lse"]
 """How frames make one score: all of them together, or each by itself and the mean, the greatest or the logarithm of the
 sum of exponentials of their logits (for models trained on single frames)."""

@@ -92,7 +92,11 @@ def test_what_is_never_applied_does_not_train() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"heads": 3}, "3 heads"), ({"temporal_heads": 5}, "5 temporal_heads"), ({"image_size": 20}, "no multiple of")],
+    [
+        ({"heads": 3}, "3 heads"),
+        ({"temporal_heads": 5}, "5 temporal_heads"),
+        ({"image_size": 20}, "must be a multiple of"),
+    ],
 )
 def test_shapes_that_cannot_be_are_refused(options, message) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -371,6 +371,18 @@ class TestStartingWeights:
             expected = theirs(text.values, text.mask).logits
         torch.testing.assert_close(logits[text.mask], expected[text.mask], atol=1e-5, rtol=1e-4)
 
+    def test_the_oldest_names_of_norms_are_known(self) -> None:
+        model, encoder = model_of(), "text_encoder.bert."
+        old = {}
+        for name, value in model.state_dict().items():
+            if name.startswith(encoder) and "crossattention" not in name and "bypass" not in name:
+                named = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+                old[named.replace(encoder, "bert.")] = value + 1
+        initialised_from(model, bert=old)
+        norm = model.bert.encoder.layer[2].output.LayerNorm
+        assert torch.equal(norm.weight, old["bert.encoder.layer.2.output.LayerNorm.gamma"])
+        assert torch.equal(norm.bias, old["bert.encoder.layer.2.output.LayerNorm.beta"])
+
     def test_beit_becomes_the_video_encoder(self) -> None:
         from transformers import BeitConfig, BeitModel
 
@@ -393,10 +405,16 @@ class TestStartingWeights:
         torch.testing.assert_close(pooled[:, 0], expected.pooler_output, atol=1e-5, rtol=1e-4)
 
     def test_weights_of_another_shape_or_network_change_nothing(self) -> None:
-        model = model_of()
+        model, encoder = model_of(), "text_encoder.bert."
         before = {name: value.clone() for name, value in model.state_dict().items()}
+        whole = {name.removeprefix(encoder): 2 * value for name, value in before.items() if name.startswith(encoder)}
         with pytest.raises(InputError, match=r"\(120, 16\) here and \(7, 16\)"):
-            initialised_from(model, bert={"bert.embeddings.word_embeddings.weight": torch.zeros(7, 16)})
-        with pytest.raises(InputError, match="none of these weights is of vision_encoder: fc"):
+            initialised_from(model, bert={**whole, "embeddings.word_embeddings.weight": torch.zeros(7, 16)})
+        del whole["encoder.layer.2.output.dense.bias"]
+        with pytest.raises(
+            InputError, match=r"lack text_encoder\.bert\.encoder\.layer\.2\.output\.dense\.bias, 1 in all"
+        ):
+            initialised_from(model, bert=whole)
+        with pytest.raises(InputError, match=r"lack vision_encoder\.embeddings\.cls_token"):
             initialised_from(model, beit={"fc.weight": torch.zeros(2, 2)})
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -152,7 +152,10 @@ def test_fields_can_be_replaced() -> None:
         ({"decay": float("nan")}, "decay is nan"),
         ({"decay": -0.9}, "decay is -0.9; it must be above 0"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be 0.0 or more"),
-        ({"schedule": "square"}, "must be one of 'constant', 'exponential', 'cosine', 'linear' or 'steps'"),
+        (
+            {"schedule": "square"},
+            "must be one of 'constant', 'exponential', 'cosine', 'cosine_after_warmup', 'linear' or 'steps'",
+        ),
         ({"frames": {"curriculum": [[1, 4]]}}, "frames: .*curriculum .*pairs"),
         ({"frames": {"rule": "any"}}, "frames: .*rule is 'any'"),
         ({"precision": "int8"}, "must be one of 'no', 'fp16' or 'bf16'"),
