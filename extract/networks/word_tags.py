@@ -4,7 +4,7 @@ Honnibal et al., spaCy (explosion/spaCy), pipeline en_core_web_sm 3.8: OntoNotes
 Used as Clover uses it (LeeYN-43/Clover@fa05f2e, mmaction/datasets/pipelines/loading.py): pieces are joined to words,
 these by blanks, and where spaCy cuts a word further its last part counts. Which numbers mean what: `fuse.WordTag`.
 
-The extra "tags" brings spaCy; its model is a package of its own, which `python -m spacy download en_core_web_sm` installs.
+The extra "tags" brings spaCy; its model is a package of its own: `python -m spacy download en_core_web_sm`.
 """
 
 from __future__ import annotations
