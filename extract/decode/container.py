@@ -1,7 +1,7 @@
 """A file's first bytes and its outermost structure, read without FFmpeg.
 
 What decoders do not say: why FFmpeg could not open a file (text, a playlist, a recording that was never finished),
-whether it ends before its own structure does, what its header promises and what it was only guessed to hold, what of it
+whether it ends before its own structure does, what its header promises and what was only guessed, which bytes
 no structure accounts for, what is encrypted, which edits are not applied.
 Layouts: ISO/IEC 14496-12 section 4.2 (boxes), RFC 8794 (EBML), ISO/IEC 13818-1 (packets of
 188 bytes), the RIFF chunk.

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import permutations
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -51,6 +50,7 @@ from ..pixels import PixelModel, nonempty_of
 from ..registry import create_model, register_model
 from .backbone import Backbone
 from .config import AllInOneConfig
+from .draws import Drawn, drawn_orders, matching_draws, order_labels
 from .official import loaded_weights, resolved_config, to_official_config
 
 NO_LABEL, ORDERED_FRAMES = -100, 3
@@ -72,26 +72,6 @@ class Features(NamedTuple):
     video: Tensor | None
     first: Tensor
     frames: Tensor
-
-
-class Drawn(NamedTuple):
-    """What a step draws for the joint objectives.
-
-    Attributes:
-        masked: (B, W) token ids, some replaced.
-        labels: (B, W) what they were, -100 elsewhere.
-        mixed: clips, half of them replaced by others.
-        matches: (B,) which are their own.
-        order: (B, 3) of the frames; None: there is no objective of it.
-        ranked: (B, K) samples whose texts are ranked for each clip, its own first; None: there is no objective of it.
-    """
-
-    masked: Tensor
-    labels: Tensor
-    mixed: Tokens
-    matches: Tensor
-    order: Tensor | None = None
-    ranked: Tensor | None = None
 
 
 @register_model("all_in_one", summary="All-in-one (CVPR 2023) of size B: one transformer for text, video and both")
@@ -340,7 +320,7 @@ class AllInOne(PixelModel):
         return numbers
 
     def _contrast(self, part: Mapping[str, Tokens], rows: Tensor, has: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """BVTC of the samples in `rows`; zeros stand for the others, so that processes gather equal shapes."""
+        """BVTC of the samples in `rows`; zeros take the place of the others, so that processes gather equal shapes."""
         vectors = {}
         for name, tokens in part.items():
             embedded = self.embed(name, tokens)
@@ -458,7 +438,7 @@ class AllInOne(PixelModel):
         Args:
             state_dict: the whole checkpoint, or its "state_dict" alone.
             config: the authors' configuration, see `official.py`; None: the checkpoint's own where `to_official` wrote
-                it. A new model of that shape is returned, with the heads that the checkpoint has. Where there is none
+                it. A new model of that shape is returned, with the heads that the checkpoint has. Without one
                 the weights go into this model, whose shape must fit.
 
         Raises:
@@ -474,8 +454,7 @@ class AllInOne(PixelModel):
         """A checkpoint that the authors' code reads, and `from_official`.
 
         Returns:
-            "state_dict" (under their names, the tensors being the model's own, with our count of steps, which their
-            code does not look at) and "config".
+            "state_dict" (under their names, the model's own tensors, and our count of steps) and "config".
         """
         return {"state_dict": dict(self.state_dict()), "config": to_official_config(self.config)}
 
@@ -519,28 +498,3 @@ def first_frames(video: Tokens) -> Tokens:
     first = video.mask.bool().long().argmax(dim=1)
     samples = torch.arange(len(first), device=first.device)
     return Tokens(video.values[samples, first][:, None], video.mask[samples, first][:, None])
-
-
-def drawn_orders(shape: Sequence[int], num_patches: int, *, generator: torch.Generator) -> Int[Tensor, "B T N"]:
-    """An order of patches for every frame, one call of multinomial each, as the authors' code."""
-    count = shape[0] * shape[1]
-    drawn = [torch.multinomial(torch.ones(num_patches), num_patches, generator=generator) for _ in range(count)]
-    return torch.stack(drawn).view(*shape, num_patches) if drawn else torch.zeros(*shape, num_patches).long()
-
-
-def matching_draws(num_samples: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Which samples keep their clip (half of them, rounded down), and another sample for each.
-
-    One sample alone keeps its clip: there is no other.
-    """
-    if num_samples < 2:
-        return torch.ones(num_samples, dtype=torch.bool), torch.zeros(num_samples, dtype=torch.int64)
-    matches = torch.arange(num_samples)[torch.randperm(num_samples, generator=generator)] < num_samples // 2
-    away = torch.randint(1, num_samples, (num_samples,), generator=generator)
-    return matches, (torch.arange(num_samples) + away) % num_samples
-
-
-def order_labels(order: Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
-    """The number of each order among all permutations, as `itertools.permutations` has them."""
-    known = {each: number for number, each in enumerate(permutations(range(order.shape[1])))}
-    return torch.tensor([known[tuple(each)] for each in order.tolist()], device=order.device)

@@ -4,7 +4,7 @@ Wang et al., "All in One" (arXiv 2203.07303), section 3.2; showlab/all-in-one@ae
 AllInOne/modules/temporal_roll.py.
 As published ("tokens"), of the visual tokens of a frame [cls, patches] the first eighth of patches comes from the frame
 before and the last eighth from the frame after, cyclically; the class token and the rest stay. The other two are in the
-code and not in the published models. With fewer than 8 tokens an eighth is none, and by the code's slice every token,
+code and not in the published models. With fewer than 8 tokens an eighth is zero, and by the code's slice every token,
 the class token too, then comes from the frame after.
 
 Legend: B batch, T frames, L visual tokens of a frame, D width.
@@ -70,7 +70,7 @@ def neighbours(frames: Bool[Tensor, "B T"], *, by: int) -> Int[Tensor, "B T"]:
 
 
 def _shifted(x: Tensor, frames: Tensor | None, *, fold: int) -> Tensor:
-    """The first `fold` tokens of the next frame, as many of the frame before, zeros where there is none."""
+    """The first `fold` tokens of the next frame, as many of the frame before, zeros at the ends."""
     real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if frames is None else frames
     number = real.long().cumsum(dim=1)
     is_first, is_last = ((number == edge)[..., None, None] for edge in (1, number[:, -1:]))

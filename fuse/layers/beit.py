@@ -202,7 +202,7 @@ class Frames:
         rank: (B, T), the place of each real frame among those of its sample.
         counts: (B,), real frames of each sample.
         visible: (B, 1, 1, T) bool, the frames attended to (the first one where none is real); None: all.
-        several: (B, 1, 1, 1), 0 for samples of one frame, which pass attention over time; None: there is none.
+        several: (B, 1, 1, 1), 0 for samples of one frame, which pass attention over time; None: without one.
     """
 
     def __init__(self, mask: Shaped[Tensor, "B T"]) -> None:

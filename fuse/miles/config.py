@@ -49,7 +49,7 @@ class MILESConfig(PixelConfig):
     text_types: NonNegativeInt = 0
     """Its segment embeddings: 0 in DistilBERT, 2 in BERT."""
     text_output: Literal["cls", "pooler"] = "cls"
-    """What of it is projected: the hidden state at [CLS], or what BERT's pooler makes of it (Frozen in Time, BERT)."""
+    """Its output that is projected: the hidden state at [CLS], or what BERT's pooler makes of it (Frozen in Time)."""
     text_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Of its embeddings, attentions and MLPs, in training."""
     projection: Literal["minimal", "none"] = "minimal"

@@ -277,7 +277,7 @@ class MILES(PixelModel):
             state_dict: the whole checkpoint, or its "state_dict" alone; the prefix "module." is taken off.
             config: "video_params", "text_params", "projection_dim" and further arguments of the authors' class, see
                 `official.py`; None: the checkpoint's own where `to_official` wrote it. A new model of that shape is
-                returned, without snapshot where the checkpoint has none. Where there is none the weights go into this
+                returned, without snapshot where the checkpoint has none. Without one the weights go into this
                 model, whose shape must fit.
 
         Raises:

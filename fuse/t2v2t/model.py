@@ -404,7 +404,7 @@ class T2V2T(JointModel):
         Args:
             state_dict: their whole checkpoint, or its "model" alone; the prefix "module." is taken off.
             config: see `official.py`; None: the checkpoint's own where `to_official` wrote it. A new model of that
-                shape is returned. Where there is none the weights go into this model, whose shape must fit.
+                shape is returned. Without one the weights go into this model, whose shape must fit.
 
         Raises:
             ConfigError: a key that the authors' configurations do not have, or what this model cannot be.

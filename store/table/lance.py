@@ -87,8 +87,6 @@ class ClipTable:
     def __reduce__(self) -> tuple[type[ClipTable], tuple[str, str]]:  # a copy in another process connects by itself
         return ClipTable, (self.uri, self.name)
 
-    # Knowing
-
     def exists(self) -> bool:
         """Whether the table has been created."""
         return self._lance.exists()
@@ -249,8 +247,6 @@ class ClipTable:
             return [name for name in names if name not in ("vector", *CHECKSUMS)]
         check_columns(columns, names)
         return list(columns)
-
-    # Writing
 
     def create(self, dim: int, metadata_schema: Mapping[str, str]) -> None:
         """Make an empty table, durably. One that exists already with the same width is kept, and gets missing columns.
@@ -478,8 +474,6 @@ class ClipTable:
                 self._folder.remove()
             else:
                 self._lance.database().drop_table(self.name)
-
-    # Durability
 
     @contextmanager
     def _commit(self) -> Iterator[None]:

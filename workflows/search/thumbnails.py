@@ -25,7 +25,7 @@ _SECONDS_A_FILE = 15.0
 _MEMORY_BYTES = 2 * 10**9
 _QUALITY = 80
 
-_kept: OrderedDict[tuple[str, str, float], str] = OrderedDict()  # JPEG as a data URI, or why there is none
+_kept: OrderedDict[tuple[str, str, float], str] = OrderedDict()  # JPEG as a data URI, or the reason why not
 _lock = threading.Lock()
 
 
@@ -51,7 +51,7 @@ def html_of(results: Sequence[Result]) -> str:
 
 
 def pictures_of(moments: Sequence[tuple[str, float]]) -> list[str]:
-    """For each file and instant in seconds a JPEG as a data URI; where there is none, the reason."""
+    """For each file and instant in seconds a JPEG as a data URI; or the reason why not."""
     from PIL import Image
 
     from ...extract.decode import Decoder, Limits, frame_at
