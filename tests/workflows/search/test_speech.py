@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from frameloom import ConfigError, InputError
+from frameloom import ConfigError, FrameloomError, InputError
 from frameloom.extract.speech import whisper as module
+from frameloom.workflows.cli.app import app
 from frameloom.workflows.index import Index
 from frameloom.workflows.project import Project
 from frameloom.workflows.project.presets import preset_text
@@ -18,6 +21,7 @@ from frameloom.workflows.sync import make_plan, take_state
 from helpers.media import steady, write_media
 from helpers.models import StandIn, spoken, whisper, write_model
 from helpers.projects import COLOURS, run_sync, write_config
+from typer.testing import CliRunner
 
 __all__ = ["whisper"]  # a fixture
 FILMS: dict[str, tuple[float | None, ...] | None] = {
@@ -224,7 +228,7 @@ def test_shards_are_the_same_whatever_was_there_before(project: Path, films: Pat
     assert columns(other) == columns(project)
 
 
-def test_mistakes_are_said_in_one_line(project: Path) -> None:
+def test_mistakes_are_said_in_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_sync(project)
     index = Index(project)
     clip = index.search("red", top=1)[0].clip
@@ -235,9 +239,33 @@ def test_mistakes_are_said_in_one_line(project: Path) -> None:
         ({"backbone": "logmel_avlnet"}, "gives no words: use whisper"),
         ({"backbone": "test_resnet"}, "features.speech.backbone: 'test_resnet' reads video"),
         ({"backbone": "whisper"}, "needs weights"),
+        ([SPEECH, dict(SPEECH)], "takes one backbone"),
+        ({**SPEECH, "options": {"beam": 0}}, "beam"),
     ):
         with pytest.raises(ConfigError, match=words):
             Project.open(write(project, speech=speech))
+    with pytest.raises(ConfigError, match="rows of whisper are words"):
+        Project.open(write(project, speech=None, features={"audio": SPEECH}))
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        Project.open(write(project, features={"extra_text": {"speech": "said"}}))
+    row = {"video": "videos/red.mp4", "captions": ["red"], "Speech": "a column"}
+    (project / "captions.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ConfigError, match="the manifest has one: rename that"):
+        _ = Project.open(write(project, collection={"captions": "captions.jsonl"})).collection
+    write(project, store={"table": "fresh"}, speech=None)
+    run_sync(project)
+    write(project, store={"table": "fresh"})
+    with pytest.raises(FrameloomError, match="not in the table yet: run `frameloom sync`"):
+        Index(project).search("red", modalities="speech")
+    write(project, store={"path": "new"})
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "faster_whisper" else find(name, *more)
+    )
+    done = CliRunner().invoke(app, ["sync", "-c", str(project / "frameloom.yaml")])
+    assert done.exit_code == 2
+    assert "pip install 'frameloom[speech]'" in done.output
+    assert "Traceback" not in done.output
 
 
 @pytest.mark.parametrize("name", ["ready", "clip", "siglip2", "clap", "everything_at_once"])
