@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 OUTPUT_TOLERANCE = 1e-4
 LOSS_TOLERANCE = 1e-5
-_SLICE = re.compile(r"flattened \(C order\) \[::(\d+)\]")
+_SLICE = re.compile(r"flattened \(C order\) ?\[::(\d+)\]")
+_SENTENCE = re.compile(r"shape (\[[\d, ]*\])\. Stored as '([^']+)' = (.+?) and '([^']+)'")
 _LOSS_WORDS = re.compile(r"\bloss\b|\bloss_info\b|\bgradient\b|\bd loss\b", re.IGNORECASE)
 
 
@@ -90,7 +91,12 @@ class Case:
 
     def _about(self, name: str, about: dict[str, Any] | str) -> dict[str, Any]:
         """What is told of an output; some cases tell it in one sentence."""
-        return {"what": about, "shape": list(self.outputs[name].shape)} if isinstance(about, str) else about
+        if not isinstance(about, str):
+            return about
+        if told := _SENTENCE.search(about):
+            shape, values, stored, stats = told.groups()
+            return {"what": about, "shape": json.loads(shape), "stored": stored, "values": values, "stats": stats}
+        return {"what": about, "shape": list(self.outputs[name].shape)}
 
     def _compare(self, name: str, about: dict[str, Any], results: Mapping[str, NDArray[Any]]) -> list[str]:
         if name not in results:
@@ -102,9 +108,10 @@ class Case:
         lines = []
         if sliced := _SLICE.match(about.get("stored", "")):
             stats = [result.mean(dtype=np.float64), result.std(dtype=np.float64), np.abs(result).sum(dtype=np.float64)]
-            lines += _distance(f"{name} (statistics)", np.array(stats), self.outputs[f"{name}__stats"], tolerance)
+            told = self.outputs[about.get("stats", f"{name}__stats")]
+            lines += _distance(f"{name} (statistics)", np.array(stats), told, tolerance)
             result = result.reshape(-1)[:: int(sliced[1])]
-        return lines + _distance(name, result, self.outputs[name], tolerance)
+        return lines + _distance(name, result, self.outputs[about.get("values", name)], tolerance)
 
 
 def _distance(name: str, result: NDArray[Any], expected: NDArray[Any], tolerance: float) -> list[str]:
