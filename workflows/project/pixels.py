@@ -22,7 +22,8 @@ def pixel_sizes(
         specs: of the features.
     """
     frames = recipe.frames or FrameRecipe()
-    pieces = {"vocab_size": size for one in specs if (size := _num_pieces(one))}
+    vocabularies = [size for one in specs if (size := _num_pieces(one))]
+    pieces = {"vocab_size": vocabularies[0]} if vocabularies else {}
     longest = {
         "num_frames": max(frames.most_frames(), section.num_frames or 0),
         "max_words": section.max_words or recipe.max_words,
