@@ -456,40 +456,6 @@ def sync_path(path: Path, flags: int = os.O_RDONLY) -> None:
         os.close(descriptor)
 
 
-def disk_problem(folder: Path) -> str | None:
-    """What the file system of a folder cannot do that a store needs, trying it; None when it can do all of it.
-
-    LanceDB commits by a hard link, which fails where another one is there; shards and checkpoints by a rename.
-    Raises FrameloomError where the disk fails.
-    """
-    name = temporary_path(folder / "probe")
-    other = name.with_name(f"{name.name[:-4]}-2.tmp")
-    step = "files"
-    try:
-        with name.open("xb") as file:
-            step = "fsync"
-            file.write(b"probe")
-            os.fsync(file.fileno())
-            step = "locks"
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        step = "hard links"
-        other.hardlink_to(name)
-        step = "renames"
-        name.replace(other)
-        sync_folder(folder)
-    except OSError as error:
-        if error.errno in _FAILING and (explained := system_error(error, folder)) is not None:
-            raise explained from error
-        if error.errno in FULL | _FORBIDDEN - _NO_LINKS:  # of which another message tells
-            return None
-        return f"no {step} ({error.strerror})"
-    finally:
-        for path in (name, other):
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-    return None
-
-
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
     """Hold the lock file ``path``, which stays behind, for the length of a block; others wait.

@@ -428,10 +428,6 @@ class ClipTable:
             self._folder.keep_rows(rows)
         return int(self._lance.open().version)
 
-    def has_checksums(self) -> bool:
-        """Whether rows have checksums, which those of tables of an older format lack."""
-        return set(CHECKSUMS) <= set(self.schema().names)
-
     def damaged_files(self) -> list[Path]:
         """Files of manifests, deletions and indexes that are not what was written."""
         return [] if self._folder is None else self._folder.damaged_files(also_indexes=True)
@@ -449,24 +445,6 @@ class ClipTable:
         if self._folder is not None:
             self._folder.index_record.unlink(missing_ok=True)
             self._folder.forget_indexes()
-
-    def replace_by(self, other: ClipTable) -> int:
-        """Hold the rows and columns of another table, in one commit: readers see all that was, or all of this.
-
-        Returns the version, which is durable. Raises IntegrityError where rows are missing afterwards.
-        """
-        import pyarrow as pa
-
-        schema = other.schema()
-        rows = pa.RecordBatchReader.from_batches(schema, other.batches(schema.names))
-        with self._commit():
-            table = self._lance.database().create_table(self.name, data=rows, schema=schema, mode="overwrite")
-        _expect("holds", int(table.count_rows()), other.count())
-        if self._folder is not None:
-            self._folder.index_record.unlink(missing_ok=True)  # of an index that this version does not have
-            self._folder.keep_rows(self._read_rows())
-        self._held = None
-        return int(table.version)
 
     def drop(self) -> None:
         """Remove the table with all its versions. A table that is not there is no error."""

@@ -100,7 +100,8 @@ class PinnedVersion:
         self._matrix = self._matrix or _Matrix(self.table)
         places = self._matrix.nearest_many(queries, None if num_rows == self.num_rows else condition, top)
         row_ids = sorted({one for several in places for one in several})
-        found = self.table.take_row_ids(row_ids).select([*dict.fromkeys(["id", *columns, "vector"])]).to_arrow()
+        wanted = [*dict.fromkeys(["id", *columns, "vector", *self._checked(len(row_ids))])]
+        found = self._as_written(self.table.take_row_ids(row_ids).select(wanted).to_arrow())
         order = {one: place for place, one in enumerate(row_ids)}
         picked = (found.take([order[one] for one in several]) for several in places)
         return [best_first(rows, query, columns)[:top] for rows, query in zip(picked, queries, strict=True)]

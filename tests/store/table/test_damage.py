@@ -150,6 +150,12 @@ def test_the_vector_of_another_row_has_another_checksum(table: ClipTable) -> Non
         table.search(unit(4))
 
 
+def test_rows_of_questions_asked_together_are_compared_with_their_checksums(table: ClipTable) -> None:
+    table._lance.open().update(where="id = 'id-003'", values={"path": "another.mp4"})
+    with pytest.raises(IntegrityError, match="id-003"):
+        table.search_many([unit(4), QUESTION], top=1, columns=["id"])
+
+
 def test_a_column_that_is_added_later_changes_no_checksum(table: ClipTable) -> None:
     table.add_metadata_columns({**METADATA, "late": "string"})
     assert list(verify_table(table)) == []
@@ -157,10 +163,11 @@ def test_a_column_that_is_added_later_changes_no_checksum(table: ClipTable) -> N
 
 
 def test_a_table_of_an_older_format_is_read_without_checksums(table: ClipTable) -> None:
-    assert table.has_checksums()
     table._lance.open().drop_columns(["row_checksum", "vector_checksum"])
-    assert not table.has_checksums()
     assert table.search(QUESTION)[0]["id"] == "id-003"
+    table.apply([make_row(3, vector=unit(3)), make_row(99, vector=unit(9))])  # and written without them
+    assert "vector_checksum" not in table.schema().names
+    assert {row["id"] for row in table.search(unit(9), top=2, columns=["id"])} >= {"id-099"}
 
 
 def test_damaged_data_is_not_told_as_a_wrong_filter(table: ClipTable) -> None:
