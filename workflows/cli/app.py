@@ -14,7 +14,7 @@ import typer
 from ..._version import __version__
 from ..._vocabulary import ExitCode, InputError, MediaError, Outcome, Status
 from ..console import Console, count_of
-from . import ablations, data, health, plots
+from . import ablations, data, health, laboratory, plots
 from .options import DEFAULT_CONFIG, AsJson, Commands, ConfigPath, ListsByDefault, Quiet, answer, open_project, show
 
 app = typer.Typer(
@@ -227,6 +227,7 @@ app.command()(health.verify)
 app.command()(health.repair)
 app.command()(health.compact)
 app.command()(ablations.ablate)
+app.command()(laboratory.laboratory)
 
 plot_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 plot_app.callback()(plots.plot)

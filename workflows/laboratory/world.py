@@ -28,6 +28,7 @@ from .captions import write_caption
 from .draw import Naming, draw_clips
 from .files import SAMPLE_RATE_HZ, corruption_of, damage_file, encode_clip, render_missing, truncate_file, written_aside
 from .pictures import render_frames
+from .questions import QUESTIONS_NAME, plan_questions
 from .sounds import render_sound
 
 MANIFEST_NAME = "captions.jsonl"
@@ -147,6 +148,7 @@ def make_collection(
     on_progress: Callable[[int], None] | None = None,
     num_workers: int | None = None,
     write_answers: bool = False,
+    questions: int = 0,
 ) -> Collection:
     """Render a data set into a folder. Clips that are there already are kept, so that an interrupted run goes on.
 
@@ -156,6 +158,7 @@ def make_collection(
         on_progress: see `render_missing`.
         num_workers: see `render_missing`.
         write_answers: write the truth to `answers.json` too, where a pipeline could read it.
+        questions: open-ended questions about each clip, and as many with options, written to `questions.jsonl`.
 
     Raises:
         ConfigError: such a data set cannot be made, or the folder holds videos that are not of it.
@@ -182,6 +185,11 @@ def make_collection(
     texts = {MANIFEST_NAME: "".join(json.dumps(row) + "\n" for row in rows)}
     if write_answers:
         texts[ANSWERS_NAME] = json.dumps([asdict(clip) for clip in clips], indent=1) + "\n"
+    if questions:
+        asked = plan_questions(
+            ((clip.video, clip.traits) for clip in clips), varying=world.varying, per_clip=questions, seed=world.seed
+        )
+        texts[QUESTIONS_NAME] = "".join(json.dumps(row) + "\n" for row in asked)
     for name, text in texts.items():
         if not (folder / name).exists() or (folder / name).read_text() != text:
             publish_text(folder / name, text)
