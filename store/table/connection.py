@@ -38,6 +38,7 @@ class Connection:
         self.name = f"table {name!r} in {uri}"
         self.remedy = "run `frameloom repair`, then `frameloom sync`, which embeds the stored features anew"
         self._database: Any = None
+        self._session: Any = None  # LanceDB's caches, which both kinds of handles share
         self._process = 0
 
     def database(self) -> Any:
@@ -45,8 +46,10 @@ class Connection:
         if self._database is None or self._process != os.getpid():
             import lancedb
 
+            self._session = lancedb.Session.default()
             # No caching of versions: what another process committed is seen by the next call.
-            self._database = lancedb.connect(self._uri, read_consistency_interval=datetime.timedelta(0))
+            always = datetime.timedelta(0)
+            self._database = lancedb.connect(self._uri, read_consistency_interval=always, session=self._session)
             self._process = os.getpid()
         return self._database
 
@@ -73,6 +76,21 @@ class Connection:
         if found not in READABLE_FORMATS:
             raise ConfigError(f"{self.name} has format {found}, this version reads {TABLE_FORMAT}; {self.remedy}")
         return table
+
+    def open_async(self, version: int) -> Any:
+        """LanceDB's asynchronous handle on one version, for coroutines that its own loop runs."""
+        import lancedb
+        from lancedb.background_loop import LOOP
+
+        self.database()
+
+        async def opened() -> Any:
+            database = await lancedb.connect_async(self._uri, session=self._session)
+            table = await database.open_table(self._name)
+            await table.checkout(version)
+            return table
+
+        return LOOP.run(opened())
 
     @contextmanager
     def translated(self, where: str | None = None, table: Any = None) -> Iterator[None]:

@@ -151,7 +151,7 @@ class ClipTable:
             InputError: the filter or a column is wrong.
         """
         table = self._lance.open()
-        wanted = self._columns(table, columns)
+        wanted = _shown_columns(table.schema.names, columns)
         filters: Iterable[str | None] = [bracketed(where)]
         if ids is not None:
             ids = list(dict.fromkeys(ids))
@@ -218,7 +218,7 @@ class ClipTable:
         while True:
             attempts_left -= 1
             pinned = self._pinned()
-            wanted = self._columns(pinned.table, columns)
+            wanted = _shown_columns(pinned.names, columns)
             try:
                 asked = [query_vector(one, pinned.dim) for one in vectors]
                 with self._lance.translated(where, pinned.table):
@@ -234,19 +234,12 @@ class ClipTable:
         if self._reading is None or self._reading[0] != state:
             with self._lance.translated():
                 table = self._lance.open()
-                self._reading = state, PinnedVersion(table, published(table, record))
+                self._reading = state, PinnedVersion(table, published(table, record), self._lance.open_async)
         return self._reading[1]
 
     def index_record(self) -> IndexRecord | None:
         """What was last measured of the vector index; None without one. Tables at an address have none."""
         return None if self._folder is None else read_record(self._folder.index_record)
-
-    def _columns(self, table: Any, columns: Sequence[str] | None) -> list[str]:
-        names: list[str] = table.schema.names
-        if columns is None:
-            return [name for name in names if name not in ("vector", *CHECKSUMS)]
-        check_columns(columns, names)
-        return list(columns)
 
     def create(self, dim: int, metadata_schema: Mapping[str, str]) -> None:
         """Make an empty table, durably. One that exists already with the same width is kept, and gets missing columns.
@@ -469,6 +462,13 @@ class ClipTable:
     def recover(self, last_durable_version: int | None) -> list[str]:
         """Bring the table to a version that opens, before the first read of a run; see `recovery.recover`."""
         return [] if self._folder is None else recover(self._lance, self._folder, self.rows, last_durable_version)
+
+
+def _shown_columns(names: Sequence[str], columns: Sequence[str] | None) -> list[str]:
+    if columns is None:
+        return [name for name in names if name not in ("vector", *CHECKSUMS)]
+    check_columns(columns, names)
+    return list(columns)
 
 
 def _expect(what: str, found: int, expected: int) -> None:

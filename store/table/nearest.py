@@ -8,7 +8,7 @@ row has one score, whichever way has found it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +37,18 @@ class PinnedVersion:
     Args:
         table: LanceDB's handle, which this object checks out.
         record: of the index that may be used.
+        open_async: gives LanceDB's asynchronous handle on a version.
     """
 
-    def __init__(self, table: Any, record: IndexRecord | None) -> None:
+    def __init__(self, table: Any, record: IndexRecord | None, open_async: Callable[[int], Any]) -> None:
         self.version = int(table.version)
         table.checkout(self.version)
         self.table, self.record = table, record
+        self._handle = None if record is None else open_async(self.version)
         self.num_rows = int(table.count_rows())
-        self.dim = int(table.schema.field("vector").type.list_size)
+        schema = table.schema  # asked once: the library reads it anew each time, in 0.6 ms
+        self.names: list[str] = schema.names
+        self.dim = int(schema.field("vector").type.list_size)
         self._count = lru_cache(_FILTERS_KEPT)(table.count_rows)
         self._matrix: _Matrix | None = None
         self._num_questions = 0
@@ -58,7 +62,7 @@ class PinnedVersion:
         num_rows = self.num_rows if where is None else int(self._count(where))
         if num_rows == self.num_rows:
             where = None
-        wanted = [*dict.fromkeys(["id", *columns, "vector", *self._checked(top)])]
+        wanted = [*dict.fromkeys(["id", *columns, "vector", *self._checked(top, columns)])]
         if self.record is not None and num_rows > SCANNED_ROWS:
             found = self._by_index(self.record, query, where, num_rows, top, wanted)
         # One question alone is answered sooner by a scan than by reading all vectors.
@@ -70,15 +74,16 @@ class PinnedVersion:
             found = self._by_scan(query, where, top, wanted)
         return [] if found is None else best_first(self._as_written(found), query, columns)[:top]
 
-    def _checked(self, top: int) -> list[str]:
-        """The columns that are read to know that rows are as they were written: of few rows all."""
-        names = self.table.schema.names
-        return names if top <= CHECKED_ROWS else [name for name in names if name == "vector_checksum"]
+    def _checked(self, top: int, columns: Sequence[str]) -> list[str]:
+        """The columns that are read to know that what is returned is as it was written: of few rows all."""
+        if top <= CHECKED_ROWS and not {"id", "vector"}.issuperset(columns):
+            return self.names
+        return [name for name in self.names if name == "vector_checksum"]  # of the vector and the id
 
     def _as_written(self, found: pa.Table) -> pa.Table:
         """Rows without LanceDB's own columns. Raises IntegrityError for one that is not as it was written."""
-        names = [name for name in self.table.schema.names if name in found.schema.names]
-        if len(names) < len(self.table.schema.names):  # not all that the row's own checksum is of
+        names = [name for name in self.names if name in found.schema.names]
+        if len(names) < len(self.names):  # not all that the row's own checksum is of
             names = [name for name in names if name != "row_checksum"]
         raise_altered(found.select(names))
         return found
@@ -100,7 +105,7 @@ class PinnedVersion:
         self._matrix = self._matrix or _Matrix(self.table)
         places = self._matrix.nearest_many(queries, None if num_rows == self.num_rows else condition, top)
         row_ids = sorted({one for several in places for one in several})
-        wanted = [*dict.fromkeys(["id", *columns, "vector", *self._checked(len(row_ids))])]
+        wanted = [*dict.fromkeys(["id", *columns, "vector", *self._checked(len(row_ids), columns)])]
         found = self._as_written(self.table.take_row_ids(row_ids).select(wanted).to_arrow())
         order = {one: place for place, one in enumerate(row_ids)}
         picked = (found.take([order[one] for one in several]) for several in places)
@@ -115,7 +120,7 @@ class PinnedVersion:
 
         search = self.table.search(MatchQuery(words, text), query_type="fts")
         search = search if where is None else search.where(bracketed(where), prefilter=True)
-        wanted = [*dict.fromkeys(["id", *columns, "vector", *self._checked(top)]), "_score"]
+        wanted = [*dict.fromkeys(["id", *columns, "vector", *self._checked(top, columns)]), "_score"]
         found = self._as_written(search.limit(top).select(wanted).to_arrow())
         rows = best_first(found, query, [*dict.fromkeys(["id", *columns]), "_score"])
         for row in rows:
@@ -135,12 +140,25 @@ class PinnedVersion:
     def _by_index(
         self, record: IndexRecord, query: NDArray[np.float32], where: str | None, num_rows: int, top: int,
         wanted: Sequence[str],
-    ) -> pa.Table:  # fmt: skip
+    ) -> pa.Table | None:  # fmt: skip
+        from lancedb.background_loop import LOOP
+
         # The nearest of few rows, and many nearest rows, lie further away than the ten that recall was measured with.
         spread = self.num_rows / num_rows * max(1.0, top / record.top)
         nprobes = record.nprobes if spread == 1 else math.ceil((record.nprobes + _MORE_PROBES) * math.sqrt(spread))
-        search = self._search(query, where).nprobes(min(record.num_partitions, nprobes))
-        return search.refine_factor(record.refine).limit(top).select([*wanted, "_distance"]).to_arrow()
+        handle = self._handle
+        search = handle.query().nearest_to(query).column("vector").distance_type("cosine")
+        search = search.nprobes(min(record.num_partitions, nprobes)).refine_factor(record.refine).limit(top)
+        search = search if where is None else search.where(where)
+
+        async def ask() -> pa.Table | None:
+            # Columns are taken afterwards: a search that reads all takes 25 ms, and this 17 (LanceDB 0.40).
+            found = await search.with_row_id().select(["_rowid", "_distance"]).to_arrow()
+            row_ids = found.column("_rowid").to_pylist()
+            return await handle.take_row_ids(row_ids).select(list(wanted)).to_arrow() if row_ids else None
+
+        rows: pa.Table | None = LOOP.run(ask())
+        return rows
 
     def _search(self, query: NDArray[np.float32], where: str | None) -> Any:
         search = self.table.search(query, vector_column_name="vector").distance_type("cosine")

@@ -146,14 +146,16 @@ def test_a_row_that_is_another_one_is_not_served_and_is_named(table: ClipTable, 
 
 def test_the_vector_of_another_row_has_another_checksum(table: ClipTable) -> None:
     table._lance.open().update(where="id = 'id-003'", values={"vector": unit(4).tolist()})
-    with pytest.raises(IntegrityError, match="id-003"):
-        table.search(unit(4))
+    for columns in (None, ["id"], ["path"]):
+        with pytest.raises(IntegrityError, match="id-003"):
+            table.search(unit(4), columns=columns)
 
 
 def test_rows_of_questions_asked_together_are_compared_with_their_checksums(table: ClipTable) -> None:
     table._lance.open().update(where="id = 'id-003'", values={"path": "another.mp4"})
     with pytest.raises(IntegrityError, match="id-003"):
-        table.search_many([unit(4), QUESTION], top=1, columns=["id"])
+        table.search_many([unit(4), QUESTION], top=1, columns=["path"])
+    assert table.search_many([QUESTION], top=1, columns=["id"])[0][0]["id"] == "id-003"  # which is what was written
 
 
 def test_a_column_that_is_added_later_changes_no_checksum(table: ClipTable) -> None:
