@@ -140,8 +140,14 @@ class FusionModel(nn.Module):
             ConfigError: a model without a joint head (`scores` is False).
             InputError: wrong shapes, or other numbers of texts and videos.
         """
-        joint = ", ".join(sorted(self.joint_models)) or "none is registered"
-        raise ConfigError(f"the model {self.name} has no joint head; models that re-rank: {joint}")
+        self.check_scores()
+        raise NotImplementedError
+
+    def check_scores(self) -> None:
+        """Raises ConfigError for a model that cannot `score`: one without a joint head, or built without it."""
+        if not self.scores:
+            joint = ", ".join(sorted(self.joint_models)) or "none is registered"
+            raise ConfigError(f"the model {self.name} has no joint head; models that re-rank: {joint}")
 
     def states(self, modality: str, tokens: Tokens) -> Tokens:  # noqa: ARG002
         """What `score` makes of one side alone, to be given to it in the place of the tokens, as often as wanted.
@@ -315,6 +321,15 @@ def finite_tokens(name: str, tokens: Tokens) -> Tokens:
         raise NonFiniteError(name, samples)
     bad = bad_BN.view(*bad_BN.shape, *[1] * (tokens.values.dim() - 2))
     return tokens._replace(values=torch.where(bad, 0.0, tokens.values))
+
+
+def paired(text: Tokens, video: Tokens) -> tuple[Tokens, Tokens]:
+    """Texts and videos of pairs; one alone goes with each of the others. Raises InputError for other numbers."""
+    counts = len(text.mask), len(video.mask)
+    if counts[0] != counts[1] and 1 not in counts:
+        raise InputError(f"a score needs as many texts as videos, or one of either; got {counts[0]} and {counts[1]}")
+    sides = (Tokens(*(part.expand(max(counts), *part.shape[1:]) for part in side)) for side in (text, video))
+    return next(sides), next(sides)
 
 
 def padded_to(tokens: Tokens, num_rows: int) -> Tokens:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..store import reader_lock
+from ..train.evaluate import Ensemble
 from .console import Console
 from .experiments import Evaluation, evaluate
 from .project import CONFIG_NAME, Project
-from .search import Query, Results, SearchSession, explained, stamp_of
+from .search import Query, Results, SearchSession, explained, reranking_of, stamp_of
 from .sync import Plan, Report, make_plan, status_of, sync
 
 
@@ -25,7 +26,7 @@ class Index:
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         self.path = path / CONFIG_NAME if path.is_dir() else path
-        self._session: SearchSession | None = None
+        self._sessions: dict[str | None, SearchSession] = {}
         self._stamp: str | None = None
         Project.open(self.path)  # mistakes of the configuration are raised at once
 
@@ -64,6 +65,12 @@ class Index:
         offset: int = 0,
         merge: bool = False,
         explain: bool = False,
+        model: str | None = None,
+        rerank: str | None = None,
+        candidates: int = 100,
+        budget_seconds: float | None = None,
+        ensemble: Ensemble = "concat",
+        group_frames: int = 1,
     ) -> Results:
         """The clips nearest to a question, best first.
 
@@ -85,6 +92,15 @@ class Index:
             merge: answer with moments: hits of one video that lie together and score alike are one (see
                 `search/moments.py`), and the result says how many as `merged`.
             explain: say of each answer which words, senses and seconds carry it (`Result.explanation`).
+            model: ask another model of this store, by its name or recipe, as it was synced last; None: the configured
+                one.
+            rerank: a model with a joint head that judges the best candidates again: the name or recipe of one of this
+                store, or another project's configuration. Its frames come from that project's stored `pixels`, and are
+                decoded where they are not stored.
+            candidates: how many it is given; the answers are the best `top` of them.
+            budget_seconds: what it may take; those that it did not reach keep their order, behind the others.
+            ensemble: one score of all frames of a clip together (`concat`), or the `mean`, `max` or `lse` over groups.
+            group_frames: frames in such a group.
 
         Raises:
             InputError: an empty question, no known word, a condition that does not parse.
@@ -105,34 +121,50 @@ class Index:
             top=top,
             offset=offset,
             merge=merge,
+            rerank=rerank,
+            candidates=candidates,
+            budget_seconds=None if budget_seconds is None else float(budget_seconds),
+            ensemble=ensemble,
+            group_frames=group_frames,
         )
-        session = self._current()
+        session = self._current(model)
         found = session.search(query)
-        return Results(explained(session, query, found) if explain else found)
+        return Results(explained(session, query, found) if explain else found, reranking=reranking_of(found))
 
-    def search_many(self, texts: Sequence[str], **options: Any) -> list[Results]:
+    def search_many(self, texts: Sequence[str], *, model: str | None = None, **options: Any) -> list[Results]:
         """What `search` gives for each of several texts, in their order: embedded together, compared in one pass.
 
         Scores may differ in the last digits from those of one question alone, since batches are padded.
 
         Args:
             texts: questions in words.
+            model: of `search`.
             **options: of `search`, for all of them: `where`, `modalities`, `hybrid`, `distinct`, `diversity`, `top`,
-                `offset` and `merge`.
+                `offset`, `merge`, and those of a second stage.
 
         Raises:
             InputError: as `search`, for the first question that cannot be answered.
         """
         queries = [Query.ask(text=text, **options) for text in texts]
-        return [Results(found) for found in self._current().search_many(queries)] if queries else []
+        answers = self._current(model).search_many(queries) if queries else []
+        return [Results(found, reranking=reranking_of(found)) for found in answers]
 
-    def _current(self) -> SearchSession:
-        """The session, opened again where something has changed."""
+    def _current(self, model: str | None = None) -> SearchSession:
+        """The session of a model, opened again where something has changed."""
         stamp = stamp_of(self.path)  # before it is read, so that no change between the two is missed
-        if self._session is None or stamp != self._stamp or not self._session.is_current():
+        if stamp != self._stamp:
             self.close()
-            self._session, self._stamp = SearchSession(Project.open(self.path)), stamp
-        return self._session
+            self._stamp = stamp
+        from .project.kept import kept_project
+
+        session = self._sessions.get(model)
+        if session is None or not session.is_current():
+            if session is not None:
+                session.close()
+            project = Project.open(self.path)
+            session = SearchSession(project if model is None else kept_project(project, model))
+            self._sessions[model] = session
+        return session
 
     def status(self) -> dict[str, Any]:
         """Current, stale (with reasons) and failed items, as plain data."""
@@ -146,6 +178,9 @@ class Index:
         against: str | Path | None = None,
         run: str | Path | None = None,
         measures: Sequence[str] = (),
+        rerank: str | None = None,
+        candidates: int = 100,
+        budget_seconds: float | None = None,
     ) -> Evaluation:
         """Text-to-media retrieval on one split, each figure with its 95 % interval.
 
@@ -155,6 +190,10 @@ class Index:
             against: the configuration of another project over the same clips, to be compared with.
             run: where to write a TREC run; the right answers go next to it, with the ending ``.qrels``.
             measures: of ir-measures, such as ``nDCG@10``; needs ``frameloom[trec]``.
+            rerank: a model that judges each question's candidates again, as in `search`; the gain comes with its
+                intervals, its cost, and the recall at `candidates`, which no second stage can exceed.
+            candidates: of each question.
+            budget_seconds: of each question.
 
         Raises:
             InputError: nothing to ask, another project with other clips or captions, a measure that is not known.
@@ -172,13 +211,15 @@ class Index:
                 against=other,
                 run=None if run is None else Path(run),
                 measures=measures,
+                rerank=rerank,
+                candidates=candidates,
+                budget_seconds=budget_seconds,
             )
 
     def close(self) -> None:
         """End what searches keep open. The next search opens it again."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        while self._sessions:
+            self._sessions.popitem()[1].close()
 
 
 def open_index(path: str | Path = "frameloom.yaml") -> Index:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..._vocabulary import ConfigError, InputError, digest_of
-from ..base import ModelConfig, Tokens
+from ..base import ModelConfig, Tokens, paired
 from ..heads import UNKNOWN, AnswerHead, FrameOrderHead, Pooler, choice_loss
 from ..layers import BertEmbeddings, BertSpec, Linear, MaskedWordHead, initialise_as_bert, visible_keys
 from ..objectives import (
@@ -215,18 +215,17 @@ class AllInOne(PixelModel):
     # --- heads -------------------------------------------------------------------------------------------------------
 
     def score(self, *, text: Tokens, video: Tokens) -> Float[Tensor, " B"]:
-        """The logit that text i and clip i belong together: of the ranking head where there is one, else of matching.
+        """See the base; the logit of the ranking head where there is one, else of matching."""
+        self.check_scores()
+        text, video = paired(text, video)
+        return self._scores(self.joint(**self.given({"text": text, "video": video})))
 
-        Raises:
-            ConfigError: a model without either head.
-            InputError: wrong shapes.
-        """
+    def check_scores(self) -> None:
+        """See the base."""
         if not self.config.matches:
             raise ConfigError(
                 f"the model {self.name} was built without a matching head: set vtm_weight above 0, or rank_head=True"
             )
-        given = self.given({"text": text, "video": video})
-        return self._scores(self.joint(**given))
 
     def _scores(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
         if self.config.rank_head:

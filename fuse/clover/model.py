@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..._vocabulary import ConfigError, InputError
-from ..base import ModelConfig, Tokens, load_weights
+from ..base import ModelConfig, Tokens, load_weights, paired
 from ..layers import Bert, MaskedWordHead, VideoSwin
 from ..miles import block_mask
 from ..objectives import (
@@ -433,21 +433,11 @@ class Clover(PixelModel):
             ConfigError: a model of another task.
             InputError: wrong shapes, or other numbers of texts and videos.
         """
-        if self.config.task != "multiple_choice" and not hasattr(self, "mlm_ssl_V_head"):
-            raise ConfigError(
-                f"Clover for {self.config.task} has no score of a pair; models of task 'pretraining' with "
-                "alignment='tri_modal' and of 'multiple_choice' have one"
-            )
-        sides = [
+        self.check_scores()
+        states, grid = paired(
             text if text.values.dim() == 3 else self.states("text", text),
             video if video.values.dim() == 4 else self.states("video", video),
-        ]
-        counts = [len(side.mask) for side in sides]
-        if counts[0] != counts[1] and 1 not in counts:
-            raise InputError(
-                f"a score needs as many texts as videos, or one of either; got {counts[0]} and {counts[1]}"
-            )
-        states, grid = (Tokens(*(part.expand(max(counts), *part.shape[1:]) for part in side)) for side in sides)
+        )
         fused = self.fused(grid, states.values, states.mask)
         if self.config.task == "multiple_choice":
             return cast(Tensor, self.qa_head(fused.cls))[:, 0]
@@ -456,6 +446,14 @@ class Clover(PixelModel):
         pairs = [(v, t), (v, self.mlm_ssl_V_head(cls)), (t, self.mlm_ssl_T_head(cls))]
         cosines = torch.stack([(unit(x) * unit(y)).sum(dim=1) for x, y in pairs])
         return cosines.mean(dim=0) / self.config.temperature
+
+    def check_scores(self) -> None:
+        """See the base."""
+        if self.config.task != "multiple_choice" and not hasattr(self, "mlm_ssl_V_head"):
+            raise ConfigError(
+                f"Clover for {self.config.task} has no score of a pair; models of task 'pretraining' with "
+                "alignment='tri_modal' and of 'multiple_choice' have one"
+            )
 
     # --- the authors' weights ----------------------------------------------------------------------------------------
 

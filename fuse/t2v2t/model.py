@@ -225,8 +225,7 @@ class T2V2T(JointModel):
             ConfigError: a model without a joint encoder.
             InputError: wrong shapes, or other numbers of texts and videos.
         """
-        if self.config.fusion == "none":
-            raise ConfigError("fusion='none' has no joint encoder to score with; use another one")
+        self.check_scores()
         text = text if text.values.dim() == 3 else self.states("text", text)
         video = video if video.values.dim() == 4 else self.states("video", video)
         num_texts, num_videos = len(text.mask), len(video.mask)
@@ -238,6 +237,11 @@ class T2V2T(JointModel):
             text = Tokens(*(each.expand(num_videos, *each.shape[1:]) for each in text))
         every = torch.zeros(num_texts, dtype=torch.long, device=video.mask.device)
         return self.match_logits(text, video, every if num_videos < num_texts else None)[:, 1]
+
+    def check_scores(self) -> None:
+        """See the base."""
+        if self.config.fusion == "none":
+            raise ConfigError("fusion='none' has no joint encoder to score with; use another one")
 
     def match_logits(
         self, text: Tokens, video: Tokens, videos: Int[Tensor, " B"] | None = None

@@ -128,7 +128,9 @@ def training_data(
     return ClipDataset(stored_clips(store, found.clips), **dict(limits), training=True, seed=seed)
 
 
-def clip_data(store: str, clips: Sequence[ClipFeatures], limits: Mapping[str, Any]) -> ClipDataset | PixelDataset:
+def clip_data(
+    store: FeatureStore | str, clips: Sequence[ClipFeatures], limits: Mapping[str, Any]
+) -> ClipDataset | PixelDataset:
     """Clips as a model reads them to embed them: rows of features, or pictures where the limits are those of frames."""
     if "num_frames" in limits:
         options = middle_options(limits)

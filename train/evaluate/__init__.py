@@ -14,11 +14,12 @@ from .localisation import (
 )
 from .long_videos import LongVideos, embed_test_clips
 from .metrics import COMPLETE_TEST_SETS, RetrievalMetrics, retrieval_metrics, retrieval_ranks, retrieval_table
-from .rerank import NOT_SCORED, candidates, pair_scorer, reranked, two_way_metrics
+from .rerank import NOT_SCORED, Ensemble, candidates, pair_scorer, reordered, reranked, two_way_metrics
 
 __all__ = [
     "COMPLETE_TEST_SETS",
     "NOT_SCORED",
+    "Ensemble",
     "LocalisationRecall",
     "Localised",
     "Localiser",
@@ -37,6 +38,7 @@ __all__ = [
     "pair_scorer",
     "predict_steps",
     "redrawn",
+    "reordered",
     "reranked",
     "retrieval_metrics",
     "retrieval_ranks",

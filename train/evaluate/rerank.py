@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 NOT_SCORED = -100.0
 """The score of whatever is not a candidate."""
 Ensemble = Literal["concat", "mean", "max", "lse"]
-"""How frames make one score: all of them together, or each by itself and the mean, the greatest or the logarithm of the
-sum of exponentials of their logits (for models trained on single frames)."""
+"""How frames make one score: all of them together, or groups by themselves and the mean, the greatest or the logarithm
+of the sum of exponentials of their logits (groups of one for models trained on single frames)."""
 ScorePairs = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.floating]]
 """The scores (P,) of query i and item j, of P pairs of their numbers."""
 
@@ -61,6 +61,16 @@ def reranked(
     return scores
 
 
+def reordered(scores: Real[np.ndarray, " K"]) -> Int[np.ndarray, " K"]:
+    """Places of the candidates of one query in their new order: the scored ones by score, then the others as they were.
+
+    Args:
+        scores: of the second stage, in the first stage's order; NaN where a candidate was not scored.
+    """
+    order: NDArray[np.int64] = np.argsort(-scores, kind="stable")  # NaN comes last, and stays in its order
+    return order
+
+
 def pair_scorer(
     model: FusionModel,
     *,
@@ -69,6 +79,7 @@ def pair_scorer(
     queries: Literal["text", "video"] = "text",
     batch_pairs: int = 32,
     ensemble: Ensemble = "concat",
+    group_frames: int = 1,
 ) -> ScorePairs:
     """What `reranked` asks, of a model with a joint head: each text and each video is encoded once.
 
@@ -79,16 +90,19 @@ def pair_scorer(
         queries: which of both the first numbers of pairs are.
         batch_pairs: pairs scored at once.
         ensemble: how frames make one score.
+        group_frames: frames that are scored together, but for "concat", which takes all. They lie apart: of T frames in
+            groups of g, the first group has the frames 0, T / g, 2 T / g, ...
 
     Raises:
-        ConfigError: a model without a joint head, or an ensemble that is not known.
+        ConfigError: a model without a joint head, an ensemble that is not known, or groups of no frame.
     """
     import torch
 
-    if not model.scores:
-        model.score(text=text, video=video)  # raises what names the models that have one
+    model.check_scores()
     if ensemble not in ("concat", "mean", "max", "lse"):
         raise ConfigError(f"ensemble is {ensemble!r}; it must be concat, mean, max or lse")
+    if group_frames < 1:
+        raise ConfigError(f"group_frames is {group_frames}; it must be 1 or more")
 
     def score(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.floating]:
         texts, videos = (first, second) if queries == "text" else (second, first)
@@ -97,7 +111,7 @@ def pair_scorer(
             for start in range(0, len(texts), batch_pairs):
                 here = slice(start, start + batch_pairs)
                 rows = _rows(text, texts[here]), _rows(video, videos[here])
-                scores = _scores(model, *rows, ensemble=ensemble).float().cpu()
+                scores = _scores(model, *rows, ensemble=ensemble, group_frames=group_frames).float().cpu()
                 found.append(scores.expand(len(texts[here])))  # one row of each where all pairs are the same
         return torch.cat(found).numpy() if found else np.zeros(0, np.float32)
 
@@ -115,7 +129,7 @@ def _rows(states: Tokens, numbers: NDArray[np.int64]) -> Tokens:
     return Tokens(states.values[places], states.mask[places])
 
 
-def _scores(model: FusionModel, text: Tokens, video: Tokens, *, ensemble: Ensemble) -> torch.Tensor:
+def _scores(model: FusionModel, text: Tokens, video: Tokens, *, ensemble: Ensemble, group_frames: int) -> torch.Tensor:
     import torch
 
     from ...fuse import Tokens
@@ -123,19 +137,18 @@ def _scores(model: FusionModel, text: Tokens, video: Tokens, *, ensemble: Ensemb
     if ensemble == "concat":
         return model.score(text=text, video=video)
     num_pairs, num_frames = max(len(text.mask), len(video.mask)), video.mask.shape[1]
-    logits = torch.stack(
-        [
-            model.score(
-                text=text, video=Tokens(video.values[:, t : t + 1], torch.ones_like(video.mask[:, t : t + 1]))
-            ).expand(num_pairs)
-            for t in range(num_frames)
-        ],
-        dim=1,
-    )
-    real = video.mask.bool().expand(num_pairs, num_frames)
+    num_groups = -(-num_frames // group_frames)
+    logits, reals = [], []
+    for first in range(num_groups):
+        values, mask = (each[:, first::num_groups] for each in video)
+        has_any = mask.bool().any(dim=1)
+        seen_mask = torch.where(has_any[:, None], mask, torch.ones_like(mask))  # a model reads one frame at least
+        logits.append(model.score(text=text, video=Tokens(values, seen_mask)).expand(num_pairs))
+        reals.append(has_any.expand(num_pairs))
+    by_group, real = torch.stack(logits, dim=1), torch.stack(reals, dim=1)
     if ensemble == "mean":
-        return (logits * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
-    seen = logits.masked_fill(~real, -torch.inf)
+        return (by_group * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+    seen = by_group.masked_fill(~real, -torch.inf)
     return seen.amax(dim=1) if ensemble == "max" else seen.logsumexp(dim=1)
 
 

@@ -31,6 +31,11 @@ app = typer.Typer(
 Scheduler = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler, such as tcp://10.0.0.1:8786.")
 ]
+Rerank = Annotated[str | None, typer.Option(metavar="MODEL", help="A second model that judges the candidates again.")]
+Candidates = Annotated[int, typer.Option(metavar="N", help="How many candidates it is given.")]
+Budget = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="What it may take a question; the rest keep their order.")
+]
 Pattern = Annotated[str, typer.Argument(help="A shell pattern, such as 'resnet*'.")]
 
 
@@ -262,12 +267,32 @@ def query(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say which words, which seconds, sight or sound carry each answer.")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Ask another model that was synced into this store.")
+    ] = None,
+    rerank: Rerank = None,
+    candidates: Candidates = 100,
+    budget: Budget = None,
+    ensemble: Annotated[
+        str, typer.Option(help="How the frames of a candidate make one score: concat, mean, max or lse.")
+    ] = "concat",
+    group_frames: Annotated[
+        int, typer.Option(metavar="G", help="With --ensemble mean, max or lse: frames that are judged together.")
+    ] = 1,
     config: ConfigPath = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
     """Ask for clips with words, pictures, sound, or any mixture of them.
 
+    With --rerank a second model, which reads words and frames together (clover, t2v2t, vindlu, all_in_one), judges the
+    best candidates again. It is one that was trained in this store, by its name or recipe, or another project's
+    frameloom.yaml. It reads the frames that its project has stored; those of a clip that has none are decoded for the
+    question. Each answer says where it was before (rank_before) and both scores; standard error
+    says what was done.
+
     Example: frameloom query "a dog barks" --where "split = 'test'" --top 5
+
+    Example: frameloom query "a dog runs from left to right" --rerank t2v2t --candidates 100 --budget 2
     """
     from ..index import Index
 
@@ -288,6 +313,12 @@ def query(
             offset=offset,
             merge=merge,
             explain=explain,
+            model=model,
+            rerank=rerank,
+            candidates=candidates,
+            budget_seconds=budget,
+            ensemble=ensemble,  # type: ignore[arg-type]  # checked there
+            group_frames=group_frames,
         )
     except MediaError as error:  # one file of a collection that fails is data; a question's is a wrong question
         raise InputError(str(error)) from error
@@ -295,7 +326,11 @@ def query(
     for rank, one in enumerate(results, 1 + offset):
         span = f"{one.start_seconds:.1f}-{one.end_seconds:.1f} s"
         lines.append("  ".join([f"{rank:3}", f"{one.score:6.3f}", one.video, span, *one.captions[:1]]))
+        if one.rank_before is not None:
+            lines[-1] += f"  (before: {one.rank_before})"
         lines += [f"{'':13}{line}" for line in (one.explanation.lines() if one.explanation else ())]
+    if results.reranking is not None:
+        print(*results.reranking.lines(), sep="\n", file=sys.stderr)
     show(results, lines if results else ["no clip fits the condition, or the page is past the end"], as_json=as_json)
 
 
@@ -315,17 +350,31 @@ def evaluate(
     measure: Annotated[
         list[str] | None, typer.Option(help="A measure of ir-measures, such as nDCG@10. May be given more than once.")
     ] = None,
+    rerank: Rerank = None,
+    candidates: Candidates = 100,
+    budget: Budget = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure text-to-media retrieval on a split: R@1, R@5, R@10 in percent, median rank, each with its 95 %.
 
     The 95 % come from drawing the split's videos anew, 2,000 times: where the figure would lie with other videos of
     the same kind. With --against, two models answer the same questions, and their difference gets its own 95 %: where
-    they hold zero, these clips do not tell which model is better.
+    they hold zero, these clips do not tell which model is better. With --rerank, a second model judges the candidates
+    of each question again (see `frameloom query --help`): the gain with its 95 %, what it cost, and the share of
+    questions whose answer is among the candidates, which is the most that any second model could reach.
     """
     from ..index import Index
 
-    found = Index(config).evaluate(split=split, captions=captions, against=against, run=run, measures=measure or ())
+    found = Index(config).evaluate(
+        split=split,
+        captions=captions,
+        against=against,
+        run=run,
+        measures=measure or (),
+        rerank=rerank,
+        candidates=candidates,
+        budget_seconds=budget,
+    )
     show(found, found.lines(), as_json=as_json)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -16,11 +17,15 @@ from ..._files import publish_text
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, InputError
 from ..project import Project
-from ..search import SearchSession
+from ..search import Candidate, SearchSession
 from ..sync import in_batches
+
+if TYPE_CHECKING:
+    from ..search.rerank import Reranker
 
 QUERIES_PER_BATCH = 256
 RUN_DEPTH = 1000
+_ABOVE = 1e6  # above every cosine: whatever was judged comes first
 COLUMNS = ("r1", "r5", "r10", "medr")
 Interval = tuple[float, float]
 
@@ -40,6 +45,47 @@ class Comparison(Settings):
     """95 % of each difference."""
 
 
+class Second(Settings):
+    """A second model that judges each question's candidates again, which come from the rows of the most modalities."""
+
+    model: str
+    """That judged."""
+    combination: str
+    """Of the first stage."""
+    candidates: int
+    """Of each question."""
+    recall: float
+    """Share of questions in percent whose answer is among the candidates: the most that a second stage could reach."""
+    metrics: Mapping[str, float]
+    """Of the new order, as of the first stage."""
+    intervals: Mapping[str, Interval]
+    """95 % of them."""
+    difference: Mapping[str, float]
+    """Less those of the first stage."""
+    difference_intervals: Mapping[str, Interval]
+    """95 % of each difference."""
+    pairs: int
+    """That were judged."""
+    seconds: float
+    """That it took, of all questions."""
+    seconds_per_question: float
+    """In the mean."""
+    decoded: int = 0
+    """Clips whose frames were not stored."""
+    without_frames: int = 0
+    """Pairs that could not be judged, since their files give no frames."""
+
+    def lines(self) -> Iterator[str]:
+        yield (
+            f"{self.model} judges the first {self.candidates}: {self.pairs} pairs in {self.seconds:.1f} s,"
+            f" {self.seconds_per_question:.3f} s a question; the answer is among them for {self.recall:.1f} %"
+        )
+        if self.without_frames:
+            yield f"{self.without_frames} pairs were not judged: their files give no frames"
+        yield _row("judged again", self.metrics, self.intervals)
+        yield _row("difference", self.difference, self.difference_intervals, sign="+")
+
+
 class Evaluation(Settings):
     """Text-to-media retrieval on one split."""
 
@@ -57,6 +103,8 @@ class Evaluation(Settings):
     """Another model's answers to the same questions, where one was named."""
     measures: Mapping[str, float] = {}
     """What ir-measures says of the combination of most modalities."""
+    rerank: Second | None = None
+    """What a second model makes of it, where one was named."""
 
     def lines(self) -> Iterator[str]:
         yield f"{self.num_queries} questions, {self.num_items} clips of the split {self.split!r}; in brackets 95 %"
@@ -66,6 +114,8 @@ class Evaluation(Settings):
         if self.against is not None:
             yield f"{self.against.combination} less {self.against.other_combination} of {self.against.other}"
             yield _row("", self.against.difference, self.against.intervals, sign="+")
+        if self.rerank is not None:
+            yield from self.rerank.lines()
         for name, value in self.measures.items():
             yield f"{name}: {value:.4f}"
 
@@ -83,6 +133,9 @@ def evaluate(
     against: Project | None = None,
     run: Path | None = None,
     measures: Sequence[str] = (),
+    rerank: str | None = None,
+    candidates: int = 100,
+    budget_seconds: float | None = None,
 ) -> Evaluation:
     """R@1, R@5, R@10 and the median rank of text -> video, audio and video+audio on one split, with 95 % intervals.
 
@@ -94,7 +147,10 @@ def evaluate(
         captions: whether each item's first caption asks, or all of them.
         against: another project over the same clips; the difference comes with its interval, over the same draws.
         run: where to write the answers as a TREC run, and next to it the right ones, with the ending `.qrels`.
-        measures: of ir-measures, such as ``nDCG@10``.
+        measures: of ir-measures, such as ``nDCG@10``. With `rerank`, they and the run are of its order.
+        rerank: a second model, as `query --rerank` takes it.
+        candidates: that it judges of each question.
+        budget_seconds: that it may take for each.
 
     Raises:
         InputError: the split has no clip with captions, the other project has other ones, a measure that is not known,
@@ -105,15 +161,21 @@ def evaluate(
 
     if run is not None and run.suffix == ".qrels":
         raise InputError(f"{run}: the right answers are written under this ending: give the run another one")
+    if candidates < 1:
+        raise InputError(f"candidates = {candidates}: a second model judges 1 or more")
     asked = Questions(project, split=split, captions=captions)
+    judge = None if rerank is None else asked.session.reranker(rerank)
     metrics, spread = {}, {}
     for name in asked.combinations:
-        similarity = asked.similarity(name)
+        similarity: NDArray[np.floating] = asked.similarity(name)
         metrics[name] = asked.metrics(similarity)
         spread[name] = intervals(redrawn(asked.ranks(similarity), asked.groups))
     compared = None
     if against is not None:
         compared = _compared(asked, Questions(against, split=split, captions=captions))
+    second = None
+    if judge is not None:
+        second, similarity = _judged_again(asked, judge, similarity, candidates, budget_seconds)
     measured: dict[str, float] = {}
     if run is not None or measures:
         found, right = asked.trec(similarity)
@@ -131,7 +193,54 @@ def evaluate(
         intervals=spread,
         against=compared,
         measures=measured,
+        rerank=second,
     )
+
+
+def _judged_again(
+    asked: Questions, judge: Reranker, similarity: NDArray[np.floating], number: int, budget_seconds: float | None
+) -> tuple[Second, NDArray[np.float64]]:
+    """What a second model makes of the candidates, and numbers (A, items) that have its order."""
+    from ...train.evaluate import candidates, intervals, redrawn
+
+    combination = asked.combinations[-1]
+    windows, order = asked.best_windows(combination), similarity.astype(np.float64)
+    pairs = decoded = without = 0
+    seconds, found = 0.0, np.zeros(len(asked.questions), bool)
+    for row, question in enumerate(asked.places):
+        items = [
+            one for one in candidates(similarity[row][None], num_candidates=number)[0] if similarity[row, one] >= -1
+        ]
+        found[question] = asked.targets[question] in items
+        text = asked.questions[question][1]
+        try:
+            judge.session.words(text)
+        except InputError:  # it knows none of them, and leaves the order as it is
+            continue
+        judged = judge.judged(text, [windows(row, one) for one in items], budget_seconds=budget_seconds)
+        known = np.isfinite(judged.scores)
+        order[row, np.array(items)[known]] = _ABOVE + judged.scores[known]
+        pairs, decoded, without = pairs + judged.num_pairs, decoded + judged.num_decoded, without + len(judged.problems)
+        seconds += judged.seconds
+    before, after = asked.ranks(similarity), asked.ranks(order)
+    old, new = asked.metrics(similarity), asked.metrics(order)
+    draws, old_draws = redrawn(after, asked.groups), redrawn(before, asked.groups)
+    second = Second(
+        model=judge.model.name,
+        combination=combination,
+        candidates=min(number, len(asked.items)),
+        recall=100.0 * float(found.mean()),
+        metrics=new,
+        intervals=intervals(draws),
+        difference={column: new[column] - old[column] for column in COLUMNS},
+        difference_intervals=intervals({column: draws[column] - old_draws[column] for column in COLUMNS}),
+        pairs=pairs,
+        seconds=seconds,
+        seconds_per_question=seconds / len(asked.places),
+        decoded=decoded,
+        without_frames=without,
+    )
+    return second, order
 
 
 def _compared(one: Questions, other: Questions) -> Comparison:
@@ -194,11 +303,11 @@ class Questions:
         if captions not in ("first", "all"):
             raise InputError(f"captions {captions!r}: allowed are first, all")
         self.project = project
-        self._session = SearchSession(project)
+        self.session = SearchSession(project)
         condition = f"split = '{split}'" if split != "train" else "(split = 'train' OR split IS NULL)"
         rows = project.table.get(
-            where=f"{condition} AND model = '{self._session.checkpoint.digest}'",
-            columns=["video", "captions", "modalities", "start_seconds", "end_seconds", "vector"],
+            where=f"{condition} AND model = '{self.session.checkpoint.digest}'",
+            columns=["video", "path", "captions", "modalities", "start_seconds", "end_seconds", "vector"],
         )
         self._rows = [((row["video"], tuple(row["captions"])), row) for row in rows if row["captions"]]
         self.items = sorted({item for item, _ in self._rows})
@@ -227,16 +336,40 @@ class Questions:
         samples, places = [], []
         for place, (_, caption) in enumerate(self.questions):
             with suppress(InputError):
-                samples.append({"text": [self._session.words(caption)]})
+                samples.append({"text": [self.session.words(caption)]})
                 places.append(place)
         if not samples:
             raise InputError(
                 "none of the captions of this split has a known word: train with captions that share words"
             )
-        limits = self._session.resolved.limits
+        limits = self.session.resolved.limits
         batches = (sample_batch(some, limits) for some in in_batches(samples, QUERIES_PER_BATCH))
-        vectors = [embed_batch(self._session.model, batch, ["text"])["text"] for batch in batches]
+        vectors = [embed_batch(self.session.model, batch, ["text"])["text"] for batch in batches]
         return np.concatenate(vectors), np.array(places)
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """The questions that were asked, (A,)."""
+        return self._asked[1]
+
+    def best_windows(self, combination: str) -> Callable[[int, int], Candidate]:
+        """What gives the window of an item that a question is nearest to, by the row of the question and the item."""
+        vectors, _ = self._asked
+        windows: dict[int, list[Any]] = {}
+        position = {item: index for index, item in enumerate(self.items)}
+        for item, row in self._rows:
+            if row["modalities"] == combination:
+                windows.setdefault(position[item], []).append(row)
+
+        def best(question: int, item: int) -> Candidate:
+            several = windows[item]
+            nearest = 0
+            if len(several) > 1:
+                nearest = int(np.argmax([vectors[question] @ np.asarray(row["vector"], np.float32) for row in several]))
+            row = several[nearest]
+            return Candidate(self.project.base / row["path"], row["start_seconds"], row["end_seconds"])
+
+        return best
 
     def similarity(self, combination: str) -> NDArray[np.float32]:
         """Cosine of each question that was asked with the best window of each item, (A, items).
@@ -252,7 +385,7 @@ class Questions:
                 np.maximum(column, vectors @ np.asarray(row["vector"], np.float32), out=column)
         return best
 
-    def ranks(self, similarity: NDArray[np.float32]) -> NDArray[np.float64]:
+    def ranks(self, similarity: NDArray[np.floating]) -> NDArray[np.float64]:
         """The rank of each question's answer from 0, (Q,); NaN for a question that could not be asked."""
         from ...train.evaluate import retrieval_ranks
 
@@ -261,14 +394,14 @@ class Questions:
         ranks[places] = retrieval_ranks(similarity, targets=self.targets[places])
         return ranks
 
-    def metrics(self, similarity: NDArray[np.float32]) -> dict[str, float]:
+    def metrics(self, similarity: NDArray[np.floating]) -> dict[str, float]:
         from ...train.evaluate import retrieval_metrics
 
         _, places = self._asked
         found = retrieval_metrics(similarity, targets=self.targets[places], num_queries=len(self.questions))
         return {name: float(getattr(found, name)) for name in (*COLUMNS, "meanr")}
 
-    def trec(self, similarity: NDArray[np.float32]) -> tuple[list[tuple[str, str, int]], list[tuple[str, str]]]:
+    def trec(self, similarity: NDArray[np.floating]) -> tuple[list[tuple[str, str, int]], list[tuple[str, str]]]:
         """Each question's best items as (question, item, rank from 1), and the right ones as (question, item).
 
         Ranks are distinct: tools order what scores alike by its name. Items that score alike have the gallery's order

@@ -14,6 +14,7 @@ from ...train import read_checkpoint
 from ..project import CHECKPOINT_POINTER, VECTORS_POINTER, CheckpointRef, Project, read_json
 
 _VECTORS_REMEDY = "repair sets them aside, and the next sync trains them anew from the captions"
+_RECORD_REMEDY = "repair sets it aside, and the next sync with its model writes it again"
 _REMEDY = "the next sync trains it anew from the stored features"
 
 
@@ -28,9 +29,21 @@ def verify_models(project: Project) -> Iterator[Finding]:
         problem = "" if _folder_of(pointer) in damaged else _pointer_problem(pointer)
         if problem:
             yield Finding(kind=Kind.CHECKPOINT, path=pointer, message=problem, remedy=_REMEDY)
+    for path in records_in(project.root):
+        try:
+            read_json(path)
+        except (OSError, FrameloomError) as error:
+            yield Finding(kind=Kind.CHECKPOINT, path=path, message=str(error), remedy=_RECORD_REMEDY)
     pointer = project.root / "models" / VECTORS_POINTER
     if problem := _vectors_problem(pointer):
         yield Finding(kind=Kind.WORD_VECTORS, path=pointer, message=problem, remedy=_VECTORS_REMEDY)
+
+
+def records_in(root: Path) -> list[Path]:
+    """Which models and tables the store keeps, as files."""
+    from ..project.kept import PROJECT_KEPT, TABLES_NAME
+
+    return sorted([*(root / "models").glob(f"*/{PROJECT_KEPT}"), root / "models" / TABLES_NAME])
 
 
 def _checkpoint_problem(folder: Path) -> str:
@@ -77,11 +90,12 @@ def _vectors_problem(pointer: Path) -> str:
 
 def repair_models(project: Project, dry_run: bool) -> Iterator[Repaired]:
     for finding in list(verify_models(project)):
-        kept = None
+        kept, is_record = None, Path(finding.path) in records_in(project.root)
         for path in [] if dry_run else _involved(Path(finding.path)):
             models = project.root / "models"
             kept = set_aside(path, project.root / ".quarantine" / "models" / path.parent.relative_to(models))
-        yield Repaired(kind=finding.kind, path=finding.path, message="set aside; the next sync trains anew", kept=kept)
+        message = f"set aside; the next sync {'writes it again' if is_record else 'trains anew'}"
+        yield Repaired(kind=finding.kind, path=finding.path, message=message, kept=kept)
 
 
 def _involved(path: Path) -> list[Path]:

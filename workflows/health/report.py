@@ -15,7 +15,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, computed_field, field
 
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, ExitCode, FrameloomError, IntegrityError
-from ...store import exclusive_lock, reader_lock, writer_lock
+from ...store import ClipTable, exclusive_lock, reader_lock, writer_lock
 from ...store.health import (
     Compaction,
     Finding,
@@ -105,6 +105,8 @@ def verify(project: Project, console: Console) -> HealthReport:
         findings += verify_models(project)
         of_table = list(verify_table(project.table))
         findings += of_table
+        for other in project.other_tables():
+            findings += verify_table(other)
         readable = project.table.exists() and not any(one.kind is Kind.TABLE for one in of_table)
         skipped: list[str] = []
         if readable and not of_table:
@@ -187,8 +189,9 @@ def _repair(project: Project, console: Console, *, dry_run: bool) -> RepairRepor
         mended = list(repair_features(project.store, dry_run=dry_run, advance=advance))
     imports = imports_of_lost(project, mended, imported)
     mended += repair_models(project, dry_run)
-    known = project.ledger.table_version(project.table.uri)
-    of_table = list(repair_table(project.table, last_durable_version=known, dry_run=dry_run))
+    for other in project.other_tables():
+        mended += _repaired_table(project, other, dry_run)
+    of_table = _repaired_table(project, project.table, dry_run)
     orphans: tuple[str, ...] = ()
     if project.table.exists() and not any(one.kind is Kind.TABLE and dry_run for one in of_table):
         unwanted = unwanted_rows(project)
@@ -196,8 +199,7 @@ def _repair(project: Project, console: Console, *, dry_run: bool) -> RepairRepor
         of_table += [removed(one) for one in unwanted if one.kind is Kind.BAD_ROW]
         if unwanted and not dry_run:
             project.table.discard([one.key for one in unwanted])
-    if (of_table or orphans) and not dry_run:
-        _note_version(project)
+            _note_version(project, project.table)
     return RepairReport(
         repaired=(*mended, *of_table),
         orphaned_rows=len(orphans),
@@ -214,9 +216,17 @@ def _num_to_make(repaired: Repaired, imported: Mapping[str, bool]) -> int:
     return sum(not imported.get(fingerprint, bool(imported and fingerprint)) for _, fingerprint in repaired.lost)
 
 
-def _note_version(project: Project) -> None:
-    uri = project.table.uri
-    project.ledger.set_table_version(uri, project.table.version() or 0, state=project.ledger.table_state(uri))
+def _repaired_table(project: Project, table: ClipTable, dry_run: bool) -> list[Repaired]:
+    known = project.ledger.table_version(project.ledger_key(table))
+    mended = list(repair_table(table, last_durable_version=known, dry_run=dry_run))
+    if mended and not dry_run:
+        _note_version(project, table)
+    return mended
+
+
+def _note_version(project: Project, table: ClipTable) -> None:
+    key = project.ledger_key(table)
+    project.ledger.set_table_version(key, table.version() or 0, state=project.ledger.table_state(key))
 
 
 class CompactReport(Settings, arbitrary_types_allowed=True):
@@ -284,7 +294,8 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
             wanted = _wanted(project) if drop_deleted else None  # not before: a sync may have added features meanwhile
             with console.progress("compact", len(project.store), "samples") as advance:
                 plan = compact_features(project.store, wanted=wanted, advance=advance)
-            _compact_table(project)
+            for table in (project.table, *project.other_tables()):
+                _compact_table(project, table)
     return CompactReport(
         plan=plan,
         bytes_before=before,
@@ -295,14 +306,13 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
     )
 
 
-def _compact_table(project: Project) -> None:
-    table = project.table
-    table.recover(project.ledger.table_version(table.uri))
+def _compact_table(project: Project, table: ClipTable) -> None:
+    table.recover(project.ledger.table_version(project.ledger_key(table)))
     if table.exists():
         table.optimize(keep_seconds=KEPT_VERSIONS_SECONDS)
         table.tend_index()
-        if table.version() != project.ledger.table_version(table.uri):
-            _note_version(project)
+        if table.version() != project.ledger.table_version(project.ledger_key(table)):
+            _note_version(project, table)
 
 
 def _wanted(project: Project) -> set[str]:

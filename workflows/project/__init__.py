@@ -3,7 +3,8 @@
 from .collection import Video, dropped_spans, in_split, readable_path, text_of
 from .config import SPEECH
 from .imported import ALLOWED_SECONDS, PREFIX, ImportRecord, imported_weights
-from .project import CHECKPOINT_POINTER, CONFIG_NAME, VECTORS_POINTER, Project, read_json
+from .kept import keep_project, read_json
+from .project import CHECKPOINT_POINTER, CONFIG_NAME, VECTORS_POINTER, Project
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Resolved
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "dropped_spans",
     "imported_weights",
     "in_split",
+    "keep_project",
     "read_json",
     "readable_path",
     "text_of",

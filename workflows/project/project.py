@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import fields, replace
@@ -19,8 +18,9 @@ from ...extract.weights import find_source
 from ...store import ClipTable, FeatureStore, Ledger, check_metadata_schema, feature_fingerprint
 from ...train import get_recipe, read_checkpoint
 from .collection import Collection, Video, clips_of, discover, readable_path
-from .config import DETECTORS, SPEECH, Config, FeatureConfig, load_config
+from .config import DETECTORS, SPEECH, Config, FeatureConfig, StoreConfig, load_config
 from .imported import imported_weights
+from .kept import read_json, table_of, tables_in
 from .manifest import is_address
 from .pixels import check_pixels, pixel_sizes
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Features, Resolved, model_widths
@@ -144,7 +144,20 @@ class Project:
 
     @cached_property
     def table(self) -> ClipTable:
-        return ClipTable(str(self.root / "vectors"), self.config.store.table)
+        """The rows of the project's model; those of other models are in tables of their own, see `kept`."""
+        return self._table(table_of(self.root, self.config.store.table, self.model_name))
+
+    def other_tables(self) -> list[ClipTable]:
+        """The tables of other models of this store."""
+        return [self._table(name) for name in sorted(tables_in(self.root)) if name != self.table.name]
+
+    @staticmethod
+    def ledger_key(table: ClipTable) -> str:
+        """What the ledger knows a table by: its folder alone where it has the usual name, as older ledgers do."""
+        return table.uri if table.name == StoreConfig().table else f"{table.uri}#{table.name}"
+
+    def _table(self, name: str) -> ClipTable:
+        return ClipTable(str(self.root / "vectors"), name)
 
     @property
     def model_name(self) -> str:
@@ -473,16 +486,3 @@ def _names(identity: Any) -> str:
 def _check_folder(name: str, path: Path | str) -> None:
     if isinstance(path, Path) and path.exists() and not path.is_dir():
         raise ConfigError(f"{name}: {path} is not a folder: name a folder, which need not exist yet")
-
-
-def read_json(path: Path, *, needs: Sequence[str]) -> dict[str, Any] | None:
-    """Read a small JSON file of ours; None where it does not exist. Raises IntegrityError when it is damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not set(needs) <= found.keys():
-        raise IntegrityError(f"{path} is damaged: run `frameloom repair`, and the next sync makes it again")
-    return found

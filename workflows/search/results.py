@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..._settings import Settings
 from ..._vocabulary import ConfigError
@@ -18,7 +19,7 @@ class Score(Settings):
     Attributes:
         name: `sight`, `sound` or another modality, or several joined by `+`: cosine similarity of the clip's vector
             with the question's, from -1 to 1; `words`: BM25 of the captions, 0 or more; `speech`: BM25 of what is said;
-            `fused`: the sum of 1 / (60 + rank) over these orders.
+            `fused`: the sum of 1 / (60 + rank) over these orders; `rerank`: the logit of a joint head, of any size.
         value: the number.
         better: which direction is better.
     """
@@ -79,6 +80,43 @@ class Explanation(Settings):
         return [*found, *([f"seconds: {spans}"] if best else []), *said]
 
 
+class Candidate(NamedTuple):
+    """A clip to be judged: a span of a file."""
+
+    path: Path
+    start_seconds: float
+    end_seconds: float
+
+
+class Reranking(Settings):
+    """What a second stage did.
+
+    Attributes:
+        model: that judged.
+        candidates: of the first stage.
+        judged: pairs of the question and a candidate; the others keep their order, behind these.
+        seconds: that it took.
+        budget_seconds: that it might take; None: no limit.
+        decoded: clips whose frames were not stored.
+        problems: why candidates have no frames.
+    """
+
+    model: str
+    candidates: int
+    judged: int
+    seconds: float
+    budget_seconds: float | None = None
+    decoded: int = 0
+    problems: tuple[str, ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        done = f"{self.judged} of {self.candidates} candidates judged by {self.model} in {self.seconds:.2f} s"
+        yield done + (f", the frames of {self.decoded} decoded" if self.decoded else "")
+        if self.judged + len(self.problems) < self.candidates:
+            yield f"the budget of {self.budget_seconds:g} s is spent: the other candidates keep their order"
+        yield from self.problems
+
+
 class Result(Settings):
     """One answer. Fields can be read as attributes or by name, `result["video"]`.
 
@@ -88,7 +126,8 @@ class Result(Settings):
         start_seconds: first instant of the clip.
         end_seconds: first instant after it.
         score: the number that answers are in the order of: cosine similarity with the question, from -1 to 1; with
-            `hybrid` the fused one; of speech alone its BM25.
+            `hybrid` the fused one; of speech alone its BM25; of what a second stage judged its logit.
+        rank_before: the place, from 1, among the candidates of a second stage; None without one.
         scores: every number that was computed of the clip, by name.
         clip: the clip's id, good for `like=`.
         modalities: the media of the clip that were compared, such as ``video+audio``.
@@ -104,6 +143,7 @@ class Result(Settings):
     start_seconds: float
     end_seconds: float
     score: float
+    rank_before: int | None = None
     clip: str
     modalities: str
     scores: tuple[Score, ...] = ()
@@ -132,7 +172,15 @@ class Result(Settings):
 
 
 class Results(list[Result]):
-    """Answers, best first: a list that can become a table."""
+    """Answers, best first: a list that can become a table.
+
+    Attributes:
+        reranking: what a second stage did; None without one.
+    """
+
+    def __init__(self, answers: Iterable[Result] = (), *, reranking: Reranking | None = None) -> None:
+        super().__init__(answers)
+        self.reranking = reranking
 
     def to_arrow(self) -> pa.Table:
         """A row for each answer. The manifest's columns lie in `metadata`, an explanation's parts in `explanation`."""
@@ -154,3 +202,8 @@ class Results(list[Result]):
         from .thumbnails import html_of
 
         return html_of(self)
+
+
+def reranking_of(answers: Sequence[Result]) -> Reranking | None:
+    """What a second stage did, where there was one."""
+    return answers.reranking if isinstance(answers, Results) else None

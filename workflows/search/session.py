@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,15 @@ from ..._settings import Settings
 from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality, canonical_json
 from ...store import metadata_of, quoted
 from ...train.data import ClipSample
+from ...train.evaluate import Ensemble
 from ..project import CHECKPOINT_POINTER, SPEECH, VECTORS_POINTER, CheckpointRef, Project
 from ..sync import in_batches, loaded_model
 from .moments import first_moments
 from .ranking import arranged, away_from, fused
 from .results import Result, Score
+
+if TYPE_CHECKING:
+    from .rerank import Reranker
 
 MAX_TEXT_CHARACTERS = 10_000
 MAX_TOP = 10_000
@@ -55,6 +59,11 @@ class Query(Settings):
         top: how many answers.
         offset: how many of the best to pass over.
         merge: hits of a video that lie together are one answer (see `moments.py`).
+        rerank: a model that judges the candidates again, see `rerank.py`.
+        candidates: how many of the best it is given.
+        budget_seconds: how long it may take; None: as long as it takes.
+        ensemble: how a clip's frames make one of its scores, see `train/evaluate/rerank.py`.
+        group_frames: frames that it reads together, but for the ensemble `concat`.
     """
 
     text: str | None = None
@@ -71,6 +80,11 @@ class Query(Settings):
     top: int = 10
     offset: int = 0
     merge: bool = False
+    rerank: str | None = None
+    candidates: int = Field(default=100, ge=1, le=POOL)
+    budget_seconds: float | None = Field(default=None, ge=0)
+    ensemble: Ensemble = "concat"
+    group_frames: int = Field(default=1, ge=1)
 
     @property
     def is_arranged(self) -> bool:
@@ -95,6 +109,8 @@ class Query(Settings):
             raise ValueError("--like asks for clips like one of the table: give it without words and files")
         if self.text is not None and not self.text.strip():
             raise ValueError("an empty question: give at least one word")
+        if self.rerank is not None:
+            self._can_be_reranked()
         if self.merge and self.is_arranged:
             raise ValueError("--merge joins hits by their similarity: leave out --hybrid, --distinct and --diversity")
         if self.hybrid and self.text is None:
@@ -110,6 +126,20 @@ class Query(Settings):
             rest = f", offset = {self.offset}" if self.offset else ""
             raise ValueError(f"top = {self.top}{rest}: from 1 to {most:,} results can be asked for")
         return self
+
+    def _can_be_reranked(self) -> None:
+        if not self.is_of_words:
+            raise ValueError("--rerank reads words with frames: give words, and neither files nor --like and --unlike")
+        if self.merge or self.distinct is not None or self.diversity:
+            raise ValueError("--rerank has the last word on the order: leave out --merge, --distinct and --diversity")
+        if self.top + self.offset > self.candidates:
+            rest = f" behind {self.offset}" if self.offset else ""
+            raise ValueError(f"{self.top} answers{rest} of {self.candidates} candidates: give as many --candidates")
+
+    @property
+    def first_stage(self) -> Query:
+        """What the first stage of this one is asked."""
+        return self.replaced(rerank=None, top=self.candidates, offset=0)
 
     @classmethod
     def ask(cls, **options: Any) -> Query:
@@ -141,6 +171,7 @@ class SearchSession:
         self.resolved = project.resolve()
         self._count = lru_cache(maxsize=1000)(self.table.count)
         self._closed: weakref.finalize[Any, Any] | None = None
+        self._rerankers: dict[str, Reranker] = {}
         if self.resolved.checkpoint is None:
             raise FrameloomError(
                 "no trained checkpoint for this configuration: run `frameloom sync`"
@@ -154,7 +185,9 @@ class SearchSession:
         return self._stamp == self._now()
 
     def close(self) -> None:
-        """End the decoder, if a question started it."""
+        """End the decoders that questions started."""
+        for reranker in self._rerankers.values():
+            reranker.session.close()
         if self._closed is not None:
             self._closed()
 
@@ -178,6 +211,11 @@ class SearchSession:
 
     def search_many(self, queries: Sequence[Query]) -> list[list[Result]]:
         """`search` for each of several questions: words are embedded in one batch, and compared in one pass."""
+        if any(query.rerank is not None for query in queries):
+            judges = [None if one.rerank is None else self.reranker(one.rerank) for one in queries]
+            firsts = [one if judge is None else one.first_stage for one, judge in zip(queries, judges, strict=True)]
+            parts = zip(queries, judges, self.search_many(firsts), strict=True)
+            return [clips if judge is None else judge.answers(query, clips) for query, judge, clips in parts]
         if self._stamp[0] is None:
             raise FrameloomError("nothing is indexed yet: run `frameloom sync` first")
         of_model = f"model = '{self.checkpoint.digest}'"
@@ -209,6 +247,20 @@ class SearchSession:
         if not all(found.values()) and not self.table.count(of_model):
             raise FrameloomError("the table was made by another model than the configuration's: run `frameloom sync`")
         return [[self._result(row) for row in found[place][query.offset :]] for place, query in enumerate(queries)]
+
+    def reranker(self, name: str) -> Reranker:
+        """The model of a name that judges candidates, kept for further questions while it stays the same."""
+        from .rerank import Reranker
+
+        if name not in self._rerankers or not self._rerankers[name].session.is_current():
+            if name in self._rerankers:
+                self._rerankers.pop(name).session.close()
+            self._rerankers[name] = Reranker.called(self.project, name)
+        return self._rerankers[name]
+
+    def frames_of(self, path: Path) -> FeatureArray:
+        """The pictures of a file, as models of pixels are given them. Raises MediaError where it has none."""
+        return self._media(Modality.VIDEO, path)[0]
 
     def _condition(self, query: Query, of_model: str, left_out: Sequence[str]) -> str:
         """Which rows are compared."""

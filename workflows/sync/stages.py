@@ -11,14 +11,22 @@ from itertools import groupby
 from typing import Any
 
 from ..._files import publish_text
-from ..._vocabulary import FrameloomError, InputError, IntegrityError, LockedError, Status, digest_of
+from ..._vocabulary import InputError, LockedError, Status, digest_of
 from ...extract.speech import check_library
 from ...store import exclusive_lock
-from ...store.health import Compaction, merge_small_shards, plan_merge
 from ...train import Recipe, save_checkpoint
 from ...train.data import ClipDataset, ClipFeatures, NarratedVideo, TrainingSet, stored_clips
 from ..console import Console, count_of, readable_seconds
-from ..project import CHECKPOINT_POINTER, CheckpointRef, FeatureRequest, ImportRecord, Project, Resolved, in_split
+from ..project import (
+    CHECKPOINT_POINTER,
+    CheckpointRef,
+    FeatureRequest,
+    ImportRecord,
+    Project,
+    Resolved,
+    in_split,
+    keep_project,
+)
 from .executor import Executor, WorkerLostError, in_batches, num_cores
 from .report import cut_captions
 from .state import ClipState, State, TablePlan, speech_column
@@ -43,8 +51,6 @@ CAPTIONS_PER_TASK = 2000
 NAMES_PER_TASK = 250
 CLIPS_PER_TASK = 64
 ROWS_PER_COMMIT = 3000
-MERGE_BYTES = 2_000_000_000
-"""Of rows that one run moves at most when it merges small shards."""
 DEATHS_BEFORE_QUARANTINE = 2
 
 
@@ -327,11 +333,12 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         folder=folder, digest=result["digest"], examples_digest=digest, num_examples=len(examples)
     )
     project.keep_word_vectors(resolved.features)
-    return _with_checkpoint(resolved, checkpoint)
+    return _with_checkpoint(project, resolved, checkpoint)
 
 
-def _with_checkpoint(resolved: Resolved, checkpoint: CheckpointRef) -> Resolved:
+def _with_checkpoint(project: Project, resolved: Resolved, checkpoint: CheckpointRef) -> Resolved:
     """Make a finished checkpoint the current one of its model."""
+    keep_project(project, resolved)
     pointer = {**asdict(checkpoint), "folder": checkpoint.folder.name}
     publish_text(resolved.model_folder / CHECKPOINT_POINTER, json.dumps(pointer, indent=1))
     return replace(resolved, checkpoint=checkpoint)
@@ -361,7 +368,7 @@ def assemble(stage: Stage, state: State) -> Resolved:
     meta = save_checkpoint(model, folder, recipe=project.recipe.model_dump(), provenance=provenance)
     project.ledger.record_rate("assemble", 1, time.monotonic() - begun)
     stage.console.say(f"{project.model_name}: put together from its backbones, nothing is trained")
-    return _with_checkpoint(resolved, CheckpointRef(folder=folder, digest=meta.digest))
+    return _with_checkpoint(project, resolved, CheckpointRef(folder=folder, digest=meta.digest))
 
 
 def delete(stage: Stage, ids: tuple[str, ...]) -> int:
@@ -374,6 +381,7 @@ def embed(stage: Stage, state: State, plan: TablePlan) -> tuple[int, int]:
     """Embed the clips of the plan, commit their rows, and delete the rows that must go. Returns (written, deleted)."""
     project, checkpoint = stage.project, state.checkpoint
     assert checkpoint is not None or not plan.to_embed
+    keep_project(project, state.resolved, table=project.table.name)
     begun = time.monotonic()
     written = 0
     pending: list[dict[str, Any]] = []
@@ -423,30 +431,6 @@ def embed_job(
     )
 
 
-def merge(stage: Stage) -> tuple[int, tuple[str, ...]]:
-    """Merge a bounded part of many small shards. Returns how many went, and a note where that failed."""
-    try:
-        planned = planned_merge(stage.project)
-        if planned.is_empty:
-            return 0, ()
-        begun = time.monotonic()
-        with stage.console.progress("merge", sum(map(len, planned.new_shards)), "samples") as advance:
-            merged = len(merge_small_shards(stage.project.store, max_bytes=MERGE_BYTES, progress=advance).old_shards)
-        if merged:
-            stage.project.ledger.record_rate("merge", merged, time.monotonic() - begun)
-        return merged, ()
-    except FrameloomError as error:
-        return 0, (f"note: small shards were not merged: {error}",)
-
-
-def planned_merge(project: Project) -> Compaction:
-    """The small shards that the next run merges; none of a store that must be repaired first."""
-    try:
-        return plan_merge(project.store, max_bytes=MERGE_BYTES)
-    except IntegrityError:
-        return Compaction()
-
-
 def row_columns(state: State, found: ClipState, combination: str) -> dict[str, Any]:
     """A row of the table, but for its vector and metadata."""
     assert state.checkpoint is not None
@@ -477,8 +461,10 @@ def finish_table(project: Project) -> None:
     except LockedError:
         table.finish()
     version = table.tend_index()
-    if version is not None and version != ledger.table_version(table.uri):
-        ledger.set_table_version(table.uri, version, state=ledger.table_state(table.uri))
+    if version is not None and version != ledger.table_version(project.ledger_key(table)):
+        ledger.set_table_version(
+            project.ledger_key(table), version, state=ledger.table_state(project.ledger_key(table))
+        )
 
 
 def _commit(project: Project, rows: list[dict[str, Any]], delete_ids: list[str]) -> tuple[int, int]:
@@ -487,7 +473,7 @@ def _commit(project: Project, rows: list[dict[str, Any]], delete_ids: list[str])
     if rows:
         dim = len(rows[0]["vector"])
         if table.exists() and table.dim() != dim:
-            project.ledger.set_table_version(table.uri, 0)
+            project.ledger.set_table_version(project.ledger_key(table), 0)
             table.drop()
         if not table.exists():
             table.create(dim, project.column_types)
@@ -496,5 +482,5 @@ def _commit(project: Project, rows: list[dict[str, Any]], delete_ids: list[str])
         return 0, 0
     applied = table.apply(rows, delete_ids)
     columns = digest_of(project.column_types)
-    project.ledger.set_table_version(table.uri, applied.version, state=columns)
+    project.ledger.set_table_version(project.ledger_key(table), applied.version, state=columns)
     return applied.inserted + applied.updated, applied.deleted

@@ -14,6 +14,7 @@ from ..console import Console, count_of
 from ..project import CheckpointRef, FeatureRequest, Project, dropped_spans
 from . import stages
 from .executor import Executor, open_executor
+from .merging import merge, planned_merge
 from .report import Plan, Report, joined_status, report_of
 from .stages import Stage
 from .state import State, TablePlan, clip_states, plan_table, state_of, take_state
@@ -39,10 +40,10 @@ def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
             assemble = project.model_name
     rows = plan_table(state) if rows is None else rows
     waiting = state.survey.to_extract()
-    merge = len(stages.planned_merge(project).old_shards)
+    to_merge = len(planned_merge(project).old_shards)
     work = {"extract": len(waiting), "word_vectors": len(project.texts(split="train")) if make_vectors else 0}
     work |= {"train": int(train is not None), "assemble": int(assemble is not None)}
-    work |= {"embed": len(rows.to_embed) + len(waiting), "merge": merge}
+    work |= {"embed": len(rows.to_embed) + len(waiting), "merge": to_merge}
     rates = {name: project.ledger.rate(name) for name, count in work.items() if count}
     seconds = [work[name] / rate for name, rate in rates.items() if rate]
     return Plan(
@@ -54,7 +55,7 @@ def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
         embed=len(rows.to_embed),
         embed_later=len(waiting),
         delete=len(rows.delete_ids),
-        merge=merge,
+        merge=to_merge,
         estimated_seconds=sum(seconds) if len(seconds) == len(rates) else None,
         notes=tuple(_notes(state)),
     )
@@ -90,7 +91,7 @@ def working(project: Project, console: Console) -> Iterator[Stage]:
         project.check_model(resolved)
     with ExitStack() as stack:
         stack.enter_context(project.locked(writer_lock))
-        version = project.ledger.table_version(project.table.uri)
+        version = project.ledger.table_version(project.ledger_key(project.table))
         for line in [*project.store.sweep(), *project.table.recover(version)]:
             console.say(line)
         _drop_other_columns(project, console)
@@ -109,14 +110,14 @@ def working(project: Project, console: Console) -> Iterator[Stage]:
 def _drop_other_columns(project: Project, console: Console) -> None:
     """A table whose metadata columns have other types than the manifest's now is made anew from the features."""
     wanted = project.column_types
-    if not project.table.exists() or project.ledger.table_state(project.table.uri) == digest_of(wanted):
+    if not project.table.exists() or project.ledger.table_state(project.ledger_key(project.table)) == digest_of(wanted):
         return
     there = project.table.metadata_types()
     other = [name for name in there if there[name] != wanted.get(name, there[name])]
     renamed = {name.casefold() for name in wanted if name not in there} & {name.casefold() for name in there}
     if other or renamed:
         console.say(f"metadata columns have changed ({', '.join(sorted({*other, *renamed}))}): the table is made anew")
-        project.ledger.set_table_version(project.table.uri, 0)
+        project.ledger.set_table_version(project.ledger_key(project.table), 0)
         project.table.drop()
 
 
@@ -134,11 +135,11 @@ def sync(project: Project, console: Console) -> Report:
             state, untrained = _trained(stage, found, done)
         if untrained:
             done["deleted"] = stages.delete(stage, state.stale_ids())
-            done["merged"], notes = stages.merge(stage)
+            done["merged"], notes = merge(stage)
             unindexed = frozenset(video.name for video in found.videos)
             return report_of(state, done, notes=(untrained, *notes), unindexed=unindexed)
         _embed(stage, state, done)
-        done["merged"], notes = stages.merge(stage)
+        done["merged"], notes = merge(stage)
         return report_of(state, done, notes=(*_notes(state), *notes))
 
 

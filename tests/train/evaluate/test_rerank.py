@@ -7,7 +7,7 @@ import pytest
 import torch
 from frameloom import ConfigError, InputError
 from frameloom.fuse import Tokens, create_model
-from frameloom.train.evaluate.rerank import NOT_SCORED, candidates, pair_scorer, reranked, two_way_metrics
+from frameloom.train.evaluate.rerank import NOT_SCORED, candidates, pair_scorer, reordered, reranked, two_way_metrics
 
 
 @pytest.fixture
@@ -77,10 +77,33 @@ def test_frames_may_be_scored_by_themselves(states, ensemble, combine) -> None:
         assert found[row] == pytest.approx(combine(frames), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("group_frames", "groups"), [(2, [[0, 3], [1, 4], [2]]), (3, [[0, 2, 4], [1, 3]]), (9, [[0, 1, 2, 3, 4]])]
+)
+def test_frames_of_a_group_are_scored_together_and_lie_apart(group_frames, groups) -> None:
+    torch.manual_seed(0)
+    model = create_model("test_vindlu").eval()
+    with torch.no_grad():
+        text = model.states("text", Tokens(torch.randint(1, 100, (1, 5)), torch.ones(1, 5)))
+        video = model.states("video", Tokens(torch.randn(1, 5, 3, 32, 32), torch.ones(1, 5)))
+        expected = np.mean(
+            [model.score(text=text, video=Tokens(*(e[:, frames] for e in video))).item() for frames in groups]
+        )
+    scorer = pair_scorer(model, text=text, video=video, ensemble="mean", group_frames=group_frames)
+    assert scorer(np.zeros(1, int), np.zeros(1, int))[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_was_not_scored_comes_behind_in_its_order() -> None:
+    assert reordered(np.array([np.nan, 0.1, np.nan, 0.3, 0.1])).tolist() == [3, 1, 4, 0, 2]
+    assert reordered(np.full(3, np.nan)).tolist() == [0, 1, 2]
+
+
 def test_what_cannot_re_rank_says_so(states) -> None:
     _, text, video = states
     with pytest.raises(ConfigError, match="no joint head"):
         pair_scorer(create_model("test_miles"), text=text, video=video)
+    with pytest.raises(ConfigError, match="group_frames is 0"):
+        pair_scorer(states[0], text=text, video=video, ensemble="mean", group_frames=0)
     with pytest.raises(ConfigError, match="ensemble is 'median'"):
         pair_scorer(states[0], text=text, video=video, ensemble="median")
 
