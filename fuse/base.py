@@ -156,6 +156,19 @@ class FusionModel(nn.Module):
         """
         return tokens
 
+    def question_scores(self, batch: Mapping[str, Tokens]) -> Float[Tensor, "B A"]:  # noqa: ARG002
+        """Scores of the answers to questions about clips; higher is better.
+
+        Args:
+            batch: "video", and "text", open-ended questions (B, L) whose answers are the head's A, or "options",
+                (B, A, L), the texts to choose from.
+
+        Raises:
+            ConfigError: a model without a head of answers.
+            InputError: wrong shapes.
+        """
+        raise ConfigError(f"the model {self.name} answers no questions: choose one that does, such as all_in_one")
+
     def embeddings(self, batch: Mapping[str, Tokens | None]) -> Embeddings:
         """Embed every combination that the training objective compares."""
         raise NotImplementedError

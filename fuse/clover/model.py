@@ -385,6 +385,14 @@ class Clover(PixelModel):
         scores = cast(Tensor, self.qa_head(read))
         return scores.view(len(clips.values), num_options) if task == "multiple_choice" else scores
 
+    def question_scores(self, batch: Mapping[str, Tokens]) -> Float[Tensor, "B A"]:
+        """See the base; options are for a model of "multiple_choice"."""
+        options, video = batch.get("options"), batch["video"]
+        if options is None:
+            return self.answers(text=batch["text"], video=video)
+        scores = self.answers(text=Tokens(*(part.flatten(0, 1) for part in options)), video=video)
+        return scores.masked_fill(~options.mask.bool().any(dim=2), -torch.inf)
+
     def _answer_loss(
         self, batch: Mapping[str, Tokens | None], answer: Tokens | None
     ) -> tuple[Tensor, dict[str, Tensor]]:

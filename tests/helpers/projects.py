@@ -49,6 +49,27 @@ def write_config(folder: Path, **sections: Any) -> Path:
     return path
 
 
+def write_pixel_config(folder: Path, name: str, **sections: Any) -> Path:
+    """The same for a model of pixels."""
+    frames = {"size": 32, "num_frames": 4}
+    overrides = {"frames": frames, "max_words": 12, "epochs": 1, "min_steps": 0, "batch_size": 4}
+    config: dict[str, Any] = {
+        "collection": {"videos": "videos", "captions": "captions.jsonl"},
+        "features": {
+            "video": {"backbone": "pixels", "options": {"size": 40, "rate_hz": 4, "frames": "jpeg"}},
+            "text": {"backbone": "wordpiece", "options": {"vocabulary": 256}},
+        },
+        "model": {"name": name},
+        "training": {"recipe": "miles_tiny", "overrides": overrides},
+        "store": {"format": "webdataset", "combinations": ["video"]},
+        "run": {"workers": 0, "batch_videos": 3},
+    }
+    config |= {key: {**config[key], **section} for key, section in sections.items()}
+    path = folder / "frameloom.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
 def make_collection(folder: Path) -> None:
     """Eight clips (two without sound) with captions, a split and metadata."""
     (folder / "videos").mkdir(parents=True)

@@ -34,6 +34,9 @@ def ablate(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training clips. [default: the study's]")
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of each training of a study of pixels. [default: the study's]")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -44,9 +47,12 @@ def ablate(
     each order that the paper states is compared seed by seed: as published, the other way round, or not settled.
     Everything is kept in DIR: what was stopped goes on, and a second run only prints.
 
+    The studies clover and t2v2t train from pixels. Each has one table and one objective; their folder is not that of
+    other studies, and --tables, --objective, --num-long and --epochs are not for them.
+
     Example: frameloom ablate everything_at_once --tables 4,5 > tables.md
     """
-    from ..experiments.ablations import STUDIES, Worlds, run_study
+    from ..experiments.ablations import JOINT_STUDIES, STUDIES, Worlds, run_joint_study, run_study
 
     if study is None:
         known: list[dict[str, Any]] = [
@@ -58,12 +64,26 @@ def ablate(
             }
             for name in STUDIES
         ]
+        known += [
+            {"study": name, "paper": one.paper, "tables": {one.table.number: one.table.title}, "objectives": []}
+            for name, one in JOINT_STUDIES.items()
+        ]
         lines = (
             "\n".join([f"{one['study']}: {one['paper']}", *(f"  table {n}: {t}" for n, t in one["tables"].items())])
             for one in known
         )
         show(known, lines, as_json=as_json)
         return
+    if study in JOINT_STUDIES:
+        if tables is not None or objective is not None or epochs is not None:
+            raise InputError(f"{study} has one table and one objective: leave out --tables, --objective and --epochs")
+        clips = {"num_train": num_train, "num_test": num_test, "world": world}
+        answer(
+            run_joint_study(study, folder, seeds=seeds, steps=steps, console=Console(quiet=quiet), **clips),
+            as_json=as_json,
+        )
+    if steps is not None:
+        raise InputError(f"--steps is for {', '.join(JOINT_STUDIES)}: give --epochs")
     numbers = re.split(r"[,\s]+", tables.strip(" ,")) if tables is not None else []
     if not all(number.isdecimal() for number in numbers):
         raise InputError(f"--tables {tables!r}: give numbers of tables, such as 4,5,6")

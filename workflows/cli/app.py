@@ -12,9 +12,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..._version import __version__
-from ..._vocabulary import ExitCode, InputError, MediaError, Outcome, Status
+from ..._vocabulary import ExitCode, Outcome, Status
 from ..console import Console, count_of
-from . import ablations, data, health, laboratory, plots
+from . import ablations, data, health, laboratory, plots, search
 from .options import DEFAULT_CONFIG, AsJson, Commands, ConfigPath, ListsByDefault, Quiet, answer, open_project, show
 
 app = typer.Typer(
@@ -30,11 +30,6 @@ app = typer.Typer(
 
 Scheduler = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler, such as tcp://10.0.0.1:8786.")
-]
-Rerank = Annotated[str | None, typer.Option(metavar="MODEL", help="A second model that judges the candidates again.")]
-Candidates = Annotated[int, typer.Option(metavar="N", help="How many candidates it is given.")]
-Budget = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="What it may take a question; the rest keep their order.")
 ]
 Pattern = Annotated[str, typer.Argument(help="A shell pattern, such as 'resnet*'.")]
 
@@ -241,141 +236,9 @@ for _command in (plots.losses, plots.attention, plots.timeline):
     plot_app.command()(_command)
 
 
-@app.command()
-def query(
-    text: Annotated[str | None, typer.Argument(help="Words.")] = None,
-    video: Annotated[Path | None, typer.Option(help="A file whose pictures are part of the question.")] = None,
-    image: Annotated[Path | None, typer.Option(help="A still picture, in place of a video.")] = None,
-    audio: Annotated[Path | None, typer.Option(help="A file whose sound is part of the question.")] = None,
-    like: Annotated[str | None, typer.Option(metavar="ID", help="Clips like this one of the table.")] = None,
-    unlike: Annotated[str | None, typer.Option(metavar="ID", help="Clips less like this one of the table.")] = None,
-    where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition, such as \"split = 'test'\".")] = None,
-    modalities: Annotated[
-        str | None,
-        typer.Option(help="Compare with video, audio, video+audio or speech alone. [default: its primary row]"),
-    ] = None,
-    hybrid: Annotated[bool, typer.Option("--hybrid", help="Look for the words in captions and speech, too.")] = False,
-    distinct: Annotated[
-        float | None, typer.Option(metavar="COSINE", help="Leave out clips as near as this to a better answer: 0.98.")
-    ] = None,
-    diversity: Annotated[float, typer.Option(metavar="X", help="From 0 to 1: how much answers shall differ.")] = 0.0,
-    top: Annotated[int, typer.Option(metavar="K", help="How many answers.")] = 10,
-    offset: Annotated[int, typer.Option(metavar="N", help="Pass over the best N answers.")] = 0,
-    merge: Annotated[
-        bool, typer.Option("--merge/--no-merge", help="Hits of a video that lie together are one answer.")
-    ] = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Say which words, which seconds, sight or sound carry each answer.")
-    ] = False,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Ask another model that was synced into this store.")
-    ] = None,
-    rerank: Rerank = None,
-    candidates: Candidates = 100,
-    budget: Budget = None,
-    ensemble: Annotated[
-        str, typer.Option(help="How the frames of a candidate make one score: concat, mean, max or lse.")
-    ] = "concat",
-    group_frames: Annotated[
-        int, typer.Option(metavar="G", help="With --ensemble mean, max or lse: frames that are judged together.")
-    ] = 1,
-    config: ConfigPath = DEFAULT_CONFIG,
-    as_json: AsJson = False,
-) -> None:
-    """Ask for clips with words, pictures, sound, or any mixture of them.
-
-    With --rerank a second model, which reads words and frames together (clover, t2v2t, vindlu, all_in_one), judges the
-    best candidates again. It is one that was trained in this store, by its name or recipe, or another project's
-    frameloom.yaml. It reads the frames that its project has stored; those of a clip that has none are decoded for the
-    question. Each answer says where it was before (rank_before) and both scores; standard error
-    says what was done.
-
-    Example: frameloom query "a dog barks" --where "split = 'test'" --top 5
-
-    Example: frameloom query "a dog runs from left to right" --rerank t2v2t --candidates 100 --budget 2
-    """
-    from ..index import Index
-
-    try:
-        results = Index(config).search(
-            text,
-            video=video,
-            image=image,
-            audio=audio,
-            like=like,
-            unlike=unlike,
-            where=where,
-            modalities=modalities,
-            hybrid=hybrid,
-            distinct=distinct,
-            diversity=diversity,
-            top=top,
-            offset=offset,
-            merge=merge,
-            explain=explain,
-            model=model,
-            rerank=rerank,
-            candidates=candidates,
-            budget_seconds=budget,
-            ensemble=ensemble,  # type: ignore[arg-type]  # checked there
-            group_frames=group_frames,
-        )
-    except MediaError as error:  # one file of a collection that fails is data; a question's is a wrong question
-        raise InputError(str(error)) from error
-    lines = []
-    for rank, one in enumerate(results, 1 + offset):
-        span = f"{one.start_seconds:.1f}-{one.end_seconds:.1f} s"
-        lines.append("  ".join([f"{rank:3}", f"{one.score:6.3f}", one.video, span, *one.captions[:1]]))
-        if one.rank_before is not None:
-            lines[-1] += f"  (before: {one.rank_before})"
-        lines += [f"{'':13}{line}" for line in (one.explanation.lines() if one.explanation else ())]
-    if results.reranking is not None:
-        print(*results.reranking.lines(), sep="\n", file=sys.stderr)
-    show(results, lines if results else ["no clip fits the condition, or the page is past the end"], as_json=as_json)
-
-
-@app.command()
-def evaluate(
-    config: ConfigPath = DEFAULT_CONFIG,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    captions: Annotated[
-        str, typer.Option(help="Which captions ask: the first of each clip, as papers do, or all.")
-    ] = "first",
-    against: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Another project's configuration: is this model better?")
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a TREC run, and the right answers as FILE.qrels.")
-    ] = None,
-    measure: Annotated[
-        list[str] | None, typer.Option(help="A measure of ir-measures, such as nDCG@10. May be given more than once.")
-    ] = None,
-    rerank: Rerank = None,
-    candidates: Candidates = 100,
-    budget: Budget = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure text-to-media retrieval on a split: R@1, R@5, R@10 in percent, median rank, each with its 95 %.
-
-    The 95 % come from drawing the split's videos anew, 2,000 times: where the figure would lie with other videos of
-    the same kind. With --against, two models answer the same questions, and their difference gets its own 95 %: where
-    they hold zero, these clips do not tell which model is better. With --rerank, a second model judges the candidates
-    of each question again (see `frameloom query --help`): the gain with its 95 %, what it cost, and the share of
-    questions whose answer is among the candidates, which is the most that any second model could reach.
-    """
-    from ..index import Index
-
-    found = Index(config).evaluate(
-        split=split,
-        captions=captions,
-        against=against,
-        run=run,
-        measures=measure or (),
-        rerank=rerank,
-        candidates=candidates,
-        budget_seconds=budget,
-    )
-    show(found, found.lines(), as_json=as_json)
+app.command()(search.query)
+app.command()(search.evaluate)
+app.command()(search.ask)
 
 
 @app.command()
@@ -460,8 +323,31 @@ def doctor(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False) -> None
 
 
 @app.command()
-def models(pattern: Pattern = "*", as_json: AsJson = False) -> None:
-    """List the fusion models with their published settings."""
+def models(
+    pattern: Pattern = "*",
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Build those that match, by default the five systems, and measure them.")
+    ] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="With --measure: at the size of their tiny recipes.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the fusion models with their published settings, or what they cost.
+
+    With --measure a table in Markdown: inputs, parameters, objectives, and GFLOPs and seconds on one thread of this CPU
+    for a question, a clip of the gallery, a pair for the joint head and a training step. At the published size this
+    takes some minutes and 8 GB.
+
+    Example: frameloom models --measure --tiny
+    """
+    if measure or tiny:
+        from ...fuse import list_models
+        from ..experiments.systems import SYSTEMS, measured_systems
+
+        names = SYSTEMS if pattern == "*" else list_models(pattern)
+        table = measured_systems(names, tiny=tiny, console=Console(quiet=quiet))
+        show(table, table.lines(), as_json=as_json)
+        return
     from ...fuse import list_models, model_description
 
     found = [model_description(name) for name in list_models(pattern)]

@@ -175,7 +175,7 @@ class Reranker:
 
         batch = sample_batch([{"text": [self.session.words(text)]}], self.session.resolved.limits)
         with torch.inference_mode():
-            return self.model.states("text", _moved(batch["text"], self._device))
+            return self.model.states("text", moved(batch["text"], self._device))
 
     def _states(self, clips: Sequence[Candidate]) -> tuple[dict[int, Tokens], dict[int, str], int]:
         """What the model makes of the frames of clips, by place; why some have none; how many were decoded."""
@@ -223,14 +223,7 @@ class Reranker:
 
     def _decoded(self, clip: Candidate) -> FeatureArray:
         """The frames of a span of a file, as the backbone gives them."""
-        frames = self.session.frames_of(clip.path)
-        starts, ends = frames.times.T
-        inside = (starts < clip.end_seconds) & (ends > clip.start_seconds)
-        if not inside.any():
-            middle = clip.start_seconds + clip.end_seconds
-            distance = np.abs(starts + ends - middle)
-            inside = distance == distance.min()
-        return replace(frames, values=frames.values[inside], times=frames.times[inside])
+        return within(self.session.frames_of(clip.path), clip.start_seconds, clip.end_seconds)
 
     def _encoded(
         self, stored: dict[int, ClipFeatures], decoded: dict[int, FeatureArray]
@@ -251,7 +244,7 @@ class Reranker:
         places = iter([*stored, *decoded])
         with torch.inference_mode():
             for batch in batches:
-                made = self.model.states("video", _moved(batch["video"], self._device))
+                made = self.model.states("video", moved(batch["video"], self._device))
                 for values, mask in zip(*made, strict=True):
                     yield next(places), Tokens(values.clone(), mask.clone())
 
@@ -263,7 +256,18 @@ class Reranker:
             self._bytes -= _num_bytes(self._kept.popitem(last=False)[1])
 
 
-def _moved(tokens: Tokens, device: torch.device) -> Tokens:
+def within(frames: FeatureArray, start_seconds: float, end_seconds: float) -> FeatureArray:
+    """The frames of a span; where none lies in it, the one that is nearest to its middle."""
+    starts, ends = frames.times.T
+    inside = (starts < end_seconds) & (ends > start_seconds)
+    if not inside.any():
+        distance = np.abs(starts + ends - start_seconds - end_seconds)
+        inside = distance == distance.min()
+    return replace(frames, values=frames.values[inside], times=frames.times[inside])
+
+
+def moved(tokens: Tokens, device: torch.device) -> Tokens:
+    """The same on another device."""
     return tokens._replace(values=tokens.values.to(device), mask=tokens.mask.to(device))
 
 

@@ -30,6 +30,7 @@ from .ranking import arranged, away_from, fused
 from .results import Result, Score
 
 if TYPE_CHECKING:
+    from ...fuse import FusionModel
     from .rerank import Reranker
 
 MAX_TEXT_CHARACTERS = 10_000
@@ -161,10 +162,14 @@ def stamp_of(path: Path) -> str | None:
 class SearchSession:
     """A project, its model, its table and one decoder, kept open for questions.
 
+    Args:
+        project: to be asked.
+        given: a model in memory, in the place of the checkpoint: it reads words and pictures, and searches nothing.
+
     Raises FrameloomError when nothing is indexed, or no checkpoint is there to embed questions with.
     """
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, *, given: FusionModel | None = None) -> None:
         self.project = project
         self.table = project.table
         self._stamp = self._now()  # before anything is read, so that no change between the two is missed
@@ -172,6 +177,9 @@ class SearchSession:
         self._count = lru_cache(maxsize=1000)(self.table.count)
         self._closed: weakref.finalize[Any, Any] | None = None
         self._rerankers: dict[str, Reranker] = {}
+        if given is not None:
+            self.model = given
+            return
         if self.resolved.checkpoint is None:
             raise FrameloomError(
                 "no trained checkpoint for this configuration: run `frameloom sync`"

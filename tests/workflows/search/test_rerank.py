@@ -10,7 +10,6 @@ from typing import Any
 import frameloom
 import numpy as np
 import pytest
-import yaml
 from frameloom import ConfigError, FrameloomError, InputError
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.experiments.evaluate import evaluate
@@ -19,37 +18,10 @@ from frameloom.workflows.search import Query, SearchSession
 from frameloom.workflows.search.rerank import Reranker
 from frameloom.workflows.search.results import Candidate
 from helpers.projects import make_collection, run_sync
+from helpers.projects import write_pixel_config as configure
 from typer.testing import CliRunner
 
-VIDEO = {"backbone": "pixels", "options": {"size": 40, "rate_hz": 4, "frames": "jpeg"}}
-TEXT = {"backbone": "wordpiece", "options": {"vocabulary": 256}}
-OVERRIDES = {"frames": {"size": 32, "num_frames": 4}, "max_words": 12, "epochs": 1, "min_steps": 0, "batch_size": 4}
 JUDGES = ["test_t2v2t", "test_clover", "test_all_in_one"]
-
-
-def configure(folder: Path, name: str, **sections: Any) -> None:
-    config: dict[str, Any] = {
-        "collection": {"videos": "videos", "captions": "captions.jsonl"},
-        "features": {"video": VIDEO, "text": TEXT},
-        "model": {"name": name},
-        "training": {"recipe": "miles_tiny", "overrides": OVERRIDES},
-        "store": {"format": "webdataset", "combinations": ["video"]},
-        "run": {"workers": 0, "batch_videos": 3},
-    }
-    config |= {key: {**config[key], **section} for key, section in sections.items()}
-    (folder / "frameloom.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with the tables of four models, the configuration being that of one without a joint head."""
-    folder = tmp_path_factory.mktemp("rerank") / "project"
-    make_collection(folder)
-    for name in [*JUDGES, "test_miles"]:
-        configure(folder, name)
-        report = run_sync(folder)
-        assert report.exit_code == 0, list(report.lines())
-    return folder
 
 
 @pytest.fixture

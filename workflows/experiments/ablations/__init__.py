@@ -1,7 +1,8 @@
 """The ablations of papers, run on the laboratory: studies as data, trainings that go on, tables with verdicts."""
 
 from .data import Worlds
+from .joint_studies import JOINT_STUDIES, run_joint_study
 from .studies import STUDIES
 from .study import run_study
 
-__all__ = ["STUDIES", "Worlds", "run_study"]
+__all__ = ["JOINT_STUDIES", "STUDIES", "Worlds", "run_joint_study", "run_study"]

@@ -86,6 +86,12 @@ class TableResult:
     def spread(self, row: str, direction: str, metric: str) -> Spread:
         return Spread(seeds=tuple(one[direction][metric] for one in self.found[row]))
 
+    @property
+    def directions(self) -> list[str]:
+        """Those that its rows were judged in."""
+        first = next(iter(self.found.values()))[0]
+        return [one for one in _DIRECTIONS if one in first]
+
     def comparisons(self) -> list[Comparison]:
         found = []
         for order in self.table.orders:
@@ -109,13 +115,14 @@ class TableResult:
 
     def lines(self) -> Iterator[str]:
         data_sets = list(dict.fromkeys(name for row in self.table.rows for name in row.published))
-        columns = [f"{sign} {name}" for sign in _DIRECTIONS.values() for name in _SHOWN.values()]
+        ways = self.directions
+        columns = [f"{_DIRECTIONS[way]} {name}" for way in ways for name in _SHOWN.values()]
         yield f"## Table {self.table.number}: {self.table.title}"
         yield ""
         yield _cells("configuration", *columns, *(f"{name}: R@5, R@10" for name in data_sets))
         yield _cells("---", *["---:"] * (len(columns) + len(data_sets)))
         for row in self.table.rows:
-            here = [self.spread(row.key, sign, name).shown() for sign in _DIRECTIONS for name in _SHOWN]
+            here = [self.spread(row.key, way, name).shown() for way in ways for name in _SHOWN]
             pairs = [row.published.get(name) for name in data_sets]
             yield _cells(row.label, *here, *("" if pair is None else "{:.1f}, {:.1f}".format(*pair) for pair in pairs))
         yield ""
@@ -154,7 +161,7 @@ class TableResult:
                     "published": {name: list(pair) for name, pair in row.published.items()},
                     "metrics": {
                         direction: {name: self.spread(row.key, direction, name).as_dict() for name in _SHOWN}
-                        for direction in _DIRECTIONS
+                        for direction in self.directions
                     },
                 }
                 for row in self.table.rows

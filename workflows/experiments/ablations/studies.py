@@ -112,7 +112,7 @@ def _long(key: str, label: str, *published: tuple[float, float], strategy: Strat
     return _row(key, label, *published, training=training, gallery="long", strategy=strategy)
 
 
-def _orders(*claims: tuple[str, ...]) -> tuple[Order, ...]:
+def orders_of(*claims: tuple[str, ...]) -> tuple[Order, ...]:
     """The first of each claim is better than each of the others."""
     return tuple(Order(better=better, worse=worse) for better, *rest in claims for worse in rest)
 
@@ -133,7 +133,7 @@ _FUSION_COMPONENTS = Table(
         ),
         _row("ours", "fusion transformer + combinatorial loss, t -> va (ours)", *_OURS),
     ),
-    orders=_orders(
+    orders=orders_of(
         ("per_modality", "no_transformers", "fusion_v+a"),
         ("fusion_v+a", "fusion_va"),
         ("ours", "fusion_va", "combinatorial_v+a", "per_modality", "no_transformers"),
@@ -148,7 +148,7 @@ _PROJECTIONS = Table(
         _row("shared", "ours + shared final projection", (37.2, 48.7), (23.1, 29.4), training="shared_projection"),
         _row("cls", "ours + class token + shared final projection", (35.9, 46.9), (21.4, 28.8), training="class_token"),
     ),
-    orders=_orders(("ours", "shared"), ("shared", "cls"), ("ours", "cls")),
+    orders=orders_of(("ours", "shared"), ("shared", "cls"), ("ours", "cls")),
 )
 
 _LONG_CLIPS = Table(
@@ -164,7 +164,7 @@ _LONG_CLIPS = Table(
         _long("at_once", "video at once (ours)", *_OURS, strategy="at_once"),
         _long("beginning", "the first 4 s alone (a control, not in the paper)", strategy="beginning"),
     ),
-    orders=_orders(
+    orders=orders_of(
         ("nearest", "positional_nearest"),
         ("max_pool", "positional_max_pool"),
         ("clips", "positional_clips", "nearest", "max_pool"),
