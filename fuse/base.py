@@ -111,6 +111,8 @@ class FusionModel(nn.Module):
     takes_pixels: ClassVar[bool] = False
     """Whether a batch holds pictures and token ids (`given_pixels`), and not rows of features."""
 
+    head_names: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of weights of heads that a downstream task adds (`Recipe.head_rate`)."""
     extra_inputs: ClassVar[tuple[str, ...]] = ()
     """What `loss` reads of a batch besides its modalities, where it is there: tags of words, answers."""
 

@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from .._vocabulary import InputError
 from ..store import reader_lock
 from ..train.evaluate import Ensemble
 from .console import Console
-from .experiments import Evaluation, evaluate
+from .experiments import Evaluation, TaskEvaluation, evaluate, evaluate_task
 from .project import CONFIG_NAME, Project
 from .search import Query, Results, SearchSession, explained, reranking_of, stamp_of
 from .sync import Plan, Report, make_plan, status_of, sync
@@ -181,8 +182,8 @@ class Index:
         rerank: str | None = None,
         candidates: int = 100,
         budget_seconds: float | None = None,
-    ) -> Evaluation:
-        """Text-to-media retrieval on one split, each figure with its 95 % interval.
+    ) -> Evaluation | TaskEvaluation:
+        """Text-to-media retrieval on one split, each figure with its 95 % interval; or the task that the recipe is for.
 
         Args:
             split: train, val or test.
@@ -204,6 +205,12 @@ class Index:
             for one in (project, other):
                 if one is not None:
                     held.enter_context(one.locked(reader_lock))
+            if project.recipe.task != "retrieval":
+                if other is not None or run is not None or measures:
+                    raise InputError(
+                        f"against, run and measures are of retrieval; the recipe is for {project.recipe.task}"
+                    )
+                return evaluate_task(project, split=split)
             return evaluate(
                 project,
                 split=split,

@@ -123,6 +123,10 @@ class WordPiece:
         message = "" if len(rows) == len(numbers) else f"only the first {_MOST_PIECES} word pieces were read"
         return FeatureArray(rows, np.full((len(rows), 2), np.nan), Status.OK, message)
 
+    def spelled(self, numbers: Sequence[int]) -> str:
+        """The words of pieces, without [CLS], [SEP] and padding."""
+        return str(self._tokenizer.decode(list(numbers)))
+
 
 _FEWEST_PIECES = 256  # of a vocabulary: the special ones and some letters
 _MOST_PIECES = 512  # of a text that are kept, as many as BERT knows places

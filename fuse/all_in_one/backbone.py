@@ -84,6 +84,7 @@ class Backbone(nn.Module):
         text_real: Bool[Tensor, "B W"] | None,
         video: Float[Tensor, "B T L D"] | None,
         frames: Bool[Tensor, "B T"] | None,
+        causal: bool = False,
     ) -> Float[Tensor, "B F S D"]:
         """Tokens after the last normalisation, a sequence for each frame: those of the text, then the visual ones.
 
@@ -95,6 +96,7 @@ class Backbone(nn.Module):
             text_real: which are real.
             video: visual tokens.
             frames: which frames are real.
+            causal: whether a word sees the words before it and the clip alone, and the clip no word.
         """
         if video is None:
             assert text is not None
@@ -115,6 +117,8 @@ class Backbone(nn.Module):
                 x = torch.cat([text[:, None].expand(-1, num_frames, -1, -1), video], dim=2).flatten(0, 1)
                 seen = text_real[:, None].expand(-1, num_frames, -1)
                 visible = torch.cat([seen, seen.new_ones(batch, num_frames, num_tokens)], dim=2).flatten(0, 1)
+            if causal:
+                visible = visible[:, None] & words_in_turn(text.shape[1], x.shape[1], device=x.device)
             visible = None if visible.all() else visible
         else:
             x = video.flatten(0, 1)
@@ -136,3 +140,11 @@ class Backbone(nn.Module):
             x = block(x, visible)
         y: Tensor = self.norm(x)
         return y
+
+
+def words_in_turn(num_words: int, num_tokens: int, *, device: torch.device) -> Bool[Tensor, "S S"]:
+    """Which token (column) each token (row) may see: a word those up to itself and the clip, the clip itself."""
+    allowed = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=device)
+    allowed[:num_words, :num_words].tril_()
+    allowed[num_words:, :num_words] = False
+    return allowed

@@ -67,8 +67,10 @@ class AllInOneConfig(PixelConfig):
     num_false_texts: PositiveInt = 15
     """Other texts in it, of the batch; fewer where there are not so many."""
     answer_weight: NonNegativeFloat = 1.0
-    """Of open-ended answers, where a batch has them and `num_answers` says how many there are. A fine-tuning for
-    questions sets the weights of the objectives of pre-training to 0."""
+    """Of answers, where a batch has them: of open-ended ones, of which `num_answers` says how many there are, or of
+    options. A fine-tuning for questions sets the weights of the objectives of pre-training to 0."""
+    caption_weight: NonNegativeFloat = 0.0
+    """Of captions that are written word by word, see `captions.py`; its head is that of masked words."""
     temperature: PositiveFloat = 0.05
     """Of the contrast, fixed."""
     mask_probability: float = Field(default=0.15, gt=0, lt=1)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -49,29 +49,15 @@ from ..objectives import (
 from ..pixels import PixelModel, nonempty_of
 from ..registry import create_model, register_model
 from .backbone import Backbone
+from .captions import caption_loss, captions_of
 from .config import AllInOneConfig
 from .draws import Drawn, drawn_orders, matching_draws, order_labels
 from .official import loaded_weights, resolved_config, to_official_config
+from .parts import Features, Fully, PixelHead, averaged, chosen, first_frames
 
 NO_LABEL, ORDERED_FRAMES = -100, 3
 SMALL = {"width": 384, "heads": 6, "distilled": True, "deit": True}
 TINY = {"width": 192, "heads": 3, "deit": True}
-
-
-class Features(NamedTuple):
-    """What the backbone gives of a text, a clip, or both.
-
-    Attributes:
-        text: (B, W, D) of its words; None for a clip alone.
-        video: (B, L, D) of its visual tokens, the mean over frames; None for a text alone.
-        first: (B, D) the first token: the text's [CLS] where there is one, else the visual class token.
-        frames: (B, T, S, D) all tokens before the mean over frames.
-    """
-
-    text: Tensor | None
-    video: Tensor | None
-    first: Tensor
-    frames: Tensor
 
 
 @register_model("all_in_one", summary="All-in-one (CVPR 2023) of size B: one transformer for text, video and both")
@@ -101,7 +87,8 @@ class AllInOne(PixelModel):
     config_type: ClassVar[type[ModelConfig]] = AllInOneConfig
     paper: ClassVar[str] = "Wang et al., All in One, CVPR 2023 (arXiv 2203.07303)"
     scores: ClassVar[bool] = True
-    extra_inputs: ClassVar[tuple[str, ...]] = ("answer",)
+    extra_inputs: ClassVar[tuple[str, ...]] = ("answer", "options")
+    head_names: ClassVar[tuple[str, ...]] = ("vqa_classifier.", "mc_vqa_classifier.")
     config: AllInOneConfig
     num_steps: Tensor
 
@@ -125,12 +112,12 @@ class AllInOne(PixelModel):
         nn.init.normal_(self.token_type_embeddings.weight, std=0.02)
         self.transformer = Backbone(config)
         self.pooler = Pooler(width)
-        if config.mlm_weight:
+        if config.mlm_weight or config.caption_weight:
             self.mlm_score = MaskedWordHead(spec, bias_of_decoder=False)
         if has_contrast:
             self.txt_proj, self.vid_proj = Linear(width, self.dim), Linear(width, self.dim)
         if config.matches:
-            setattr(self, self.matching_name, _Fully(width, 2))
+            setattr(self, self.matching_name, Fully(width, 2))
         if config.rank_head:
             self.rank_output = Linear(width, 1)
             self.begin_ranking()
@@ -142,13 +129,13 @@ class AllInOne(PixelModel):
             self.vcop_classifier = FrameOrderHead(width)
         if config.pixel_head:
             pixels = BertSpec(vocabulary=3 * 256, width=width, depth=0, heads=config.heads)
-            self.mpp_score = _PixelHead(pixels)
+            self.mpp_score = PixelHead(pixels)
         # Kept with the weights, so that a training that is resumed draws what it would have drawn.
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.int64))
 
     @property
     def matching_name(self) -> str:
-        """Of the head of text-video matching, which the authors' two programs call differently."""
+        """Of the matching head, which the authors' two programs call differently."""
         return "vtm_score" if self.config.cotraining else "itm_score"
 
     @torch.no_grad()
@@ -166,6 +153,7 @@ class AllInOne(PixelModel):
         text: Tokens | None = None,
         video: Tokens | None = None,
         order: Int[Tensor, "B T N"] | None = None,
+        causal: bool = False,
     ) -> Features:
         """What the backbone gives of what is given; see `Features`.
 
@@ -173,6 +161,7 @@ class AllInOne(PixelModel):
             text: token ids.
             video: normalised pictures.
             order: of the patches of each frame; None: as configured.
+            causal: whether a word sees the words before it and the clip alone, and the clip no word.
         """
         words = real = visual = frames = None
         if text is not None:
@@ -184,7 +173,7 @@ class AllInOne(PixelModel):
                 order = self.drawn_orders(frames)
             tokens = self.transformer.visual_tokens(video.values, order=order)
             visual = tokens + self.token_type_embeddings.weight[1]
-        each = self.transformer(text=words, text_real=real, video=visual, frames=frames)
+        each = self.transformer(text=words, text_real=real, video=visual, frames=frames, causal=causal)
         num_words = 0 if words is None else words.shape[1]
         if visual is None or frames is None:
             return Features(each[:, 0], None, each[:, 0, 0], each)
@@ -224,7 +213,7 @@ class AllInOne(PixelModel):
         """See the base."""
         if not self.config.matches:
             raise ConfigError(
-                f"the model {self.name} was built without a matching head: set vtm_weight above 0, or rank_head=True"
+                f"{self.name} was built without a matching head: set vtm_weight above 0, or rank_head=True"
             )
 
     def _scores(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
@@ -251,10 +240,45 @@ class AllInOne(PixelModel):
             raise ConfigError(f"the model {self.name} was built without answers: set num_answers")
         return cast(Tensor, self.vqa_classifier(self.joint(**self.given({"text": text, "video": video}))))
 
+    def question_scores(self, batch: Mapping[str, Tokens]) -> Float[Tensor, "B A"]:
+        """Scores of all answers to questions ("text"), or of their options ("options": (B, O, L)), about clips.
+
+        Options are scored by their own head, else by the one that ranks or matches texts; -inf without a word.
+
+        Raises:
+            ConfigError: a model without such a head.
+            InputError: wrong shapes.
+        """
+        options, video = batch.get("options"), batch["video"]
+        if options is None:
+            return self.answer_scores(text=batch["text"], video=video)
+        if options.values.dim() != 3 or options.mask.shape != options.values.shape:
+            raise InputError(
+                f"options have shape {tuple(options.values.shape)}; this model takes (batch, options, tokens)"
+            )
+        num_clips, num_options = options.values.shape[:2]
+        rows = torch.arange(num_clips, device=options.mask.device).repeat_interleave(num_options)
+        text = Tokens(options.values.flatten(0, 1), options.mask.flatten(0, 1))
+        text, clips = self.given({"text": text})["text"], self.given({"video": video})["video"]
+        pooled = self.joint(text=text, video=chosen(clips, rows))
+        scores = self.mc_vqa_classifier(pooled)[:, 0] if self.config.option_head else self._scores(pooled)
+        return scores.view(num_clips, num_options).masked_fill(~options.mask.bool().any(dim=2), -torch.inf)
+
+    def captions(self, video: Tokens) -> Tokens:
+        """A caption for each clip, [CLS] and [SEP] around it: word after word the likeliest (see `captions.py`).
+
+        Raises:
+            ConfigError: a model without the head of words.
+            InputError: wrong shapes.
+        """
+        if not (self.config.mlm_weight or self.config.caption_weight):
+            raise ConfigError(f"the model {self.name} was built without the head of words: set caption_weight above 0")
+        return captions_of(self, self.given({"video": video})["video"])
+
     def train_probe(self) -> list[str]:
         """Freeze all but the pooler, the projections and the head of answers, as the authors' linear evaluation does.
 
-        Returns the names of the weights that are trained. Note that this is not one linear layer.
+        Returns the names of the weights that are trained, which are not one linear layer's.
         """
         trained = ("pooler.", "txt_proj.", "vid_proj.", "vqa_classifier.", "mc_vqa_classifier.")
         for name, parameter in self.named_parameters():
@@ -269,17 +293,21 @@ class AllInOne(PixelModel):
         With `cotraining`, clips and pictures of a batch apart, and the two sums added (section 3.4).
 
         Args:
-            batch: text and video, and of questions "answer": (B, 1) int64, its mask 0 where the answer is unknown.
+            batch: text and video, and of questions "answer": (B, 1) int64, its mask 0 where the answer is unknown. Of
+                questions with options these take the place of the text, see `question_scores`.
 
         Returns:
             The loss, and its terms: "mlm", "vtm", "transport", "order", "rank", "answer", "text|video"; of pictures
-            "picture mlm", ...
+            "picture mlm", ...; of captions "caption".
 
         Raises:
             InputError: the batch has shapes or modalities that this model does not take, or an answer that it lacks.
         """
+        if batch.get("options") is not None:
+            return self._choice_loss({name: tokens for name, tokens in batch.items() if tokens is not None})
         given = self.given({name: tokens for name, tokens in batch.items() if name not in self.extra_inputs})
-        answers = self._answers(batch.get("answer"), num_samples=len(next(iter(given.values())).mask))
+        num_samples = len(next(iter(given.values())).mask)
+        answers = self._answers(batch.get("answer"), num_samples=num_samples, num_answers=self.config.num_answers)
         nonempty = nonempty_of(given)
         groups = {"": torch.ones_like(next(iter(nonempty.values())))}
         if self.config.cotraining and "video" in given:
@@ -301,21 +329,32 @@ class AllInOne(PixelModel):
                     scores = self.vqa_classifier(self.joint(text=text, video=video))
                     found["answer"] = self.config.answer_weight * choice_loss(scores, answers[rows][both])
             losses |= {f"{prefix}{name}": value for name, value in found.items()}
-        if self.training:
-            self.num_steps += 1
+        self.num_steps += int(self.training)
         total = sum(losses.values(), start=zero_of([self.token_type_embeddings.weight]))
         return total, {name: value.detach() for name, value in losses.items()}
 
-    def _answers(self, answer: Tokens | None, *, num_samples: int) -> Int[Tensor, " B"] | None:
+    def _choice_loss(self, batch: Mapping[str, Tokens]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross entropy of the right option of each question; nothing of a clip without frames."""
+        scores = self.question_scores(batch)
+        answers = self._answers(batch.get("answer"), num_samples=len(scores), num_answers=scores.shape[1])
+        if answers is None:
+            raise InputError("a batch of options needs the numbers of the right ones as its answer")
+        known = (answers >= 0) & batch["video"].mask.bool().any(dim=1)
+        if bool(scores.gather(1, answers.clamp(min=0)[:, None])[known].isinf().any()):
+            raise InputError("the right option of a question holds no word")
+        self.num_steps += int(self.training)
+        loss = self.config.answer_weight * choice_loss(scores[known], answers[known])
+        return loss if known.any() else zero_of([self.token_type_embeddings.weight]), {"answer": loss.detach()}
+
+    def _answers(self, answer: Tokens | None, *, num_samples: int, num_answers: int) -> Int[Tensor, " B"] | None:
         """The number of each sample's answer, -1 where it is unknown; None where nothing is asked."""
-        num_answers = self.config.num_answers
         if answer is None or not (num_answers and self.config.answer_weight):
             return None
         if answer.values.shape != (num_samples, 1) or answer.mask.shape != (num_samples, 1):
             raise InputError(f"answer has shape {tuple(answer.values.shape)}; this batch takes ({num_samples}, 1)")
         numbers = answer.values[:, 0].where(answer.mask[:, 0].bool(), UNKNOWN)
         if bool((numbers >= num_answers).any()):
-            raise InputError(f"answer {int(numbers.max())} is not one of this model's {num_answers} (num_answers)")
+            raise InputError(f"answer {int(numbers.max())} is not one of this model's {num_answers}")
         return numbers
 
     def _contrast(self, part: Mapping[str, Tokens], rows: Tensor, has: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -342,6 +381,8 @@ class AllInOne(PixelModel):
             drawn: what is masked, mixed and put in another order.
         """
         config, losses = self.config, {}
+        if config.caption_weight:
+            losses["caption"] = config.caption_weight * caption_loss(self, text, video, self._generator("caption"))
         if config.mlm_weight:
             places = drawn.labels >= 0
             words = self.features(text=text._replace(values=drawn.masked), video=video).text
@@ -456,44 +497,3 @@ class AllInOne(PixelModel):
             "state_dict" (under their names, the model's own tensors, and our count of steps) and "config".
         """
         return {"state_dict": dict(self.state_dict()), "config": to_official_config(self.config)}
-
-
-class _Fully(nn.Module):
-    """A linear layer called `fc`."""
-
-    def __init__(self, dim_in: int, dim_out: int) -> None:
-        super().__init__()
-        self.fc = Linear(dim_in, dim_out)
-
-    def forward(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B C"]:
-        scores: Tensor = self.fc(x)
-        return scores
-
-
-class _PixelHead(MaskedWordHead):
-    """The layers of the head of words, for the colours of masked patches; its decoder has the bias."""
-
-    def __init__(self, spec: BertSpec) -> None:
-        super().__init__(spec)
-        del self.bias
-
-
-def averaged(x: Float[Tensor, "B T S D"], frames: Tensor) -> Float[Tensor, "B S D"]:
-    """The mean over real frames; of a sample without one, over all."""
-    if frames.all():
-        return x.mean(dim=1)
-    real = frames | ~frames.any(dim=1, keepdim=True)
-    weights = real.to(x.dtype) / real.sum(dim=1, keepdim=True)
-    return torch.einsum("btsd,bt->bsd", x, weights)
-
-
-def chosen(tokens: Tokens, rows: Tensor) -> Tokens:
-    """Those samples of a modality."""
-    return Tokens(tokens.values.index_select(0, rows), tokens.mask.index_select(0, rows))
-
-
-def first_frames(video: Tokens) -> Tokens:
-    """Pictures: the first real frame of each sample alone."""
-    first = video.mask.bool().long().argmax(dim=1)
-    samples = torch.arange(len(first), device=first.device)
-    return Tokens(video.values[samples, first][:, None], video.mask[samples, first][:, None])

@@ -44,7 +44,7 @@ _IGNORED = {
 _OWN_OPTIONS = (
     "distilled", "deit", "drop_path", "temporal", "rolling", "patch_order", "cotraining", "mlm_weight", "vtm_weight",
     "transport_weight", "contrast_weight", "order_weight", "rank_weight",
-    "num_false_texts", "answer_weight", "temperature", "mask_probability", "mask_id", "rank_head",
+    "num_false_texts", "answer_weight", "caption_weight", "temperature", "mask_probability", "mask_id", "rank_head",
     "num_answers", "option_head", "frame_order_head", "pixel_head", "image_mean", "image_std", "seed",
 )  # fmt: skip
 

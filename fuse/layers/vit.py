@@ -75,9 +75,11 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv(x).view(shape).permute(2, 0, 3, 1, 4)
         return q, k, v
 
-    def forward(self, x: Float[Tensor, "B N D"], visible: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N D"]:
-        """`visible`: the tokens that are attended to; None: all."""
-        mask = None if visible is None else visible[:, None, None, :]
+    def forward(
+        self, x: Float[Tensor, "B N D"], visible: Bool[Tensor, "B *N N"] | None = None
+    ) -> Float[Tensor, "B N D"]:
+        """`visible`: the tokens that are attended to, by all (B, N) or by each (B, N, N); None: all."""
+        mask = None if visible is None else visible[:, None, None] if visible.dim() == 2 else visible[:, None]
         attended = functional.scaled_dot_product_attention(*self.split(x), attn_mask=mask)
         projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return projected
@@ -117,7 +119,9 @@ class ViTBlock(nn.Module):
         self.mlp = MLP(dim, hidden=int(dim * mlp_ratio))
         self.drop_path = nn.Sequential(nn.Dropout(dropout), DropPath(drop_path))
 
-    def forward(self, x: Float[Tensor, "B N D"], visible: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N D"]:
+    def forward(
+        self, x: Float[Tensor, "B N D"], visible: Bool[Tensor, "B *N N"] | None = None
+    ) -> Float[Tensor, "B N D"]:
         x = x + self.drop_path(self.attn(self.norm1(x), visible))
         y: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return y

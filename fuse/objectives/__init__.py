@@ -2,7 +2,7 @@
 
 from .gather import first_sample, gathered, whole_batch
 from .masked import RegressionLoss, masked_regression
-from .masked_words import MASK_ID, Replacement, focal_loss, mask_tokens, tokens_at_random
+from .masked_words import CLS_ID, MASK_ID, SEP_ID, UNKNOWN_ID, Replacement, focal_loss, mask_tokens, tokens_at_random
 from .matching import (
     contrast_with_targets,
     drawn_negatives,
@@ -27,7 +27,10 @@ from .ranking import Reading, exclusive_nce, ranking_loss
 from .transport import word_patch_distance
 
 __all__ = [
+    "CLS_ID",
     "MASK_ID",
+    "SEP_ID",
+    "UNKNOWN_ID",
     "Reading",
     "RegressionLoss",
     "Replacement",

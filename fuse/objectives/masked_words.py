@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-MASK_ID = 103
-"""[MASK] of BERT's vocabularies."""
+UNKNOWN_ID, CLS_ID, SEP_ID, MASK_ID = 100, 101, 102, 103
+"""[UNK], [CLS], [SEP] and [MASK] of BERT's vocabularies."""
 Replacement = Literal["bert", "mask"]
 
 

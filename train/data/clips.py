@@ -61,6 +61,37 @@ def _joined(fingerprints: Sequence[str]) -> str:
     return fingerprints[0] if len(fingerprints) == 1 else digest_of(["joined", *fingerprints])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionFeatures:
+    """A question about a clip, with the stored features that a model reads.
+
+    Attributes:
+        clip: the name of the question.
+        features: fingerprints of the clip, see `ClipFeatures`.
+        texts: fingerprints of what is read: the question, or each of its options.
+        answer: the number of the right answer, or option; -1 where it is unknown.
+        start_seconds: first instant of the clip.
+        end_seconds: first instant after it.
+    """
+
+    clip: str
+    features: Mapping[str, tuple[str, ...]]
+    texts: tuple[str, ...]
+    answer: int
+    start_seconds: float = -math.inf
+    end_seconds: float = math.inf
+
+    def fingerprints(self) -> list[str]:
+        """Everything that is read of the question."""
+        return [*(one for streams in self.features.values() for one in streams), *self.texts]
+
+    @property
+    def of_clip(self) -> ClipFeatures:
+        """The clip alone."""
+        start, end = self.start_seconds, self.end_seconds
+        return ClipFeatures(clip=self.clip, features=self.features, start_seconds=start, end_seconds=end)
+
+
 ClipSample = Mapping[str, Any]
 """The features of one clip as stored, by modality; None or no rows, or no entry, where it lacks one.
 

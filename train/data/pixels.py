@@ -3,6 +3,8 @@
 The face of `ClipDataset`; frames come through `FrameReader` and `FrameLoader`, captions are rows of the text feature
 `wordpiece`. A batch is "video": (B, T, C, H, W) bytes with masks (B, T), and "text": (B, L) numbers of pieces with
 masks (B, L). Longer texts are cut and keep their last piece, [SEP]. In training, word pieces with tags give "tags" too.
+Questions have "answer", (B, 1) int64 whose mask is 0 where it is unknown; with options, in the place of "text" there is
+"options": (B, O, L) with masks (B, O, L), O being the most that a question has.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._vocabulary import FeatureArray
+from ..._vocabulary import FeatureArray, InputError
 from ...store import FeatureStore, SharedLock
-from .clips import ClipFeatures, ClipSample
+from .clips import ClipFeatures, ClipSample, QuestionFeatures
 from .frame_shards import picture_of, stored_frames
 from .frames import (
     FrameClip,
@@ -144,6 +146,60 @@ class PixelDataset:
     def _read_pieces(self, caption: str) -> NDArray[np.int32]:
         found = self.store.read(caption).values if caption else np.zeros((0, 1), np.int32)
         return cut_pieces(found, self.max_words)
+
+
+class QuestionDataset(PixelDataset):
+    """Questions about clips, open-ended or with options, each with the pictures of its clip; see `PixelDataset`.
+
+    Args:
+        store: where frames and texts are.
+        questions: all open-ended (one text each), or all with options (more than one).
+        options: how a clip becomes pictures.
+        max_words: L.
+        seed: of every draw.
+
+    Raises:
+        InputError: questions of both kinds, or without frames.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        questions: Sequence[QuestionFeatures],
+        *,
+        options: FrameOptions,
+        max_words: int,
+        seed: int = 0,
+    ) -> None:
+        clips = [one.of_clip for one in questions]
+        if lacking := next((one.clip for one in clips if not one.has("video")), None):
+            raise InputError(f"the question {lacking!r} is about a clip without frames: leave it out")
+        self.has_options = any(len(one.texts) > 1 for one in questions)
+        if self.has_options and not all(len(one.texts) > 1 for one in questions):
+            raise InputError("some questions have options and some are open-ended: ask those of one kind at a time")
+        super().__init__(store, clips, options=options, max_words=max_words, seed=seed)
+        self.questions = questions
+
+    def collate(self, samples: Sequence[FrameSample]) -> dict[str, Tokens]:
+        """A batch of prepared clips with their questions."""
+        return {"video": _video(samples), **self._asked([self.questions[sample.place] for sample in samples])}
+
+    def _batch(self, indices: Sequence[int], frames: Iterator[FrameSample]) -> dict[str, Tokens]:
+        found = _video(list(islice(frames, len(indices))))
+        return {"video": found, **self._asked([self.questions[index] for index in indices])}
+
+    def _asked(self, questions: Sequence[QuestionFeatures]) -> dict[str, Tokens]:
+        from ...fuse import Tokens
+
+        answers = np.array([[one.answer] for one in questions], np.int64)
+        answer = Tokens.of(np.maximum(answers, 0), answers >= 0)
+        if not self.has_options:
+            return {"text": self._texts([one.texts[0] for one in questions])["text"], "answer": answer}
+        most = max(len(one.texts) for one in questions)
+        padded = [(*one.texts, *[""] * (most - len(one.texts))) for one in questions]
+        values, mask = self._texts([text for texts in padded for text in texts])["text"]
+        shape = (len(questions), most, -1)
+        return {"options": Tokens(values.view(shape), mask.view(shape)), "answer": answer}
 
 
 class PairedDataset:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..._vocabulary import InputError, digest_of
 from ...store import FeatureStore
-from .clips import ClipDataset, ClipFeatures, ClipSample, TrainingData, collate
+from .clips import ClipDataset, ClipFeatures, ClipSample, QuestionFeatures, TrainingData, collate
 from .features import FeatureDataset
 from .frames import FrameOptions
 from .narrated import NarratedDataset, NarratedVideo
-from .pixels import PairedDataset, PixelDataset, middle_options, pixel_batch
+from .pixels import PairedDataset, PixelDataset, QuestionDataset, middle_options, pixel_batch
 
 if TYPE_CHECKING:
     from ...fuse import Tokens
@@ -24,18 +24,19 @@ MEMORY_BYTES = 2_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSet:
-    """The training data: clips, or narrated videos where the recipe draws clips of them."""
+    """The training data: clips, narrated videos where the recipe draws clips of them, or questions."""
 
     clips: tuple[ClipFeatures, ...] = ()
     videos: tuple[NarratedVideo, ...] = ()
+    questions: tuple[QuestionFeatures, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.clips) + len(self.videos)
+        return len(self.clips) + len(self.videos) + len(self.questions)
 
     @property
     def unit(self) -> str:
         """The name of one item, in messages."""
-        return "narrated video" if self.videos else "clip"
+        return "narrated video" if self.videos else "question" if self.questions else "clip"
 
     @property
     def is_silent(self) -> bool:
@@ -47,6 +48,9 @@ class TrainingSet:
         """The identity of the training set: a digest of its clips and their features."""
         if self.videos:
             return digest_of([asdict(one) for one in self.videos])
+        if self.questions:
+            spans = [[str(one.start_seconds), str(one.end_seconds)] for one in self.questions]
+            return digest_of([[one.clip, one.fingerprints(), one.answer] for one in self.questions] + spans)
         return digest_of([[one.clip, one.identities(), one.captions] for one in self.clips])
 
     def write(self, path: Path) -> None:
@@ -55,13 +59,15 @@ class TrainingSet:
         import pyarrow.parquet as pq
 
         strings, seconds = pa.list_(pa.string()), pa.list_(pa.float64())
-        fields: dict[str, Any] = {"features": pa.map_(pa.string(), strings), "captions": strings}
+        fields: dict[str, Any] = {"features": pa.map_(pa.string(), strings)}
+        fields |= {"texts": strings, "answer": pa.int64()} if self.questions else {"captions": strings}
         if self.videos:
             fields |= {"key": pa.string(), "starts": seconds, "ends": seconds, "sentences": strings}
         else:
             fields |= {"clip": pa.string(), "start_seconds": pa.float64(), "end_seconds": pa.float64()}
             fields |= {"is_picture": pa.bool_()} if any(one.is_picture for one in self.clips) else {}
-        rows = [{**asdict(one), "features": list(one.features.items())} for one in self.videos or self.clips]
+        listed = self.videos or self.questions or self.clips
+        rows = [{**asdict(one), "features": list(one.features.items())} for one in listed]
         pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), path)
 
     @classmethod
@@ -76,6 +82,8 @@ class TrainingSet:
         ]
         if rows and "sentences" in rows[0]:
             return cls(videos=tuple(NarratedVideo(**row) for row in rows))
+        if rows and "texts" in rows[0]:
+            return cls(questions=tuple(QuestionFeatures(**row) for row in rows))
         return cls(clips=tuple(ClipFeatures(**row) for row in rows))
 
 
@@ -105,8 +113,10 @@ def training_data(
     """
     found = TrainingSet.read(path)
     if frames is not None:
-        opened = _with(store, found.clips)
+        opened = _with(store, found.questions or found.clips)
         reading = {"max_words": limits["max_words"], "seed": seed}
+        if found.questions:
+            return QuestionDataset(opened, found.questions, options=frames, **reading)
         if not pairs:
             return PixelDataset(opened, found.clips, options=frames, **reading)
         videos = [clip for clip in found.clips if not clip.is_picture]
@@ -138,6 +148,12 @@ def clip_data(
     return ClipDataset(stored_clips(store, clips), **limits, training=False)
 
 
+def question_data(store: str, questions: Sequence[QuestionFeatures], limits: Mapping[str, Any]) -> QuestionDataset:
+    """Questions as a model of pixels reads them to answer them: the frames' middles, the whole square."""
+    options = middle_options(limits)
+    return QuestionDataset(_with(store, questions), questions, options=options, max_words=limits["max_words"])
+
+
 def sample_batch(samples: Sequence[ClipSample], limits: Mapping[str, Any], *, spec: str = "") -> dict[str, Tokens]:
     """A batch of samples in memory, such as questions.
 
@@ -167,7 +183,7 @@ def stored_clips(
     )
 
 
-def _with(store: FeatureStore | str, clips: Sequence[ClipFeatures]) -> FeatureStore:
+def _with(store: FeatureStore | str, clips: Sequence[ClipFeatures | QuestionFeatures]) -> FeatureStore:
     """A store as it is now, where it was opened before all of the clips' features were there."""
     opened = opened_store(store) if isinstance(store, str) else store
     if any(name not in opened for clip in clips for name in clip.fingerprints()):

@@ -50,6 +50,36 @@ def redrawn(
     return {"r1": shares[:, 0], "r5": shares[:, 1], "r10": shares[:, 2], "medr": medians}
 
 
+def redrawn_means(
+    values: Mapping[str, Float[np.ndarray, " Q"]],
+    groups: Int[np.ndarray, " Q"],
+    *,
+    num_draws: int = NUM_DRAWS,
+    seed: int = 0,
+) -> dict[str, NDArray[np.float64]]:
+    """The mean of each of several figures in every draw: (num_draws,) by name. All are drawn alike.
+
+    Args:
+        values: figures of each question, such as 100 where an answer is right and 0 where it is not.
+        groups: the video of each question, numbered from 0 without gaps.
+        num_draws: how often videos are drawn.
+        seed: of the draws.
+
+    Raises:
+        InputError: no figures, or shapes that differ.
+    """
+    if not values or not len(groups) or any(each.shape != groups.shape for each in values.values()):
+        raise InputError(f"{len(values)} figures of {groups.shape} questions: each needs one figure a question")
+    num_groups = int(groups.max()) + 1
+    rng = np.random.default_rng(seed)
+    table = np.stack(list(values.values()))
+    means = np.empty((num_draws, len(table)))
+    for draw in range(num_draws):
+        weights = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)[groups]
+        means[draw] = table @ weights / weights.sum()
+    return dict(zip(values, means.T, strict=True))
+
+
 def intervals(draws: Mapping[str, NDArray[np.float64]]) -> dict[str, tuple[float, float]]:
     """The middle 95 % of draws, by name: where the figure would lie with other videos of the same kind."""
     bounds = {name: np.nanpercentile(values, (2.5, 97.5)) for name, values in draws.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -118,11 +118,10 @@ class Trainer:
     def _train(self, *, resume: bool) -> FitResult:
         make_folder(self.folder)
         self.model.to(self.accelerator.device)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         kind = torch.optim.Adam if self.recipe.optimizer == "adam" else torch.optim.AdamW
         # Always the fused one, on a CPU too: another would round in another way, and resume to other bits.
         rate, betas = self.recipe.learning_rate, cast(tuple[float, float], self.recipe.betas)
-        self.optimizer = kind(self._groups(trained), lr=rate, betas=betas, fused=True)
+        self.optimizer = kind(self._groups(), lr=rate, betas=betas, fused=True)
         position, saved = Position(identity=self.identity), None
         if resume:
             saved = load_progress(self.folder, self.identity, model=self.model, optimizer=self.optimizer)
@@ -184,7 +183,7 @@ class Trainer:
     ) -> tuple[float, dict[str, float]]:
         """One step on a batch, or on a batch of each kind of clip, whose losses are added."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         if not isinstance(given, tuple):
             loss, terms = self._loss(given)
         else:
@@ -214,15 +213,19 @@ class Trainer:
                 batch = equal_shapes(batch, modalities=names)
             return cast(tuple[Tensor, Mapping[str, Tensor]], self.parallel(batch))
 
-    def _groups(self, trained: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-        """Weights by how they decay."""
-        decay = self.recipe.weight_decay
-        if self.recipe.decay_all:
-            return [{"params": trained, "weight_decay": decay}]
-        vectors = [one for one in trained if one.dim() <= 1]
+    def _groups(self) -> list[dict[str, Any]]:
+        """Weights by how they decay, and those of heads apart where these have a rate of their own."""
+        decay, scale, heads = self.recipe.weight_decay, self.recipe.head_rate, self.model.head_names
+        named = [(name, one) for name, one in self.model.named_parameters() if one.requires_grad]
+        kinds: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, one in named:
+            key = (decay if self.recipe.decay_all or one.dim() > 1 else 0.0, scale if name.startswith(heads) else 1.0)
+            kinds.setdefault(key, []).append(one)
+        # Matrices, then vectors, as saved states number them.
+        ordered = sorted(kinds.items(), key=lambda kind: (kind[0][1] != 1.0, -kind[0][0]))
         return [
-            {"params": [one for one in trained if one.dim() > 1], "weight_decay": decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": each, "weight_decay": weight} | ({} if rate == 1.0 else {"scale": rate})
+            for (weight, rate), each in ordered
         ]
 
     def _diverged(self, what: str) -> DivergedError:

@@ -11,7 +11,11 @@ from ..._settings import Listed, Settings
 from ..._vocabulary import ConfigError
 from ..data import AudioShift, FrameOptions
 
-_LATER_FIELDS = ("frames", "betas", "decay_all", "decay_epochs", "final_rate", "warmup_epochs")
+_LATER_FIELDS = ("frames", "betas", "decay_all", "decay_epochs", "final_rate", "warmup_epochs", "task", "head_rate")
+
+Task = Literal["retrieval", "open_answer", "multiple_choice", "captions"]
+"""What a training is for, and so what it is judged by: finding clips, answering questions by one of a closed list of
+answers or of their own options, writing captions."""
 
 
 class Narration(Settings):
@@ -69,6 +73,8 @@ class Recipe(Settings):
     """The registered name."""
     model: str = "everything_at_once"
     """Registered model that it trains."""
+    task: Task = "retrieval"
+    """What it is for. Of questions, those of `collection.questions` are learned from; else captions and clips."""
     model_options: Mapping[str, Any] = Field(default_factory=dict)
     """Options of that model which belong to the recipe."""
     narration: Narration | None = None
@@ -91,6 +97,8 @@ class Recipe(Settings):
     """The weight decay of adamw does not pass through the gradient."""
     learning_rate: float = Field(default=5e-5, gt=0)
     """At the beginning, after the warm-up."""
+    head_rate: float = Field(default=1.0, gt=0)
+    """Times the learning rate: that of the heads of a task, which begin anew where the rest was trained before."""
     weight_decay: float = Field(default=0.0, ge=0)
     """On every weight that is trained."""
     betas: Listed[float] = (0.9, 0.999)

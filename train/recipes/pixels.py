@@ -1,4 +1,4 @@
-"""MILES and All-in-one: pre-training as their authors train them, and tiny ones of ours for a CPU.
+"""MILES and All-in-one: pre-training as their authors train them, and tiny ones of ours for a CPU, of tasks too.
 
 Sources: MILES (arXiv 2204.12408) section 4.3; All-in-one (arXiv 2203.07303) and its code. Counts of word pieces include
 [CLS] and [SEP].
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import FrameRecipe, Recipe
+from .base import FrameRecipe, Recipe, Task
 
 
 def _pretraining(name: str, *, frames: FrameRecipe, **differences: Any) -> Recipe:
@@ -39,6 +39,16 @@ def _tiny(model: str, *, rule: Any = "frozen_in_time", min_steps: int = 300, **m
         clip_gradient=1.0,
         checkpoint_steps=50,
     ).replaced(name=f"{model}_tiny")
+
+
+_ALL_IN_ONE_TINY: dict[str, Any] = {"patch_size": 16, "width": 96, "depth": 3, "heads": 3, "projection_dim": 96}
+
+
+def _tiny_task(name: str, *, task: Task, max_words: int, **model_options: Any) -> Recipe:
+    """A tiny All-in-one that learns one task alone."""
+    off: dict[str, Any] = dict.fromkeys(("mlm_weight", "vtm_weight", "contrast_weight"), 0.0)
+    tiny = _tiny("all_in_one", **_ALL_IN_ONE_TINY, **off, **model_options)
+    return tiny.replaced(name=name, task=task, max_words=max_words)
 
 
 RECIPES = (
@@ -83,5 +93,9 @@ RECIPES = (
         schedule="linear",
         warmup_steps=2500,
     ),
-    _tiny("all_in_one", patch_size=16, width=96, depth=3, heads=3, projection_dim=96),
+    _tiny("all_in_one", **_ALL_IN_ONE_TINY),
+    # Fine-tunings of it, or begun anew.
+    _tiny_task("all_in_one_qa_tiny", task="open_answer", max_words=16, num_answers=64),
+    _tiny_task("all_in_one_choice_tiny", task="multiple_choice", max_words=40, option_head=True),
+    _tiny_task("all_in_one_captions_tiny", task="captions", max_words=24, caption_weight=1.0),
 )

@@ -47,12 +47,20 @@ def ablate(
     each order that the paper states is compared seed by seed: as published, the other way round, or not settled.
     Everything is kept in DIR: what was stopped goes on, and a second run only prints.
 
-    The studies clover and t2v2t train from pixels. Each has one table and one objective; their folder is not that of
-    other studies, and --tables, --objective, --num-long and --epochs are not for them.
+    The studies clover, t2v2t, miles and all_in_one train from pixels. Each has one table and one objective, and clips of
+    its own; their folder is not that of other studies, and --tables, --objective and --num-long are not for them.
 
     Example: frameloom ablate everything_at_once --tables 4,5 > tables.md
     """
-    from ..experiments.ablations import JOINT_STUDIES, STUDIES, Worlds, run_joint_study, run_study
+    from ..experiments.ablations import (
+        JOINT_STUDIES,
+        PIXEL_STUDIES,
+        STUDIES,
+        Worlds,
+        run_joint_study,
+        run_pixel_study,
+        run_study,
+    )
 
     if study is None:
         known: list[dict[str, Any]] = [
@@ -72,8 +80,21 @@ def ablate(
             "\n".join([f"{one['study']}: {one['paper']}", *(f"  table {n}: {t}" for n, t in one["tables"].items())])
             for one in known
         )
-        show(known, lines, as_json=as_json)
+        of_pixels = [
+            {"study": name, "paper": PIXEL_STUDIES[name].paper, "variants": list(PIXEL_STUDIES[name].variants)}
+            for name in PIXEL_STUDIES
+        ]
+        more = (f"{one['study']}: {one['paper']}\n  variants: {', '.join(one['variants'])}" for one in of_pixels)
+        show([*known, *of_pixels], (*lines, *more), as_json=as_json)
         return
+    if study in PIXEL_STUDIES:
+        if tables is not None or objective is not None:
+            raise InputError(f"the study {study} has one table and one objective: leave out --tables and --objective")
+        changed = {} if epochs is None else {"epochs": epochs}
+        answer(
+            run_pixel_study(study, folder, seeds=seeds, overrides=changed, console=Console(quiet=quiet)),
+            as_json=as_json,
+        )
     if study in JOINT_STUDIES:
         if tables is not None or objective is not None or epochs is not None:
             raise InputError(f"{study} has one table and one objective: leave out --tables, --objective and --epochs")

@@ -5,6 +5,7 @@ from .config import SPEECH
 from .imported import ALLOWED_SECONDS, PREFIX, ImportRecord, imported_weights
 from .kept import keep_project, read_json
 from .project import CHECKPOINT_POINTER, CONFIG_NAME, VECTORS_POINTER, Project
+from .questions import Question, question_texts
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Resolved
 
 __all__ = [
@@ -19,12 +20,14 @@ __all__ = [
     "FeatureRequest",
     "ImportRecord",
     "Project",
+    "Question",
     "Resolved",
     "Video",
     "dropped_spans",
     "imported_weights",
     "in_split",
     "keep_project",
+    "question_texts",
     "read_json",
     "readable_path",
     "text_of",

@@ -88,6 +88,9 @@ class CollectionConfig(Section):
     """Folders (with their subfolders), glob patterns, or manifests (.csv, .jsonl, .parquet) with a column `video`."""
     captions: LocalPath | None = None
     """A manifest with the columns `video` and `captions` (or `caption`) for videos that the line above finds."""
+    questions: LocalPath | None = None
+    """A manifest with the columns `video`, `question` and `answer` (with `options` the number of the right one), for
+    recipes of questions."""
     clip_seconds: float | None = Field(default=8.0, ge=0.1)
     """Videos without spans of their own are cut into windows of this length; null keeps each video whole."""
     stride_seconds: float | None = Field(default=None, ge=0.1)

@@ -37,7 +37,12 @@ def pixel_sizes(
 def check_pixels(
     config: Config, recipe: Recipe, model: str, specs: Sequence[FeatureSpec], *, takes_pixels: bool
 ) -> None:
-    """Raises ConfigError where a model of pixels would be fed anything else, or another model with word pieces."""
+    """Raises ConfigError where a model of pixels would be fed anything else, or another model with word pieces.
+
+    And where a recipe of questions has none.
+    """
+    if recipe.task in ("open_answer", "multiple_choice") and config.collection.questions is None:
+        raise ConfigError(f"collection.questions: {recipe.name} is for {recipe.task}: name a file of questions")
     text = [one for one in specs if one.modality is Modality.TEXT]
     reads_pieces = any(map(_num_pieces, text))
     if takes_pixels != (recipe.frames is not None):

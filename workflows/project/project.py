@@ -23,6 +23,7 @@ from .imported import imported_weights
 from .kept import read_json, table_of, tables_in
 from .manifest import is_address
 from .pixels import check_pixels, pixel_sizes
+from .questions import Questions, read_questions
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Features, Resolved, model_widths
 from .units import cuts_of, shots_of, windows_of
 
@@ -96,9 +97,16 @@ class Project:
                 )
         return found
 
+    @cached_property
+    def questions(self) -> Questions:
+        """Those of `collection.questions`; none without. Raises ConfigError for a file that cannot be read."""
+        given = self.config.collection.questions
+        return read_questions(self._absolute(given), self.collection.videos) if given else Questions()
+
     def texts(self, *, split: str | None = None) -> list[str]:
-        """Every text that the text feature reads, each once: captions, then the columns of `features.extra_text`."""
-        return self.collection.texts(self.config.features.extra_text.values(), split=split)
+        """Every text that the text feature reads, each once: captions, columns of `features.extra_text`, questions."""
+        texts = self.collection.texts(self.config.features.extra_text.values(), split=split)
+        return list(dict.fromkeys([*texts, *self.questions.texts(split)]))
 
     @property
     def extracted(self) -> tuple[FeatureRequest, ...]:

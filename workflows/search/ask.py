@@ -141,6 +141,7 @@ def _scores(
             if not names:
                 raise ConfigError(f"the names of the {num_answers} answers are not in the checkpoint: give --answers")
             scores = model.question_scores({"text": pieces([question]), "video": clip})[0]
+            scores = scores[: len(known) or None]  # a head may have room for more answers than there were
             if len(scores) != len(names):
                 raise ConfigError(f"{model.name} scores {len(scores)} answers, and {len(names)} names were given")
             if left := set(given) - set(names):

@@ -1,14 +1,17 @@
 """Sync: bring features, model and table up to date with the collection, doing only what changed."""
 
+from .examples import training_set
 from .executor import Executor, in_batches
+from .questions import Asked, ask
 from .report import FileReport, Plan, Report, file_lines
-from .stages import embed_job, lacks_word_vectors, row_columns, training_set
+from .stages import embed_job, lacks_word_vectors, row_columns
 from .state import ClipState, State, take_state
 from .survey import Survey, fingerprint_of, stream_of, survey
 from .sync import extract_only, make_plan, status_of, sync, train_only, working
 from .tasks import TrainJob, embed_clips, loaded_model, text_digest, train_model
 
 __all__ = [
+    "Asked",
     "ClipState",
     "Executor",
     "FileReport",
@@ -17,6 +20,7 @@ __all__ = [
     "State",
     "Survey",
     "TrainJob",
+    "ask",
     "embed_clips",
     "embed_job",
     "extract_only",

@@ -180,7 +180,8 @@ def report_of(
 
 def cut_captions(store: FeatureStore, examples: TrainingSet, limit: int) -> str:
     """How much a model of pixels does not read of the captions that it is trained on; empty where it reads all."""
-    entries = (store.entry(name) for clip in examples.clips for name in clip.captions)
+    texts = [clip.captions for clip in examples.clips] + [one.texts for one in examples.questions]
+    entries = (store.entry(name) for names in texts for name in names)
     cut = [entry.num_rows - limit for entry in entries if entry is not None and entry.num_rows > limit]
     if not cut:
         return ""

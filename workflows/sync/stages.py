@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -14,8 +14,8 @@ from ..._files import publish_text
 from ..._vocabulary import InputError, LockedError, Status, digest_of
 from ...extract.speech import check_library
 from ...store import exclusive_lock
-from ...train import Recipe, save_checkpoint
-from ...train.data import ClipDataset, ClipFeatures, NarratedVideo, TrainingSet, stored_clips
+from ...train import save_checkpoint
+from ...train.data import ClipDataset, ClipFeatures, stored_clips
 from ..console import Console, count_of, readable_seconds
 from ..project import (
     CHECKPOINT_POINTER,
@@ -24,9 +24,9 @@ from ..project import (
     ImportRecord,
     Project,
     Resolved,
-    in_split,
     keep_project,
 )
+from .examples import examples_of
 from .executor import Executor, WorkerLostError, in_batches, num_cores
 from .report import cut_captions
 from .state import ClipState, State, TablePlan, speech_column
@@ -247,38 +247,6 @@ def _train_word_vectors(stage: Stage) -> Resolved:
     return renewed
 
 
-def training_set(recipe: Recipe, clips: Iterable[ClipState]) -> TrainingSet:
-    """The training split: clips that have two modalities to bring together, or narrated videos.
-
-    The captions of a narrated video's spans are its sentences; those without a known word are left out.
-    """
-    mine = [state for state in clips if in_split(state.clip.split, "train")]
-    if not recipe.narration:
-        modalities = [sum(map(bool, (one.inputs.captions, *one.inputs.features.values()))) for one in mine]
-        chosen = (state.inputs for state, number in zip(mine, modalities, strict=True) if number >= 2)
-        return TrainingSet(clips=tuple(chosen))
-    by_video: dict[str, list[ClipState]] = {}
-    for state in mine:
-        by_video.setdefault(state.clip.video, []).append(state)
-    videos = []
-    for video, states in by_video.items():
-        said = sorted((one for one in states if one.inputs.captions), key=lambda one: one.clip.start_seconds)
-        features = {
-            name: next((one.inputs.features[name] for one in states if one.inputs.has(name)), ())
-            for name in ("video", "audio")
-        }
-        narrated = NarratedVideo(
-            key=video,
-            features=features,
-            starts=tuple(one.clip.start_seconds for one in said),
-            ends=tuple(one.clip.end_seconds for one in said),
-            sentences=tuple(one.clip.captions[0] for one in said),
-            captions=tuple(one.inputs.captions[0] for one in said),
-        )
-        videos.append(narrated)
-    return TrainingSet(videos=tuple(videos))
-
-
 def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
     """Train on the clips of a state, or go on with an interrupted training, and make it the current checkpoint.
 
@@ -287,7 +255,15 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
     project, resolved = stage.project, state.resolved
     if not project.trains:
         return assemble(stage, state)
-    examples = training_set(project.recipe, state.clips)
+    examples, asked = examples_of(state)
+    if asked is not None and len(examples) - asked.num_unknown < 2:
+        raise InputError(
+            f"training needs at least 2 questions of the training split whose answers are known; found"
+            f" {len(examples) - asked.num_unknown} among {len(project.questions.questions)} of {project.recipe.task}:"
+            " see collection.questions"
+        )
+    for line in [] if asked is None else asked.lines():
+        stage.console.say(f"  {line}")
     if len(examples) < 2:
         raise InputError(
             f"training needs at least 2 {examples.unit}s of the training split with two of video, audio and captions;"
@@ -316,7 +292,8 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         recipe=project.recipe,
         limits=resolved.limits,
         folder=str(folder),
-        provenance={"features": resolved.features.identities(), "examples": digest, "limits": resolved.limits},
+        provenance={"features": resolved.features.identities(), "examples": digest, "limits": resolved.limits}
+        | ({} if asked is None else {"answers": list(asked.answers)}),
         device=project.config.run.device,
         threads=num_cores(),
         resume=not anew,

@@ -13,6 +13,7 @@ from ...store import writer_lock
 from ..console import Console, count_of
 from ..project import CheckpointRef, FeatureRequest, Project, dropped_spans
 from . import stages
+from .examples import examples_of
 from .executor import Executor, open_executor
 from .merging import merge, planned_merge
 from .report import Plan, Report, joined_status, report_of
@@ -67,6 +68,8 @@ def _notes(state: State) -> Iterator[str]:
     if unmatched:
         rows = count_of(len(unmatched), "captioned path")
         yield f"note: {rows} not in the collection, such as {unmatched[0]!r}"
+    if lost := project.questions.unmatched:
+        yield f"note: {count_of(len(lost), 'question')} about videos not in the collection, such as {lost[0]!r}"
     yield from (f"note: {one}" for one in project.collection.notes)
     durations = [(one.file.video, one.duration_seconds) for one in state.survey.videos if one.duration_seconds > 0]
     cut = [video.video for video, seconds in durations if dropped_spans(video, seconds)]
@@ -74,7 +77,7 @@ def _notes(state: State) -> Iterator[str]:
         videos = count_of(len(cut), "video")
         yield f"note: spans beyond the end of {videos} were left out, such as of {cut[0]!r}"
     if checkpoint is not None and checkpoint.examples_digest is not None:
-        now = stages.training_set(project.recipe, state.clips)
+        now, _ = examples_of(state)
         if now.digest != checkpoint.examples_digest:
             yield (
                 f"note: the model was trained on {count_of(checkpoint.num_examples or 0, now.unit)}, and the training"
@@ -199,7 +202,7 @@ def train_only(
             raise FrameloomError("no features to train on: run `frameloom extract` first")
         state = state_of(project, stages.read_captions(stage, renew_vectors=renew_vectors), found)
         checkpoint = state.checkpoint
-        now = stages.training_set(project.recipe, state.clips).digest
+        now = examples_of(state)[0].digest
         if checkpoint is not None and not force and checkpoint.examples_digest in (now, None):
             project.keep_word_vectors(state.resolved.features)  # another training may have replaced them since
             return checkpoint, False

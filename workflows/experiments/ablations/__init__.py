@@ -2,7 +2,17 @@
 
 from .data import Worlds
 from .joint_studies import JOINT_STUDIES, run_joint_study
+from .pixel_studies import PIXEL_STUDIES
+from .pixel_study import run_pixel_study
 from .studies import STUDIES
 from .study import run_study
 
-__all__ = ["JOINT_STUDIES", "STUDIES", "Worlds", "run_joint_study", "run_study"]
+__all__ = [
+    "JOINT_STUDIES",
+    "PIXEL_STUDIES",
+    "STUDIES",
+    "Worlds",
+    "run_joint_study",
+    "run_pixel_study",
+    "run_study",
+]
