@@ -47,8 +47,8 @@ def ablate(
     each order that the paper states is compared seed by seed: as published, the other way round, or not settled.
     Everything is kept in DIR: what was stopped goes on, and a second run only prints.
 
-    The studies clover, t2v2t, miles and all_in_one train from pixels. Each has one table and one objective, and clips of
-    its own; their folder is not that of other studies, and --tables, --objective and --num-long are not for them.
+    The studies clover, t2v2t, miles and all_in_one train from pixels. Each has one table and one objective; their
+    folder is not that of other studies, and --tables, --objective and --num-long are not for them.
 
     Example: frameloom ablate everything_at_once --tables 4,5 > tables.md
     """

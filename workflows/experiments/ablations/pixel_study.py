@@ -167,8 +167,8 @@ class PixelResult:
             f" {self.study.by}: accuracy in percent, 50 by chance; mean ± standard deviation over seeds."
         )
         yield (
-            "Captions about time differ in the direction of motion or in the order of two events, the others in colour"
-            " or ground. A verdict is given where every seed agrees and the mean difference is above its"
+            "Captions about time differ in the direction of motion or in the order of two events, the others in the"
+            " colour of the ground. A verdict is given where every seed agrees and the mean difference is above its"
             f" deviation. Training and judging took {readable_seconds(self.seconds)}."
         )
         yield from self.study.notes

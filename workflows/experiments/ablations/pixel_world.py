@@ -34,7 +34,6 @@ class PixelWorld:
     """How many clips there are, and of what size; the same values give the same clips."""
 
     num_train: int = 800
-    """Fewer are learned from: none that has all values of a test clip."""
     num_test: int = 100
     num_pictures: int = 300
     seed: int = 0
@@ -129,7 +128,7 @@ def prepare_pixels(folder: Path, world: PixelWorld, *, on_progress: Callable[[in
         store=root,
         spec=spec,
         num_pieces=world.vocabulary,
-        training=listed([clip for clip in learned if clip.traits not in [one.traits for one in testing]]),
+        training=listed(learned),
         pictures=listed(stills, is_picture=True),
         testing=listed(testing),
         pairs=tuple(_pairs(testing, text, seed=world.seed)),
