@@ -88,7 +88,7 @@ MOST_WORDS = {
 WITH_README = {
     *PACKAGES, "extract/backbones", "fuse/baselines", "store/formats", "train/protocols", "train/recipes",
     "workflows/cli", "workflows/exchange", "workflows/experiments", "workflows/laboratory", "workflows/project",
-    "workflows/search", "workflows/sync",
+    "workflows/search", "workflows/serve", "workflows/sync",
 }  # fmt: skip
 
 

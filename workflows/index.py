@@ -13,7 +13,7 @@ from ..train.evaluate import Ensemble
 from .console import Console
 from .experiments import Evaluation, TaskEvaluation, evaluate, evaluate_task
 from .project import CONFIG_NAME, Project
-from .search import Query, Results, SearchSession, explained, reranking_of, stamp_of
+from .search import KeptSession, Query, Results, SearchSession, explained, reranking_of
 from .sync import Plan, Report, make_plan, status_of, sync
 
 
@@ -27,8 +27,7 @@ class Index:
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         self.path = path / CONFIG_NAME if path.is_dir() else path
-        self._sessions: dict[str | None, SearchSession] = {}
-        self._stamp: str | None = None
+        self._sessions: dict[str | None, KeptSession[SearchSession]] = {}
         Project.open(self.path)  # mistakes of the configuration are raised at once
 
     def sync(self, *, dry_run: bool = False, quiet: bool = True) -> Report | Plan:
@@ -152,20 +151,13 @@ class Index:
 
     def _current(self, model: str | None = None) -> SearchSession:
         """The session of a model, opened again where something has changed."""
-        stamp = stamp_of(self.path)  # before it is read, so that no change between the two is missed
-        if stamp != self._stamp:
-            self.close()
-            self._stamp = stamp
-        from .project.kept import kept_project
 
-        session = self._sessions.get(model)
-        if session is None or not session.is_current():
-            if session is not None:
-                session.close()
-            project = Project.open(self.path)
-            session = SearchSession(project if model is None else kept_project(project, model))
-            self._sessions[model] = session
-        return session
+        def opened(project: Project) -> SearchSession:
+            from .project.kept import kept_project
+
+            return SearchSession(project if model is None else kept_project(project, model))
+
+        return self._sessions.setdefault(model, KeptSession(self.path, opened)).current()
 
     def status(self) -> dict[str, Any]:
         """Current, stale (with reasons) and failed items, as plain data."""

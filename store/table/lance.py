@@ -429,6 +429,10 @@ class ClipTable:
         """How many versions are kept, the newest included."""
         return len(self._lance.open().list_versions()) if self._folder is None else self._folder.num_versions()
 
+    def commits(self) -> list[tuple[int, float]]:
+        """Version and time (seconds since the epoch) of each commit that is kept, newest first; none at an address."""
+        return [] if self._folder is None else self._folder.commits()
+
     def drop_indexes(self) -> None:
         """Remove the indexes and set aside those of their files that are damaged; the next run builds them again."""
         table = self._lance.open()

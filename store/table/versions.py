@@ -57,6 +57,14 @@ class TableFolder:
         """The newest version that has a manifest, readable or not; None without one."""
         return max(self._manifests(), default=None)
 
+    def commits(self) -> list[tuple[int, float]]:
+        """Version and time of each manifest, newest first; what a writer drops meanwhile is left out."""
+        found = []
+        for version, path in sorted(self._manifests().items(), reverse=True):
+            with suppress(FileNotFoundError):
+                found.append((version, path.stat().st_mtime))
+        return found
+
     def num_versions(self) -> int:
         """How many versions the table keeps."""
         return len(self._manifests())

@@ -15,6 +15,7 @@ from ..._version import __version__
 from ..._vocabulary import ExitCode, Outcome, Status
 from ..console import Console, count_of
 from . import ablations, data, health, laboratory, plots, search
+from . import serve as serving
 from .options import DEFAULT_CONFIG, AsJson, Commands, ConfigPath, ListsByDefault, Quiet, answer, open_project, show
 
 app = typer.Typer(
@@ -228,6 +229,7 @@ app.command()(health.repair)
 app.command()(health.compact)
 app.command()(ablations.ablate)
 app.command()(laboratory.laboratory)
+app.command()(serving.serve)
 
 plot_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 plot_app.callback()(plots.plot)

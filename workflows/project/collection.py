@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import stat
 import unicodedata
 from collections import Counter
@@ -88,6 +89,15 @@ def readable_path(path: str | os.PathLike[str]) -> str:
     """
     raw = os.fsencode(Path(path).as_posix())
     return raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+
+
+def file_of(text: str) -> Path:
+    """The path whose `readable_path` a text is."""
+    ends = {b"\\\\": b"\\"}
+    raw = re.sub(
+        rb"\\\\|\\x([0-9a-f]{2})", lambda found: ends.get(found[0]) or bytes([int(found[1], 16)]), text.encode()
+    )
+    return Path(os.fsdecode(raw))
 
 
 def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Collection:

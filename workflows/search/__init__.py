@@ -2,20 +2,23 @@
 
 from .explain import explained
 from .results import Candidate, Reranking, Result, Results, reranking_of
-from .session import Query, SearchSession, stamp_of
-from .timeline import Timeline, question_timeline, trained
+from .session import KeptSession, Query, SearchSession, stamp_of
+from .timeline import Timeline, embed_windows, question_timeline, trained, windows_of
 
 __all__ = [
     "Candidate",
+    "KeptSession",
     "Query",
     "Reranking",
     "Result",
     "Results",
     "SearchSession",
     "Timeline",
+    "embed_windows",
     "explained",
     "question_timeline",
     "reranking_of",
     "stamp_of",
     "trained",
+    "windows_of",
 ]

@@ -14,7 +14,7 @@ import numpy as np
 from ..._vocabulary import InputError
 from ...extract.speech import segments_of
 from ...store import quoted
-from ..sync import ClipState, take_state
+from ..sync import ClipState, State, take_state
 from .results import Explanation, Result, Said, Stretch, Worth
 from .session import SENSES, Query, SearchSession
 from .timeline import embed_windows, windows_of
@@ -24,8 +24,17 @@ MAX_WINDOWS = 60
 SHORTEST_SECONDS = 1.0
 
 
-def explained(session: SearchSession, query: Query, results: Sequence[Result]) -> list[Result]:
-    """The results with their `explanation`. Raises InputError for a question of more than 100 words."""
+def explained(
+    session: SearchSession, query: Query, results: Sequence[Result], *, collection: State | None = None
+) -> list[Result]:
+    """The results with their `explanation`. Raises InputError for a question of more than 100 words.
+
+    Args:
+        session: what has answered.
+        query: the question.
+        results: its answers.
+        collection: its clips, where the caller has looked at them; they are looked at anew without it.
+    """
     words = (query.text or "").split()
     if len(words) > MAX_WORDS:
         raise InputError(f"a question of {len(words)} words: up to {MAX_WORDS} can be explained")
@@ -40,7 +49,7 @@ def explained(session: SearchSession, query: Query, results: Sequence[Result]) -
                 without.append(session.embed({**sample, "text": [session.words(rest)]}) if rest else None)
             except InputError:  # no other word is known: all of the score is this one's
                 without.append(None)
-    clips = {state.clip.clip_id: state for state in take_state(session.project).clips}
+    clips = {state.clip.clip_id: state for state in (collection or take_state(session.project)).clips}
     found = []
     for result in results:
         state = clips.get(result.clip)

@@ -8,10 +8,10 @@ one when a training or a sync has changed what answers.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from ..._files import file_stamp
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality, canonical_json
+from ...extract.decode import Limits
 from ...store import metadata_of, quoted
 from ...train.data import ClipSample
 from ...train.evaluate import Ensemble
@@ -37,6 +38,7 @@ MAX_TEXT_CHARACTERS = 10_000
 MAX_TOP = 10_000
 POOL = 1000  # candidates that are fused, compared with each other and arranged, whatever page is asked for
 SENSES = {"video": "sight", "audio": "sound"}
+Session = TypeVar("Session", bound="SearchSession")
 _TEXTS_A_BATCH = 256
 _COMPARED = ("id", "vector")
 _COLUMNS = ("clip", "video", "path", "modalities", "start_seconds", "end_seconds", "split", "captions", "metadata")
@@ -165,13 +167,18 @@ class SearchSession:
     Args:
         project: to be asked.
         given: a model in memory, in the place of the checkpoint: it reads words and pictures, and searches nothing.
+        limits: what a file of a question may cost; without it what `run` of the configuration allows.
 
     Raises FrameloomError when nothing is indexed, or no checkpoint is there to embed questions with.
     """
 
-    def __init__(self, project: Project, *, given: FusionModel | None = None) -> None:
+    def __init__(
+        self, project: Project, *, given: FusionModel | None = None, limits: Limits | None = None
+    ) -> None:
         self.project = project
         self.table = project.table
+        run = project.config.run
+        self._limits = limits or Limits(seconds=run.decode_seconds, memory_bytes=int(run.decode_memory_gb * 1e9))
         self._stamp = self._now()  # before anything is read, so that no change between the two is missed
         self.resolved = project.resolve()
         self._count = lru_cache(maxsize=1000)(self.table.count)
@@ -380,10 +387,9 @@ class SearchSession:
 
     @cached_property
     def _decoder(self) -> Any:
-        from ...extract import Decoder, Limits
+        from ...extract import Decoder
 
-        run = self.project.config.run
-        decoder = Decoder(limits=Limits(seconds=run.decode_seconds, memory_bytes=int(run.decode_memory_gb * 1e9)))
+        decoder = Decoder(limits=self._limits)
         self._closed = weakref.finalize(self, decoder.close)
         return decoder
 
@@ -457,3 +463,31 @@ class SearchSession:
                 blamed = f"{name}: {feature.message}" if len(requests) > 1 else feature.message
                 raise MediaError(feature.status, f"{path}: {feature.status.value}: {blamed}")
         return [features[one.name] for one in requests]
+
+
+class KeptSession(Generic[Session]):
+    """A session that is opened again when the configuration, a checkpoint or the table has changed.
+
+    Args:
+        path: the project's configuration.
+        opened: makes a session of a project that was opened anew.
+    """
+
+    def __init__(self, path: Path, opened: Callable[[Project], Session]) -> None:
+        self.path, self._opened = path, opened
+        self._session: Session | None = None
+        self._stamp: str | None = None
+
+    def current(self) -> Session:
+        """The session. Raises what `Project.open` and `SearchSession` do."""
+        stamp = stamp_of(self.path)  # before it is read, so that no change between the two is missed
+        if self._session is None or stamp != self._stamp or not self._session.is_current():
+            self.close()
+            self._session, self._stamp = self._opened(Project.open(self.path)), stamp
+        return self._session
+
+    def close(self) -> None:
+        """End what the session keeps open. The next question opens another one."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
