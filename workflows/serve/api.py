@@ -43,7 +43,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         400: "The request is malformed.",
         401: "A token is needed.",
         403: "Another site's page asks.",
-        404: "There is no such thing.",
+        404: "Nothing has this name or id.",
         408: "The request came too slowly.",
         409: "Nothing is indexed, or not by this model: run `frameloom sync`.",
         413: "The body is too large.",
