@@ -103,10 +103,11 @@ function drawHits(found) {
     picture.addEventListener("error", () => retry(picture), { once: false });
     const bar = make("i");
     bar.style.width = `${Math.max(2, (100 * hit.score) / best)}%`;
-    const says = hit.captions[0] || hit.scores.map((one) => `${one.name} ${one.value.toFixed(3)}`).join(", ");
-    const button = make("button", { type: "button", class: "hit", "data-clip": hit.clip, "aria-label": `${hit.rank}. ${hit.title}, ${span}. ${says}`, onclick: () => go({ clip: hit.clip }) },
+    const scores = hit.scores.map((one) => `${one.name} ${one.value.toFixed(3)}`).join(", ");
+    const says = hit.captions[0] || "";
+    const button = make("button", { type: "button", class: "hit", "data-clip": hit.clip, "aria-label": `${hit.rank}. ${hit.title}, ${span}. ${says} ${scores}`, onclick: () => go({ clip: hit.clip }) },
       make("span", { class: "frame" }, picture, make("span", { class: "rank" }, String(hit.rank)), make("span", { class: "span" }, span)),
-      make("span", { class: "text" }, make("span", { class: "name" }, hit.title), make("span", { class: "small" }, says), make("span", { class: "bar" }, bar)));
+      make("span", { class: "text" }, make("span", { class: "name" }, hit.title), says ? make("span", { class: "small" }, says) : null, make("span", { class: "small" }, scores), make("span", { class: "bar" }, bar)));
     return make("li", {}, button);
   }));
   byId("pages").hidden = !found.offset && found.next === null;
