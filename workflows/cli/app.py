@@ -230,6 +230,7 @@ app.command()(health.compact)
 app.command()(ablations.ablate)
 app.command()(laboratory.laboratory)
 app.command()(serving.serve)
+app.command()(serving.mcp)
 
 plot_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 plot_app.callback()(plots.plot)

@@ -66,3 +66,17 @@ def serve(
         queue=queue,
     )
     run(config or [str(DEFAULT_CONFIG)], settings, say=lambda line: print(line, flush=True))
+
+
+def mcp(config: Configs = None) -> None:
+    """Answer programs that speak the Model Context Protocol on standard input and output, with two tools.
+
+    `search` finds moments by words, `clip` shows one. Nothing of a project is written.
+
+    Example: frameloom mcp -c films/frameloom.yaml
+    """
+    try:
+        from ..serve.mcp import build_mcp
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"`frameloom mcp` needs {error.name}. Type: pip install 'frameloom[serve,mcp]'") from None
+    build_mcp(config or [str(DEFAULT_CONFIG)]).run("stdio")

@@ -3,8 +3,8 @@
 export const byId = (id) => document.getElementById(id);
 
 export function make(name, attributes = {}, ...children) {
-  const space = ["path", "rect", "line"].includes(name) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml";
-  const element = document.createElementNS(space, name);
+  const isDrawn = ["path", "rect", "line"].includes(name);
+  const element = isDrawn ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else if (value !== undefined && value !== null && value !== false) element.setAttribute(key, value === true ? "" : value);
