@@ -172,9 +172,7 @@ class SearchSession:
     Raises FrameloomError when nothing is indexed, or no checkpoint is there to embed questions with.
     """
 
-    def __init__(
-        self, project: Project, *, given: FusionModel | None = None, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, project: Project, *, given: FusionModel | None = None, limits: Limits | None = None) -> None:
         self.project = project
         self.table = project.table
         run = project.config.run

@@ -257,7 +257,7 @@ def test_answers_follow_the_table_from_version_to_version(
     monkeypatch.setenv("FRAMELOOM_CACHE", str(tmp_path / "cache"))
     with served([synced]) as running, running.client() as client:
         before = ask(client, q="a red picture")
-        table = Index(synced)._kept.current().table
+        table = Index(synced)._current().table
         gone = before["results"][0]["clip"]
         table.apply([], [row["id"] for row in table.get(where=f"clip = '{gone}'", columns=["id"])])
         after = ask(client, q="a red picture")
