@@ -124,12 +124,16 @@ class ClipTable:
         return self._read_rows()
 
     def _read_rows(self) -> pa.Table:
+        import pyarrow.compute as pc
+
         table = self._lance.open()
         with self._lance.translated():
             rows = table.search().select(list(_PLAN_COLUMNS)).to_arrow().replace_schema_metadata(None)
-        if num_duplicates := rows.num_rows - len(rows.column("id").unique()):
+        rows = rows.sort_by("id")
+        ids = rows.column("id")
+        if num_duplicates := pc.sum(pc.equal(ids.slice(1), ids.slice(0, max(0, len(ids) - 1)))).as_py():
             raise IntegrityError(f"{self._lance.name} holds {num_duplicates} duplicate rows; {self._lance.remedy}")
-        return rows.sort_by("id")
+        return rows
 
     def batches(self, columns: Sequence[str], *, num_rows: int = 8192) -> Iterator[pa.RecordBatch]:
         """Every row as the disk holds it, in no order and unchecked. Raises IntegrityError when it cannot be read."""
@@ -366,6 +370,7 @@ class ClipTable:
         """
         if not self.exists():
             return None
+        self._held = None  # what the run knew of ids: 160 bytes a row
         folder = self._folder
         num_versions = self.num_versions()
         # Merging rewrites a vector index, too, which must then be measured again.
