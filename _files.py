@@ -192,7 +192,7 @@ def written_aside(
             fail_point(f"{kind}.begun")
             target = DeferredErrorFile(file, kind)
             try:
-                with _interrupts_deferred():
+                with signals_deferred():
                     write(target)
             finally:
                 target.raise_failure()  # before whatever a writer makes of reading back what was not written
@@ -252,19 +252,26 @@ def _write_all(descriptor: int, view: memoryview) -> None:
 
 
 @contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends: raised inside of HDF5's callbacks it ends the process."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
-        yield
-        return
+def signals_deferred() -> Iterator[None]:
+    """Hold back, until the block ends, each signal that would raise an exception in the middle of it.
+
+    Raised inside of HDF5's callbacks it ends the process; while workers start, it leaves some of them behind.
+    """
     caught: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, lambda got, _: caught.append(got))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)
     if caught:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(caught[0])
 
 
 class DeferredErrorFile(io.RawIOBase):
@@ -421,7 +428,8 @@ def file_stamp(status: os.stat_result) -> str:
 
 def is_settled(status: os.stat_result) -> bool:
     """Whether a file was left alone long enough for its `file_stamp` to tell the next change."""
-    return time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS
+    now = time.time()  # a change of one from the future gives it a time of today
+    return now - status.st_ctime > SETTLED_SECONDS and abs(now - status.st_mtime) > SETTLED_SECONDS
 
 
 # Folders and locks
@@ -454,6 +462,49 @@ def sync_path(path: Path, flags: int = os.O_RDONLY) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def disk_problem(folder: Path) -> str | None:
+    """What the file system of a folder cannot do that a store needs, trying it; None when it can do all of it.
+
+    LanceDB commits by a hard link, which fails where another one is there; shards and checkpoints by a rename.
+    Raises FrameloomError where the disk fails.
+    """
+    name = temporary_path(folder / "probe")
+    other = name.with_name(f"{name.name[:-4]}-2.tmp")
+    step = "files"
+    try:
+        with name.open("xb") as file:
+            step = "fsync"
+            file.write(b"probe")
+            os.fsync(file.fileno())
+            step = "locks"
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        step = "hard links"
+        other.hardlink_to(name)
+        step = "renames"
+        name.replace(other)
+        sync_folder(folder)
+    except OSError as error:
+        if error.errno in _FAILING and (explained := system_error(error, folder)) is not None:
+            raise explained from error
+        if error.errno in FULL | _FORBIDDEN - _NO_LINKS:  # of which another message tells
+            return None
+        return f"no {step} ({error.strerror})"
+    finally:
+        for path in (name, other):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+    return None
+
+
+def check_disk(store: Path) -> None:
+    """Raises ConfigError where the disk of a store lacks what its table needs, FrameloomError where it fails."""
+    if (problem := disk_problem(store)) is not None:
+        raise ConfigError(
+            f"store.path: the disk of {store} has {problem}, which the table needs: set store.path to a folder on"
+            " another disk (the features' shards may stay on this one, as store.features)"
+        )
 
 
 @contextmanager

@@ -260,6 +260,7 @@ class ExitCode:
     INTEGRITY = 4
     OUT_OF_SPACE = 5
     LOCKED = 6
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._files import taken_over
-from .._vocabulary import FeatureArray, FeatureSpec, InputError, IntegrityError, Outcome, Status
+from .._files import system_error, taken_over
+from .._vocabulary import FeatureArray, FeatureSpec, FrameloomError, InputError, IntegrityError, Outcome, Status
 from .formats import (
     FORMATS,
     REMEDY,
@@ -56,6 +56,7 @@ class Problem:
 
     path: Path  # of the file, or where a remote file's copy would lie
     message: str  # with the file's address
+    refusal: FrameloomError | None = None  # the system's, where the file may well be whole
 
 
 class Index:
@@ -274,7 +275,8 @@ class FeatureStore:
             except FileNotFoundError:  # discarded by another process between the listing and now
                 continue
             except OSError as error:
-                problems.append(Problem(path, f"sidecar {self.place.address(path)} cannot be read: {error}"))
+                name = f"sidecar {self.place.address(path)}"
+                problems.append(Problem(path, f"{name} cannot be read: {error}", system_error(error, name)))
             except IntegrityError as error:
                 problems.append(Problem(path, str(error)))
         for problem in problems:

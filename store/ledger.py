@@ -285,7 +285,7 @@ def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def hash_file(path: Path) -> tuple[str, str] | MediaError:
-    """Digest, and stamp where the file had been left alone long enough for that to be trusted; or why there is none."""
+    """Digest, and stamp where the file had been left alone long enough for that to be trusted; or why it has none."""
     try:
         with open_regular_file(path) as file:
             before = os.fstat(file.fileno())

@@ -5,27 +5,37 @@ On a terminal a bar shows counts, rate and time left. Elsewhere (a log, a pipe) 
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 LINE_EVERY_SECONDS = 5.0
 
 Advance = Callable[[int], None]
 
+# Of terminals, but for line ends and tabs: controls, and marks that turn the direction of text or hide it.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text of others, such as captions and names of files, with what a terminal would obey spelled out."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class Console:
     """Sentences and bars for one run. A quiet one prints nothing."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-        self.quiet = quiet
         self.stream = stream or sys.stderr
+        self.quiet = quiet or self.stream is None  # standard error may be closed
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(text, file=self.stream, flush=True)
+            with suppress(OSError):  # nobody stops for a log on a full disk
+                print(printable(text), file=self.stream, flush=True)
 
     @contextmanager
     def progress(self, what: str, total: int, unit: str) -> Iterator[Advance]:

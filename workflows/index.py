@@ -30,11 +30,12 @@ class Index:
         self._sessions: dict[str | None, KeptSession[SearchSession]] = {}
         Project.open(self.path)  # mistakes of the configuration are raised at once
 
-    def sync(self, *, dry_run: bool = False, quiet: bool = True) -> Report | Plan:
+    def sync(self, *, dry_run: bool = False, allow_delete: bool = False, quiet: bool = True) -> Report | Plan:
         """Bring features, model and table up to date with the collection, doing only what changed.
 
         Args:
             dry_run: return the plan and do nothing.
+            allow_delete: delete the rows of videos that are gone, however many they are.
             quiet: print no progress on standard error.
 
         Returns:
@@ -45,7 +46,7 @@ class Index:
         """
         if dry_run:
             return make_plan(Project.open(self.path, read_only=True))
-        return sync(Project.open(self.path), Console(quiet=quiet))
+        return sync(Project.open(self.path), Console(quiet=quiet), allow_delete=allow_delete)
 
     def search(
         self,
@@ -129,7 +130,8 @@ class Index:
         )
         session = self._current(model)
         found = session.search(query)
-        return Results(explained(session, query, found) if explain else found, reranking=reranking_of(found))
+        answers = explained(session, query, found) if explain else found
+        return Results(answers, reranking=reranking_of(found), notes=session.notes(query))
 
     def search_many(self, texts: Sequence[str], *, model: str | None = None, **options: Any) -> list[Results]:
         """What `search` gives for each of several texts, in their order: embedded together, compared in one pass.
@@ -155,7 +157,8 @@ class Index:
         def opened(project: Project) -> SearchSession:
             from .project.kept import kept_project
 
-            return SearchSession(project if model is None else kept_project(project, model))
+            asked = project if model is None else kept_project(project, model)
+            return SearchSession(asked, or_before=model is None)
 
         return self._sessions.setdefault(model, KeptSession(self.path, opened)).current()
 

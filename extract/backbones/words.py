@@ -70,6 +70,10 @@ class Word2Vec:
         spellings = ((word, word.lower(), word.capitalize(), word.upper()) for word in tokenize(text))
         return " ".join(next((one for one in ways if one in self._rows), ways[0]) for ways in spellings)
 
+    def left_out(self, text: str) -> list[str]:
+        """The words of a text that have no vector, each once, in their order."""
+        return list(dict.fromkeys(word for word in tokenize(text) if word not in self._rows))
+
 
 def describe(*, dim: int = 300) -> FeatureSpec:
     """The options: the width of the vectors."""

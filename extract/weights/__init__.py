@@ -12,6 +12,7 @@ from .published import (
     known_sha256,
     local_weights,
     num_bytes,
+    origin,
     weights_sha256,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "local_weights",
     "model_folder",
     "num_bytes",
+    "origin",
     "read_state_dict",
     "weights_file",
     "weights_sha256",

@@ -48,6 +48,23 @@ def find_source(sources: Sequence[WeightsSource], weights: str | Path) -> Weight
     return next((source for source in sources if isinstance(weights, str) and source.tag == weights), None)
 
 
+_ORIGINS = {
+    "bert_base_uncased": "hf://google-bert/bert-base-uncased@REVISION",
+    "clip_vit_b32": "hf://openai/clip-vit-base-patch32@REVISION",
+    "clip_vit_l14": "hf://openai/clip-vit-large-patch14@REVISION",
+    "distilbert_base_uncased": "hf://distilbert/distilbert-base-uncased@REVISION",
+    "word2vec": "the path of GoogleNews-vectors-negative300.bin, from https://code.google.com/archive/p/word2vec",
+}
+
+
+def origin(backbone: str) -> str:
+    """What to give as the weights of a backbone that no tag names any for."""
+    known = _ORIGINS.get(backbone.removesuffix("_text"), "")
+    if known.startswith("hf:"):
+        return f"{known} (a commit's hash, or a tag), or the path of that model's folder on this machine"
+    return known or "the path of weights on this machine"
+
+
 def local_weights(
     backbone: str, sources: Sequence[WeightsSource], weights: str | Path, *, on_progress: OnProgress | None = None
 ) -> Path:
@@ -189,8 +206,8 @@ def _existing_file(backbone: str, sources: Sequence[WeightsSource], weights: str
     tags = [source.tag for source in sources]
     if not tags:
         raise ConfigError(
-            f"the weights of the backbone {backbone!r} are not a file: {path}; it has no published weights that a tag"
-            " could name: give the path of weights on this machine"
+            f"the weights of the backbone {backbone!r} are not a file: {path}; no tag names published weights of it:"
+            f" give {origin(backbone)}"
         )
     raise ConfigError(
         f"the weights of the backbone {backbone!r} are neither a file nor a tag: {path}; its tags are"

@@ -448,6 +448,21 @@ class ClipTable:
             self._folder.index_record.unlink(missing_ok=True)
             self._folder.forget_indexes()
 
+    def replace_by(self, other: ClipTable) -> int:
+        """Hold the rows and columns of another table, by one commit. Returns the durable version, or IntegrityError."""
+        import pyarrow as pa
+
+        schema = other.schema()
+        rows = pa.RecordBatchReader.from_batches(schema, other.batches(schema.names))
+        with self._commit():
+            table = self._lance.database().create_table(self.name, data=rows, schema=schema, mode="overwrite")
+        _expect("holds", int(table.count_rows()), other.count())
+        if self._folder is not None:
+            self._folder.index_record.unlink(missing_ok=True)  # of an index that this version does not have
+            self._folder.keep_rows(self._read_rows())
+        self._held = None
+        return int(table.version)
+
     def drop(self) -> None:
         """Remove the table with all its versions. A table that is not there is no error."""
         if self.exists():

@@ -81,7 +81,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measure(name: str, clips: Path, threads: int, scratch: Path) -> dict[str, Any]:
-    from frameloom.workflows.sync.executor import WORKER_ENVIRONMENT
+    from frameloom.workflows.sync.cluster import WORKER_ENVIRONMENT
 
     environment = dict(os.environ) if name in OF_A_USER else {**os.environ, **WORKER_ENVIRONMENT}
     if name not in OF_A_USER:

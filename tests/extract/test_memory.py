@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from frameloom._vocabulary import OutOfSpaceError
 from frameloom.extract.buffers import SampleSpool
-from frameloom.workflows.sync.executor import WORKER_ENVIRONMENT
+from frameloom.workflows.sync.cluster import WORKER_ENVIRONMENT
 from helpers.media import barcode
 
 MAX_WORKER_BYTES = 1.5e9

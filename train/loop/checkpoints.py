@@ -110,6 +110,11 @@ def read_checkpoint(folder: str | Path) -> CheckpointMeta:
         IntegrityError: there is one, and it cannot be read.
     """
     path = Path(folder) / META_NAME
+    if Path(folder).is_file():
+        raise ConfigError(
+            f"{folder} is a file, and not the folder of a checkpoint: make one of a published model's file with"
+            f" `frameloom import-model {folder} FOLDER --model NAME`, and name FOLDER"
+        )
     if not path.is_file():
         raise ConfigError(f"no trained model in {folder}: it has no {META_NAME}. Train one, or name another folder")
     try:

@@ -154,12 +154,14 @@ class Trainer:
         self.parallel.train(not self.recipe.freeze_batch_norm)
         epoch, batches = self.loader.epoch, iter(self.loader)
         self.dataset.set_epoch(epoch)
+        had_terms = self.loader.batch > 0  # the part of an epoch before a kill had some
         while self.loader.batch < self.steps_per_epoch:
             rate = learning_rate(self.recipe, step=position.step, steps_per_epoch=self.steps_per_epoch)
             with attribute_to_sample(self.dataset, self.loader, model=self.model):
                 loss, terms = self._step(next(batches), rate=rate, step=position.step)
             position.step += 1
             position.loss_sum += loss
+            had_terms |= bool(terms) or loss != 0.0
             step = StepLoss(step=position.step, epoch=epoch + 1, loss=loss, terms=terms, learning_rate=rate)
             if self.curve is not None:
                 self.curve.add(step)
@@ -167,6 +169,12 @@ class Trainer:
             every = self.recipe.checkpoint_steps
             if every and position.step % every == 0 and self.loader.batch < self.steps_per_epoch:
                 self._save(position)
+        if not had_terms:
+            raise InputError(
+                f"no term of the objective of {self.model.name} applies to any of these clips, so it learns nothing:"
+                " give what they lack, such as captions, or weights to the terms that apply, such as model.config:"
+                " {lambda_va: 1} for clips without captions"
+            )
         self.model.epoch_ended()
         self.loader.set_epoch(epoch + 1)
         position.epoch_losses.append(position.loss_sum / self.steps_per_epoch)

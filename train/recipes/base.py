@@ -136,6 +136,11 @@ class Recipe(Settings):
     checkpoint_steps: int = Field(default=200, ge=0)
     """Steps between saved states within an epoch; 0 saves after epochs only."""
 
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # as YAML reads an unquoted no
+
     @field_validator("narration", "frames", mode="before")
     @classmethod
     def _nested(cls, given: Any, info: ValidationInfo) -> Any:

@@ -25,6 +25,8 @@ def list_recipes(pattern: str = "*") -> list[str]:
 def get_recipe(name: str, /, **overrides: Any) -> Recipe:
     """A recipe, with some of its fields replaced; of those that have fields of their own, the ones that are named.
 
+    Where `epochs` are given, and no `min_steps`, a recipe's own fewest steps do not count.
+
     Raises:
         UnknownNameError: no such recipe; the nearest names are listed.
         ConfigError: an unknown field (the nearest is named), or a value that cannot be.
@@ -35,6 +37,8 @@ def get_recipe(name: str, /, **overrides: Any) -> Recipe:
     for field in ("model_options", "narration", "frames"):
         if isinstance(given := overrides.get(field), Mapping) and given:  # an empty one clears them
             overrides[field] = {**dict(getattr(recipe, field) or {}), **given}
+    if "epochs" in overrides:
+        overrides.setdefault("min_steps", 0)
     try:
         return recipe.replaced(**overrides)
     except ConfigError as problem:

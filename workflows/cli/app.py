@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -11,12 +11,27 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ..._files import system_error
 from ..._version import __version__
 from ..._vocabulary import ExitCode, Outcome, Status
 from ..console import Console, count_of
 from . import ablations, data, health, laboratory, plots, search
 from . import serve as serving
-from .options import DEFAULT_CONFIG, AsJson, Commands, ConfigPath, ListsByDefault, Quiet, answer, open_project, show
+from .options import (
+    DEFAULT_CONFIG,
+    AsJson,
+    Commands,
+    ConfigPath,
+    Pattern,
+    Quiet,
+    answer,
+    open_project,
+    say,
+    show,
+    tell,
+    without_tests,
+)
+from .weights import weights_app
 
 app = typer.Typer(
     name="frameloom",
@@ -32,12 +47,14 @@ app = typer.Typer(
 Scheduler = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler, such as tcp://10.0.0.1:8786.")
 ]
-Pattern = Annotated[str, typer.Argument(help="A shell pattern, such as 'resnet*'.")]
+AllowDelete = Annotated[
+    bool, typer.Option("--allow-delete", help="Delete the rows of videos that are gone, however many they are.")
+]
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"frameloom {__version__}")
+        tell(f"frameloom {__version__}")
         raise typer.Exit
 
 
@@ -106,11 +123,11 @@ def init(
     chosen, reason = (preset, "") if preset is not None else default_preset(has_captions=captioned > 0)
     write_template(DEFAULT_CONFIG, videos=sources, captions=captions, preset=chosen, weights=weights)
     if reason:
-        print(f"preset {chosen}: {reason} (others: {', '.join(one for one in list_presets() if one != chosen)})")
-    print(f"wrote {DEFAULT_CONFIG}: {len(found.videos)} videos, {captioned} of them with captions")
+        tell(f"preset {chosen}: {reason} (others: {', '.join(one for one in list_presets() if one != chosen)})")
+    tell(f"wrote {DEFAULT_CONFIG}: {len(found.videos)} videos, {captioned} of them with captions")
     for note in found.notes:
-        print(f"note: {note}")
-    print("next: read it, then run `frameloom sync`")
+        tell(f"note: {note}")
+    tell("next: read it, then run `frameloom sync`")
 
 
 @app.command()
@@ -184,12 +201,17 @@ def train(
 
 @app.command()
 def embed(
-    config: ConfigPath = DEFAULT_CONFIG, scheduler: Scheduler = None, as_json: AsJson = False, quiet: Quiet = False
+    config: ConfigPath = DEFAULT_CONFIG,
+    allow_delete: AllowDelete = False,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the embeddings of every extracted clip into LanceDB."""
     from ..sync.sync import embed_only
 
-    report = embed_only(open_project(config, scheduler=scheduler), Console(quiet=quiet))
+    project = open_project(config, scheduler=scheduler)
+    report = embed_only(project, Console(quiet=quiet), allow_delete=allow_delete)
     answer(report, as_json=as_json)
 
 
@@ -197,6 +219,7 @@ def embed(
 def sync(
     config: ConfigPath = DEFAULT_CONFIG,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; do nothing.")] = False,
+    allow_delete: AllowDelete = False,
     scheduler: Scheduler = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -213,16 +236,18 @@ def sync(
         plan = make_plan(open_project(config, read_only=True))
         show(plan, plan.lines(), as_json=as_json)
         return
-    report = sync_project(open_project(config, scheduler=scheduler), Console(quiet=quiet))
+    project = open_project(config, scheduler=scheduler)
+    report = sync_project(project, Console(quiet=quiet), allow_delete=allow_delete)
     if report.did_nothing and not as_json:
         state = "everything that can be indexed is up to date" if report.is_up_to_date else "nothing could be done"
-        print(f"nothing to do: {count_of(report.discovered, 'video')}, {state}")
+        tell(f"nothing to do: {count_of(report.discovered, 'video')}, {state}")
     answer(report, as_json=as_json)
 
 
 app.command()(health.status)
 app.command()(data.export)
 app.command("import")(data.import_)
+app.command("import-model")(data.import_model)
 app.command()(data.manifest)
 app.command()(health.verify)
 app.command()(health.repair)
@@ -249,67 +274,19 @@ def backbones(pattern: Pattern = "*", as_json: AsJson = False) -> None:
     """List the backbones: what each reads, how wide its features are, and how many it gives a second."""
     from ...extract import backbone_spec, list_backbones
 
-    specs = [backbone_spec(name) for name in list_backbones(pattern)]
+    specs = [backbone_spec(name) for name in without_tests(list_backbones(pattern), pattern)]
     widest = max((len(spec.name) for spec in specs), default=0)
     rates = ("" if spec.rate_hz is None else f"{spec.rate_hz:.3g}/s" for spec in specs)
     lines = (
         f"{spec.name:{widest}} {spec.modality.value:6} {spec.dim:7} wide  {rate:8} {spec.paper}"
         for spec, rate in zip(specs, rates, strict=True)
     )
-    show([spec.identity() | {"paper": spec.paper} for spec in specs], lines, as_json=as_json)
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
+    cut = (line if len(line) <= room else f"{line[: room - 3]}..." for line in lines)
+    show([spec.identity() | {"paper": spec.paper} for spec in specs], cut, as_json=as_json)
 
 
-weights_app = typer.Typer(cls=ListsByDefault, rich_markup_mode=None)
 app.add_typer(weights_app, name="weights")
-
-
-@weights_app.callback()
-def _weights() -> None:
-    """Published weights of the backbones: where they come from, under which terms, and which are on this machine.
-
-    `frameloom weights` lists them all, `frameloom weights 'resnet*'` some. Example of the rest of the way:
-    `frameloom weights fetch resnet152`, then `weights: imagenet1k_v1` under features.video in frameloom.yaml.
-    """
-
-
-@weights_app.command("list")
-def list_weights(pattern: Pattern = "*", as_json: AsJson = False) -> None:
-    """List the published weights of every backbone, or of those that match. The default when no command is given.
-
-    Example: frameloom weights list 'resnet*' --json
-    """
-    from ..sync import weights as published
-
-    found = published.list_weights(pattern)
-    show(found, published.weights_lines(found), as_json=as_json)
-
-
-@weights_app.command("fetch")
-def fetch_weights(
-    backbone: Annotated[str, typer.Argument(help="A name that `frameloom backbones` lists.")],
-    tag: Annotated[
-        str | None,
-        typer.Argument(
-            help="Which of its weights, or a whole model: hf://OWNER/NAME@REVISION. [default: the first listed]"
-        ),
-    ] = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Fetch published weights into this machine's cache and check their hash. A cut download begins anew.
-
-    The cache is the folder that FRAMELOOM_CACHE names, or frameloom in the user's cache folder.
-
-    Example: frameloom weights fetch resnet152 imagenet1k_v1
-    """
-    from ..sync import weights as published
-
-    found = published.fetch(backbone, tag, Console(quiet=quiet))
-    lines = (
-        f"{found.path}: {found.backbone} {found.tag}, sha256 {found.file_sha256}",
-        f"use it with `weights: {found.tag}` in frameloom.yaml; licence: {found.licence}",
-    )
-    show(found, lines, as_json=as_json)
 
 
 @app.command()
@@ -353,7 +330,7 @@ def models(
         return
     from ...fuse import list_models, model_description
 
-    found = [model_description(name) for name in list_models(pattern)]
+    found = [model_description(name) for name in without_tests(list_models(pattern), pattern)]
     show(found, (f"{one['name']:28} {one['paper']}" for one in found), as_json=as_json)
 
 
@@ -376,14 +353,22 @@ def recipes(as_json: AsJson = False) -> None:
 def main() -> None:
     """The `frameloom` command."""
 
-    def terminate(_signal: int, _frame: Any) -> NoReturn:
-        print("frameloom: terminated; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(ExitCode.TERMINATED)
+    def end(number: int, _frame: Any) -> NoReturn:
+        code, what = codes[signal.Signals(number)]
+        say(f"{what}; the same command goes on from here")
+        raise SystemExit(code)
 
-    signal.signal(signal.SIGTERM, terminate)
-    # Pending work of Dask's event loop fails when a run is interrupted; users need not see that.
-    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
+    codes = {signal.SIGTERM: (ExitCode.TERMINATED, "terminated"), signal.SIGHUP: (ExitCode.HUNG_UP, "hung up")}
+    for number in codes:
+        if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+            signal.signal(number, end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names that are no UTF-8 are shown spelled out
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        app()
+    except OSError as error:  # of --help; commands explain theirs
+        if system_error(error) is None:
+            raise
+        say(f"standard output cannot be written to: {error.strerror}")
+        raise SystemExit(1) from None

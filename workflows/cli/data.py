@@ -9,7 +9,7 @@ import typer
 
 from ..console import Console
 from ..project import ALLOWED_SECONDS
-from .options import DEFAULT_CONFIG, AsJson, ConfigPath, Quiet, answer, open_project
+from .options import DEFAULT_CONFIG, AsJson, ConfigPath, Quiet, answer, open_project, show
 
 
 def export(
@@ -159,3 +159,29 @@ def manifest(
 
     report = write_published_manifest(kind, path, out, videos=videos, suffix=suffix, split=split)
     answer(report, as_json=as_json)
+
+
+def import_model(
+    path: Annotated[Path, typer.Argument(help="The authors' file: .pt, .pth, .bin or .safetensors.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder for the checkpoint.")],
+    model: Annotated[str, typer.Option(metavar="NAME", help="A name that `frameloom models` lists.")],
+    model_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The authors' configuration as JSON. [default: that in the file, or MODEL's]"
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An option of the model, for weights alone. Repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a checkpoint for `model.checkpoint` of a published model's file. Nothing in the file is executed.
+
+    Example: frameloom import-model latest_model.pth everything --model everything_at_once
+    """
+    from ..exchange.models import import_model as take
+
+    found = take(path, folder, model=model, config=model_config, options=option or ())
+    show(found, found.lines(), as_json=as_json)

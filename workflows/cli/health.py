@@ -20,9 +20,9 @@ def verify(config: ConfigPath = DEFAULT_CONFIG, as_json: AsJson = False, quiet: 
     """Read everything that was stored and say what is not as it was written, down to the video or caption.
 
     Checked are the SHA-256 of every shard and checkpoint, a checksum of every sample, every sidecar against its shard,
-    the word vectors, and every row of the table: that it is there once, belongs to features that are there, and says
-    what the collection says. Of a row's vector only the length is compared: another vector of length 1 is not noticed.
-    Nothing is changed. Unfinished work, such as rows that are not embedded yet, is reported as a note.
+    the word vectors, and every row of the table: that it is there once, that its columns and its vector have their
+    checksums, that it belongs to features that are there, and says what the collection says. Nothing is changed.
+    Unfinished work, such as rows that are not embedded yet, is reported as a note.
 
     Exit codes: 0 nothing is damaged, 4 something is.
 
@@ -65,7 +65,8 @@ def compact(
     """Merge many small files into few large ones, and drop what nobody reads any more.
 
     Shards of one feature are merged up to 256 MB; samples that a better one has superseded are left out. The table's
-    files are merged, and its versions older than a day dropped. Features of deleted videos stay, in case the videos
+    files are merged, and its versions older than half a minute dropped; `sync` drops them itself when there are more
+    than a few. Features of deleted videos stay, in case the videos
     come back, unless --drop-deleted is given. Can be stopped at any moment and run again; a second run does nothing.
 
     Exit codes: 0 done, 4 something is damaged (run repair first), 5 disk full, 6 another process is writing or reading.

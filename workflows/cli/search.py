@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..._vocabulary import InputError, MediaError
-from .options import DEFAULT_CONFIG, AsJson, ConfigPath, open_project, show
+from .options import DEFAULT_CONFIG, AsJson, ConfigPath, open_project, say, show
 
 Rerank = Annotated[str | None, typer.Option(metavar="MODEL", help="A second model that judges the candidates again.")]
 Candidates = Annotated[int, typer.Option(metavar="N", help="How many candidates it is given.")]
@@ -23,8 +22,11 @@ def query(
     video: Annotated[Path | None, typer.Option(help="A file whose pictures are part of the question.")] = None,
     image: Annotated[Path | None, typer.Option(help="A still picture, in place of a video.")] = None,
     audio: Annotated[Path | None, typer.Option(help="A file whose sound is part of the question.")] = None,
-    like: Annotated[str | None, typer.Option(metavar="ID", help="Clips like this one of the table.")] = None,
-    unlike: Annotated[str | None, typer.Option(metavar="ID", help="Clips less like this one of the table.")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="CLIP", help="Clips like this one of the table: VIDEO, VIDEO@SECONDS or an id."),
+    ] = None,
+    unlike: Annotated[str | None, typer.Option(metavar="CLIP", help="Clips less like this one of the table.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition, such as \"split = 'test'\".")] = None,
     modalities: Annotated[
         str | None,
@@ -105,8 +107,10 @@ def query(
         if one.rank_before is not None:
             lines[-1] += f"  (before: {one.rank_before})"
         lines += [f"{'':13}{line}" for line in (one.explanation.lines() if one.explanation else ())]
-    if results.reranking is not None:
-        print(*results.reranking.lines(), sep="\n", file=sys.stderr)
+    for note in results.notes:
+        say(f"note: {note}")
+    for line in () if results.reranking is None else results.reranking.lines():
+        say(line)
     show(results, lines if results else ["no clip fits the condition, or the page is past the end"], as_json=as_json)
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from ..._files import publish_text
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, InputError
-from ..project import Project
+from ..console import count_of
+from ..project import Project, in_split
 from ..search import Candidate, SearchSession
 from ..sync import in_batches
 
@@ -105,12 +106,25 @@ class Evaluation(Settings):
     """What ir-measures says of the combination of most modalities."""
     rerank: Second | None = None
     """What a second model makes of it, where one was named."""
+    missing: Mapping[str, int] = {}
+    """Combination to items that have none, such as a silent clip: the questions that ask for them are misses."""
+    num_unasked: int = 0
+    """Questions without a known word, which are misses."""
+    num_absent: int = 0
+    """Videos of the split with captions that are not in the table: nobody asks for them."""
 
     def lines(self) -> Iterator[str]:
         yield f"{self.num_queries} questions, {self.num_items} clips of the split {self.split!r}; in brackets 95 %"
         yield f"{'text -> ':20}{'R@1':>22}{'R@5':>22}{'R@10':>22}{'MedR':>22}"
         for name, values in self.metrics.items():
             yield _row(name, values, self.intervals[name])
+        for name, number in self.missing.items():
+            if number:
+                yield f"  {name}: {number} of the {self.num_items} clips have none, and count as misses"
+        if self.num_unasked:
+            yield f"  {self.num_unasked} of the {self.num_queries} questions have no known word, and count as misses"
+        if self.num_absent:
+            yield f"  {count_of(self.num_absent, 'video')} of the split are not in the table, and are not asked for"
         if self.against is not None:
             yield f"{self.against.combination} less {self.against.other_combination} of {self.against.other}"
             yield _row("", self.against.difference, self.against.intervals, sign="+")
@@ -194,6 +208,9 @@ def evaluate(
         against=compared,
         measures=measured,
         rerank=second,
+        missing={name: len(asked.items) - len(asked.found(name)) for name in metrics},
+        num_unasked=asked.num_unasked,
+        num_absent=asked.num_absent,
     )
 
 
@@ -302,7 +319,7 @@ class Questions:
             raise InputError(f"split {split!r}: allowed are train, val, test")
         if captions not in ("first", "all"):
             raise InputError(f"captions {captions!r}: allowed are first, all")
-        self.project = project
+        self.project, self.split = project, split
         self.session = SearchSession(project)
         condition = f"split = '{split}'" if split != "train" else "(split = 'train' OR split IS NULL)"
         rows = project.table.get(
@@ -326,6 +343,22 @@ class Questions:
         media = [one for one in project.config.store.combinations if "text" not in one.split("+")]
         stored = {row["modalities"] for _, row in self._rows}
         self.combinations = sorted(stored.intersection(media), key=lambda one: (one.count("+"), media.index(one)))
+
+    def found(self, combination: str) -> set[tuple[str, tuple[str, ...]]]:
+        """The items that have a row of a combination."""
+        return {item for item, row in self._rows if row["modalities"] == combination}
+
+    @property
+    def num_unasked(self) -> int:
+        return len(self.questions) - len(self._asked[1])
+
+    @property
+    def num_absent(self) -> int:
+        there = {video for video, _ in self.items}
+        return sum(
+            video.video not in there and any(in_split(span.split, self.split) and span.captions for span in video.spans)
+            for video in self.project.collection.videos
+        )
 
     @cached_property
     def _asked(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -1,7 +1,7 @@
 """Check this machine's requirements for frameloom: libraries that work, decoders, folders with room.
 
 A finding is ``ok``, a ``warning`` (something works less well, or not for every file) or a ``problem`` (a command will
-fail). Nothing is written.
+fail). What is tried on a disk leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import computed_field
 
 from ..._environment import broken_environment, broken_libraries, version_of
-from ..._files import cache_folder
+from ..._files import cache_folder, disk_problem
 from ..._settings import Settings
 from ..._version import __version__
 from ..._vocabulary import ConfigError, ExitCode, FrameloomError, MediaError, Status
@@ -186,9 +186,21 @@ def folders(config: Path) -> Iterator[Finding]:
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             verdict, found = "problem", f"{place} is not a folder that you may write to"
             advice = f"name another folder in {setting}"
+        elif name == "store" and (problem := _of_disk(place)):
+            verdict, found = "problem", problem
+            advice = f"name a folder on another disk in {setting}; shards may lie on this one, as store.features"
         elif free < SMALL_DISK_BYTES:
             verdict, advice = "warning", f"free some space, or name a folder on another disk in {setting}"
         yield Finding(check=f"folder for {name}", verdict=verdict, found=found, advice=advice)
+
+
+def _of_disk(place: Path) -> str:
+    """What the disk of a store cannot do; empty where it can do all that is needed."""
+    try:
+        problem = disk_problem(place)
+    except FrameloomError as error:
+        return str(error)
+    return "" if problem is None else f"the disk of {place} has {problem}, which the table needs"
 
 
 def _run(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

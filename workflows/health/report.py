@@ -31,14 +31,14 @@ from ...store.health import (
 )
 from ..console import Console, count_of, readable_bytes
 from ..project import Project
-from ..sync import survey, text_digest
+from ..sync import take_state, text_digest
 from .identities import imported_features, imports_of_lost
 from .models import repair_models, verify_models
 from .rows import removed, unwanted_rows, verify_rows
 from .store_status import num_bytes
 
-# Who opened the table before compaction began, from outside of frameloom, may still be reading an old version of it.
-KEPT_VERSIONS_SECONDS = 86400.0
+# Who opened the table before compaction began may still be reading an old version of it, and asks again within that.
+KEPT_VERSIONS_SECONDS = 30.0
 NOTES_SHOWN = 3
 
 
@@ -238,6 +238,7 @@ class CompactReport(Settings, arbitrary_types_allowed=True):
         bytes_after: the same afterwards; None of a dry run.
         table_bytes_before: size of the table's files.
         table_bytes_after: the same afterwards; None of a dry run.
+        table_versions: how many of its versions are left; None of a dry run, or without a table.
         dry_run: whether nothing was done.
     """
 
@@ -246,6 +247,7 @@ class CompactReport(Settings, arbitrary_types_allowed=True):
     bytes_after: int | None
     table_bytes_before: int
     table_bytes_after: int | None
+    table_versions: int | None = None
     dry_run: bool
 
     exit_code: ClassVar[int] = ExitCode.OK  # whatever cannot be done is an error
@@ -264,6 +266,9 @@ class CompactReport(Settings, arbitrary_types_allowed=True):
         if self.bytes_after is not None and self.table_bytes_after is not None:
             yield f"features: {readable_bytes(self.bytes_before)}, now {readable_bytes(self.bytes_after)}"
             yield f"table: {readable_bytes(self.table_bytes_before)}, now {readable_bytes(self.table_bytes_after)}"
+        if self.table_versions is not None and self.table_versions > 1:
+            young = f"the newest, and those younger than {KEPT_VERSIONS_SECONDS:g} s, which a question may be reading"
+            yield f"  {self.table_versions} versions are kept: {young}"
 
     @model_serializer(mode="wrap")
     def _flat(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -273,7 +278,7 @@ class CompactReport(Settings, arbitrary_types_allowed=True):
 def compact(project: Project, console: Console, *, drop_deleted: bool = False, dry_run: bool = False) -> CompactReport:
     """Merge small shards, leave out superseded samples, and merge the files of the table.
 
-    Versions of the table younger than a day stay: other programs may be reading them.
+    Versions of the table younger than `KEPT_VERSIONS_SECONDS` stay: a question may be reading them.
 
     Args:
         project: the project.
@@ -302,6 +307,7 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
         bytes_after=None if dry_run else project.store.num_bytes(),
         table_bytes_before=table_before,
         table_bytes_after=None if dry_run else num_bytes(Path(project.table.uri)),
+        table_versions=project.table.num_versions() if not dry_run and project.table.exists() else None,
         dry_run=dry_run,
     )
 
@@ -318,7 +324,10 @@ def _compact_table(project: Project, table: ClipTable) -> None:
 def _wanted(project: Project) -> set[str]:
     """Fingerprints of everything that was made from what the collection has now, also by other backbones."""
     vars(project).pop("collection", None)  # as it is now, and not as it was when it was first asked for
-    found = survey(project)
+    state = take_state(project)
+    if doubted := state.doubted_deletion():
+        raise ConfigError(f"--drop-deleted: {doubted}")
+    found = state.survey
     unknown = [state.file.video.path for state in found.videos if state.file.digest is None]
     if unknown:
         raise ConfigError(

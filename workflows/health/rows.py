@@ -27,7 +27,7 @@ def verify_rows(project: Project) -> Iterator[Finding]:
     if lacks_word_vectors(project, state.resolved):
         return
     where = Path(project.table.uri) / f"{project.table.name}.lance"
-    for name in state.stale_ids():
+    for name in () if state.doubted_deletion() else state.stale_ids():
         yield _row(where, Kind.ORPHANED_ROW, name, "belongs to no feature of the store", "repair or sync deletes it")
     held = _stored_rows(project)
     known = project.table.rows().select(["id", "fingerprint", "row_digest"]).to_pylist()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path
 from typing import NoReturn
 
@@ -278,6 +279,15 @@ def _from_sources(sources: Sequence[str], base: Path, passed_over: Counter[str],
         else:
             fault = "is neither a folder nor a file" if mode else "does not exist"
             raise ConfigError(f"collection.videos: {path} {fault}: give a folder, a glob pattern or a manifest")
+
+
+def source_names(sources: Sequence[str], base: Path) -> set[str]:
+    """What the names of videos begin with that come from each folder or glob pattern."""
+    paths = [_absolute(source, base) for source in sources]
+    plain = (
+        path.parts if path.exists() else takewhile(lambda part: not glob.has_magic(part), path.parts) for path in paths
+    )
+    return {Path(*parts).name for parts in plain}
 
 
 def _check_local(source: str, key: str) -> None:

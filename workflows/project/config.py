@@ -282,8 +282,14 @@ class RunConfig(Section):
     """A file whose decoding takes longer is stopped and quarantined."""
     decode_memory_gb: float = Field(default=4.0, gt=0)
     """A decoder that wants more memory is stopped and its file quarantined."""
+    stall_seconds: float = Field(default=180.0, gt=0)
+    """A worker that computes nothing for this long, nor any process of its own, is ended and replaced. What it worked
+    at is tried once more, alone, and a file that then ends the same way is quarantined."""
     max_failures: int = Field(default=0, ge=0)
     """A run with more failed videos than this ends with exit code 3."""
+    max_deleted_share: float = Field(default=0.5, ge=0, le=1)
+    """A run that would delete a larger share of the table's rows, or all those of a folder of the collection, because
+    their videos are gone, stops before any work, for a disk that is not mounted looks the same; `--allow-delete`."""
 
     @field_validator("threads", mode="before")
     @classmethod

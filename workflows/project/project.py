@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import fields, replace
@@ -9,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..._files import publish_text
+from ..._files import check_disk, publish_text
 from ..._vocabulary import Clip, ConfigError, FeatureSpec, IntegrityError, Modality, canonical_json, digest_of
 from ..._weights import check_device
 from ...extract import backbone_spec, follows_weights, learned_words, path_options, weights_digest
 from ...extract.speech import is_transcript
 from ...extract.weights import find_source
-from ...store import ClipTable, FeatureStore, Ledger, check_metadata_schema, feature_fingerprint
+from ...store import ClipTable, FeatureStore, Ledger, check_metadata_schema, feature_fingerprint, writer_lock
 from ...train import get_recipe, read_checkpoint
 from .collection import Collection, Video, clips_of, discover, readable_path
 from .config import DETECTORS, SPEECH, Config, FeatureConfig, StoreConfig, load_config
@@ -76,9 +77,9 @@ class Project:
     @classmethod
     def open(cls, path: str | Path, *, read_only: bool = False) -> Project:
         """Read a configuration file. Raises ConfigError or UnknownNameError."""
-        path = Path(path)
-        path = path / CONFIG_NAME if path.is_dir() else path
-        return cls(load_config(path), path.absolute().parent, read_only=read_only)
+        path = Path(path) / CONFIG_NAME if Path(path).is_dir() else Path(path)
+        base = Path(os.path.abspath(path)).parent  # noqa: PTH100 - as the paths of videos: without "..", and no link followed
+        return cls(load_config(path), base, read_only=read_only)
 
     @cached_property
     def collection(self) -> Collection:
@@ -148,6 +149,8 @@ class Project:
                 stack.enter_context(lock(self.root))
                 if features.resolve() != self.root.resolve():
                     stack.enter_context(lock(features))
+            if writer_lock in locks:
+                check_disk(self.root)
             yield
 
     @cached_property
@@ -182,15 +185,13 @@ class Project:
         """What identifies the model's settings: lines that only write out what holds without them are left out."""
         from ...fuse import model_config
 
-        specs = [one.spec for one in self.media] + ([] if self._text_spec is None else [self._text_spec])
-
         def shortest(model: str, own: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
             options = {**own, **written}
             for name in written:
                 rest = {other: value for other, value in options.items() if other != name}
                 rest |= {name: own[name]} if name in own else {}
                 try:
-                    widths = self.widths(specs)
+                    widths = self.widths(self.specs)
                     with_line, without = (model_config(model, **{**widths, **one}) for one in (options, rest))
                 except ConfigError:  # it cannot do without the line, or `check_model` refuses it
                     continue
@@ -299,8 +300,7 @@ class Project:
             meta = resolved.given
             self._check_combinations(meta.model, model_config(meta.model, **meta.config).all_modalities())
             return
-        specs = [one.spec for one in self.media] + ([] if self._text_spec is None else [self._text_spec])
-        widths = self.widths(specs)
+        widths = self.widths(specs := self.specs)
         for option, width in widths.items():
             if self.model_options.get(option, width) != width:
                 found = " and ".join(f"{one.name} ({one.dim})" for one in specs if f"{one.modality}_dim" == option)
@@ -318,8 +318,8 @@ class Project:
                 f"training.recipe: {self.recipe.name} is for the model {self.recipe.model}, and not for"
                 f" {self.model_name}: give the recipe of that name, or leave model.name out"
             )
-        is_for_pixels = model_type(self.model_name).takes_pixels
-        check_pixels(self.config, self.recipe, self.model_name, specs, takes_pixels=is_for_pixels)
+        takes_pixels = model_type(self.model_name).takes_pixels
+        check_pixels(self.config, self.recipe, self.model_name, specs, takes_pixels=takes_pixels)
         if not self.trains:
             self._check_towers()
         if "extra_dims" not in model_description(self.model_name)["config"]:
@@ -332,6 +332,10 @@ class Project:
                     " stays in the store), or choose another model as model.name"
                 )
         self._check_combinations(self.model_name, taken)
+
+    @property
+    def specs(self) -> list[FeatureSpec]:
+        return [one.spec for one in self.media] + ([] if self._text_spec is None else [self._text_spec])
 
     def widths(self, specs: Sequence[FeatureSpec]) -> dict[str, Any]:
         """The model's settings that its features decide: how wide the rows of each modality are. UnknownNameError."""

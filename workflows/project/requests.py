@@ -105,6 +105,12 @@ class Features:
             for request in requests
         }
 
+    def random_note(self) -> str:
+        """A sentence where networks have seeded random weights, which nobody wants but for a trial; else empty."""
+        requests = (*self.media, *([] if self.text is None else [self.text]))
+        names = ", ".join(one.name for one in requests if one.weights_digest.startswith("seeded:"))
+        return f"features are random, for trying out: {names} (see `frameloom weights`)" if names else ""
+
     def identities(self) -> dict[str, Any]:
         """The identity of each modality's rows: that of its feature, or a list of several."""
         found = {str(name): [request.identity() for request in requests] for name, requests in self.streams().items()}

@@ -1,8 +1,10 @@
 """Search: questions in any mixture of words, pictures and sound, and a question over the time of one video."""
 
+from .before import stamp_of
 from .explain import explained
+from .kept import KeptSession
 from .results import Candidate, Reranking, Result, Results, reranking_of
-from .session import KeptSession, Query, SearchSession, stamp_of
+from .session import Query, SearchSession
 from .timeline import Timeline, embed_windows, question_timeline, trained, windows_of
 
 __all__ = [

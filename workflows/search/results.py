@@ -176,11 +176,15 @@ class Results(list[Result]):
 
     Attributes:
         reranking: what a second stage did; None without one.
+        notes: what a person should know of them, such as words of the question that were left out.
     """
 
-    def __init__(self, answers: Iterable[Result] = (), *, reranking: Reranking | None = None) -> None:
+    def __init__(
+        self, answers: Iterable[Result] = (), *, reranking: Reranking | None = None, notes: Sequence[str] = ()
+    ) -> None:
         super().__init__(answers)
         self.reranking = reranking
+        self.notes = tuple(notes)
 
     def to_arrow(self) -> pa.Table:
         """A row for each answer. The manifest's columns lie in `metadata`, an explanation's parts in `explanation`."""

@@ -7,17 +7,18 @@ one when a training or a sync has changed what answers.
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from ..._files import file_stamp
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, FeatureArray, FrameloomError, InputError, MediaError, Modality, canonical_json
 from ...extract.decode import Limits
@@ -26,6 +27,7 @@ from ...train.data import ClipSample
 from ...train.evaluate import Ensemble
 from ..project import CHECKPOINT_POINTER, SPEECH, VECTORS_POINTER, CheckpointRef, Project
 from ..sync import in_batches, loaded_model
+from .before import made_by, stamp_of
 from .moments import first_moments
 from .ranking import arranged, away_from, fused
 from .results import Result, Score
@@ -38,7 +40,6 @@ MAX_TEXT_CHARACTERS = 10_000
 MAX_TOP = 10_000
 POOL = 1000  # candidates that are fused, compared with each other and arranged, whatever page is asked for
 SENSES = {"video": "sight", "audio": "sound"}
-Session = TypeVar("Session", bound="SearchSession")
 _TEXTS_A_BATCH = 256
 _COMPARED = ("id", "vector")
 _COLUMNS = ("clip", "video", "path", "modalities", "start_seconds", "end_seconds", "split", "captions", "metadata")
@@ -153,14 +154,6 @@ class Query(Settings):
             raise InputError(str(error)) from None
 
 
-def stamp_of(path: Path) -> str | None:
-    """What changes when a file is written again; None where it is not there."""
-    try:
-        return file_stamp(path.stat())
-    except FileNotFoundError:
-        return None
-
-
 class SearchSession:
     """A project, its model, its table and one decoder, kept open for questions.
 
@@ -168,17 +161,26 @@ class SearchSession:
         project: to be asked.
         given: a model in memory, in the place of the checkpoint: it reads words and pictures, and searches nothing.
         limits: what a file of a question may cost; without it what `run` of the configuration allows.
+        or_before: while the project's model has no rows yet, the one before answers (see `before.py`).
 
     Raises FrameloomError when nothing is indexed, or no checkpoint is there to embed questions with.
     """
 
-    def __init__(self, project: Project, *, given: FusionModel | None = None, limits: Limits | None = None) -> None:
-        self.project = project
+    def __init__(
+        self,
+        project: Project,
+        *,
+        given: FusionModel | None = None,
+        limits: Limits | None = None,
+        or_before: bool = False,
+    ) -> None:
+        self.project = self._configured = project
         self.table = project.table
         run = project.config.run
         self._limits = limits or Limits(seconds=run.decode_seconds, memory_bytes=int(run.decode_memory_gb * 1e9))
         self._stamp = self._now()  # before anything is read, so that no change between the two is missed
-        self.resolved = project.resolve()
+        self.project, self.resolved = made_by(project) if or_before else (project, project.resolve())
+        self.table = self.project.table
         self._count = lru_cache(maxsize=1000)(self.table.count)
         self._closed: weakref.finalize[Any, Any] | None = None
         self._rerankers: dict[str, Reranker] = {}
@@ -205,11 +207,11 @@ class SearchSession:
             self._closed()
 
     def _now(self) -> tuple[Any, ...]:
-        models, given = self.project.root / "models", self.project.config.model.checkpoint
+        models, given = self._configured.root / "models", self._configured.config.model.checkpoint
         found = [each for name in (CHECKPOINT_POINTER, "*/model.json") for each in sorted(models.glob(f"*/{name}"))]
-        configured = [] if given is None else [self.project.base / Path(given).expanduser() / "model.json"]
+        configured = [] if given is None else [self._configured.base / Path(given).expanduser() / "model.json"]
         watched = (models / VECTORS_POINTER, *found, *configured)
-        return (self.table.version(), *((str(path), stamp_of(path)) for path in watched))
+        return (self._configured.table.version(), *((str(path), stamp_of(path)) for path in watched))
 
     def search(self, query: Query) -> list[Result]:
         """The clips nearest to a question, best first.
@@ -229,7 +231,7 @@ class SearchSession:
             firsts = [one if judge is None else one.first_stage for one, judge in zip(queries, judges, strict=True)]
             parts = zip(queries, judges, self.search_many(firsts), strict=True)
             return [clips if judge is None else judge.answers(query, clips) for query, judge, clips in parts]
-        if self._stamp[0] is None:
+        if not self.table.exists():
             raise FrameloomError("nothing is indexed yet: run `frameloom sync` first")
         of_model = f"model = '{self.checkpoint.digest}'"
         groups: dict[tuple[str, int, bool, bool, bool], list[int]] = {}
@@ -372,12 +374,26 @@ class SearchSession:
             raise FrameloomError(
                 "this index knows no words: it was made without captions; ask with --video, --audio or --like"
             )
-        backbone: Any = request.request.build()
-        asked = backbone.respelled(text) if hasattr(backbone, "respelled") else text
+        backbone, asked = self._asked(text)
         feature: FeatureArray = backbone.encode(asked)
         if len(feature.values) == 0:
             raise InputError(f"no word of {text!r:.80} is in the vocabulary of {request.name}: try other words")
         return feature.values
+
+    def _asked(self, text: str) -> tuple[Any, str]:
+        """The backbone that reads questions, and this one as it is spelled for it."""
+        assert self.resolved.features.text is not None
+        backbone: Any = self.resolved.features.text.request.build()
+        return backbone, backbone.respelled(text) if hasattr(backbone, "respelled") else text
+
+    def notes(self, query: Query) -> tuple[str, ...]:
+        """What a person should know of the answers: words of the question left out, features that are random."""
+        notes = [random] if (random := self.resolved.features.random_note()) else []
+        if query.text is not None and self.resolved.features.text is not None and not self.asks_speech(query):
+            backbone, asked = self._asked(query.text)
+            words = backbone.left_out(asked) if hasattr(backbone, "left_out") else []
+            notes += [f"not in the vocabulary, and left out of the question: {', '.join(words)}"] if words else []
+        return tuple(notes)
 
     @cached_property
     def model(self) -> Any:
@@ -426,12 +442,27 @@ class SearchSession:
         ]
 
     def _stored(self, name: str) -> tuple[NDArray[np.float32], str]:
-        """The vector of a clip's primary row, or of a row, and the clip."""
-        for condition in (f"clip = {quoted(name)} AND is_primary = true", f"id = {quoted(name)}"):
-            rows = self.table.get(where=condition, columns=["clip", "vector"])
+        """The vector of a clip's primary row, or of a row, and the clip; named by id, or by VIDEO or VIDEO@SECONDS."""
+        video, _, at = name.rpartition("@")
+        conditions = [f"clip = {quoted(name)} AND is_primary = true", f"id = {quoted(name)}"]
+        conditions.append(f"video = {quoted(name)} AND is_primary = true")
+        with suppress(ValueError):
+            instant = float(at)
+            span = f"start_seconds <= {instant!r} AND end_seconds > {instant!r}"
+            conditions += (
+                [f"video = {quoted(video)} AND is_primary = true AND {span}"] if math.isfinite(instant) else []
+            )
+        for condition in conditions:
+            rows = self.table.get(where=condition, columns=["clip", "vector", "start_seconds"])
+            if len({row["clip"] for row in rows}) > 1 and condition.startswith("video"):
+                start = min(row["start_seconds"] for row in rows)
+                raise InputError(f"{name!r:.80} has several clips: name an instant of one, such as {name}@{start:g}")
             if rows:
                 return np.asarray(rows[0]["vector"], np.float32), rows[0]["clip"]
-        raise InputError(f"no clip has the id {name!r:.80}: ids are in the `clip` field of `frameloom query --json`")
+        raise InputError(
+            f"no clip has the id {name!r:.80}, and no video the name: ids are in the `clip` field of"
+            " `frameloom query --json`, and VIDEO@SECONDS names one of a video's clips"
+        )
 
     def sample(self, query: Query) -> ClipSample:
         """The question as a clip of words, pictures and sound."""
@@ -461,31 +492,3 @@ class SearchSession:
                 blamed = f"{name}: {feature.message}" if len(requests) > 1 else feature.message
                 raise MediaError(feature.status, f"{path}: {feature.status.value}: {blamed}")
         return [features[one.name] for one in requests]
-
-
-class KeptSession(Generic[Session]):
-    """A session that is opened again when the configuration, a checkpoint or the table has changed.
-
-    Args:
-        path: the project's configuration.
-        opened: makes a session of a project that was opened anew.
-    """
-
-    def __init__(self, path: Path, opened: Callable[[Project], Session]) -> None:
-        self.path, self._opened = path, opened
-        self._session: Session | None = None
-        self._stamp: str | None = None
-
-    def current(self) -> Session:
-        """The session. Raises what `Project.open` and `SearchSession` do."""
-        stamp = stamp_of(self.path)  # before it is read, so that no change between the two is missed
-        if self._session is None or stamp != self._stamp or not self._session.is_current():
-            self.close()
-            self._session, self._stamp = self._opened(Project.open(self.path)), stamp
-        return self._session
-
-    def close(self) -> None:
-        """End what the session keeps open. The next question opens another one."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None

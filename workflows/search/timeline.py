@@ -57,7 +57,7 @@ def question_timeline(
         FrameloomError: no model yet.
         InputError: no such video, one without features, a question without a known word, lengths that are not above 0.
     """
-    session = SearchSession(project)
+    session = SearchSession(project, or_before=True)
     if not (0 < window_seconds < np.inf and 0 < step_seconds < np.inf):
         raise InputError(f"window {window_seconds:g} s and step {step_seconds:g} s must be above 0")
     if not question.strip():

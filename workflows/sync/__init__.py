@@ -4,7 +4,8 @@ from .examples import training_set
 from .executor import Executor, in_batches
 from .questions import Asked, ask
 from .report import FileReport, Plan, Report, file_lines
-from .stages import embed_job, lacks_word_vectors, row_columns
+from .rows import embed_job, row_columns
+from .stages import lacks_word_vectors
 from .state import ClipState, State, take_state
 from .survey import Survey, fingerprint_of, stream_of, survey
 from .sync import extract_only, make_plan, status_of, sync, train_only, working

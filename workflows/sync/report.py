@@ -9,13 +9,16 @@ from typing import Any
 from pydantic import model_serializer
 
 from ..._settings import Settings
-from ..._vocabulary import ExitCode, Outcome
+from ..._vocabulary import ExitCode, Outcome, Status
 from ...extract import file_status
 from ...store import FeatureStore
 from ...train.data import TrainingSet
 from ..console import count_of, readable_seconds
 from .state import State
 from .survey import Stream
+
+FILES_SHOWN = 20
+"""Of each status; `--json` names all."""
 
 
 class Plan(Settings):
@@ -121,6 +124,8 @@ class Report(Settings):
         yield f"{self.discovered} discovered = {parts}"
         for modality, statuses in self.modalities.items():
             yield f"  {modality}: " + ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+        if deleted := self.done.get("deleted", 0):
+            yield f"deleted: {count_of(deleted, 'row')} of clips that are no more"
         yield from self.notes
 
     @model_serializer(mode="wrap")
@@ -132,11 +137,18 @@ class Report(Settings):
 
 
 def file_lines(files: list[dict[str, str]]) -> Iterator[str]:
-    """Files that are not ok: all that failed, and how many are pending for what reason."""
+    """Files that are not ok: how many are pending or missing, and those that failed, the first of each status."""
     pending = Counter(file["message"] for file in files if file["status"] == "pending")
+    numbers: Counter[str] = Counter()
+    most = {Status.MISSING.value: 1, "pending": 0}
     for file in files:
-        if file["status"] != "pending":
-            yield f"  {file['path']}: {file['status']}: {file['message']}"
+        status = file["status"]
+        numbers[status] += 1
+        if numbers[status] <= most.get(status, FILES_SHOWN):
+            yield f"  {file['path']}: {status}: {file['message']}"
+    for status, number in numbers.items():
+        if status != "pending" and (more := number - most.get(status, FILES_SHOWN)) > 0:
+            yield f"  {status}: {more} more (--json names them)"
     for reason, count in pending.items():
         yield f"  pending: {count}: {reason} (--json names them)"
 

@@ -8,12 +8,10 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from typing import Any
 
 from ..._files import publish_text
-from ..._vocabulary import InputError, LockedError, Status, digest_of
+from ..._vocabulary import InputError, Status, digest_of
 from ...extract.speech import check_library
-from ...store import exclusive_lock
 from ...train import save_checkpoint
 from ...train.data import ClipDataset, ClipFeatures, stored_clips
 from ..console import Console, count_of, readable_seconds
@@ -27,18 +25,17 @@ from ..project import (
     keep_project,
 )
 from .examples import examples_of
-from .executor import Executor, WorkerLostError, in_batches, num_cores
+from .executor import Executor, WorkerLostError, in_batches, num_cores, outcomes
 from .report import cut_captions
-from .state import ClipState, State, TablePlan, speech_column
-from .survey import Survey, VideoState, fingerprint_of
+from .state import State
+from .survey import Survey, VideoState, attempt_name, fingerprint_of
 from .tasks import (
-    EmbedJob,
+    VERDICTS,
     ExtractItem,
     ExtractJob,
     ExtractResult,
     TextJob,
     TrainJob,
-    embed_clips,
     encode_captions,
     extract_batch,
     reject_item,
@@ -49,9 +46,9 @@ from .weights import fetch_requested
 
 CAPTIONS_PER_TASK = 2000
 NAMES_PER_TASK = 250
-CLIPS_PER_TASK = 64
-ROWS_PER_COMMIT = 3000
 DEATHS_BEFORE_QUARANTINE = 2
+FAILURES_OF_ALL = 3
+"""Files that fail one after the other, and none that does not: the fault is not theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +75,13 @@ def extract(stage: Stage, found: Survey) -> Survey:
     begun, jobs = time.monotonic(), [*extract_jobs(stage.project, waiting)]
     with stage.console.progress("extract", sum(len(job.items) for job in jobs), "videos") as advance:
         _run_extract_jobs(stage, jobs, advance)
-    stage.project.ledger.record_rate("extract", len(waiting), time.monotonic() - begun)
+    stage.project.ledger.record_rate(rate_name("extract", *lacking), len(waiting), time.monotonic() - begun)
     return found.updated(stage.project)
+
+
+def rate_name(stage: str, *names: str) -> str:
+    """What the ledger keeps a stage's rate under: that of another backbone or model says nothing."""
+    return " ".join([stage, *sorted(names)])
 
 
 def extract_jobs(project: Project, waiting: list[VideoState]) -> Iterator[ExtractJob]:
@@ -99,6 +101,7 @@ def extract_jobs(project: Project, waiting: list[VideoState]) -> Iterator[Extrac
                     path=str(state.file.video.path),
                     digest=state.file.digest or "",
                     is_picture=state.file.video.is_picture,
+                    stamp=project.ledger.stamp_of(state.file.video.path, state.file.digest or ""),
                     fingerprints={
                         one.request.name: one.fingerprint for one in state.streams if one.request.name in missing
                     },
@@ -122,27 +125,37 @@ def _run_extract_jobs(stage: Stage, jobs: list[ExtractJob], advance: Callable[[i
     ledger, executor = stage.project.ledger, stage.executor()
     killers = [job for job in jobs if any(ledger.attempts(item.digest) for item in job.items)]
     alone = [one for job in killers for one in _one_by_one(job)]
+    num_failed, has_succeeded = 0, False
     for job, outcome in executor.map(extract_batch, [job for job in jobs if job not in killers]):
         if isinstance(outcome, ExtractResult):
             advance(len(job.items))
-            _say_failures(stage.console, outcome)
+            has_succeeded = True
+            _note_verdicts(stage, job, outcome)
         else:
             alone += _one_by_one(job)
     while alone:
         again: list[ExtractJob] = []
-        for job, outcome in executor.map(extract_batch, alone):
+        for job, outcome in executor.map(extract_batch, alone, is_alone=True):
             (item,) = job.items
-            if isinstance(outcome, WorkerLostError):
-                ledger.finish_attempt(item.digest, died=True)
-                if ledger.attempts(item.digest) < DEATHS_BEFORE_QUARANTINE:
-                    again.append(job)
-                    continue
-                message = f"the worker process that was alone with it died, {DEATHS_BEFORE_QUARANTINE} times"
+            if isinstance(outcome, Exception):
+                message = f"the worker failed on it: {outcome}"
+                if isinstance(outcome, WorkerLostError):
+                    ledger.finish_attempt(item.digest, died=True)
+                    if ledger.attempts(item.digest) < DEATHS_BEFORE_QUARANTINE:
+                        again.append(job)
+                        continue
+                    message = f"the worker process that was alone with it died, {DEATHS_BEFORE_QUARANTINE} times"
+                else:
+                    num_failed += 1
+                    if num_failed >= FAILURES_OF_ALL and not has_succeeded:  # no file is at fault
+                        raise outcome.__cause__ or outcome
                 reject_item(job, Status.DECODER_CRASH, message)
+                ledger.finish_attempt(attempt_name(stage.project, item.digest), died=True)
                 stage.console.say(f"  {item.video}: {Status.DECODER_CRASH.value}: {message}")
-            elif isinstance(outcome, ExtractResult):
+            else:
+                has_succeeded = True
                 ledger.finish_attempt(item.digest)
-                _say_failures(stage.console, outcome)
+                _note_verdicts(stage, job, outcome)
             advance(1)
         alone = again
 
@@ -151,14 +164,19 @@ def _one_by_one(job: ExtractJob) -> list[ExtractJob]:
     return [replace(job, items=(item,), token=uuid.uuid4().hex[:12]) for item in job.items]
 
 
-def _say_failures(console: Console, result: ExtractResult) -> None:
+def _note_verdicts(stage: Stage, job: ExtractJob, result: ExtractResult) -> None:
+    """Say what failed, and count what the next run tries again."""
+    console = stage.console
+    for item in job.items:
+        if any(status in VERDICTS for status, _ in result.statuses.get(item.video, {}).values()):
+            stage.project.ledger.finish_attempt(attempt_name(stage.project, item.digest), died=True)
     for video, statuses in result.statuses.items():
         bad = {status: message for status, message in statuses.values() if status is not Status.OK}
         for status, message in bad.items():
             if not status.is_absence:
                 console.say(f"  {video}: {status.value}: {message}")
-    for video in result.changed:
-        console.say(f"  {video}: changed while it was read; the next run tries it again")
+    for video, message in result.passing.items():
+        console.say(f"  {video}: {message.partition('; ')[0]}; the next run tries it again")
 
 
 def read_captions(stage: Stage, *, renew_vectors: bool = False) -> Resolved:
@@ -203,9 +221,7 @@ def _read_texts(stage: Stage, text: FeatureRequest, texts: Sequence[str], *, wha
     ]
     unknown = 0
     with stage.console.progress(what, len(missing), what) as advance:
-        for job, outcome in stage.executor().map(encode_captions, jobs):
-            if isinstance(outcome, Exception):
-                raise outcome
+        for job, outcome in outcomes(stage.executor, encode_captions, jobs):
             unknown += outcome
             advance(len(job.captions))
     project.store.refresh()
@@ -305,7 +321,8 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         f"trained {project.model_name} on {count_of(len(examples), examples.unit)} in"
         f" {readable_seconds(time.monotonic() - begun)}: loss {result['loss']:.3f} after {result['steps']} steps"
     )
-    project.ledger.record_rate("train", 1, time.monotonic() - begun)
+    samples = result["steps"] * project.recipe.batch_size
+    project.ledger.record_rate(rate_name("train", project.model_name), samples, time.monotonic() - begun)
     checkpoint = CheckpointRef(
         folder=folder, digest=result["digest"], examples_digest=digest, num_examples=len(examples)
     )
@@ -341,123 +358,9 @@ def assemble(stage: Stage, state: State) -> Resolved:
         data = ClipDataset(stored_clips(str(project.store.root), clips), **resolved.limits, training=False)
         model.set_labels(embed_batch(model, data.__getitems__(range(len(names))), ["text"])["text"])
     folder = resolved.model_folder / "assembled"
+    publish_text(folder / "frameloom.json", project.config.model_dump_json(indent=1))
     provenance = {"features": features.identities(), "limits": resolved.limits}
     meta = save_checkpoint(model, folder, recipe=project.recipe.model_dump(), provenance=provenance)
     project.ledger.record_rate("assemble", 1, time.monotonic() - begun)
     stage.console.say(f"{project.model_name}: put together from its backbones, nothing is trained")
     return _with_checkpoint(project, resolved, CheckpointRef(folder=folder, digest=meta.digest))
-
-
-def delete(stage: Stage, ids: tuple[str, ...]) -> int:
-    deleted = _commit(stage.project, [], list(ids))[1]
-    finish_table(stage.project)
-    return deleted
-
-
-def embed(stage: Stage, state: State, plan: TablePlan) -> tuple[int, int]:
-    """Embed the clips of the plan, commit their rows, and delete the rows that must go. Returns (written, deleted)."""
-    project, checkpoint = stage.project, state.checkpoint
-    assert checkpoint is not None or not plan.to_embed
-    keep_project(project, state.resolved, table=project.table.name)
-    begun = time.monotonic()
-    written = 0
-    pending: list[dict[str, Any]] = []
-    combinations, types = project.config.store.combinations, project.collection.metadata_types
-    read: dict[str, Callable[[Any], Any]] = {"string": str, "double": float, "int64": int, "bool": bool}
-    jobs = [
-        embed_job(project, state.resolved, tuple(clip.inputs for clip in batch), combinations)
-        for batch in in_batches(plan.to_embed, CLIPS_PER_TASK)
-    ]
-    clips = {clip.clip.clip_id: clip for clip in plan.to_embed}
-    with stage.console.progress("embed", len(plan.to_embed), "clips") as advance:
-        for job, outcome in stage.executor().map(embed_clips, jobs) if jobs else ():
-            if isinstance(outcome, Exception):
-                raise outcome
-            said = {one.clip: speech_column(project, clips[one.clip]) for one in job.clips}
-            for combination, (positions, vectors) in outcome.items():
-                for position, vector in zip(positions, vectors, strict=True):
-                    clip = clips[job.clips[position].clip]
-                    # Columns of mixed values hold text.
-                    metadata = {key: read[types[key]](one) for key, one in clip.clip.metadata.items()}
-                    columns = row_columns(state, clip, combination) | said[clip.clip.clip_id]
-                    pending.append({**columns, "metadata": metadata, "vector": vector})
-            advance(len(job.clips))
-            if len(pending) >= ROWS_PER_COMMIT:
-                written += _commit(project, pending, [])[0]
-                pending = []
-    last, deleted = _commit(project, pending, list(plan.delete_ids))
-    finish_table(project)
-    if plan.to_embed:
-        project.ledger.record_rate("embed", len(plan.to_embed), time.monotonic() - begun)
-    return written + last, deleted
-
-
-def embed_job(
-    project: Project, resolved: Resolved, clips: tuple[ClipFeatures, ...], combinations: tuple[str, ...]
-) -> EmbedJob:
-    assert resolved.checkpoint is not None
-    return EmbedJob(
-        store=str(project.store.root),
-        checkpoint=str(resolved.checkpoint.folder),
-        checkpoint_digest=resolved.checkpoint.digest,
-        clips=clips,
-        combinations=combinations,
-        limits=resolved.limits,
-        device=project.config.run.device,
-        threads=project.config.run.threads,
-    )
-
-
-def row_columns(state: State, found: ClipState, combination: str) -> dict[str, Any]:
-    """A row of the table, but for its vector and metadata."""
-    assert state.checkpoint is not None
-    clip = found.clip
-    return {
-        "id": found.row_ids[combination],
-        "clip": clip.clip_id,
-        "video": clip.video,
-        "path": found.path,
-        "modalities": combination,
-        "is_primary": combination == found.primary,
-        "start_seconds": clip.start_seconds,
-        "end_seconds": clip.end_seconds,
-        "split": clip.split,
-        "captions": list(clip.captions),
-        "fingerprint": state.embedding_identity(found),
-        "row_digest": found.row_digest,
-        "model": state.checkpoint.digest,
-    }
-
-
-def finish_table(project: Project) -> None:
-    """The end of a run of commits: small files are merged when there are many, and the ledger learns the version."""
-    table, ledger = project.table, project.ledger
-    try:
-        with project.locked(exclusive_lock):  # while nobody reads, however many versions this minute has brought
-            table.finish(is_read=False)
-    except LockedError:
-        table.finish()
-    version = table.tend_index()
-    if version is not None and version != ledger.table_version(project.ledger_key(table)):
-        ledger.set_table_version(
-            project.ledger_key(table), version, state=ledger.table_state(project.ledger_key(table))
-        )
-
-
-def _commit(project: Project, rows: list[dict[str, Any]], delete_ids: list[str]) -> tuple[int, int]:
-    """One durable commit. A table of another width belongs to another model and is made anew."""
-    table = project.table
-    if rows:
-        dim = len(rows[0]["vector"])
-        if table.exists() and table.dim() != dim:
-            project.ledger.set_table_version(project.ledger_key(table), 0)
-            table.drop()
-        if not table.exists():
-            table.create(dim, project.column_types)
-        table.add_metadata_columns(project.column_types)
-    if not rows and not delete_ids:
-        return 0, 0
-    applied = table.apply(rows, delete_ids)
-    columns = digest_of(project.column_types)
-    project.ledger.set_table_version(project.ledger_key(table), applied.version, state=columns)
-    return applied.inserted + applied.updated, applied.deleted

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from ..._vocabulary import Clip, Status, digest_of
 from ...extract.speech import segments_of
-from ...store import embedding_fingerprint
+from ...store import embedding_fingerprint, quoted
 from ...train.data import ClipFeatures
+from ..console import count_of
 from ..project import SPEECH, CheckpointRef, FeatureRequest, Project, Resolved, text_of
 from .survey import Stream, Survey, fingerprint_of, survey
 from .tasks import text_digest
@@ -92,6 +93,30 @@ class State:
         keep = {state.name for state in self.survey.videos if state.is_passing}
         held = held_rows(self.project) if held is None else held
         return tuple(one for one, (_, _, video) in held.items() if one not in expected and video not in keep)
+
+    def doubted_deletion(self) -> str:
+        """Why rows of videos that are gone are not deleted without consent; empty where so many may be.
+
+        Rows whose content has other names now, as after a move, are not among them.
+        """
+        from ..project.collection import source_names
+
+        project = self.project
+        held = held_rows(project)
+        there = {one.name for one in self.survey.videos if one.file.status is not Status.MISSING}
+        moved = {self.embedding_identity(clip) for clip in self.clips} if self.checkpoint is not None else set()
+        gone = [video for fingerprint, _, video in held.values() if video not in there and fingerprint not in moved]
+        most = project.config.run.max_deleted_share
+        names = source_names(project.config.collection.videos, project.base)
+        lost = {one.partition("/")[0] for one in gone} & names - {one.partition("/")[0] for one in there}
+        if not lost and len(gone) <= most * len(held):
+            return ""
+        reason = f"all of {min(lost)}" if lost else f"more than run.max_deleted_share = {most:g} allows"
+        return (
+            f"{len(gone)} of the table's {count_of(len(held), 'row')} belong to videos that are gone, such as"
+            f" {min(gone)!r}: {reason}; a disk that is not mounted looks the same. Bring the videos back, or"
+            " delete the rows with `frameloom sync --allow-delete`"
+        )
 
 
 def take_state(project: Project) -> State:
@@ -183,10 +208,16 @@ def _known_texts(project: Project, texts: Mapping[Key, str], text: FeatureReques
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TablePlan:
-    """Changes due in the table: clips whose rows are missing or outdated, and rows of clips that are no more."""
+    """Changes due in the table: clips whose rows are missing or outdated, and rows of clips that are no more.
+
+    Attributes:
+        new_table: why no row can stay, so that a new table is made, and put in the place of this one when it is whole;
+            empty where rows are changed one by one.
+    """
 
     to_embed: tuple[ClipState, ...]
     delete_ids: tuple[str, ...]
+    new_table: str = ""
 
 
 def plan_table(state: State) -> TablePlan:
@@ -200,7 +231,31 @@ def plan_table(state: State) -> TablePlan:
             for clip in state.clips
             if any(held.get(one, ("", ""))[:2] != wanted[clip.clip.clip_id] for one in clip.row_ids.values())
         )
-    return TablePlan(to_embed=to_embed, delete_ids=state.stale_ids(held))
+    new_table = why_new_table(state) if held and state.checkpoint is not None else ""
+    to_embed = state.clips if new_table else to_embed
+    return TablePlan(to_embed=to_embed, delete_ids=state.stale_ids(held), new_table=new_table)
+
+
+def why_new_table(state: State) -> str:
+    """Why every row of the table must be made anew; empty where some can stay."""
+    project, checkpoint = state.project, state.checkpoint
+    assert checkpoint is not None
+    wanted, table = project.column_types, project.table
+    if project.ledger.table_state(project.ledger_key(table)) == table_digest(wanted, checkpoint.digest):
+        return ""  # without a look into the table, which takes seconds
+    there = table.metadata_types()
+    other = [name for name in there if there[name] != wanted.get(name, there[name])]
+    renamed = {name.casefold() for name in wanted if name not in there} & {name.casefold() for name in there}
+    if other or renamed:
+        return f"metadata columns have changed ({', '.join(sorted({*other, *renamed}))})"
+    if not {"row_checksum", "vector_checksum"} <= set(table.schema().names):
+        return "it was written by an older version"
+    return "" if table.count(f"model = {quoted(checkpoint.digest)}") else "its rows are of another model"
+
+
+def table_digest(metadata_types: Mapping[str, str], checkpoint: str) -> str:
+    """What the ledger keeps of a table whose rows need no look: its columns, and the model of its rows."""
+    return digest_of([dict(metadata_types), checkpoint])
 
 
 def held_rows(project: Project) -> dict[str, tuple[str, str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..._vocabulary import MediaError, Modality, Outcome, Status
+from ..._vocabulary import MediaError, Modality, Outcome, Status, digest_of
 from ...extract import file_status
 from ...store import feature_fingerprint
 from ..project import FeatureRequest, ImportRecord, Project, Video
@@ -23,6 +23,8 @@ class FileState:
     message: str = ""
 
 
+TRIES = 2
+"""Runs that decode a content before the verdict that it crashes or exceeds the limits is kept."""
 NOTHING_IMPORTED = "nothing was imported for it"
 _ABSENCE = {Modality.VIDEO: Status.NO_VIDEO, Modality.AUDIO: Status.NO_AUDIO, Modality.TEXT: Status.NO_TEXT}
 
@@ -44,11 +46,15 @@ class Stream:
     """One requested feature of one video, its name in the store, and what is there under that name.
 
     That is an entry of the store or an `Absence`; None before it is extracted.
+
+    Attributes:
+        is_due: what is there is the verdict of an attempt, and the next run makes another one.
     """
 
     request: FeatureRequest
     fingerprint: str
     entry: Any | None
+    is_due: bool = False
 
     @property
     def status(self) -> tuple[Status, str] | None:
@@ -77,8 +83,12 @@ class VideoState:
 
     @property
     def to_extract(self) -> tuple[str, ...]:
-        """The features that must be extracted: all that are missing, but for those that are imported."""
-        return tuple(one.request.name for one in self.streams if one.entry is None and not one.request.is_imported)
+        """The features that must be extracted: all that are missing or due, but for those that are imported."""
+        return tuple(
+            one.request.name
+            for one in self.streams
+            if (one.entry is None or one.is_due) and not one.request.is_imported
+        )
 
     @property
     def parts_to_extract(self) -> list[tuple[str, ...]]:
@@ -156,7 +166,7 @@ class Survey:
         def streams(state: VideoState) -> tuple[Stream, ...]:
             return tuple(stream_of(project, one.request, state.file.digest or "", absent) for one in state.streams)
 
-        videos = (replace(state, streams=streams(state)) if state.missing else state for state in self.videos)
+        videos = (replace(state, streams=streams(state)) if state.to_extract else state for state in self.videos)
         return Survey(videos=tuple(videos))
 
 
@@ -184,7 +194,16 @@ def stream_of(project: Project, request: FeatureRequest, digest: str, absent: fr
     entry: Any = project.store.entry(name)
     if entry is None and name in absent:
         entry = Absence(status=_ABSENCE[request.modality])
-    return Stream(request=request, fingerprint=name, entry=entry)
+    is_due = entry is not None and entry.status.is_momentary
+    if is_due and entry.status.outcome is Outcome.QUARANTINED:
+        is_due = project.ledger.attempts(attempt_name(project, digest)) < TRIES
+    return Stream(request=request, fingerprint=name, entry=entry, is_due=is_due)
+
+
+def attempt_name(project: Project, digest: str) -> str:
+    """What attempts to decode a content are counted under: others count anew with other limits."""
+    run = project.config.run
+    return digest_of(["attempt", digest, run.decode_seconds, run.decode_memory_gb])
 
 
 def fingerprint_of(source_digest: str, request: FeatureRequest) -> str:

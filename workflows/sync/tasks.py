@@ -12,22 +12,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._vocabulary import FeatureArray, Status, digest_of
+from ..._files import file_stamp
+from ..._vocabulary import FeatureArray, MediaError, Outcome, Status, digest_of
+from ...store import hash_file
 from ...train import Recipe
 from ...train.data import ClipFeatures
 from ..project import BackboneRequest
 from .executor import emit
 
+# Stored of a file, so that it is listed, and tried again while `survey.TRIES` are not used up.
+VERDICTS = frozenset(status for status in Status if status.outcome is Outcome.QUARANTINED)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractItem:
-    """One file to extract. `fingerprints` names the features that it lacks."""
+    """One file to extract.
+
+    Attributes:
+        digest: of its content when it was surveyed.
+        stamp: its `file_stamp` then; empty where the content must be hashed again to know that it is the same.
+        fingerprints: names the features that it lacks.
+    """
 
     video: str
     path: str
     digest: str
     fingerprints: Mapping[str, str]
     is_picture: bool = False
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +58,13 @@ class ExtractJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractResult:
-    """The result of each file of a batch: video to feature to (status, message). `changed` files were not stored."""
+    """The result of each file of a batch: video to feature to (status, message).
+
+    Nothing was stored of `passing` files, which changed, went or could not be read meanwhile: video to what happened.
+    """
 
     statuses: Mapping[str, Mapping[str, tuple[Status, str]]]
-    changed: tuple[str, ...]
+    passing: Mapping[str, str]
 
 
 def extract_batch(job: ExtractJob) -> ExtractResult:
@@ -60,14 +75,15 @@ def extract_batch(job: ExtractJob) -> ExtractResult:
     backbones = [request.build() for request in job.backbones]
     decoder = _decoder(job.decode_seconds, job.decode_memory_bytes)
     features: dict[str, dict[str, FeatureArray]] = {}
-    changed: list[str] = []
+    passing: dict[str, str] = {}
     for is_picture in (False, True):
         items = [item for item in job.items if item.is_picture == is_picture]
         paths = [Path(item.path) for item in items]
         extracted = extract_files(paths, backbones, decoder=decoder, is_picture=is_picture) if items else []
         for item, found in zip(items, extracted, strict=True):
-            if any(feature.status is Status.CHANGED for feature in found.values()):
-                changed.append(item.video)
+            passed = [one for one in found.values() if one.status.is_momentary and one.status not in VERDICTS]
+            if passed or not _is_as_surveyed(item):
+                passing[item.video] = passed[0].message if passed else "the file changed since it was looked at"
             else:
                 features[item.video] = found
     kept = [item for item in job.items if item.video in features]
@@ -78,8 +94,19 @@ def extract_batch(job: ExtractJob) -> ExtractResult:
             video: {name: (array.status, array.message) for name, array in found.items()}
             for video, found in features.items()
         },
-        changed=tuple(changed),
+        passing=passing,
     )
+
+
+def _is_as_surveyed(item: ExtractItem) -> bool:
+    """Whether what was just read is what the survey hashed: features are named by that hash."""
+    try:
+        if item.stamp == file_stamp(Path(item.path).stat()):
+            return True
+    except OSError:
+        return False
+    found = hash_file(Path(item.path))
+    return not isinstance(found, MediaError) and found[0] == item.digest
 
 
 @lru_cache(maxsize=1)

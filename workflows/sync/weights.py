@@ -10,7 +10,7 @@ from ..._registry import nearest
 from ..._settings import Settings
 from ..._vocabulary import ConfigError, UnknownNameError, WeightsSource
 from ...extract import backbone_spec, list_backbones
-from ...extract.weights import cached_weights, fetch_weights, find_source, known_sha256, num_bytes
+from ...extract.weights import cached_weights, fetch_weights, find_source, known_sha256, num_bytes, origin
 from ..console import LINE_EVERY_SECONDS, Console, readable_bytes, readable_seconds
 from ..project import BackboneRequest
 
@@ -83,7 +83,7 @@ def fetch(backbone: str, tag: str | None, console: Console) -> PublishedWeights:
     sources = backbone_spec(backbone).weights
     source = next(iter(sources), None) if tag is None else find_source(sources, tag)
     if source is None and not sources:
-        raise ConfigError(f"the backbone {backbone!r} has no published weights: `frameloom weights` lists which have")
+        raise ConfigError(f"no tag names published weights of the backbone {backbone!r}: give {origin(backbone)}")
     if source is None:
         tags = [one.tag for one in sources]
         raise UnknownNameError(f"the backbone {backbone!r} has no weights {tag!r}: {nearest(str(tag), tags)}")

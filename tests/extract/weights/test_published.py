@@ -734,8 +734,13 @@ class TestBackbonesByTag:
                 ConfigError, match=r"neither a file nor a tag: onne; its tags are one, two \(did you mean"
             ):
                 call("test_resnet", "onne")
-            with pytest.raises(ConfigError, match=r"no published weights.*: give the path of"):
-                call("word2vec", "GoogleNews")
+            for backbone, place in {
+                "word2vec": r"the path of GoogleNews-vectors-negative300.bin, from https://code.google.com",
+                "clip_vit_b32_text": r"hf://openai/clip-vit-base-patch32@REVISION \(a commit's hash",
+                "test_clip": "the path of weights on this machine",
+            }.items():
+                with pytest.raises(ConfigError, match=rf"no tag names published weights of it: give {place}"):
+                    call(backbone, "GoogleNews")
 
 
 @pytest.mark.parametrize("name", list_backbones())

@@ -266,8 +266,8 @@ class TestTargets:
         with pytest.raises(FrameloomError, match="run `frameloom sync` first"):
             project_attention(project, num_clips=1, split=None)
         result = run("timeline", "red", str(tmp_path / "t.png"), config=synced)
-        assert "no trained checkpoint for this configuration" in result.stderr
-        assert not (tmp_path / "t.png").exists()
+        assert result.exit_code == 0  # by the model before
+        assert (tmp_path / "t.png").exists()
 
     def test_losses_without_steps_are_drawn(self, tmp_path: Path) -> None:
         save(

@@ -142,7 +142,7 @@ def test_fetching_a_tag_as_json_and_again(run: Any, asked: list[str]) -> None:
     [
         (["resnet_18"], "resnet18"),
         (["resnet18", "imagenet1k_v3"], "imagenet1k_v1"),
-        (["word2vec"], "no published weights"),
+        (["word2vec"], "from https://code.google.com/archive/p/word2vec"),
     ],
 )
 def test_what_cannot_be_fetched_is_one_line(run: Any, arguments: list[str], words: str) -> None:
