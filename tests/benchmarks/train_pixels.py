@@ -1,6 +1,23 @@
-"""Training from pixels: what the loader of frames delivers to one core, against decoding the videos anew each epoch.
+"""Training from pixels: steps of MILES and All-in-one, what rolling costs, and what the loader of frames delivers.
 
     python tests/benchmarks/train_pixels.py loader CLIPS [--frames 4] [--seconds 8] [--rate 2] [--rounds 5]
+    python tests/benchmarks/train_pixels.py step miles|all_in_one [--clips 2] [--steps 2] [--threads 1] [--sides ...]
+    python tests/benchmarks/train_pixels.py rolling [--clips 1] [--rounds 5]
+
+`step`: forward, loss, backward and optimiser at the published size: 4 frames of 224 pixels and 30 word pieces (MILES),
+3 frames and 40 (All-in-one B); nothing dropped. Each side in a process of its own, the first step not counted; "CPU s"
+are those of all threads, which a busy machine changes less than the clock.
+
+    plain        the passes of the authors' step: attention written out, all tokens of the last block, torch's own
+                 products, torch's AdamW
+    ours         SDPA, of the last block what is read, products by oneDNN on a processor, AdamW(fused=True)
+    ours, bf16   the same under autocast to bfloat16: other numbers
+
+The loss of the first step must agree with plain's to 1e-5 of it on a processor in fp32, or the benchmark fails.
+
+`rolling`: the joint pass of All-in-one B, forward and backward, with rolling, without, and with all frames in one
+sequence; rounds are interleaved. And the operations of one forward pass, by torch's counter (a multiplication and an
+addition are two).
 
 `loader`: training batches of T frames at 224, drawn from equal segments of each clip, cropped, scaled; in one thread.
 Ours reads them from tar shards of JPEG at 256 pixels, every byte compared with its checksum. "decoding anew" opens each
@@ -13,8 +30,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +45,10 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 SIZE, STORED = 224, 256
+SIDES = ["plain", "ours", "ours, bf16"]
+FRAMES, WORDS = {"miles": 4, "all_in_one": 3}, {"miles": 30, "all_in_one": 40}
+TOLERANCE = 1e-5
+PAPER_GFLOPS = 58.7
 Clip = tuple[Path, float, float]
 
 
@@ -35,6 +60,18 @@ def main() -> None:
     for name, default in (("frames", 4), ("seconds", 8), ("rate", 2), ("rounds", 5)):
         loader.add_argument(f"--{name}", type=int, default=default)
     loader.set_defaults(run=measure_loader)
+    step = parts.add_parser("step")
+    step.add_argument("model", choices=["miles", "all_in_one"])
+    step.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    step.add_argument("--side", choices=SIDES, help="measure one here, and print it as JSON")
+    for name, default in (("clips", 2), ("steps", 2), ("threads", 1)):
+        step.add_argument(f"--{name}", type=int, default=default)
+    step.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    step.set_defaults(run=measure_steps)
+    rolling = parts.add_parser("rolling")
+    for name, default in (("clips", 1), ("rounds", 5), ("threads", 1)):
+        rolling.add_argument(f"--{name}", type=int, default=default)
+    rolling.set_defaults(run=measure_rolling)
     given = parser.parse_args()
     given.run(given)
 
@@ -156,6 +193,152 @@ def square(frame: Any) -> Any:
     sized = frame.reformat(round(frame.width * scale), round(frame.height * scale), "rgb24").to_ndarray()
     top, left = (sized.shape[0] - STORED) // 2, (sized.shape[1] - STORED) // 2
     return sized[top : top + STORED, left : left + STORED]
+
+
+def measure_steps(given: argparse.Namespace) -> None:
+    if given.side:
+        print(json.dumps(one_side(given)))
+        return
+    shared = [f"--{name}={getattr(given, name)}" for name in ("clips", "steps", "threads", "device")]
+    lines = []
+    for side in given.sides:
+        command = [sys.executable, __file__, "step", given.model, "--side", side, *shared]
+        lines.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
+        one, first = lines[-1], lines[0]
+        print(
+            f"{side:12} {one['seconds']:7.2f} s {one['cpu_seconds']:7.2f} CPU s {one['memory_gb']:6.1f} GB"
+            f" {first['cpu_seconds'] / one['cpu_seconds']:5.2f} x  loss {one['losses'][0]:.5f}",
+            flush=True,
+        )
+    losses = {one["side"]: one["losses"][0] for one in lines}
+    if given.device == "cpu" and {"plain", "ours"} <= losses.keys():
+        off = abs(losses["ours"] - losses["plain"]) / abs(losses["plain"])
+        if off > TOLERANCE:
+            sys.exit(f"the losses of the first step differ by {off:.1e} of plain's; at most {TOLERANCE:g} is rounding")
+
+
+def one_side(given: argparse.Namespace) -> dict[str, Any]:
+    """One side of a step, in its process."""
+    import torch
+    from frameloom.fuse import create_model
+    from frameloom.fuse.layers import products
+
+    side, device = given.side, torch.device(given.device)
+    torch.set_num_threads(given.threads)
+    if side == "plain":
+        products.SMALLEST_PRODUCT = sys.maxsize
+        torch.nn.functional.scaled_dot_product_attention = written_out_attention
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"warmup_epochs": 0, "text_dropout": 0.0}
+    if given.model == "all_in_one":
+        options = {"dropout": 0.0, "drop_path": 0.0}
+    model = create_model(given.model, **options).to(device).train()
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, **({} if side == "plain" else {"fused": True}))
+    seconds, cpu_seconds, losses = [], [], []
+    for number in range(given.steps + 1):
+        batch = noise(given.model, given.clips, seed=number, device=device)
+        begun, cpu_begun = now(device), time.process_time()
+        with torch.autocast(device.type, torch.bfloat16, enabled=side == "ours, bf16"):
+            is_plain = side == "plain" and given.model == "miles"
+            loss = plain_miles_loss(model, batch) if is_plain else model.loss(batch)[0]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(now(device) - begun)
+        cpu_seconds.append(time.process_time() - cpu_begun)
+        losses.append(loss.item())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "side": side,
+        "seconds": statistics.median(seconds[1:]),
+        "cpu_seconds": statistics.median(cpu_seconds[1:]),
+        "losses": losses,
+        "memory_gb": (torch.cuda.max_memory_allocated() if device.type == "cuda" else peak) / 1e9,
+    }
+
+
+def now(device: Any) -> float:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def written_out_attention(q: Any, k: Any, v: Any, attn_mask: Any = None, **_: Any) -> Any:
+    """Attention as the authors write it: the scores of all pairs, softmax, values."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
+    return scores.softmax(dim=-1) @ v
+
+
+def noise(model: str, num_clips: int, *, seed: int, device: Any) -> dict[str, Any]:
+    """Clips of noise, and texts of random word pieces."""
+    import torch
+    from frameloom.fuse import Tokens
+
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num_clips, FRAMES[model], 3, SIZE, SIZE)
+    video = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    ids = torch.randint(1000, 30_000, (num_clips, WORDS[model]), generator=generator)
+    made = {"text": (ids, torch.ones_like(ids)), "video": (video, torch.ones(shape[:2]))}
+    return {name: Tokens(*(part.to(device) for part in parts)) for name, parts in made.items()}
+
+
+def plain_miles_loss(model: Any, batch: dict[str, Any]) -> Any:
+    """Equation 1 with both encoders computed whole, as the paper describes them."""
+    import torch
+    from frameloom.fuse.objectives import masked_regression, norm_softmax_loss
+
+    given = model.given(batch)
+    video, frames = given["video"].values, given["video"].mask.bool()
+    masked = model._drawn_masks(frames)
+    sample, places = model.masked_places(masked)
+    tokens = model.video_model(video, frames, masked=masked)
+    with torch.no_grad():
+        target = model.snapshot(video, frames).flatten(0, 1)[places]
+    regression = masked_regression(
+        tokens.flatten(0, 1)[places], target, sample, num_samples=len(video), how=model.config.mvm_loss
+    )
+    vectors = model.embed("text", given["text"]), model.vid_proj(tokens[:, 0])
+    model._step_ended()
+    return norm_softmax_loss(*vectors, temperature=model.config.temperature) + regression
+
+
+def measure_rolling(given: argparse.Namespace) -> None:
+    import torch
+    from frameloom.fuse import create_model
+    from frameloom.fuse.layers import products
+    from torch.utils.flop_counter import FlopCounterMode
+
+    torch.set_num_threads(given.threads)
+    models = {}
+    for how in ("none", "roll", "flatten"):
+        torch.manual_seed(0)
+        models[how] = create_model("all_in_one", temporal=how, dropout=0.0, drop_path=0.0, contrast_weight=0.0)
+    batch = noise("all_in_one", given.clips, seed=0, device=torch.device("cpu"))
+    cpu_seconds: dict[str, list[float]] = {how: [] for how in models}
+    for number in range(given.rounds + 1):
+        for how, model in models.items():
+            begun = time.process_time()
+            model.joint(**model.given(batch)).sum().backward()
+            model.zero_grad()
+            if number:
+                cpu_seconds[how].append(time.process_time() - begun)
+    torch.nn.functional.scaled_dot_product_attention = written_out_attention  # the counter knows torch's products
+    products.SMALLEST_PRODUCT = sys.maxsize
+    for how, model in models.items():
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.joint(**model.given(noise("all_in_one", 1, seed=0, device=torch.device("cpu"))))
+        ratios = [one / other for one, other in zip(cpu_seconds[how], cpu_seconds["none"], strict=True)]
+        operations = counter.get_total_flops() / 1e9
+        print(
+            f"{how:8} {statistics.median(cpu_seconds[how]):6.2f} CPU s, {statistics.median(ratios):.2f} of none"
+            f" ({min(ratios):.2f} to {max(ratios):.2f}); forward {operations:.1f} GFLOP, {operations / 2:.1f} G"
+            f" multiplications and additions; the paper says {PAPER_GFLOPS} GFLOPs"
+        )
 
 
 if __name__ == "__main__":
