@@ -44,6 +44,7 @@ SECOND_DOORS = {
     ("extract", "weights"),
     ("store", "foreign"),
     ("store", "health"),
+    ("fuse", "heads"),
     ("fuse", "layers"),
     ("fuse", "objectives"),
     ("train", "data"),

@@ -11,7 +11,7 @@ from .._vocabulary import InputError
 from ..store import reader_lock
 from ..train.evaluate import Ensemble
 from .console import Console
-from .experiments import Evaluation, TaskEvaluation, evaluate, evaluate_task
+from .experiments import ClassEvaluation, Evaluation, TaskEvaluation, evaluate, evaluate_classes, evaluate_task
 from .project import CONFIG_NAME, Project
 from .search import KeptSession, Query, Results, SearchSession, explained, reranking_of
 from .sync import Plan, Report, make_plan, status_of, sync
@@ -177,7 +177,9 @@ class Index:
         rerank: str | None = None,
         candidates: int = 100,
         budget_seconds: float | None = None,
-    ) -> Evaluation | TaskEvaluation:
+        classes: str | None = None,
+        prompt: str = "{}",
+    ) -> Evaluation | TaskEvaluation | ClassEvaluation:
         """Text-to-media retrieval on one split, each figure with its 95 % interval; or the task that the recipe is for.
 
         Args:
@@ -190,6 +192,9 @@ class Index:
                 intervals, its cost, and the recall at `candidates`, which no second stage can exceed.
             candidates: of each question.
             budget_seconds: of each question.
+            classes: a column of the manifest: instead, how often a clip's value of it is found, by the names of the
+                values without training, and by a linear probe.
+            prompt: what is embedded for a class, with ``{}`` in the place of its name.
 
         Raises:
             InputError: nothing to ask, another project with other clips or captions, a measure that is not known.
@@ -200,6 +205,8 @@ class Index:
             for one in (project, other):
                 if one is not None:
                     held.enter_context(one.locked(reader_lock))
+            if classes is not None:
+                return evaluate_classes(project, column=classes, split=split, prompt=prompt)
             if project.recipe.task != "retrieval":
                 if other is not None or run is not None or measures:
                     raise InputError(

@@ -132,6 +132,13 @@ def evaluate(
     rerank: Rerank = None,
     candidates: Candidates = 100,
     budget: Budget = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Find the clips' values of this column instead."),
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(help="What is embedded for a class, with {} for its name: 'a person is {}'.")
+    ] = "{}",
     as_json: AsJson = False,
 ) -> None:
     """Measure text-to-media retrieval on a split: R@1, R@5, R@10 in percent, median rank, each with its 95 %.
@@ -143,7 +150,8 @@ def evaluate(
     questions whose answer is among the candidates, which is the most that any second model could reach.
 
     With a recipe for questions or captions: how often answers are right, or BLEU-4, METEOR and CIDEr, next to what is
-    reached without seeing the clips.
+    reached without seeing the clips. With --classes: how often a clip's class is found by the classes' names, and by a
+    linear probe of the embeddings of the training clips.
     """
     from ..index import Index
 
@@ -156,6 +164,8 @@ def evaluate(
         rerank=rerank,
         candidates=candidates,
         budget_seconds=budget,
+        classes=classes,
+        prompt=prompt,
     )
     show(found, found.lines(), as_json=as_json)
 
