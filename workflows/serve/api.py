@@ -17,6 +17,7 @@ from fastapi.responses import FileResponse
 from pydantic import AfterValidator
 
 from ..._vocabulary import InputError
+from ..project import Project as OpenedProject
 from ..search import Query as Asking
 from ..search import Result, embed_windows, windows_of
 from ..sync import status_of
@@ -94,7 +95,7 @@ class Service:
 
 def status_out(project: ServedProject) -> answers.StatusOut:
     session = project.session
-    found = status_of(session.project)
+    found = status_of(OpenedProject.open(project.path, read_only=True))  # the collection as it lies there now
     files = found["files"]
     plan = found["plan"]
     due = [f"{name}: {len(plan[name]) if isinstance(plan[name], list) else plan[name]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .projects import ServedProject, title_of, video_id
+from .security import Refused
 
 _COLUMNS = ("clip", "video", "modalities", "start_seconds", "end_seconds", "split", "captions", "vector")
 
@@ -49,6 +50,8 @@ def write_map(project: ServedProject) -> Path:
     finally:
         if writer is not None:
             writer.close()
+    if writer is None:
+        raise Refused(409, "nothing is indexed: run `frameloom sync`")
     for older in project.folder.glob("*.parquet"):
         older.unlink()
     aside.replace(path)

@@ -142,10 +142,9 @@ class ServedProject:
         """
         for _ in range(_TRIES):
             session = self._quick.current()
-            before = session.table.version()
+            before, pool = session.table.version(), session.num_clips
             found = session.search_many(queries)
             if before is not None and before == session.table.version():  # nothing was read of another one
-                pool = session.num_clips
                 return [Found(version=before, pool=pool, results=results) for results in found]
         raise busy("the table is being written: ask again in a second")
 

@@ -12,7 +12,7 @@ from schemathesis import Case
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 ORDINARY = settings(
-    max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 # That one of `q`, `like` and `question` is given, and which words and columns a project knows.
 NOT_SAID_BY_A_DOCUMENT = [positive_data_acceptance]

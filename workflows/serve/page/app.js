@@ -71,7 +71,9 @@ async function search() {
     return;
   }
   say("Searching…");
-  const values = { ...asked(), where: state.where, within: state.within, merge: state.merge ? "true" : null, top: TOP, offset: state.offset || null };
+  // Everything is compared: what is said as well, where the project knows it.
+  const isHybrid = state.sense === "all" && state.q && !state.like && !state.question && !state.merge && project.senses.includes("speech");
+  const values = { ...asked(), hybrid: isHybrid ? "true" : null, where: state.where, within: state.within, merge: state.merge ? "true" : null, top: TOP, offset: state.offset || null };
   try {
     const found = await call(`projects/${encodeURIComponent(project.name)}/search?${query(values)}`, { signal: mine.signal });
     hits = found.results;
