@@ -95,7 +95,10 @@ def measure_load(project: Path, args: argparse.Namespace) -> dict[str, Any]:
         for _ in range(4):
             asyncio.run(load(url, max(1, args.long // 4), args.clients))
             after.append(round(process.memory_info().rss / 2**20, 1))
-        found["memory_mb"] = {"asked": [args.requests + step * (args.long // 4) for step in range(5)], "resident": after}
+        found["memory_mb"] = {
+            "asked": [args.requests + step * (args.long // 4) for step in range(5)],
+            "resident": after,
+        }
     return found
 
 

@@ -109,7 +109,7 @@ function drawHits(found) {
     const says = hit.captions[0] || "";
     const button = make("button", { type: "button", class: "hit", "data-clip": hit.clip, "aria-label": `${hit.rank}. ${hit.title}, ${span}. ${says} ${scores}`, onclick: () => go({ clip: hit.clip }) },
       make("span", { class: "frame" }, picture, make("span", { class: "rank" }, String(hit.rank)), make("span", { class: "span" }, span)),
-      make("span", { class: "text" }, make("span", { class: "name" }, hit.title), says ? make("span", { class: "small" }, says) : null, make("span", { class: "small" }, scores), make("span", { class: "bar" }, bar)));
+      make("span", { class: "text" }, make("span", { class: "name" }, hit.title), says ? make("span", { class: "small says" }, says) : null, make("span", { class: "small" }, scores), make("span", { class: "bar" }, bar)));
     return make("li", {}, button);
   }));
   byId("pages").hidden = !found.offset && found.next === null;

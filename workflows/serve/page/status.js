@@ -23,7 +23,7 @@ function parts(name, found) {
     ["Videos", `${found.discovered}: ${kinds.join(", ")}`],
     ["Rows", `${found.rows}, version ${found.version}`],
     ["Store", `${(found.store_bytes / 2 ** 20).toFixed(1)} MB`],
-    ...found.features.map((one) => [one.modality, `${one.backbone}: ${Object.entries(one.statuses).map(([kind, count]) => `${count} ${kind}`).join(", ")}`]),
+    ...found.features.map((one) => [one.modality, [one.backbone, ...Object.entries(one.statuses).map(([kind, count]) => `${count} ${kind}`)].join(", ")]),
     ["Due", found.due.join(", ") || "nothing: everything is up to date"],
   ])];
   out.push(make("h3", {}, "Not wholly indexed"));
