@@ -1,9 +1,10 @@
 """Load on `frameloom serve`: latency, memory, overload, a sync meanwhile, the first answer, a large table.
 
-    python tests/benchmarks/serve.py PROJECT [--requests 2000] [--clients 32] [--long 20000] [--rows 100000] [--json OUT]
+    python tests/benchmarks/serve.py PROJECT [--requests 2000] [--clients 32] [--long 20000] [--rows 100000]
 
-PROJECT is a folder with frameloom.yaml that was synced with words. It is copied, but not its videos, of which `sync` has
-three moved away and back. The load goes over loopback from a process of its own. Memory is the resident set of the server.
+PROJECT is a folder with frameloom.yaml that was synced with words. It is copied, but not its videos, of which `sync`
+has three moved away and back. The load goes over loopback from a process of its own. Memory is the resident set of the
+server.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import asyncio
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,8 +28,9 @@ import httpx
 import numpy as np
 import psutil
 
-QUESTIONS = [f"{who} {what}" for who in ("a dog", "a cat", "a man", "two women", "a car", "water", "a ball", "a bear")
-             for what in ("in a room", "outside", "does a trick", "and a toy", "in the snow", "close to the camera")]  # fmt: skip
+SUBJECTS = ("a dog", "a cat", "a man", "two women", "a car", "water", "a ball", "a bear")
+SCENES = ("in a room", "outside", "does a trick", "and a toy", "in the snow", "close to the camera")
+QUESTIONS = [f"{subject} {scene}" for subject in SUBJECTS for scene in SCENES]
 
 
 @contextmanager
@@ -95,6 +96,7 @@ def measure_load(project: Path, args: argparse.Namespace) -> dict[str, Any]:
         for _ in range(4):
             asyncio.run(load(url, max(1, args.long // 4), args.clients))
             after.append(round(process.memory_info().rss / 2**20, 1))
+            print(after, found, flush=True)
         found["memory_mb"] = {
             "asked": [args.requests + step * (args.long // 4) for step in range(5)],
             "resident": after,
