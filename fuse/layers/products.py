@@ -1,15 +1,17 @@
 """Products of trained layers: on a processor by oneDNN, which torch does not ask for matrices in fp32.
 
-torch gives fp32 matrix products on a CPU to MKL. On AMD processors MKL reaches half of what oneDNN does: on one core of
-an EPYC 9005 95 GFLOP/s against 220, forward and backward. The numbers are those of fp32 arithmetic either way and
-differ by rounding. `tests/benchmarks/train_eao.py` measures what it makes of a training step: at width 3072, with other
-work running, our step was 1.8 to 1.95 times as fast as the plain one without it and 2.1 to 2.4 times with it. Whatever
-oneDNN is not asked for (other devices, other types, autocast, small products, a torch without oneDNN) goes through
-`torch.nn.functional`.
+torch gives fp32 matrix products on a CPU to MKL. On AMD processors with AVX-512 MKL reaches half of what oneDNN does:
+on one core of an EPYC 9005 95 GFLOP/s against 220, forward and backward. Without AVX-512 MKL is ahead: 75 against 60,
+and 77 against 34 where a weight of few columns meets many rows, as in Video Swin; oneDNN is not asked there. The
+numbers are those of fp32 arithmetic either way and differ by rounding. `tests/benchmarks/train_eao.py` measures what
+it makes of a training step: at width 3072, with other work running, our step was 1.8 to 1.95 times as fast as the
+plain one without it and 2.1 to 2.4 times with it. Whatever oneDNN is not asked for (other devices, other types,
+autocast, small products, a torch without oneDNN) goes through `torch.nn.functional`.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any, cast
 
 import torch
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-SMALLEST_PRODUCT = 1 << 27
-"""Multiplications from which oneDNN is asked. A new shape costs it about 0.3 ms; packed batches bring new shapes."""
+SMALLEST_PRODUCT = 1 << 27 if torch.backends.cpu.get_cpu_capability() == "AVX512" else sys.maxsize
+"""Multiplications from which oneDNN is asked; never without AVX-512. A new shape costs it about 0.3 ms; packed batches
+bring new shapes."""
 
 
 class Linear(nn.Linear):

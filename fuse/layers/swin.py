@@ -317,6 +317,7 @@ def mask_of_patches(mask: Float[Tensor, "B 1 mh mw"], grid: Sequence[int]) -> Fl
 
 
 @cache
+@torch.inference_mode(mode=False)  # what is kept is for trainings as well
 def relative_index(window: Grid, used: Grid, *, small_grid: SmallGrid = "published") -> Int[Tensor, "n n"]:
     """The row of the bias table, made for `window`, of each pair of places of a window of size `used`."""
     if small_grid == "published" and used != window:
@@ -329,6 +330,7 @@ def relative_index(window: Grid, used: Grid, *, small_grid: SmallGrid = "publish
 
 
 @cache
+@torch.inference_mode(mode=False)
 def shifted_regions(grid: Grid, window: Grid, shift: Grid) -> Float[Tensor, "W n n"]:
     """What is added to the scores within each window of a rolled grid: 0, or much less where the shift joined ends."""
     region = torch.zeros(1, *grid, 1)

@@ -100,3 +100,14 @@ def test_stochastic_depth_keeps_the_mean_and_drops_whole_samples() -> None:
     assert torch.equal(dropped.amin(dim=(1, 2, 3, 4)), dropped.amax(dim=(1, 2, 3, 4)))
     assert abs(dropped.mean().item() - 1) < 0.05
     assert stochastic_depth(branch, 0.25, training=False) is branch
+
+
+def test_what_is_kept_between_calls_serves_trainings_too() -> None:
+    """Clips that are embedded first, in the same process."""
+    relative_index.cache_clear()
+    shifted_regions.cache_clear()
+    model, clip = network().train(), torch.randn(1, 3, 8, 32, 32)
+    with torch.inference_mode():
+        model(clip)
+    model(clip).sum().backward()
+    assert all(each.grad is not None for each in model.parameters() if each.requires_grad)
