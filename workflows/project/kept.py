@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PROJECT_KEPT = "project.json"
 TABLES_NAME = "tables.json"
+VECTORS_POINTERS = ("word_vectors.json", "word_pieces.json")
+"""Which of the word vectors, or word pieces, that were learned here are read; one for each kind."""
 _LONGEST_NAME = 63
 
 
@@ -51,6 +53,24 @@ def read_json(path: Path, *, needs: Sequence[str] = ()) -> dict[str, Any] | None
     if not isinstance(found, dict) or not set(needs) <= found.keys():
         raise IntegrityError(f"{path} is damaged: run `frameloom repair`, and the next sync makes it again")
     return found
+
+
+def words_pointer(file: str) -> str:
+    """The name of the pointer to a file of word vectors or word pieces."""
+    return next((name for name in VECTORS_POINTERS if file.startswith(name.removesuffix(".json"))), VECTORS_POINTERS[0])
+
+
+def kept_words(root: Path, file_name: str) -> dict[str, Any]:
+    """The pointer to what a text backbone, whose files are called so, learned here; empty before.
+
+    Older stores have one pointer for all, whatever kind of file it names.
+    """
+    own = words_pointer(file_name)
+    for name in dict.fromkeys((own, VECTORS_POINTERS[0])):
+        kept = read_json(root / "models" / name, needs=("file",))
+        if kept is not None and words_pointer(str(kept["file"])) == own:
+            return kept
+    return {}
 
 
 def tables_in(root: Path) -> Mapping[str, str]:

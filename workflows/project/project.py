@@ -21,7 +21,7 @@ from ...train import get_recipe, read_checkpoint
 from .collection import Collection, Video, clips_of, discover, readable_path
 from .config import DETECTORS, SPEECH, Config, FeatureConfig, StoreConfig, load_config
 from .imported import imported_weights
-from .kept import read_json, table_of, tables_in
+from .kept import kept_words, read_json, table_of, tables_in, words_pointer
 from .manifest import is_address
 from .pixels import check_pixels, pixel_sizes
 from .questions import Questions, read_questions
@@ -29,7 +29,6 @@ from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Features, 
 from .units import cuts_of, shots_of, windows_of
 
 CONFIG_NAME = "frameloom.yaml"
-VECTORS_POINTER = "word_vectors.json"
 CHECKPOINT_POINTER = "current.json"
 
 
@@ -269,7 +268,8 @@ class Project:
             return features
         if not self.trains_word_vectors:
             return replace(features, text=self._request(Modality.TEXT, feature))
-        pointer = read_json(self.root / "models" / VECTORS_POINTER, needs=("file",)) or {}
+        learned = learned_words(feature.backbone, **feature.options)
+        pointer = {} if learned is None else kept_words(self.root, learned.file_name)
         if word_vectors is None and pointer:
             word_vectors = self.root / "models" / pointer["file"]
         if word_vectors is None or not word_vectors.is_file():
@@ -287,7 +287,7 @@ class Project:
         path, text = features.word_vectors, features.text
         if path is not None and text is not None:
             pointer = canonical_json({"file": path.name, "sha256": text.weights_digest})
-            publish_text(self.root / "models" / VECTORS_POINTER, pointer)
+            publish_text(self.root / "models" / words_pointer(path.name), pointer)
 
     def check_model(self, resolved: Resolved) -> None:
         """Raises UnknownNameError or ConfigError for a model, or settings of it, that cannot be built or fed.

@@ -25,7 +25,7 @@ from ...extract.decode import Limits
 from ...store import metadata_of, quoted
 from ...train.data import ClipSample
 from ...train.evaluate import Ensemble
-from ..project import CHECKPOINT_POINTER, SPEECH, VECTORS_POINTER, CheckpointRef, Project
+from ..project import CHECKPOINT_POINTER, SPEECH, VECTORS_POINTERS, CheckpointRef, Project
 from ..sync import in_batches, loaded_model
 from .before import made_by, stamp_of
 from .moments import first_moments
@@ -210,7 +210,7 @@ class SearchSession:
         models, given = self._configured.root / "models", self._configured.config.model.checkpoint
         found = [each for name in (CHECKPOINT_POINTER, "*/model.json") for each in sorted(models.glob(f"*/{name}"))]
         configured = [] if given is None else [self._configured.base / Path(given).expanduser() / "model.json"]
-        watched = (models / VECTORS_POINTER, *found, *configured)
+        watched = (*(models / name for name in VECTORS_POINTERS), *found, *configured)
         return (self._configured.table.version(), *((str(path), stamp_of(path)) for path in watched))
 
     def search(self, query: Query) -> list[Result]:

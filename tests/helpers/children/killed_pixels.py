@@ -1,4 +1,4 @@
-"""A training from pixels that kills itself right after a step: ``python killed_pixels.py STORE FOLDER STEP KIND``."""
+"""A training from pixels that kills itself after a step: ``python killed_pixels.py STORE FOLDER STEP KIND MODEL``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from frameloom.train.data import FrameOptions
 from frameloom.train.data.pixels import PairedDataset, PixelDataset
 from frameloom.train.loop import FitResult
 
-from helpers.frames import write_pixel_clips
+from helpers.frames import VOCABULARY, write_pixel_clips
 from helpers.models import register_tiny_pixels
 
 RECIPE = Recipe(
@@ -33,7 +33,7 @@ OPTIONS = FrameOptions(size=32, training=True, num_frames=2, curriculum=[[0, 1],
 
 
 def train(
-    store: Path, folder: Path, *, kill_at: int = 0, pairs: bool = False, workers: int = 0
+    store: Path, folder: Path, *, kill_at: int = 0, pairs: bool = False, workers: int = 0, name: str = "tiny_pixels"
 ) -> tuple[FitResult, Any]:
     """Four steps an epoch on 29 clips; with pairs three, of 21 videos and 8 clips of one frame."""
 
@@ -54,11 +54,13 @@ def train(
             ]
         )
     torch.manual_seed(1)
-    model = create_model(register_tiny_pixels())
+    register_tiny_pixels()
+    model = create_model(name, **({} if name == "tiny_pixels" else {"vocab_size": VOCABULARY}))
     recipe = RECIPE.replaced(batch_size=4) if pairs else RECIPE
     return fit(model, data, recipe=recipe, folder=folder, on_progress=on_progress, num_workers=workers), model
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train(Path(sys.argv[1]), Path(sys.argv[2]), kill_at=int(sys.argv[3]), pairs=sys.argv[4] == "pairs")
+    pairs, name = sys.argv[4] == "pairs", sys.argv[5]
+    train(Path(sys.argv[1]), Path(sys.argv[2]), kill_at=int(sys.argv[3]), pairs=pairs, name=name)

@@ -49,12 +49,29 @@ def test_a_kill_in_mid_epoch_costs_nothing(clean, tmp_path: Path, step: int, kin
         whole = tmp_path / "whole"
         train(tmp_path / "store", whole, pairs=True)
     command = [sys.executable, killed_pixels.__file__, str(tmp_path / "store"), str(tmp_path / "run"), str(step), kind]
+    command.append("tiny_pixels")
     killed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     result, _ = train(tmp_path / "store", tmp_path / "run", pairs=pairs, workers=workers)
     assert 0 < result.resumed_at <= step
     assert curve(tmp_path / "run") == curve(whole)
     assert load_checkpoint(tmp_path / "run")[1].digest == load_checkpoint(whole)[1].digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 5, 8, 11])
+@pytest.mark.parametrize("name", ["test_t2v2t", "test_vindlu", "test_clover"])
+def test_joint_encoders_go_on_after_a_kill_with_the_same_curve(tmp_path: Path, name: str, step: int) -> None:
+    """Masks, negatives and dropout are drawn as they would have been."""
+    train(tmp_path / "store", tmp_path / "whole", name=name)
+    where = [str(tmp_path / "store"), str(tmp_path / "run")]
+    command = [sys.executable, killed_pixels.__file__, *where, str(step), "videos", name]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    train(tmp_path / "store", tmp_path / "run", name=name)
+    assert curve(tmp_path / "run") == curve(tmp_path / "whole")
+    digests = [load_checkpoint(tmp_path / folder)[1].digest for folder in ("run", "whole")]
+    assert digests[0] == digests[1]
 
 
 def test_every_step_takes_videos_and_pictures(tmp_path: Path) -> None:
