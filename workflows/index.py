@@ -208,9 +208,9 @@ class Index:
             if classes is not None:
                 return evaluate_classes(project, column=classes, split=split, prompt=prompt)
             if project.recipe.task != "retrieval":
-                if other is not None or run is not None or measures:
+                if other is not None or run is not None or measures or rerank is not None:
                     raise InputError(
-                        f"against, run and measures are of retrieval; the recipe is for {project.recipe.task}"
+                        f"against, run, measures and rerank are of retrieval; the recipe is for {project.recipe.task}"
                     )
                 return evaluate_task(project, split=split)
             return evaluate(

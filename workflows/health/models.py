@@ -11,7 +11,7 @@ from ..._files import file_sha256, set_aside
 from ..._vocabulary import FrameloomError
 from ...store.health import Finding, Kind, Repaired
 from ...train import read_checkpoint
-from ..project import CHECKPOINT_POINTER, VECTORS_POINTERS, CheckpointRef, Project, read_json
+from ..project import CHECKPOINT_POINTER, CheckpointRef, Project, read_json
 
 _VECTORS_REMEDY = "repair sets them aside, and the next sync trains them anew from the captions"
 _RECORD_REMEDY = "repair sets it aside, and the next sync with its model writes it again"
@@ -34,9 +34,16 @@ def verify_models(project: Project) -> Iterator[Finding]:
             read_json(path)
         except (OSError, FrameloomError) as error:
             yield Finding(kind=Kind.CHECKPOINT, path=path, message=str(error), remedy=_RECORD_REMEDY)
-    for pointer in (project.root / "models" / name for name in VECTORS_POINTERS):
+    for pointer in vectors_pointers(project.root):
         if problem := _vectors_problem(pointer):
             yield Finding(kind=Kind.WORD_VECTORS, path=pointer, message=problem, remedy=_VECTORS_REMEDY)
+
+
+def vectors_pointers(root: Path) -> list[Path]:
+    """Which word vectors and word pieces are read, as files, be they there or not."""
+    from ..project.kept import VECTORS_POINTERS
+
+    return [root / "models" / name for name in VECTORS_POINTERS]
 
 
 def records_in(root: Path) -> list[Path]:
@@ -100,7 +107,7 @@ def repair_models(project: Project, dry_run: bool) -> Iterator[Repaired]:
 
 def _involved(path: Path) -> list[Path]:
     """The target of a damaged pointer, or the pointers to a damaged checkpoint, and last the path itself."""
-    if path.name in VECTORS_POINTERS:
+    if path in vectors_pointers(path.parent.parent):
         with suppress(OSError, FrameloomError):
             vectors = path.parent / str((read_json(path, needs=("file",)) or {}).get("file"))
             return [vectors, path] if vectors.is_file() and vectors.parent == path.parent != vectors else [path]

@@ -3,7 +3,7 @@
 from .collection import Video, dropped_spans, file_of, in_split, readable_path, text_of
 from .config import SPEECH
 from .imported import ALLOWED_SECONDS, PREFIX, ImportRecord, imported_weights
-from .kept import VECTORS_POINTERS, keep_project, read_json
+from .kept import keep_project, read_json
 from .project import CHECKPOINT_POINTER, CONFIG_NAME, Project
 from .questions import Question, question_texts
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Resolved
@@ -14,7 +14,6 @@ __all__ = [
     "CONFIG_NAME",
     "PREFIX",
     "SPEECH",
-    "VECTORS_POINTERS",
     "BackboneRequest",
     "CheckpointRef",
     "FeatureRequest",

@@ -25,7 +25,7 @@ from ...extract.decode import Limits
 from ...store import metadata_of, quoted
 from ...train.data import ClipSample
 from ...train.evaluate import Ensemble
-from ..project import CHECKPOINT_POINTER, SPEECH, VECTORS_POINTERS, CheckpointRef, Project
+from ..project import CHECKPOINT_POINTER, SPEECH, CheckpointRef, Project
 from ..sync import in_batches, loaded_model
 from .before import made_by, stamp_of
 from .moments import first_moments
@@ -207,6 +207,8 @@ class SearchSession:
             self._closed()
 
     def _now(self) -> tuple[Any, ...]:
+        from ..project.kept import VECTORS_POINTERS
+
         models, given = self._configured.root / "models", self._configured.config.model.checkpoint
         found = [each for name in (CHECKPOINT_POINTER, "*/model.json") for each in sorted(models.glob(f"*/{name}"))]
         configured = [] if given is None else [self._configured.base / Path(given).expanduser() / "model.json"]

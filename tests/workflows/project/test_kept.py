@@ -27,7 +27,7 @@ def test_the_first_model_has_the_configured_table_and_others_their_own(tmp_path:
     assert table_of(tmp_path, "others", "t2v2t") == "others"
     assert table_of(tmp_path, "clips", "My-Model " * 9) == ("clips_" + "my_model_" * 9)[:63]
     (tmp_path / "models" / "tables.json").write_text("[]")
-    with pytest.raises(IntegrityError, match="tables.json is damaged"):
+    with pytest.raises(IntegrityError, match=r"tables\.json is damaged"):
         table_of(tmp_path, "clips", "clover")
 
 
