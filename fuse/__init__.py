@@ -11,7 +11,7 @@ from .dual_encoder import DualEncoder, ImagenetLabels
 from .everything_at_once import EverythingAtOnce, combination_name
 from .miles import MILES
 from .registry import create_model, list_models, model_config, model_description, model_type
-from .t2v2t import T2V2T
+from .t2v2t import T2V2T, VindLUQA
 
 __all__ = [
     "MCN",
@@ -29,6 +29,7 @@ __all__ = [
     "ModelConfig",
     "NonFiniteError",
     "Tokens",
+    "VindLUQA",
     "WordTag",
     "combination_name",
     "create_model",

@@ -110,7 +110,8 @@ class AnswerDecoder(nn.Module):
 class VindLUQA(JointModel):
     """The encoders and the joint encoder of a model, and a decoder of answers."""
 
-    def __init__(self, config: T2V2TConfig) -> None:
+    def __init__(self, config: T2V2TConfig | None = None) -> None:
+        config = config or T2V2TConfig()
         if config.fusion == "none":
             raise ConfigError("fusion='none' has no joint encoder for a question to look at a video; use another one")
         super().__init__(config.replaced(mlm_weight=0.0))

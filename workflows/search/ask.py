@@ -3,7 +3,7 @@
 A model answers in one of three ways. One with a head of answers (All-in-one, Clover) scores those that it learned,
 whose names are in its checkpoint, or given where the authors' file has none. VindLU's QA model ranks given answers by
 how probable it is to write each. Any other model with a joint head is asked how well the question with each given
-answer behind it goes with the video, which needs no training for questions, and is no more than that.
+answer behind it goes with the video, which needs no training for questions.
 """
 
 from __future__ import annotations
@@ -112,12 +112,11 @@ def ask(
 
 def _published(weights: Path, model: str | None) -> Any:
     """A model from its authors' file, in evaluation mode."""
-    from ...fuse import create_model
-    from ...fuse.t2v2t import T2V2TConfig, VindLUQA
+    from ...fuse import VindLUQA, create_model
 
     if model is None:
         raise ConfigError(f"--weights {weights}: say by --model what it is: all_in_one, clover, vindlu or {VINDLU_QA}")
-    made = VindLUQA(T2V2TConfig()) if model == VINDLU_QA else create_model(model)
+    made = VindLUQA() if model == VINDLU_QA else create_model(model)
     return made.from_official(read_official(weights)).eval()
 
 

@@ -20,7 +20,6 @@ from ...._files import publish_text
 from ...console import Console, count_of
 from ...laboratory import MANIFEST_NAME, VIDEOS_NAME, World, make_collection
 from ...project import Project
-from ...project.config import parse_config
 from ...sync import sync
 from ..evaluate import COLUMNS, evaluate
 from .report import JUDGED, TableResult
@@ -44,7 +43,7 @@ class JointStudy:
         trainings: the variants, by row.
         table: the paper's.
         candidates: that a row's own joint head judges again; 0: rows are judged by vectors.
-        notes: what of the paper's table is not here, and why.
+        notes: parts of the paper's table that are left out, and why.
     """
 
     paper: str
@@ -115,7 +114,7 @@ JOINT_STUDIES: Mapping[str, JointStudy] = {
             orders=orders_of(("tma", "baseline"), ("tma_rank", "tma", "baseline")),
         ),
         notes=(
-            "Semantic masking is not a row: its tags need spaCy's English model, which is no package of PyPI. Words are"
+            "Semantic masking is not a row: its tags need spaCy's English model, which PyPI does not have. Words are"
             " masked at random in every row.",
         ),
     ),
@@ -283,6 +282,8 @@ def project_of(
     study: JointStudy, folder: Path, *, options: Mapping[str, Any], seed: int, steps: int | None = None
 ) -> Project:
     """A row with one seed, as a project."""
+    from ...project.config import parse_config
+
     own = {} if steps is None else {"min_steps": steps}
     overrides = {**study.overrides, **own, "seed": seed, "model_options": _all_options(study, options)}
     config = {

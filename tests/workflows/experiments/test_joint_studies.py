@@ -1,0 +1,53 @@
+"""Ablations of joint encoders: rows differ in the model alone, what is there is not made again, tables say verdicts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from frameloom.workflows.cli.app import app
+from frameloom.workflows.console import Console
+from frameloom.workflows.experiments.ablations import JOINT_STUDIES, run_joint_study
+from frameloom.workflows.experiments.ablations.joint_studies import project_of
+from typer.testing import CliRunner
+
+QUIET = Console(quiet=True)
+
+
+@pytest.mark.parametrize("name", JOINT_STUDIES)
+def test_rows_of_a_seed_differ_in_options_of_the_model_alone(name: str, tmp_path: Path) -> None:
+    study = JOINT_STUDIES[name]
+    rows = {row.key: study.trainings[row.training].options for row in study.table.rows}
+    projects = {key: project_of(study, tmp_path, options=options, seed=1) for key, options in rows.items()}
+    identities = {key: {**one.recipe.identity(), "model_options": {}} for key, one in projects.items()}
+    assert len({json.dumps(one, sort_keys=True, default=str) for one in identities.values()}) == 1
+    assert len({json.dumps(dict(one.model_options), sort_keys=True, default=str) for one in projects.values()}) == len(
+        rows
+    )
+    for project in projects.values():
+        project.check_model(project.resolve())
+    for order in study.table.orders:
+        assert {order.better, order.worse} <= rows.keys()
+
+
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow) for one in JOINT_STUDIES])
+def test_a_study_is_run_and_the_second_time_only_printed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"seeds": 2, "num_train": 8, "num_test": 6, "world": 0, "steps": 2, "console": QUIET}
+    first = run_joint_study(name, tmp_path, **how)
+    lines = list(first.lines())
+    assert lines == first.document.read_text().splitlines()
+    assert any("orders of the paper" in line for line in lines)
+    monkeypatch.setattr("frameloom.workflows.experiments.ablations.joint_studies.sync", None)  # nothing is trained
+    assert list(run_joint_study(name, tmp_path, **how).lines()) == lines
+
+
+def test_what_is_not_for_these_studies_is_refused(tmp_path: Path) -> None:
+    run = CliRunner()
+    listed = run.invoke(app, ["ablate", "--json"])
+    assert {"clover", "t2v2t", "everything_at_once"} <= {one["study"] for one in json.loads(listed.stdout)}
+    for wrong in (["clover", str(tmp_path), "--epochs", "2"], ["everything_at_once", str(tmp_path), "--steps", "2"]):
+        done = run.invoke(app, ["ablate", *wrong])
+        assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.stderr
