@@ -18,7 +18,7 @@ from frameloom.store.health import Compaction
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.project.project import Project
-from frameloom.workflows.sync import stages
+from frameloom.workflows.sync import merging
 from frameloom.workflows.sync.sync import embed_only, extract_only, make_plan, status_of, sync, train_only
 from helpers.projects import make_clip, make_collection, run_sync, write_config
 from helpers.stores import tree
@@ -304,8 +304,8 @@ def test_a_merge_that_fails_is_a_note_of_the_report(synced: Path, monkeypatch: p
     def fail(*_given: object, **_named: object) -> None:
         raise error
 
-    monkeypatch.setattr(stages, "plan_merge", lambda *_given, **_named: Compaction(old_shards=("x",)))
-    monkeypatch.setattr(stages, "merge_small_shards", fail)
+    monkeypatch.setattr(merging, "plan_merge", lambda *_given, **_named: Compaction(old_shards=("x",)))
+    monkeypatch.setattr(merging, "merge_small_shards", fail)
     report = run_sync(synced)
     assert report.exit_code == 0
     assert f"note: small shards were not merged: {error}" in report.notes
