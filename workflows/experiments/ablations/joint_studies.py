@@ -309,13 +309,18 @@ def _all_options(study: JointStudy, options: Mapping[str, Any]) -> dict[str, Any
 
 def _metrics(project: Project, study: JointStudy, console: Console) -> Metrics:
     """What a row reaches, trained and judged where it was not yet."""
-    kept = project.resolve()
-    path = kept.model_folder / f"result-{_REVISION}-{study.candidates}.json"
-    if kept.checkpoint is None or not path.is_file():
+
+    def result() -> tuple[bool, Path]:
+        known = project.resolve()  # the first training of a store brings the word pieces, which its key holds
+        return known.checkpoint is not None, known.model_folder / f"result-{_REVISION}-{study.candidates}.json"
+
+    is_trained, path = result()
+    if not is_trained or not path.is_file():
         sync(project, console)
         fused = project.model_options.get("fusion") != "none"
         judge = project.model_name if study.candidates and fused else None
         judged = evaluate(project, rerank=judge, candidates=max(study.candidates, 1))
         found = judged.metrics["video"] if judged.rerank is None else judged.rerank.metrics
+        _, path = result()
         publish_text(path, json.dumps({name: found[name] for name in COLUMNS}))
     return {JUDGED: json.loads(path.read_text(encoding="utf-8"))}
