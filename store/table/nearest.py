@@ -44,7 +44,7 @@ class PinnedVersion:
         self.version = int(table.version)
         table.checkout(self.version)
         self.table, self.record = table, record
-        self._handle = None if record is None else open_async(self.version)
+        self._handle: Any = None if record is None else open_async(self.version)
         self.num_rows = int(table.count_rows())
         schema = table.schema  # asked once: the library reads it anew each time, in 0.6 ms
         self.names: list[str] = schema.names
