@@ -111,7 +111,7 @@ class ServedProject:
 
     def _opened(self, project: Project) -> ServedSession:
         project = Project(project.config, project.base, read_only=True)  # a server leaves the ledger as it is
-        session = ServedSession(project, limits=self.limits)
+        session = ServedSession(project, limits=self.limits, or_before=True)
         session.uploaded = self.questions
         return session
 

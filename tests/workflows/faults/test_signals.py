@@ -23,9 +23,10 @@ COMMAND = "import sys; from frameloom.workflows.cli.app import main; sys.argv = 
 
 
 def start(folder: Path, *arguments: str, before: str = "", **streams: Any) -> subprocess.Popen[str]:
-    """The command, after some code that changes its process."""
+    """The command, after some code that changes its process. Tests may run under nohup, which a child would inherit."""
+    plain = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"
     return subprocess.Popen(
-        [sys.executable, "-c", f"{COMMAND}\n{before}\nmain()", *arguments],
+        [sys.executable, "-c", f"{plain}\n{COMMAND}\n{before}\nmain()", *arguments],
         cwd=folder, start_new_session=True, text=True, **{"stderr": subprocess.PIPE, **streams},
     )  # fmt: skip
 

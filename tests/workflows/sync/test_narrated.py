@@ -11,7 +11,7 @@ from frameloom.train import read_checkpoint
 from frameloom.train.data import NarratedDataset, training_data
 from frameloom.workflows.project.project import Project
 from frameloom.workflows.sync import take_state
-from frameloom.workflows.sync.stages import training_set
+from frameloom.workflows.sync.examples import training_set
 from helpers.projects import make_clip, run_sync, write_config
 
 

@@ -13,6 +13,7 @@ import pytest
 from frameloom.store import Ledger
 from frameloom.workflows.project import Project
 from frameloom.workflows.sync import make_plan, stages, status_of, survey
+from frameloom.workflows.sync import rows as rows_stage
 from frameloom.workflows.sync.executor import LocalExecutor
 from frameloom.workflows.sync.tasks import EmbedJob
 from helpers.projects import make_clip, run_sync, write_config
@@ -44,8 +45,8 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         model={"checkpoint": "given"},
         store={"combinations": ["video"]},
     )
-    monkeypatch.setattr(stages, "embed_clips", made_up_vectors)
-    monkeypatch.setattr(stages, "ROWS_PER_COMMIT", NUM_CLIPS)
+    monkeypatch.setattr(rows_stage, "embed_clips", made_up_vectors)
+    monkeypatch.setattr(rows_stage, "ROWS_PER_COMMIT", NUM_CLIPS)
     assert run_sync(tmp_path).done["embedded"] == NUM_CLIPS
     return tmp_path
 

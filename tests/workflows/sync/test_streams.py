@@ -284,7 +284,7 @@ class TestIdentity:
             "recipe": project.recipe.identity(),
             "features": features,
         }
-        later = {"frames", "betas", "decay_all", "decay_epochs", "final_rate", "warmup_epochs"}
+        later = {"frames", "betas", "decay_all", "decay_epochs", "final_rate", "warmup_epochs", "task", "head_rate"}
         assert project.recipe.model_dump().keys() - project.recipe.identity().keys() == later
         assert project.resolve().model_key == digest_of(facts)
         checkpoint = project.resolve().checkpoint
