@@ -389,9 +389,6 @@ class ClipTable:
         """
         if self._folder is None or not self.exists():
             return self.version()
-        import pyarrow as pa
-
-        pa.default_memory_pool().release_unused()  # which building needs: 3 GB of ten million rows
         tend(self._lance.open, self._folder.index_record, self._commit)
         return self.finish()
 
