@@ -50,6 +50,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "lancedb": lambda lancedb: lancedb.connect("memory://").create_table("a", [{"vector": [0.0, 1.0]}]),
     "webdataset": lambda webdataset: webdataset.WebDataset,
     "dask": lambda dask: dask.delayed(int)("1").compute(scheduler="sync"),
+    "psutil": lambda psutil: psutil.Process().cpu_times(),
     "distributed": lambda distributed: distributed.Client,
     "fsspec": lambda fsspec: fsspec.filesystem("memory"),
     "huggingface_hub": lambda hub: hub.hf_hub_download,
