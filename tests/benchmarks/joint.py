@@ -9,7 +9,7 @@ those of forward, memory is what autograd keeps for backward.
 
 `steps`: forward, loss and backward at the published size, on the same weights, batch and draws. "plain" does what the
 authors' code does: torch's own products; of VindLU and T2V2T attention as softmax of a matrix of scores, the frames of
-every pair projected anew, masked texts in passes of their own; of Clover see `train_clover.py`. "ours, bf16" is under
+every pair projected anew, masked texts in passes of their own; of Clover see `train_pixels.py`. "ours, bf16" is under
 autocast: other numbers. The losses of the other two must agree to 1e-5 of them.
 
 Sides take turns, so that what else runs meets all of them; a ratio is the median of the ratios within a turn. Times are
@@ -30,7 +30,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-import train_clover
+import train_pixels
 from frameloom.fuse import Tokens, create_model
 from frameloom.fuse.layers import BertEncoder, BertSpec, products
 from frameloom.fuse.t2v2t import model as t2v2t_model
@@ -217,8 +217,8 @@ def plain() -> Iterator[None]:
 
 def clover_sides(num_clips: int) -> dict[str, Callable[[], float]]:
     torch.manual_seed(0)
-    model = create_model("clover", word_masking="random", drop_path=0.0, dropout=0.0).train()
-    batch = train_clover.batch_of(num_clips, seed=0, device=torch.device("cpu"))
+    model = create_model("clover", **train_pixels.UNDROPPED["clover"]).train()
+    batch = train_pixels.noise("clover", num_clips, seed=0, device=torch.device("cpu"))
 
     def side(run: Callable[[], Any], *, smallest: int, is_half: bool = False) -> float:
         was, products.SMALLEST_PRODUCT = products.SMALLEST_PRODUCT, smallest
@@ -233,7 +233,7 @@ def clover_sides(num_clips: int) -> dict[str, Callable[[], float]]:
 
     ours, usual = (lambda: model.loss(batch)[0]), products.SMALLEST_PRODUCT
     return {
-        "plain": partial(side, lambda: train_clover.plain_loss(model, batch), smallest=1 << 62),
+        "plain": partial(side, lambda: train_pixels.plain_clover_loss(model, batch), smallest=1 << 62),
         "ours": partial(side, ours, smallest=usual),
         "ours, bf16": partial(side, ours, smallest=usual, is_half=True),
     }

@@ -1,16 +1,18 @@
-"""Training from pixels: steps of MILES and All-in-one, what rolling costs, and what the loader of frames delivers.
+"""Training from pixels: steps of MILES, All-in-one and Clover, what rolling costs, what the loader delivers.
 
     python tests/benchmarks/train_pixels.py loader CLIPS [--frames 4] [--seconds 8] [--rate 2] [--rounds 5]
-    python tests/benchmarks/train_pixels.py step miles|all_in_one [--clips 2] [--steps 2] [--threads 1] [--sides ...]
+    python tests/benchmarks/train_pixels.py step miles|all_in_one|clover [--clips 2] [--steps 2] [--threads 1]
     python tests/benchmarks/train_pixels.py rolling [--clips 1] [--rounds 5]
 
 `step`: forward, loss, backward and optimiser at the published size: 4 frames of 224 pixels and 30 word pieces (MILES),
-3 frames and 40 (All-in-one B); nothing dropped. Each side in a process of its own, the first step not counted; "CPU s"
-are those of all threads, which a busy machine changes less than the clock.
+3 frames and 40 (All-in-one B), 8 frames and 30 (Clover); nothing dropped. Each side in a process of its own, up to 14
+GB, the first step not counted; "CPU s" are those of all threads, which a busy machine changes less than the clock.
 
-    plain        the passes of the authors' step: attention written out, all tokens of the last block, torch's own
-                 products, torch's AdamW
-    ours         SDPA, of the last block what is read, products by oneDNN on a processor, AdamW(fused=True)
+    plain        the passes of the authors' step: attention written out, all tokens of the last block (MILES,
+                 All-in-one); every encoder twice, complete and masked, all tokens scored (Clover); torch's own products
+                 and AdamW
+    ours         SDPA, what is read alone, one pass over complete and masked, AdamW(fused=True), products by oneDNN
+                 where the processor has AVX-512
     ours, bf16   the same under autocast to bfloat16: other numbers
 
 The loss of the first step must agree with plain's to 1e-5 of it on a processor in fp32, or the benchmark fails.
@@ -46,7 +48,12 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 SIZE, STORED = 224, 256
 SIDES = ["plain", "ours", "ours, bf16"]
-FRAMES, WORDS = {"miles": 4, "all_in_one": 3}, {"miles": 30, "all_in_one": 40}
+FRAMES, WORDS = {"miles": 4, "all_in_one": 3, "clover": 8}, {"miles": 30, "all_in_one": 40, "clover": 30}
+UNDROPPED: dict[str, dict[str, Any]] = {
+    "miles": {"warmup_epochs": 0, "text_dropout": 0.0},
+    "all_in_one": {"dropout": 0.0, "drop_path": 0.0},
+    "clover": {"dropout": 0.0, "drop_path": 0.0, "word_masking": "random"},
+}
 TOLERANCE = 1e-5
 PAPER_GFLOPS = 58.7
 Clip = tuple[Path, float, float]
@@ -61,7 +68,7 @@ def main() -> None:
         loader.add_argument(f"--{name}", type=int, default=default)
     loader.set_defaults(run=measure_loader)
     step = parts.add_parser("step")
-    step.add_argument("model", choices=["miles", "all_in_one"])
+    step.add_argument("model", choices=sorted(FRAMES))
     step.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     step.add_argument("--side", choices=SIDES, help="measure one here, and print it as JSON")
     for name, default in (("clips", 2), ("steps", 2), ("threads", 1)):
@@ -227,12 +234,10 @@ def one_side(given: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(given.threads)
     if side == "plain":
         products.SMALLEST_PRODUCT = sys.maxsize
-        torch.nn.functional.scaled_dot_product_attention = written_out_attention
+        if given.model != "clover":
+            torch.nn.functional.scaled_dot_product_attention = written_out_attention
     torch.manual_seed(0)
-    options: dict[str, Any] = {"warmup_epochs": 0, "text_dropout": 0.0}
-    if given.model == "all_in_one":
-        options = {"dropout": 0.0, "drop_path": 0.0}
-    model = create_model(given.model, **options).to(device).train()
+    model = create_model(given.model, **UNDROPPED[given.model]).to(device).train()
     trained = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, **({} if side == "plain" else {"fused": True}))
     seconds, cpu_seconds, losses = [], [], []
@@ -240,8 +245,8 @@ def one_side(given: argparse.Namespace) -> dict[str, Any]:
         batch = noise(given.model, given.clips, seed=number, device=device)
         begun, cpu_begun = now(device), time.process_time()
         with torch.autocast(device.type, torch.bfloat16, enabled=side == "ours, bf16"):
-            is_plain = side == "plain" and given.model == "miles"
-            loss = plain_miles_loss(model, batch) if is_plain else model.loss(batch)[0]
+            plain = PLAIN_LOSSES.get(given.model) if side == "plain" else None
+            loss = model.loss(batch)[0] if plain is None else plain(model, batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -305,6 +310,36 @@ def plain_miles_loss(model: Any, batch: dict[str, Any]) -> Any:
     vectors = model.embed("text", given["text"]), model.vid_proj(tokens[:, 0])
     model._step_ended()
     return norm_softmax_loss(*vectors, temperature=model.config.temperature) + regression
+
+
+def plain_clover_loss(model: Any, batch: dict[str, Any]) -> Any:
+    """The authors' order: every encoder once for what is complete and once for what is masked."""
+    import torch
+    from frameloom.fuse import Tokens
+
+    given = model.given(batch)
+    masks, (ids, mask) = model.drawn_masks(given), given["text"]
+    pictures = given["video"].values.transpose(1, 2)
+    grids = [model.backbone(pictures), model.backbone(pictures, masks.cells)]
+    complete, masked = (Tokens(grid.flatten(2, 3), torch.ones(grid.shape[:2], device=mask.device)) for grid in grids)
+    states, hidden = model.text_states(given["text"]), model.text_states(Tokens(masks.ids, mask))
+    of_text = model.fused(complete, hidden, mask).text
+    of_video = model.fused(masked, states, mask).text
+    vectors = {
+        "V_e": model.project_video(complete),
+        "V_m": model.project_video(masked),
+        "T_e": model.ssl_head.text(states[:, 0]),
+        "T_m": model.ssl_head.text(hidden[:, 0]),
+        "M_Vmf": model.mlm_ssl_V_head(of_video[:, 0]),
+        "M_Tmf": model.mlm_ssl_T_head(of_text[:, 0]),
+    }
+    scores = model.mlm_head["predictions"](of_text)[masks.words]
+    words = model.word_loss(scores, ids[masks.words], num_samples=len(ids))
+    return words + sum(model.alignment_terms(vectors).values())
+
+
+PLAIN_LOSSES: dict[str, Callable[..., Any]] = {"miles": plain_miles_loss, "clover": plain_clover_loss}
+"""Where the plain step differs in its passes; All-in-one's in its products and attention alone."""
 
 
 def measure_rolling(given: argparse.Namespace) -> None:
