@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -201,6 +202,12 @@ def test_functions_are_not_cut_into_pieces() -> None:
 @pytest.mark.parametrize("pattern", MOST_WORDS)
 def test_the_words_are_those_of_the_field(pattern: str) -> None:
     assert occurrences(pattern) <= MOST_WORDS[pattern]
+
+
+def test_no_test_stops_the_clock_of_the_process() -> None:
+    """A module's name `time` is replaced, not the module of Python: loops of other threads sleep by that clock."""
+    pattern = re.compile(r"setattr\((\w+\.)?time, ")
+    assert [path.name for path in (ROOT / "tests").rglob("*.py") if pattern.search(path.read_text("utf-8"))] == []
 
 
 SPECS = "from frameloom.extract import backbone_spec, list_backbones, weights_digest; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import frameloom
@@ -250,12 +251,13 @@ def test_files_from_the_future_are_remembered(silent: Path, monkeypatch: pytest.
     import os
     import time
 
+    from frameloom import _files
     from frameloom._files import SETTLED_SECONDS, is_settled
 
     path = silent / "videos" / "a.mp4"
     now = time.time()
     os.utime(path, (now, now + 10_000))
     assert not is_settled(path.stat())  # its time of change is of now
-    monkeypatch.setattr(time, "time", lambda: now + 2 * SETTLED_SECONDS)
+    monkeypatch.setattr(_files, "time", SimpleNamespace(time=lambda: now + 2 * SETTLED_SECONDS))
     assert is_settled(path.stat())
     assert np.isfinite(SETTLED_SECONDS)

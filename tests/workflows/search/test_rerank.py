@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import frameloom
@@ -103,7 +104,7 @@ def test_when_the_time_is_up_the_rest_keep_their_order(made: Path, monkeypatch: 
 
     clock = iter(range(1000))
     monkeypatch.setattr(rerank, "PAIRS_A_BATCH", 2)
-    monkeypatch.setattr(rerank.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(rerank, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     session = SearchSession(Project.open(made))
     query = Query(text="a red picture", rerank="test_t2v2t", candidates=8, top=8, budget_seconds=3.0)
     found = session.search(query)

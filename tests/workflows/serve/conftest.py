@@ -12,7 +12,7 @@ import pytest
 from helpers.children.serving import Running, served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def answering(synced_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server over a synced project of eight clips, called `project`."""
     with pytest.MonkeyPatch.context() as patch:
@@ -27,7 +27,7 @@ def client(answering: Running) -> Iterator[httpx.Client]:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def clips(answering: Running) -> list[dict[str, Any]]:
     """All clips, as answers to a question."""
     with answering.client() as client:

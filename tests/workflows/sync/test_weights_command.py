@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,7 +173,7 @@ def test_a_terminal_gets_a_bar(run: Any, asked: list[str]) -> None:
 
 def test_slow_progress_is_a_line_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 6.0, 7.0, 20.0])
-    monkeypatch.setattr(_weights.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(_weights, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     log = io.StringIO()
     with _weights.show_transfer(Console(stream=log), "net") as on_progress:
         for done in (0, 30_000_000, 35_000_000, 100_000_000):
