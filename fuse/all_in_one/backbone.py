@@ -42,6 +42,8 @@ class Backbone(nn.Module):
         )
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         initialise_as_vit(self, tokens=(self.cls_token, self.dist_token, self.pos_embed))
+        if config.temporal_std:
+            nn.init.normal_(self.temporal_embed, std=config.temporal_std)
 
     def visual_tokens(
         self, video: Float[Tensor, "B T 3 H W"], *, order: Int[Tensor, "B T N"] | None = None

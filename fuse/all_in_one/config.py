@@ -45,6 +45,10 @@ class AllInOneConfig(PixelConfig):
     outputs are averaged), or all frames are one sequence. The latter two are the paper's ablations."""
     rolling: Rolling = "tokens"
     """What rolls, see `rolling.py`; the first as published."""
+    temporal_std: NonNegativeFloat = 0.0
+    """Standard deviation of the temporal embedding in the beginning. 0 as published, where frames come after a long
+    training on one: with it a model takes the order of frames into account only after it has learned to, which a short
+    training from nothing does not do."""
     patch_order: Literal["fixed", "random"] = "fixed"
     """The order of patches, on which it depends which of them roll. The authors' code draws another for every frame, in
     evaluation too ("random": two passes then differ, by about 0.05 in the pooled vector of size Ti)."""

@@ -42,8 +42,8 @@ _IGNORED = {
 }  # fmt: skip
 """What says nothing of the weights' shapes, or what they say themselves."""
 _OWN_OPTIONS = (
-    "distilled", "deit", "drop_path", "temporal", "rolling", "patch_order", "cotraining", "mlm_weight", "vtm_weight",
-    "transport_weight", "contrast_weight", "order_weight", "rank_weight",
+    "distilled", "deit", "drop_path", "temporal", "rolling", "temporal_std", "patch_order", "cotraining", "mlm_weight",
+    "vtm_weight", "transport_weight", "contrast_weight", "order_weight", "rank_weight",
     "num_false_texts", "answer_weight", "caption_weight", "temperature", "mask_probability", "mask_id", "rank_head",
     "num_answers", "option_head", "frame_order_head", "pixel_head", "image_mean", "image_std", "seed",
 )  # fmt: skip

@@ -36,6 +36,10 @@ class MILESConfig(PixelConfig):
     time_init: TimeInit = "random"
     """How attentions over time begin: "zeros" is Frozen in Time's, with which a clip is at first embedded as its frames
     are; "random" is the default of MILES' class."""
+    temporal_std: NonNegativeFloat = 0.0
+    """Standard deviation of the temporal embedding in the beginning. 0 as published, where frames come after a long
+    training on one: with it a model takes the order of frames into account only after it has learned to, which a short
+    training from nothing does not do."""
     text_width: PositiveInt = 768
     """Width of a token of the text encoder (DistilBERT)."""
     text_depth: PositiveInt = 6

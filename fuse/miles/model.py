@@ -108,6 +108,8 @@ class MILES(PixelModel):
         if self.text_model.pooler is not None and config.text_output == "cls":
             self.text_model.pooler.requires_grad_(requires_grad=False)  # in the weights of BERT, and not read
         self.video_model = video_encoder(config, mask_token=config.target != "none")
+        if config.temporal_std:
+            nn.init.normal_(self.video_model.temporal_embed, std=config.temporal_std)
         is_projected = config.projection == "minimal"
         self.text_proj = (
             nn.Sequential(nn.ReLU(), Linear(config.text_width, self.dim)) if is_projected else nn.Identity()

@@ -81,7 +81,7 @@ _LAYER_NAMES = {
 _OBJECTIVE = (
     "temperature", "target", "mvm_weight", "mvm_loss", "mvm_features", "normalise_targets", "regression_head",
     "contrast_video", "warmup_epochs", "snapshot_update", "snapshot_momentum", "snapshot_start", "masking",
-    "mask_ratio", "tube", "min_block", "fill_up_masks", "max_words", "image_mean", "image_std", "seed",
+    "mask_ratio", "tube", "min_block", "fill_up_masks", "temporal_std", "max_words", "image_mean", "image_std", "seed",
 )  # fmt: skip
 """Options that the authors' classes do not have."""
 

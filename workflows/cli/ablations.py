@@ -12,6 +12,9 @@ from ..._vocabulary import InputError
 from ..console import Console
 from .options import AsJson, Quiet, answer, show
 
+JOINT_UNUSED = ("--tables", "--objective", "--num-long", "--epochs")
+PIXEL_UNUSED = ("--tables", "--objective", "--num-long")
+
 
 def ablate(
     study: Annotated[str | None, typer.Argument(metavar="STUDY", help="Which study. [default: list them]")] = None,
@@ -27,16 +30,14 @@ def ablate(
     objective: Annotated[
         str | None, typer.Option(metavar="NAME", help="Weights of the objective, for every row. [default: published]")
     ] = None,
-    num_train: Annotated[int, typer.Option(min=2, help="Clips to train on.")] = 900,
-    num_test: Annotated[int, typer.Option(min=2, help="Clips to ask for, as long as those of training.")] = 400,
-    num_long: Annotated[int, typer.Option(min=2, help="Clips to ask for that are longer.")] = 200,
-    world: Annotated[int, typer.Option(min=0, help="Another number draws other clips.")] = 0,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the training clips. [default: the study's]")
+    num_train: Annotated[
+        int | None, typer.Option(min=2, help="Clips to train on. [default: the study's, as of those below]")
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of each training of a study of pixels. [default: the study's]")
-    ] = None,
+    num_test: Annotated[int | None, typer.Option(min=2, help="Clips to ask for, as long as those of training.")] = None,
+    num_long: Annotated[int | None, typer.Option(min=2, help="Clips to ask for that are longer.")] = None,
+    world: Annotated[int | None, typer.Option(min=0, help="Another number draws other clips.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training clips.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training of a study of pixels.")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -48,7 +49,7 @@ def ablate(
     Everything is kept in DIR: what was stopped goes on, and a second run only prints.
 
     The studies clover, t2v2t, miles and all_in_one train from pixels. Each has one table and one objective; their
-    folder is not that of other studies, and --tables, --objective and --num-long are not for them.
+    folder is not that of other studies. An option that a study has no use for is refused.
 
     Example: frameloom ablate everything_at_once --tables 4,5 > tables.md
     """
@@ -56,6 +57,7 @@ def ablate(
         JOINT_STUDIES,
         PIXEL_STUDIES,
         STUDIES,
+        PixelWorld,
         Worlds,
         run_joint_study,
         run_pixel_study,
@@ -87,24 +89,29 @@ def ablate(
         more = (f"{one['study']}: {one['paper']}\n  variants: {', '.join(one['variants'])}" for one in of_pixels)
         show([*known, *of_pixels], (*lines, *more), as_json=as_json)
         return
+    options: dict[str, Any] = {"--tables": tables, "--objective": objective, "--num-long": num_long}
+    options |= {"--epochs": epochs, "--steps": steps}
+    unused = {**dict.fromkeys(JOINT_STUDIES, JOINT_UNUSED), **dict.fromkeys(PIXEL_STUDIES, PIXEL_UNUSED)}
+    of_study = unused.get(study, ("--steps",))
+    if wrong := [name for name in of_study if options[name] is not None]:
+        raise InputError(f"the study {study} has no use for {', '.join(wrong)}: leave out {', '.join(of_study)}")
+    sizes = {"num_train": num_train, "num_test": num_test, "seed": world, "num_long": num_long}
+    clips: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
     if study in PIXEL_STUDIES:
-        if tables is not None or objective is not None:
-            raise InputError(f"the study {study} has one table and one objective: leave out --tables and --objective")
-        changed = {} if epochs is None else {"epochs": epochs}
+        if steps is not None and epochs is not None:
+            raise InputError("--steps and --epochs both say how long a training lasts: give one of them")
+        length = {"epochs": epochs} if epochs is not None else {"epochs": 1, "min_steps": steps} if steps else {}
         answer(
-            run_pixel_study(study, folder, seeds=seeds, overrides=changed, console=Console(quiet=quiet)),
+            run_pixel_study(
+                study, folder, seeds=seeds, world=PixelWorld(**clips), overrides=length, console=Console(quiet=quiet)
+            ),
             as_json=as_json,
         )
     if study in JOINT_STUDIES:
-        if tables is not None or objective is not None or epochs is not None:
-            raise InputError(f"{study} has one table and one objective: leave out --tables, --objective and --epochs")
-        clips = {"num_train": num_train, "num_test": num_test, "world": world}
         answer(
             run_joint_study(study, folder, seeds=seeds, steps=steps, console=Console(quiet=quiet), **clips),
             as_json=as_json,
         )
-    if steps is not None:
-        raise InputError(f"--steps is for {', '.join(JOINT_STUDIES)}: give --epochs")
     numbers = re.split(r"[,\s]+", tables.strip(" ,")) if tables is not None else []
     if not all(number.isdecimal() for number in numbers):
         raise InputError(f"--tables {tables!r}: give numbers of tables, such as 4,5,6")
@@ -114,7 +121,7 @@ def ablate(
         tables=[int(number) for number in numbers],
         seeds=seeds,
         objective=objective,
-        worlds=Worlds(num_train=num_train, num_test=num_test, num_long=num_long, seed=world),
+        worlds=Worlds(**clips),
         overrides={} if epochs is None else {"epochs": epochs},
         console=Console(quiet=quiet),
     )

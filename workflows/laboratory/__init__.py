@@ -3,7 +3,7 @@
 from .attributes import ATTRIBUTES
 from .captions import write_caption
 from .long_clips import LONG_NAME, LongClip, LongWorld, make_long_clips, plan_long_clips
-from .pictures import render_frames
+from .pictures import displacement, render_frames
 from .questions import QUESTIONS_NAME, answers_of
 from .world import MANIFEST_NAME, VIDEOS_NAME, ClipAnswer, World, make_collection, plan_clips
 
@@ -18,6 +18,7 @@ __all__ = [
     "LongWorld",
     "World",
     "answers_of",
+    "displacement",
     "make_collection",
     "make_long_clips",
     "plan_clips",

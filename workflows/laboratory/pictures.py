@@ -6,7 +6,7 @@ phase, shades, camera noise) is drawn from the clip's own random numbers and say
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +32,31 @@ _CROSSING_SECONDS = 3.0
 _EVENT_SECONDS = (0.2, 0.5, 0.8)  # Fractions of the clip: the first event, the middle between them, the second's end.
 # The effect of an event on the objects: a factor on their size, and whitening.
 _EVENTS = {"flash": (1.0, 0.8), "shrink": (0.5, 0.0), "hide": (0.0, 0.0)}
+_STEPS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 
 
 def render_frames(
-    traits: Mapping[str, str], *, size: int, num_frames: int, fps: float, rng: np.random.Generator
+    traits: Mapping[str, str],
+    *,
+    size: int,
+    num_frames: int,
+    fps: float,
+    rng: np.random.Generator,
+    start: Sequence[float] | None = None,
+    frames_before: int = 0,
 ) -> Iterator[NDArray[np.uint8]]:
-    """The frames of one clip, (size, size, 3) RGB, from its value of every attribute and its own random numbers."""
+    """The frames of one clip, (size, size, 3) RGB, from its value of every attribute and its own random numbers.
+
+    Args:
+        traits: the values.
+        size: pixels of a side.
+        num_frames: how many.
+        fps: frames a second.
+        rng: the clip's own.
+        start: how far moving objects are from their grid in the beginning, (x, y) as fractions of the side; None: drawn
+            evenly, so that a single frame shows nothing of the direction.
+        frames_before: how many of them the objects have moved when the clip begins.
+    """
     # One colour under a regular texture of random phase, which keeps its mean: half above, half below its brightness.
     base = np.array(_GROUNDS[traits["background"]]) + rng.uniform(-4, 4)
     periods = np.arange(size) / (size * _TEXTURE_STEP)
@@ -49,23 +68,32 @@ def render_frames(
     texture = np.zeros(rows.shape) if halves is None else halves - 0.5
     ground = (base + _TEXTURE_CONTRAST * texture[..., None]).astype(np.float32)
     colour = np.clip(np.array(_COLOURS[traits["colour"]]) + rng.uniform(-5, 5, 3), 0, 255).astype(np.float32)
-    things = _Things(traits, rng)
+    things = _Things(traits, rng, start)
     noise = rng.normal(0, 1.5, (size, size, 1)).astype(np.float32)
     for index in range(num_frames):
         progress, (first, middle, last) = (index + 0.5) / num_frames, _EVENT_SECONDS
         scale, whitening = 1.0, 0.0
         if traits["order"] != "none" and first <= progress < last:
             scale, whitening = _EVENTS[traits["order"].split("-")[0 if progress < middle else 1]]
-        cover = _cover(traits["shape"], things.places((index + 0.5) / fps), things.radius * scale, size)[..., None]
+        moved = frames_before + index
+        cover = _cover(traits["shape"], things.places((moved + 0.5) / fps), things.radius * scale, size)[..., None]
         frame = ground + cover * (colour + (255 - colour) * np.float32(whitening) - ground)
-        frame += np.roll(noise, (7 * index, 11 * index), axis=(0, 1))
+        frame += np.roll(noise, (7 * moved, 11 * moved), axis=(0, 1))
         yield np.clip(frame, 0, 255).astype(np.uint8)
 
 
-class _Things:
-    """Where a clip's objects are: one a cell of a grid, so that they never overlap, each wandering a little."""
+def displacement(direction: str, seconds: float) -> NDArray[np.float64]:
+    """How far objects have moved, (x, y) as fractions of the side."""
+    return np.array(_STEPS[direction]) * seconds / _CROSSING_SECONDS
 
-    def __init__(self, traits: Mapping[str, str], rng: np.random.Generator) -> None:
+
+class _Things:
+    """Where a clip's objects are: one a cell of a grid, so that they never overlap, each wandering a little.
+
+    The grid of moving objects begins anywhere: on a known one, the distance to it would give the direction away.
+    """
+
+    def __init__(self, traits: Mapping[str, str], rng: np.random.Generator, start: Sequence[float] | None) -> None:
         number = int(traits["number"])
         self.radius = _RADII[traits["size"]] * float(rng.uniform(0.97, 1.03))
         self._direction = traits["direction"]
@@ -75,12 +103,14 @@ class _Things:
         self._centres = np.stack([cells % _GRID + 0.5, cells // _GRID + 0.5], axis=1) * _CELL + jitter
         self._phase = rng.uniform(0, 2 * np.pi, (number, 2))
         self._drift_hz = rng.uniform(0.2, 0.5, (number, 2))
+        if self._direction != "still":
+            drawn = rng.uniform(0, 1, 2)
+            self._centres = self._centres + (drawn if start is None else np.array(start))
 
     def places(self, seconds: float) -> NDArray[np.float64]:
         """The centres at one instant, (number, 2) as fractions of the side."""
         wander = 0.02 * np.sin(self._phase + 2 * np.pi * self._drift_hz * seconds)
-        step = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}[self._direction]
-        return np.asarray((self._centres + wander + np.array(step) * seconds / _CROSSING_SECONDS) % 1.0)
+        return np.asarray((self._centres + wander + displacement(self._direction, seconds)) % 1.0)
 
 
 def _cover(shape: str, places: NDArray[np.float64], radius: float, size: int) -> Image:

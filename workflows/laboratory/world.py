@@ -35,8 +35,8 @@ MANIFEST_NAME = "captions.jsonl"
 ANSWERS_NAME = "answers.json"
 VIDEOS_NAME = "videos"
 CORRUPTIONS = ("no_audio", "truncated", "damaged")
-# Raised whenever the same `World` would be drawn or rendered differently.
-_REVISION = 1
+# Raised whenever the same `World` would be drawn or rendered differently; the second, of one in which things move.
+_REVISION, _MOVING_REVISION = 1, 2
 _DRAWING, _NAMING = 0, 1
 
 
@@ -107,7 +107,7 @@ class World(Settings):
 
     @property
     def digest(self) -> str:
-        return digest_of([_REVISION, self.model_dump()])
+        return digest_of([_MOVING_REVISION if "direction" in self.varying else _REVISION, self.model_dump()])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

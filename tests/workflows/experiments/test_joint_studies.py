@@ -35,7 +35,7 @@ def test_rows_of_a_seed_differ_in_options_of_the_model_alone(name: str, tmp_path
 def test_a_study_is_run_and_the_second_time_only_printed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how = {"seeds": 2, "num_train": 8, "num_test": 6, "world": 0, "steps": 2, "console": QUIET}
+    how = {"seeds": 2, "num_train": 8, "num_test": 6, "seed": 0, "steps": 2, "console": QUIET}
     first = run_joint_study(name, tmp_path, **how)
     lines = list(first.lines())
     assert lines == first.document.read_text().splitlines()

@@ -370,6 +370,21 @@ def test_objects_move_in_their_direction(direction: str, axis: int, step: int) -
     assert max(agreement, key=lambda shift: int(agreement[shift])) * step > 0
 
 
+@pytest.mark.parametrize("direction", ["left", "right", "up", "down"])
+def test_one_frame_shows_nothing_of_the_direction(direction: str) -> None:
+    """Where the grid of objects is in a frame of a known instant: anywhere, whatever the direction."""
+    traits = {name: attribute.resting for name, attribute in ATTRIBUTES.items()} | {"direction": direction}
+    shifts = []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        frame = next(render_frames(traits, size=48, num_frames=1, fps=8, rng=rng)).astype(float)
+        # Of a sum of objects on a grid of three cells, the third harmonic has the phase of the grid.
+        profile = np.fft.fft2(frame[..., 0])
+        shifts.append([profile[0, 3] / abs(profile[0, 3]), profile[3, 0] / abs(profile[3, 0])])
+    # The mean of 150 unit vectors of any direction is seldom longer than 3 / sqrt(150); on a fixed grid it is near 1.
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.3
+
+
 @pytest.mark.parametrize(
     ("order", "first", "second"),
     [

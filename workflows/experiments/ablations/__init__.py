@@ -4,6 +4,7 @@ from .data import Worlds
 from .joint_studies import JOINT_STUDIES, run_joint_study
 from .pixel_studies import PIXEL_STUDIES
 from .pixel_study import run_pixel_study
+from .pixel_world import PixelWorld
 from .studies import STUDIES
 from .study import run_study
 
@@ -11,6 +12,7 @@ __all__ = [
     "JOINT_STUDIES",
     "PIXEL_STUDIES",
     "STUDIES",
+    "PixelWorld",
     "Worlds",
     "run_joint_study",
     "run_pixel_study",

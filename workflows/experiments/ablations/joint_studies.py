@@ -177,6 +177,7 @@ class JointStudyResult:
     study: JointStudy
     world: World
     seeds: int
+    steps: int
     found: TableResult
     document: Path
 
@@ -187,12 +188,12 @@ class JointStudyResult:
 
     def lines(self) -> Iterator[str]:
         study, world = self.study, self.world
-        steps, size = study.overrides["min_steps"], study.overrides["batch_size"]
+        size = study.overrides["batch_size"]
         yield f"# Ablations: {self.name}, on the laboratory"
         yield ""
         yield f"Paper: {study.paper}."
         yield (
-            f"Recipe `{study.recipe}`, {count_of(world.num_train, 'training clip')}, {steps} steps in batches of"
+            f"Recipe `{study.recipe}`, {count_of(world.num_train, 'training clip')}, {self.steps} steps in batches of"
             f" {size}, the same for every row; the first captions of {count_of(world.num_test, 'clip')} ask. R@k in"
             f" percent, MedR from 1, mean ± standard deviation over {count_of(self.seeds, 'seed')}."
         )
@@ -225,9 +226,9 @@ def run_joint_study(
     folder: Path,
     *,
     seeds: int,
-    num_train: int,
-    num_test: int,
-    world: int,
+    num_train: int = 900,
+    num_test: int = 400,
+    seed: int = 0,
     steps: int | None = None,
     console: Console,
 ) -> JointStudyResult:
@@ -239,7 +240,7 @@ def run_joint_study(
         seeds: trainings of each row.
         num_train: clips to learn from.
         num_test: clips to ask for.
-        world: another number draws other clips.
+        seed: of the clips.
         steps: of each training; None: the study's.
         console: for progress.
 
@@ -251,7 +252,7 @@ def run_joint_study(
         num_train=num_train,
         num_val=0,
         num_test=num_test,
-        seed=world,
+        seed=seed,
         size=64,
         seconds=2.0,
         attributes=SEEN,
@@ -260,16 +261,18 @@ def run_joint_study(
     with console.progress("render", clips.num_clips, "clips") as advance:
         make_collection(folder, clips, on_progress=advance)
     metrics: dict[str, list[Metrics]] = {row.key: [] for row in study.table.rows}
-    for seed in range(seeds):
+    for number in range(seeds):
         for row in study.table.rows:
-            project = project_of(study, folder, options=study.trainings[row.training].options, seed=seed, steps=steps)
+            options = study.trainings[row.training].options
+            project = project_of(study, folder, options=options, seed=number, steps=steps)
             metrics[row.key].append(_metrics(project, study, console))
-            console.say(f"  {row.key}, seed {seed}: R@1 {metrics[row.key][-1][JUDGED]['r1']:.1f}")
+            console.say(f"  {row.key}, seed {number}: R@1 {metrics[row.key][-1][JUDGED]['r1']:.1f}")
     result = JointStudyResult(
         name=name,
         study=study,
         world=clips,
         seeds=seeds,
+        steps=steps or study.overrides["min_steps"],
         found=TableResult(table=study.table, found=metrics),
         document=folder / f"{name}.md",
     )

@@ -19,7 +19,8 @@ TINY_TRAINING: dict[str, Any] = {
     "learning_rate": 2e-3,
     "checkpoint_steps": 0,
 }
-_SMALL = {"patch_size": 16, "width": 64, "depth": 2, "heads": 2, "projection_dim": 64}
+_SMALL = {"patch_size": 16, "width": 64, "depth": 2, "heads": 2, "projection_dim": 64, "temporal_std": 0.5}
+"""The temporal embedding does not begin with zeros: hundreds of steps do not lead away from them."""
 _ONE_FRAME = Variant(label="one frame (a control)", frames={"num_frames": 1})
 
 PIXEL_STUDIES.add(

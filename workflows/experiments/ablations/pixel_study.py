@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from ...._vocabulary import digest_of
 from ....train import Recipe, get_recipe
 from ....train.data import TrainingSet
 from ...console import Console, readable_seconds
-from .pixel_world import STILL, TIME, PixelClips, PixelWorld, prepare_pixels
+from .pixel_world import MOST_JUDGED, STILL, TIME, PixelClips, PixelWorld, prepare_pixels
 from .report import Comparison, Spread
 
 KINDS: Mapping[str, tuple[str, ...]] = {"time": TIME, "one frame": STILL}
@@ -117,6 +118,7 @@ class PixelResult:
     study: PixelStudy
     recipe: Recipe
     clips: Mapping[str, int]
+    limits: Mapping[str, tuple[float, float]]
     found: Mapping[str, tuple[Mapping[str, float], ...]]
     seconds: float
     document: Path
@@ -171,6 +173,7 @@ class PixelResult:
             " colour of the ground. A verdict is given where every seed agrees and the mean difference is above its"
             f" deviation. Training and judging took {readable_seconds(self.seconds)}."
         )
+        yield shown_limits(self.limits)
         yield from self.study.notes
         yield ""
         names = list(next(iter(self.found.values()))[0])
@@ -192,6 +195,10 @@ class PixelResult:
             "paper": self.study.paper,
             "recipe": self.recipe.model_dump(),
             "clips": dict(self.clips),
+            "best_judge_of_one_frame": {
+                about: {"frame_at_random": drawn, "middle_frame": middle}
+                for about, (drawn, middle) in self.limits.items()
+            },
             "variants": {key: [dict(one) for one in several] for key, several in self.found.items()},
             "claims": [one.as_dict() for one in self.judged()],
             "seconds": self.seconds,
@@ -208,7 +215,7 @@ def run_pixel_study(
     overrides: Mapping[str, Any] | None = None,
     console: Console,
 ) -> PixelResult:
-    """Do what is missing of a study, one training after another in this process, on one thread.
+    """Do what is missing of a study, one training after another in this process, torch on one thread.
 
     Args:
         name: of the study.
@@ -221,19 +228,17 @@ def run_pixel_study(
     Raises:
         UnknownNameError: no such study.
     """
-    import torch
-
     study = PIXEL_STUDIES[name]
     if overrides:
         merged = {**study.overrides, **overrides}
         study = PixelStudy(**{key: getattr(study, key) for key in study.__slots__} | {"overrides": merged})
     world = world or PixelWorld()
-    torch.set_num_threads(1)
     with console.progress("render", world.num_train + world.num_test + world.num_pictures, "clips") as advance:
         clips = prepare_pixels(folder, world, on_progress=advance)
+    console.say(shown_limits(clips.limits))
     found: dict[str, list[Mapping[str, float]]] = {key: [] for key in study.variants}
     seconds = 0.0
-    with console.progress("ablate", seeds * len(study.variants), "models") as advance:
+    with one_thread(), console.progress("ablate", seeds * len(study.variants), "models") as advance:
         for seed in range(seeds):
             for key, variant in study.variants.items():
                 judged = _trained_and_judged(study, variant, seed, clips, folder / name / f"{key}-seed{seed}")
@@ -251,6 +256,7 @@ def run_pixel_study(
             "testing": len(clips.testing),
             "pairs": len(clips.pairs),
         },
+        limits=clips.limits,
         found={key: tuple(several) for key, several in found.items()},
         seconds=seconds,
         document=folder / f"{name}.md",
@@ -258,6 +264,28 @@ def run_pixel_study(
     publish_text(result.document, "\n".join(result.lines()) + "\n")
     console.say(f"the tables are in {result.document}")
     return result
+
+
+def shown_limits(limits: Mapping[str, tuple[float, float]]) -> str:
+    """What one frame can tell, as a sentence."""
+    drawn, middle = (", ".join(f"{about} {each[kind]:.1f}" for about, each in limits.items()) for kind in (0, 1))
+    return (
+        f"The best judge who sees one frame, computed on the frames of {MOST_JUDGED} test clips at most: of a frame at"
+        f" random, as the control learns, {drawn}; of the middle frame, its instant known, {middle}."
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread, and afterwards on as many as before: sums differ by how many share them."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _trained_and_judged(
@@ -327,7 +355,7 @@ def judge_pairs(model: Any, clips: PixelClips, recipe: Recipe, *, by: By) -> dic
             )
             scores.append(torch.cat(list(asked)))
     # A model that cannot tell two captions apart is right in half of the cases.
-    right = np.array(100 * ((scores[0] > scores[1]).double() + 0.5 * (scores[0] == scores[1]).double()))
+    right = (100 * ((scores[0] > scores[1]).double() + 0.5 * (scores[0] == scores[1]).double())).numpy()
     about = np.array([pair.about for pair in clips.pairs])
     kinds = {kind: float(right[np.isin(about, things)].mean()) for kind, things in KINDS.items()}
     return kinds | {thing: float(right[about == thing].mean()) for things in KINDS.values() for thing in things}

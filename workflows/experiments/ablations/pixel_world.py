@@ -8,9 +8,10 @@ The false order is the same two events the other way round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,27 +21,38 @@ from ...._vocabulary import FeatureArray, FeatureSpec, Status, digest_of
 from ....extract import Backbone, backbone_spec, create_backbone, learned_words
 from ....store import FeatureStore, Sample, feature_fingerprint
 from ....train.data import ClipFeatures
-from ...laboratory import ATTRIBUTES, ClipAnswer, World, plan_clips, render_frames, write_caption
+from ...laboratory import ATTRIBUTES, ClipAnswer, World, displacement, plan_clips, render_frames, write_caption
 from ...sync import in_batches
 
 Kind = str
 TIME, STILL = ("direction", "order"), ("background",)
 CLIPS_PER_SHARD = 20
-_REVISION, _PAIRING = 1, 3
+MOST_JUDGED = 20
+"""Test clips on whose frames it is computed what one of them can tell."""
+_REVISION, _PAIRING = 2, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelWorld:
-    """How many clips there are, and of what size; the same values give the same clips."""
+    """How many clips there are, and of what size; the same values give the same clips.
+
+    Of 4 frames of a second, the next shows objects a twelfth of the side further. In twice as many seconds that is a
+    sixth, half the distance to the next object: as far to the left as to the right.
+    """
 
     num_train: int = 800
     num_test: int = 100
     num_pictures: int = 300
     seed: int = 0
     size: int = 48
-    seconds: float = 2.0
-    fps: int = 4
+    seconds: float = 1.0
+    fps: int = 8
     vocabulary: int = 512
+
+    @property
+    def num_frames(self) -> int:
+        """Of a clip."""
+        return round(self.seconds * self.fps)
 
     def clips(self, *, pictures: bool = False) -> World:
         """The data set of videos, or of still pictures, whose captions name what one frame shows."""
@@ -85,6 +97,7 @@ class PixelClips:
         pictures: stills, for co-training.
         testing: videos that pairs are about.
         pairs: those of the test clips.
+        limits: what one frame can tell of each thing, see `one_frame_limits`.
         identity: what decides all of it.
     """
 
@@ -95,6 +108,7 @@ class PixelClips:
     pictures: tuple[ClipFeatures, ...]
     testing: tuple[ClipFeatures, ...]
     pairs: tuple[Pair, ...]
+    limits: Mapping[str, tuple[float, float]]
     identity: str
 
 
@@ -103,7 +117,9 @@ def prepare_pixels(folder: Path, world: PixelWorld, *, on_progress: Callable[[in
     root = folder / "store"
     spec = backbone_spec("pixels", size=world.size, rate_hz=float(world.fps))
     videos, stills = plan_clips(world.clips()), plan_clips(world.clips(pictures=True))
-    text = _vocabulary(folder, [one for clip in (*videos, *stills) for one in clip.captions], world)
+    # Names are hashes, so that the first ones are any.
+    testing, learned = videos[: world.num_test], videos[world.num_test :]
+    text = _vocabulary(folder, [one.text for clip in (*learned, *stills) for one in clip.captions], world)
     store = FeatureStore(root)
     for clips, is_picture in ((videos, False), (stills, True)):
         for some in in_batches(clips, CLIPS_PER_SHARD):
@@ -122,8 +138,6 @@ def prepare_pixels(folder: Path, world: PixelWorld, *, on_progress: Callable[[in
             for clip in clips
         )
 
-    # Names are hashes, so that the first ones are any.
-    testing, learned = videos[: world.num_test], videos[world.num_test :]
     return PixelClips(
         store=root,
         spec=spec,
@@ -131,18 +145,19 @@ def prepare_pixels(folder: Path, world: PixelWorld, *, on_progress: Callable[[in
         training=listed(learned),
         pictures=listed(stills, is_picture=True),
         testing=listed(testing),
-        pairs=tuple(_pairs(testing, text, seed=world.seed)),
+        pairs=tuple(_pairs(testing, text, world)),
+        limits=one_frame_limits(testing[:MOST_JUDGED], world),
         identity=digest_of([_REVISION, repr(world)]),
     )
 
 
-def _vocabulary(folder: Path, captions: Sequence[Any], world: PixelWorld) -> Backbone:
-    """Word pieces that are learned from the captions of training."""
+def _vocabulary(folder: Path, captions: Sequence[str], world: PixelWorld) -> Backbone:
+    """Word pieces that are learned from the captions of training, in a file of their own for each world."""
     learned = learned_words("wordpiece", vocabulary=world.vocabulary)
     assert learned is not None
-    path = folder / "pieces.txt"
+    path = folder / f"pieces-{digest_of([captions, learned.options])[:12]}.txt"
     if not path.exists():
-        learned.train([one.text for one in captions], path, seed=0, **learned.options)
+        learned.train(captions, path, seed=0, **learned.options)
     return create_backbone("wordpiece", weights=str(path), vocabulary=world.vocabulary)
 
 
@@ -155,9 +170,13 @@ def _write(
     *,
     is_picture: bool,
 ) -> None:
-    """A shard of frames and one of captions, where they are not there yet."""
-    if all(_frames_name(clip, spec, is_picture) in store for clip in clips):
-        return
+    """A shard of captions and one of frames, of what is not there yet."""
+    texts = dict.fromkeys(one.text for clip in clips for one in clip.captions)
+    said = [
+        Sample(key=each, source_digest=each, fingerprint=_text_name(each, text), feature=text.encode(each))
+        for each in texts
+        if _text_name(each, text) not in store
+    ]
     frames = [
         Sample(
             key=clip.video,
@@ -166,26 +185,27 @@ def _write(
             feature=_frames(clip, world, is_picture=is_picture),
         )
         for clip in clips
+        if _frames_name(clip, spec, is_picture) not in store
     ]
-    texts = dict.fromkeys(one.text for clip in clips for one in clip.captions)
-    said = [
-        Sample(key=each, source_digest=each, fingerprint=_text_name(each, text), feature=text.encode(each))
-        for each in texts
-        if _text_name(each, text) not in store
-    ]
-    if said:
-        store.write_shard(text.spec.name, said, spec=text.spec, format="webdataset")
-    store.write_shard(spec.name, frames, spec=spec, format="webdataset")
+    for samples, of in ((said, text.spec), (frames, spec)):
+        if samples:
+            store.write_shard(of.name, samples, spec=of, format="webdataset")
     store.refresh()
 
 
 def _frames(clip: ClipAnswer, world: PixelWorld, *, is_picture: bool) -> FeatureArray:
-    num_frames = 1 if is_picture else round(world.seconds * world.fps)
-    rng = np.random.default_rng([world.seed, int(Path(clip.video).stem, 16)])
-    drawn = render_frames(clip.traits, size=world.size, num_frames=num_frames, fps=world.fps, rng=rng)
+    num_frames = 1 if is_picture else world.num_frames
+    drawn = render_frames(
+        clip.traits, size=world.size, num_frames=num_frames, fps=world.fps, rng=own_draws(clip, world)
+    )
     values = np.stack([frame.reshape(-1) for frame in drawn])
     times = np.arange(num_frames)[:, None] / world.fps + [[0.0, 1 / world.fps]]
     return FeatureArray(values, times, Status.OK, "", (0.0, num_frames / world.fps))
+
+
+def own_draws(clip: ClipAnswer, world: PixelWorld, *more: int) -> np.random.Generator:
+    """Random numbers of a clip's own: of its frames, or of something more."""
+    return np.random.default_rng([world.seed, *more, int(Path(clip.video).stem, 16)])
 
 
 def _frames_name(clip: ClipAnswer, spec: FeatureSpec, is_picture: bool) -> str:
@@ -196,13 +216,13 @@ def _text_name(text: str, backbone: Backbone) -> str:
     return feature_fingerprint(text, backbone.spec, backbone.weights_digest)
 
 
-def _pairs(clips: Sequence[ClipAnswer], text: Backbone, *, seed: int) -> Iterator[Pair]:
+def _pairs(clips: Sequence[ClipAnswer], text: Backbone, world: PixelWorld) -> Iterator[Pair]:
     """For each test clip and each of its things a true caption, and one in which that is false."""
     for place, clip in enumerate(clips):
-        rng = np.random.default_rng([seed, _PAIRING, int(Path(clip.video).stem, 16)])
+        rng = own_draws(clip, world, _PAIRING)
         for about in (*TIME, *STILL):
             named = (*TIME, *STILL)
-            false = dict(clip.traits) | {about: _another(about, clip.traits[about], rng)}
+            false = false_traits(clip, about, rng)
             draw = int(rng.integers(2**32))
             # The same draws choose the same wording.
             both = (write_caption(traits, named, np.random.default_rng(draw)) for traits in (clip.traits, false))
@@ -210,8 +230,68 @@ def _pairs(clips: Sequence[ClipAnswer], text: Backbone, *, seed: int) -> Iterato
             yield Pair(place, about, (true, other))
 
 
-def _another(about: str, value: str, rng: np.random.Generator) -> str:
+def false_traits(clip: ClipAnswer, about: str, rng: np.random.Generator) -> dict[str, str]:
+    """The clip's values but for one thing, which has another; of an order, the same events the other way round."""
+    value = clip.traits[about]
     if about == "order":
-        return "-".join(reversed(value.split("-")))
+        return {**clip.traits, about: "-".join(reversed(value.split("-")))}
     others = [one for one in ATTRIBUTES[about].values if one != value]
-    return others[int(rng.integers(len(others)))]
+    return {**clip.traits, about: others[int(rng.integers(len(others)))]}
+
+
+def one_frame_limits(clips: Sequence[ClipAnswer], world: PixelWorld) -> dict[str, tuple[float, float]]:
+    """What the best judge reaches who sees one frame of a clip, by what the captions of a pair differ in, in percent:
+    of a frame drawn as the control's are in training, and of the middle frame, whose instant is known.
+
+    A frame says nothing where a clip of the false caption shows the same, to one level of a pixel, and is drawn with
+    the same probability: objects that move begin anywhere and wander by any phase, so a clip that begins elsewhere, or
+    whose objects have moved some frames more, is as probable. Of frames that say nothing half of the choices are right.
+    """
+    found: dict[str, list[tuple[float, float]]] = {about: [] for about in (*TIME, *STILL)}
+    for clip in clips:
+        rng = own_draws(clip, world, _PAIRING, 1)
+        start = rng.uniform(0, 1, 2)
+        for about, several in found.items():
+            several.append(_one_frame_limit(clip, false_traits(clip, about, rng), world, start))
+    return {
+        about: (fmean(drawn for drawn, _ in several), fmean(middle for _, middle in several))
+        for about, several in found.items()
+    }
+
+
+def _one_frame_limit(
+    clip: ClipAnswer, false: Mapping[str, str], world: PixelWorld, start: NDArray[np.float64]
+) -> tuple[float, float]:
+    """That of one pair."""
+    true = _shown(clip, world, clip.traits, start)
+
+    def is_shown(one: int, at: int) -> bool:
+        """Whether a false clip may show at `at` what the true one shows at `one`."""
+        seconds = (one + 0.5) / world.fps
+        way, false_way = (displacement(traits["direction"], seconds) for traits in (clip.traits, false))
+        other = _shown(clip, world, false, start + way - false_way, frames_before=one - at)[at]
+        return bool(np.abs(true[one].astype(int) - other).max() <= 1)
+
+    drawn = range(max(world.num_frames - 1, 1))  # the rule does not draw a segment's last frame
+    left = list(drawn)
+    for one in drawn:
+        nearest_first = sorted(left, key=lambda at, one=one: abs(at - one))  # type: ignore[misc]
+        same = next((at for at in nearest_first if is_shown(one, at)), None)
+        if same is not None:
+            left.remove(same)
+    middle = (world.num_frames - 1) // 2
+    return 50 + 50 * len(left) / len(drawn), 50.0 if is_shown(middle, middle) else 100.0
+
+
+def _shown(
+    clip: ClipAnswer,
+    world: PixelWorld,
+    traits: Mapping[str, str],
+    start: NDArray[np.float64],
+    *,
+    frames_before: int = 0,
+) -> list[NDArray[np.uint8]]:
+    """The frames of a clip that begins as is said."""
+    how: dict[str, Any] = {"size": world.size, "num_frames": world.num_frames, "fps": world.fps}
+    rng = own_draws(clip, world)
+    return list(render_frames(traits, rng=rng, start=start.tolist(), frames_before=frames_before, **how))
