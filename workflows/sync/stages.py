@@ -25,7 +25,7 @@ from ..project import (
     keep_project,
 )
 from .examples import examples_of
-from .executor import Executor, WorkerLostError, in_batches, num_cores, outcomes
+from .executor import Executor, WorkerLostError, in_batches, num_threads, outcomes
 from .report import cut_captions
 from .state import State
 from .survey import Survey, VideoState, attempt_name, fingerprint_of
@@ -311,7 +311,7 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         provenance={"features": resolved.features.identities(), "examples": digest, "limits": resolved.limits}
         | ({} if asked is None else {"answers": list(asked.answers)}),
         device=project.config.run.device,
-        threads=num_cores(),
+        threads=num_threads(),
         resume=not anew,
     )
     begun = time.monotonic()

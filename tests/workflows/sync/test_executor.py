@@ -9,7 +9,7 @@ import pytest
 import torch
 from distributed import Client, Scheduler, SpecCluster, Worker, get_worker
 from frameloom import ConfigError
-from frameloom.workflows.sync.executor import DaskExecutor, open_executor
+from frameloom.workflows.sync.executor import DaskExecutor, num_cores, num_threads, open_executor
 
 
 def where(job: int) -> tuple[int, str]:
@@ -56,6 +56,16 @@ def test_work_in_this_process_leaves_it_with_its_threads() -> None:
         assert executor.run(one_thread, 0, lambda _: None) == 1
         assert torch.get_num_threads() == before + 1
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("said", "number"), [("3", 3), ("3,2", 3), ("0", None), ("many", None), (None, None)])
+def test_training_takes_the_threads_that_the_environment_says(
+    said: str | None, number: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert num_threads() == (num_cores() if number is None else number)
 
 
 def one_thread(_: int) -> int:
