@@ -22,6 +22,7 @@ from ..._files import fail_point, make_folder
 from ..._vocabulary import ConfigError, InputError, IntegrityError
 from .connection import Connection
 from .filters import bracketed, check_columns, id_filters
+from .held import HeldIds
 from .index import IndexRecord, published, read_record, tend
 from .nearest import PinnedVersion
 from .recovery import recover
@@ -77,7 +78,7 @@ class ClipTable:
         self.name = name
         self._folder = None if "://" in self.uri else TableFolder(Path(self.uri) / f"{name}.lance")
         self._lance = Connection(self.uri, name, self._folder)
-        self._held: tuple[int, set[str]] | None = None  # the ids of a version, of which this object knows all
+        self._held = HeldIds(self._lance)
         self._num_commits = 0  # since files were last merged
         self._reading: tuple[Any, PinnedVersion] | None = None
 
@@ -298,8 +299,8 @@ class ClipTable:
         """Write rows by id and remove others, durably; what it returns has survived.
 
         Rows are written before others are removed, so that a kill in between leaves too many rows and never too few.
-        The ids of the table are read by the first call of a run; afterwards a commit costs what its rows cost, however
-        many others there are: new rows are appended, and only rows that replace others are merged.
+        The ids of the table are read by the first call of a run (`held.py`); afterwards a commit costs what its rows
+        cost, however many others there are: new rows are appended, and only rows that replace others are merged.
 
         Args:
             upserts: rows to insert, or to put in place of those with the same id. `rows_table` says how.
@@ -316,13 +317,13 @@ class ClipTable:
         removed = set(delete_ids)
         if both := removed.intersection(names):
             raise InputError(f"the id {min(both)!r} is both written and removed")
-        if self._held is None or self._held[0] != int(table.version):  # the first call, or anyone else has written
-            self._held = int(table.version), set(self._read_rows().column("id").to_pylist())
-        held = self._held[1]
+        held = self._held.among(table, [*names, *removed])
         is_held = [name in held for name in names]
         doomed = sorted(removed & held)
+        version, updated = int(table.version), sum(is_held)
         if names or doomed:
-            self._held = None  # until all of it is known to have succeeded
+            right = table.count_rows() + len(names) - updated - len(doomed)
+            self._held.version = None  # until all of it is known to have succeeded
             with self._commit():
                 if names:
                     self._upsert(table, batch, is_held)
@@ -333,16 +334,14 @@ class ClipTable:
             held.update(names)
             held.difference_update(doomed)
             table = self._lance.open()
-            if (found := table.count_rows()) != len(held):
-                raise IntegrityError(
-                    f"{self._lance.name} holds {found:,} rows after the commit, {len(held):,} are right;"
-                    f" {self._lance.remedy}"
-                )
-            self._held = int(table.version), held
+            if (found := table.count_rows()) != right:
+                said = f"{self._lance.name} holds {found:,} rows after the commit, {right:,} are right"
+                raise IntegrityError(f"{said}; {self._lance.remedy}")
+            version = int(table.version)
             self._num_commits += 1
             if self._num_commits >= MAX_COMMITS:
-                self._held = self.optimize(keep_seconds=KEEP_SECONDS), held
-        updated, version = sum(is_held), self._held[0]
+                version = self.optimize(keep_seconds=KEEP_SECONDS)
+            self._held.version = version
         return Applied(inserted=len(names) - updated, updated=updated, deleted=len(doomed), version=version)
 
     def _upsert(self, table: Any, batch: pa.Table, is_held: Sequence[bool]) -> None:
@@ -370,7 +369,7 @@ class ClipTable:
         """
         if not self.exists():
             return None
-        self._held = None  # what the run knew of ids: 160 bytes a row
+        self._held.forget()
         folder = self._folder
         num_versions = self.num_versions()
         # Merging rewrites a vector index, too, which must then be measured again.
@@ -460,7 +459,7 @@ class ClipTable:
         if self._folder is not None:
             self._folder.index_record.unlink(missing_ok=True)  # of an index that this version does not have
             self._folder.keep_rows(self._read_rows())
-        self._held = None
+        self._held.forget()
         return int(table.version)
 
     def drop(self) -> None:

@@ -1,6 +1,6 @@
 """What the second stage of retrieval wins and costs: T2V2T judges the first 100 of a gallery of 10,000 clips again.
 
-    python tests/benchmarks/rerank.py FOLDER [--clips 10000] [--questions 200] [--train 1000] [--steps 2000]
+    python tests/benchmarks/rerank.py FOLDER [--clips 10000] [--questions 200] [--train 4000] [--steps 6000]
                                       [--candidates 100] [--seed 0]
 
 Clips are the laboratory's: six seen attributes drawn independently, a caption names four of them. They are rendered in
@@ -46,14 +46,14 @@ PIXELS: dict[str, Any] = {"rate_hz": 1, "size": 48, "frames": "jpeg"}
 OPTIONS = {
     "patch_size": 8, "video_width": 96, "video_depth": 2, "video_heads": 4, "video_hidden": 192, "temporal": "none",
     "drop_path": 0.0, "text_width": 96, "text_depth": 4, "first_fusion": 2, "text_heads": 4, "text_hidden": 192,
-    "text_positions": 96, "projection_dim": 96, "dropout": 0.0, "attention_dropout": 0.0, "mlm_weight": 0.0,
+    "text_positions": 96, "projection_dim": 96, "dropout": 0.0, "attention_dropout": 0.0,
 }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    for name, default in (("clips", 10_000), ("questions", 200), ("train", 1000), ("steps", 2000), ("seed", 0)):
+    for name, default in (("clips", 10_000), ("questions", 200), ("train", 4000), ("steps", 6000), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--candidates", type=int, default=100)
     given = parser.parse_args()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from frameloom._vocabulary import ConfigError, InputError, IntegrityError
 from frameloom.store import ClipTable, metadata_of, quoted
-from frameloom.store.table import lance
+from frameloom.store.table import held, lance
 from helpers.stores import DIM, METADATA, make_row, unit
 
 
@@ -320,11 +320,32 @@ def test_optimize_keeps_the_rows(filled):
 
 
 def test_a_commit_reads_no_ids_after_the_first(filled, monkeypatch):
-    monkeypatch.setattr(filled, "_read_rows", lambda: pytest.fail("the ids were read"))
+    monkeypatch.setattr(held, "_ids_of", lambda *_: pytest.fail("the ids were read"))
     applied = filled.apply([make_row(serial) for serial in range(8, 14)], ["id-000", "not there"])
     assert counts(applied) == (4, 2, 1)
     assert counts(filled.apply([make_row(0), make_row(13)], ["id-001"])) == (1, 1, 1)
     assert filled.count() == 13
+
+
+def test_a_large_table_is_asked_for_few_ids_and_a_long_run_reads_all(filled, monkeypatch):
+    seen = []
+    read = held._ids_of
+    monkeypatch.setattr(held, "_ids_of", lambda table, where: seen.append(where) or read(table, where))
+    monkeypatch.setattr(held, "LARGE_ROWS", 5)
+    monkeypatch.setattr(held, "MOST_ASKED", 2)
+    fresh = ClipTable(filled.uri)
+    assert counts(fresh.apply([make_row(9), make_row(10)], ["id-000", "not there"])) == (1, 1, 1)
+    assert counts(fresh.apply([make_row(10), make_row(11)], ["id-010' OR 'a' = 'a"])) == (1, 1, 0)
+    assert None not in seen
+    assert len(seen) == 2
+    for serial in (12, 13):
+        assert counts(fresh.apply([make_row(serial)], [f"id-{serial - 1:03d}"])) == (1, 0, 1)
+    assert seen[2:] == [None]
+    fresh.finish()
+    many = [f"id-{number}" for number in range(2 * held.IDS_A_STATEMENT)]
+    assert counts(fresh.apply([make_row(14)], many)) == (1, 0, 0)
+    assert seen[3:] == [None]
+    assert fresh.count() == 12
 
 
 def test_ids_are_read_again_where_another_process_has_written(filled):

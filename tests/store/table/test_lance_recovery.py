@@ -12,6 +12,7 @@ import pytest
 from frameloom._files import FailPointError
 from frameloom._vocabulary import IntegrityError, OutOfSpaceError
 from frameloom.store import ClipTable
+from frameloom.store.table import held
 from helpers.stores import DIM, METADATA, make_row, unit
 
 STEPS = ["table.upserted", "table.deleted", "table.committed", "table.synced"]
@@ -204,13 +205,18 @@ def test_wrong_counts_are_never_silent(table, monkeypatch):
         table.apply([make_row(50)])
 
 
-def test_rows_that_are_double_are_found(table):
+def test_rows_that_are_double_are_found(table, monkeypatch):
     inner = table._lance.database().open_table("clips")
     inner.add(inner.search().limit(2).to_arrow())
     with pytest.raises(IntegrityError, match="2 duplicate rows"):
         table.rows()
     with pytest.raises(IntegrityError, match="2 duplicate rows"):
         table.apply([make_row(3)])
+    table._held.forget()
+    monkeypatch.setattr(held, "LARGE_ROWS", 1)
+    doubled = inner.search().limit(2).to_arrow().column("id").to_pylist()
+    with pytest.raises(IntegrityError, match="2 duplicate rows"):
+        table.apply([], doubled)
 
 
 @pytest.mark.parametrize("nth", [1, 2])
