@@ -122,7 +122,8 @@ class Bert(TextNetwork):
 
     def rows(self, tokens: torch.Tensor, is_of_text: torch.Tensor) -> torch.Tensor:
         """Token numbers (N,) to rows (R, D)."""
-        states: torch.Tensor = self.network(input_ids=tokens[None]).last_hidden_state[0]
+        found = self.network(tokens[None])
+        states: torch.Tensor = getattr(found, "last_hidden_state", found)[0]
         pooling = self.spec.sampling["pooling"]
         if pooling == "cls":
             return states[:1]
@@ -132,13 +133,17 @@ class Bert(TextNetwork):
     @classmethod
     def read_tokenizer(cls, spec: FeatureSpec, weights: Path | None) -> Any:
         """The weights' tokenizer; without weights BERT's with the 256 bytes as its symbols."""
+        variant = _VARIANTS[spec.name]
+        num_embeddings = variant.num_embeddings
+        how: dict[str, Any] = {"needs": _VOCABULARY_FILES, "num_embeddings": num_embeddings}
+        if weights is not None and not variant.is_distilled and (weights / "tokenizer.json").is_file():
+            return read_tokenizer(None, weights, **how)
         from tokenizers.models import BPE
         from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Sequence
         from transformers import BertTokenizer
 
-        num_embeddings = _VARIANTS[spec.name].num_embeddings
         if weights is not None:
-            return read_tokenizer(BertTokenizer, weights, needs=_VOCABULARY_FILES, num_embeddings=num_embeddings)
+            return read_tokenizer(BertTokenizer, weights, **how)
         symbols = sorted(ByteLevel.alphabet())
         words = [*_SPECIAL_TOKENS, *symbols, *(f"##{symbol}" for symbol in symbols)]
         vocabulary = {word: number for number, word in enumerate(words)}
@@ -166,6 +171,17 @@ class Bert(TextNetwork):
             else BertModel(BertConfig(**config), add_pooling_layer=False)
         )
         return network
+
+    @classmethod
+    def empty_network(cls, spec: FeatureSpec, tokenizer: Any = None) -> Any:
+        """BERT in plain torch; DistilBERT is transformers'."""
+        from ..networks.bert import BertStack
+
+        variant = _VARIANTS[spec.name]
+        if variant.is_distilled:
+            return cls.random_network(spec, tokenizer)
+        shape = {name: getattr(variant, name) for name in ("width", "depth", "num_heads", "num_embeddings")}
+        return BertStack(**shape, num_positions=_MAX_TOKENS, epsilon=_EPSILON)
 
     @classmethod
     def check_weights(cls, spec: FeatureSpec, weights: Path) -> None:

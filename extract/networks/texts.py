@@ -78,7 +78,7 @@ class TextNetwork(FrozenNetwork):
     """A text backbone. Members also give `read_tokenizer` and `rows`.
 
     Attributes:
-        tokenizer: transformers' tokenizer, whose vocabulary is the network's.
+        tokenizer: transformers' tokenizer or `tokenizers`' own, whose vocabulary is the network's.
     """
 
     def __init__(
@@ -86,13 +86,19 @@ class TextNetwork(FrozenNetwork):
     ) -> None:
         super().__init__(spec, network, device=device, weights_digest=weights_digest)
         self.tokenizer = tokenizer
+        self._pieces = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        self._pieces.no_padding()
+        self._pieces.enable_truncation(spec.sampling["max_tokens"])
 
     @classmethod
     def build(cls, spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Self:
         if weights is not None:
             cls.check_weights(spec, weights)
         tokenizer = cls.read_tokenizer(spec, weights)
-        network = seeded_network(lambda: cls.random_network(spec, tokenizer), seed=seed)
+        if weights is None:
+            network = seeded_network(lambda: cls.random_network(spec, tokenizer), seed=seed)
+        else:
+            network = cls.empty_network(spec, tokenizer)
         backbone = cls(spec, network, tokenizer=tokenizer, device=device, weights_digest=weights_digest)
         return backbone if weights is None else backbone.load_official(read_state_dict(weights_file(weights)))
 
@@ -105,6 +111,11 @@ class TextNetwork(FrozenNetwork):
     def random_network(cls, spec: FeatureSpec, tokenizer: Any = None) -> Any:
         """The network of a specification and a tokenizer, with new random weights."""
         raise NotImplementedError
+
+    @classmethod
+    def empty_network(cls, spec: FeatureSpec, tokenizer: Any = None) -> Any:
+        """The network of a specification, whose values do not matter: weights are loaded into it."""
+        return cls.random_network(spec, tokenizer)
 
     def rows(self, tokens: torch.Tensor, is_of_text: torch.Tensor) -> torch.Tensor:
         """Token numbers (N,) to rows (R, D).
@@ -121,22 +132,17 @@ class TextNetwork(FrozenNetwork):
             raise InputError(f"the backbone {self.spec.name!r} reads text, not {type(item).__name__}")
         import torch
 
-        limit = self.spec.sampling["max_tokens"]
-        read = self.tokenizer(
-            item.encode("utf-8", "replace").decode(),  # half a surrogate pair cannot be encoded
-            truncation=True,
-            max_length=limit,
-            return_special_tokens_mask=True,
-        )
-        is_of_text = [not is_special for is_special in read["special_tokens_mask"]]
+        read = self._pieces.encode(item.encode("utf-8", "replace").decode())  # half a surrogate pair cannot be encoded
+        is_of_text = [not is_special for is_special in read.special_tokens_mask]
         if not any(is_of_text):
             return FeatureArray.empty(self.spec, Status.NO_TEXT, "the text holds no token")
         with self.computing():
-            tokens = torch.tensor(read["input_ids"], device=self._device)
+            tokens = torch.tensor(read.ids, device=self._device)
             rows = self.rows(tokens, torch.tensor(is_of_text, device=self._device)).float()
         feature = checked_rows(self.spec, self.stored(rows), np.full((len(rows), 2), np.nan))
-        if feature.status is not Status.OK or not read.encodings[0].overflowing:
+        if feature.status is not Status.OK or not read.overflowing:
             return feature
+        limit = self.spec.sampling["max_tokens"]
         return FeatureArray(feature.values, feature.times, Status.OK, f"only the first {limit} tokens were read")
 
 
@@ -144,7 +150,7 @@ def read_tokenizer(kind: Any, folder: Path, *, needs: Collection[tuple[str, ...]
     """The tokenizer whose vocabulary lies in a weights' folder. Nothing is fetched and no code of the folder is run.
 
     Args:
-        kind: transformers' class.
+        kind: transformers' class; None for tokenizer.json as it is written, without importing transformers.
         folder: where the weights are.
         needs: sets of files, each of which is enough.
         num_embeddings: tokens that the network knows.
@@ -160,7 +166,12 @@ def read_tokenizer(kind: Any, folder: Path, *, needs: Collection[tuple[str, ...]
             f" ({', '.join(SUFFIXES)})"
         )
     try:
-        tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        if kind is None:
+            from tokenizers import Tokenizer
+
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        else:
+            tokenizer = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises nothing narrower
         reason = (str(error) or repr(error)).split("\n", 1)[0]
         raise InputError(f"the vocabulary in {folder} is damaged: {reason}; fetch the folder again") from error

@@ -12,6 +12,7 @@ import torch
 from frameloom._vocabulary import ConfigError, InputError, Status
 from frameloom.extract import Backbone, backbone_spec, create_backbone, weights_digest
 from frameloom.extract.backbones.bert import Bert
+from helpers.children import run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -118,6 +119,17 @@ class TestNumbers:
         )
         assert not np.array_equal(whole, half)
         np.testing.assert_allclose(whole, half, atol=0.1 * np.abs(whole).max())
+
+    def test_of_a_folder_are_read_without_transformers(self, official: tuple[str, Path]) -> None:
+        """A question to BERT waits for its import, which takes seconds, where the network is transformers' own."""
+        name, folder = official
+        code = (
+            "import sys; from frameloom import create_backbone;"
+            " row = create_backbone(sys.argv[1], weights=sys.argv[2]).encode('a dog').values;"
+            " print(len(row), 'transformers' in sys.modules, 'torch._dynamo' in sys.modules)"
+        )
+        is_theirs = name == "test_distilbert"
+        assert run_python(code, name, str(folder)).split() == ["2", *([str(is_theirs)] * 2)]
 
 
 class TestWeights:

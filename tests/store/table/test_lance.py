@@ -12,6 +12,7 @@ import pytest
 from frameloom._vocabulary import ConfigError, InputError, IntegrityError
 from frameloom.store import ClipTable, metadata_of, quoted
 from frameloom.store.table import held, lance
+from helpers.children import run_python
 from helpers.stores import DIM, METADATA, make_row, unit
 
 
@@ -26,6 +27,15 @@ def table(tmp_path):
 def filled(table):
     table.apply([make_row(serial) for serial in range(10)])
     return table
+
+
+def test_the_client_of_rest_catalogues_is_loaded_when_it_is_used(filled, tmp_path):
+    code = (
+        "import sys; from frameloom.store import ClipTable; print(ClipTable(sys.argv[1]).count());"
+        " name = 'lance_namespace_urllib3_client'; print(name + '.api' in sys.modules);"
+        " print(sys.modules[name].BranchApi.__name__, hasattr(sys.modules[name], 'nothing'))"
+    )
+    assert run_python(code, str(tmp_path / "vectors")).split() == ["10", "False", "BranchApi", "False"]
 
 
 def counts(applied):
