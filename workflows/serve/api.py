@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import FileResponse
 from pydantic import AfterValidator
 
 from ..._vocabulary import InputError
@@ -25,15 +24,17 @@ from . import answers
 from .answers import Id
 from .export import write_map
 from .lanes import Lane
-from .media import SIDES, MediaFile, Pictures, media_file, webvtt
+from .media import MEDIA_TYPES, SIDES, UNKNOWN_TYPE, MediaFile, Pictures, media_file, webvtt
 from .projects import SENSES, ServedClip, ServedProject, title_of, video_id
 from .security import COOKIE, Refused, ServeSettings, busy, session_cookie
 
 MOST_UPLOADS = 4
+MOST_CONVERSIONS = 4
 MOST_WINDOWS = 200
 MOST_FILES = 200
 MOST_COMMITS = 10
 _STATUS_SECONDS = 30.0
+_MEDIA: dict[str, Any] = {kind: {} for kind in sorted({*MEDIA_TYPES.values(), UNKNOWN_TYPE})}
 _IMMUTABLE = {"cache-control": "private, max-age=3600"}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {
@@ -60,11 +61,14 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 class Service:
     """What all requests share: projects, lanes and pictures."""
 
-    def __init__(self, projects: Mapping[str, ServedProject], pictures: Pictures, settings: ServeSettings) -> None:
-        self.projects, self.pictures, self.settings = projects, pictures, settings
+    def __init__(
+        self, projects: Mapping[str, ServedProject], pictures: Pictures, films: Pictures, settings: ServeSettings
+    ) -> None:
+        self.projects, self.pictures, self.films, self.settings = projects, pictures, films, settings
         self.quick = Lane("questions", capacity=settings.queue, answer=self._answer)
         self.slow = Lane("explanations", capacity=max(4, settings.queue // 8))
         self.drawing = Lane("pictures", capacity=settings.queue)
+        self.converting = Lane("playable", capacity=MOST_CONVERSIONS)
         self.uploads = 0
         self._statuses: dict[str, tuple[float, Any]] = {}
 
@@ -78,9 +82,10 @@ class Service:
             self.quick.begin(project.warm)
 
     def close(self) -> None:
-        for lane in (self.quick, self.slow, self.drawing):
+        for lane in (self.quick, self.slow, self.drawing, self.converting):
             lane.close()
         self.pictures.close()
+        self.films.close()
         for project in self.projects.values():
             project.close()
 
@@ -124,12 +129,13 @@ def status_out(project: ServedProject) -> answers.StatusOut:
     )
 
 
-def service_of(request: Request) -> Service:
+# What routes depend on are coroutines: FastAPI gives functions to threads, on whose turn a busy machine lets all wait.
+async def service_of(request: Request) -> Service:
     found: Service = request.app.state.service
     return found
 
 
-def project_of(project: str, service: Annotated[Service, Depends(service_of)]) -> ServedProject:
+async def project_of(project: str, service: Annotated[Service, Depends(service_of)]) -> ServedProject:
     known = service.projects.get(project)
     if known is None:
         raise Refused(404, "there is no project of this name: /api/v1/projects lists them")
@@ -261,13 +267,32 @@ async def one_clip(project: Project, clip: Clip) -> answers.ClipOut:
     summary="The file of a clip's video, whole or a range of its bytes.",
     response_class=MediaFile,
     responses={
-        200: {"content": {"application/octet-stream": {}}, "description": "The whole file."},
-        206: {"content": {"application/octet-stream": {}}, "description": "A range of it."},
+        200: {"content": _MEDIA, "description": "The whole file."},
+        206: {"content": _MEDIA, "description": "A range of it."},
         416: {"description": "No such range.", "content": {"text/plain": {}}},
     },
 )
-async def media(clip: Clip) -> Response:
+async def media(clip: Clip, service: Served) -> Response:
+    if clip.path.is_symlink():
+        await service.drawing.do(partial(service.pictures.check_media, clip.path))
     return media_file(clip.path)
+
+
+@router.get(
+    "/projects/{project}/clips/{clip}/playable",
+    summary="A clip's video in H.264 and AAC, for browsers that cannot play its file; at most ten minutes long.",
+    response_class=MediaFile,
+    responses={
+        200: {"content": {"video/mp4": {}}, "description": "The whole file."},
+        206: {"content": {"video/mp4": {}}, "description": "A range of it."},
+        416: {"description": "No such range.", "content": {"text/plain": {}}},
+    },
+)
+async def playable(clip: Clip, service: Served) -> Response:
+    path = await asyncio.to_thread(service.films.kept_playable, clip.path)
+    if path is None:
+        path = await service.converting.do(partial(service.films.make_playable, clip.path))
+    return MediaFile(path, media_type="video/mp4", headers={**_IMMUTABLE, "etag": f'"{path.name}"'})
 
 
 @router.get(
@@ -368,12 +393,12 @@ async def why(
 @router.get(
     "/projects/{project}/map",
     summary="All clips with their vectors as Parquet, for `embedding-atlas FILE --vector vector --text text`.",
-    response_class=FileResponse,
+    response_class=MediaFile,
     responses={200: {"content": {"application/vnd.apache.parquet": {}}, "description": "Parquet."}},
 )
 async def embedding_map(project: Project, service: Served) -> Response:
     path = await service.slow.do(partial(write_map, project))
-    return FileResponse(path, media_type="application/vnd.apache.parquet", filename=f"{project.name}.parquet")
+    return MediaFile(path, media_type="application/vnd.apache.parquet", filename=f"{project.name}.parquet")
 
 
 @router.post("/session", status_code=204, summary="Change the token for a cookie, so that videos can be played.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -50,7 +51,7 @@ def build_app(configs: Sequence[str], settings: ServeSettings) -> Guard:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(projects, Pictures(cache, _DRAWING_LIMITS), settings)
+        service = Service(projects, Pictures(cache, _DRAWING_LIMITS), Pictures(cache, _DRAWING_LIMITS), settings)
         app.state.service = service
         service.warm()
         try:
@@ -168,6 +169,7 @@ def serve(configs: Sequence[str], settings: ServeSettings, *, say: Callable[[str
     Raises:
         ConfigError: a project cannot be opened, or the address cannot be listened on.
     """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a few words are slower by several threads than by one
     if settings.token is None and not settings.is_local:
         settings = settings.replaced(token=secrets.token_urlsafe(32))
     app = build_app(configs, settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -15,7 +14,6 @@ from typing import Any, TypeVar
 from .security import busy
 
 Found = TypeVar("Found")
-LONGEST_WAIT_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -24,7 +22,6 @@ class Job:
 
     asked: Any
     answer: Future[Any] = field(default_factory=Future)
-    since: float = field(default_factory=time.monotonic)
 
     def settle(self, work: Callable[[], Any]) -> None:
         """Do the work, and give its result or its error to whoever waits."""
@@ -58,7 +55,7 @@ class Lane:
         return found
 
     async def ask(self, asked: Any) -> Any:
-        """The answer to a job. Raises Refused (503) where too many wait, or this one has waited for too long."""
+        """The answer to a job. Raises Refused (503) where too many wait. One that is given up is not done any more."""
         return await asyncio.wrap_future(self.begin(asked))
 
     def begin(self, asked: Any) -> Future[Any]:
@@ -90,15 +87,18 @@ class Lane:
             asked = []
             for job in jobs:
                 if not job.answer.set_running_or_notify_cancel():
-                    continue
-                if time.monotonic() - job.since > LONGEST_WAIT_SECONDS:
-                    job.settle(_refuse)  # whoever asked has given up, or will: the time goes to those who came later
-                elif callable(job.asked):
+                    continue  # whoever asked has given up: the time goes to those who came later
+                if callable(job.asked):
                     job.settle(job.asked)
                 else:
                     asked.append(job)
             if asked and self._answer is not None:
-                self._answer(asked)
+                try:
+                    self._answer(asked)
+                except BaseException as error:  # noqa: BLE001 - raised where it is waited for; this thread goes on
+                    for job in asked:
+                        if not job.answer.done():
+                            job.answer.set_exception(error)
             if is_last:
                 return
 

@@ -1,4 +1,5 @@
-"""Files of the collection as browsers want them: byte ranges, a picture of a moment, a sheet of pictures with WebVTT.
+"""Files of the collection as browsers want them: ranges of bytes, pictures of moments, sheets of them with WebVTT, and
+videos in a codec that they have.
 
 Pictures are decoded by the decoder subprocess, under limits, once: a folder of the cache keeps them, bounded in bytes.
 """
@@ -9,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 import threading
 from collections import OrderedDict
 from contextlib import suppress
@@ -23,7 +25,8 @@ from starlette.types import Receive, Scope, Send
 from ..._files import file_stamp, make_folder, temporary_path
 from ..._vocabulary import MediaError
 from ...extract.decode import Decoder, FramesChunk, FramesWanted, Limits, check_file, frame_at
-from .security import Refused
+from .playable import write_playable
+from .security import IS_HEAD, Refused
 
 MEDIA_TYPES = {
     ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".qt": "video/quicktime",
@@ -32,6 +35,7 @@ MEDIA_TYPES = {
     ".3gp": "video/3gpp", ".gif": "image/gif", ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg",
     ".webp": "image/webp", ".bmp": "image/bmp",
 }  # fmt: skip
+UNKNOWN_TYPE = "application/octet-stream"
 SIDES = (96, 240, 480)
 """Shortest sides of pictures that can be asked for, so that the cache is not filled with every size."""
 TILES = 60
@@ -43,26 +47,31 @@ _RANGE_CHARACTERS = 100
 
 
 class MediaFile(FileResponse):
-    """A whole file or one range of it. Several ranges in one request are answered with the whole file."""
+    """A whole file, one range of it, or its head alone. Several ranges at once are answered with the whole file."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = Headers(scope=scope).get("range", "")
         if "," in asked or len(asked) > _RANGE_CHARACTERS:
             kept = [(name, value) for name, value in scope["headers"] if name != b"range"]
             scope = {**scope, "headers": kept}
+        if IS_HEAD in scope:  # so that the file is not read
+            scope = {**scope, "method": "HEAD"}
         await super().__call__(scope, receive, send)
 
 
 def media_file(path: Path) -> MediaFile:
     """The answer with a file of the collection. Raises Refused (404) where it is gone, or not a regular file."""
-    kind = MEDIA_TYPES.get(path.suffix.lower(), "application/octet-stream")
+    kind = MEDIA_TYPES.get(path.suffix.lower(), UNKNOWN_TYPE)
     try:
         state = check_file(path)
     except MediaError as error:
-        raise Refused(
-            404, f"the file of this clip cannot be read ({error.status.value}): run `frameloom sync`"
-        ) from None
+        raise gone(error) from None
     return MediaFile(path, media_type=kind, stat_result=state, headers={"cache-control": "private, no-cache"})
+
+
+def gone(error: MediaError) -> Refused:
+    """For a file that is not there as it was indexed."""
+    return Refused(404, f"the file of this clip cannot be read ({error.status.value}): run `frameloom sync`")
 
 
 class PictureCache:
@@ -83,17 +92,23 @@ class PictureCache:
         return sum(self._sizes.values())
 
     def get(self, key: str) -> bytes | None:
+        with suppress(OSError):  # somebody emptied the folder
+            path = self.path(key)
+            return None if path is None else path.read_bytes()
+        return None
+
+    def path(self, key: str) -> Path | None:
+        """The file of a key, which is among those that are deleted last now."""
         with self._lock:
             if key not in self._sizes:
                 return None
             self._sizes.move_to_end(key)
             try:
-                found = (self._folder / key).read_bytes()
                 os.utime(self._folder / key)
             except OSError:  # somebody emptied the folder
                 self._sizes.pop(key, None)
                 return None
-            return found
+            return self._folder / key
 
     def put(self, key: str, data: bytes) -> None:
         """Keep data; a disk that is full or fails costs the copy, and nothing else."""
@@ -124,12 +139,34 @@ class Pictures:
 
     def kept(self, path: Path, *what: Any) -> tuple[str, bytes | None]:
         """The key of a picture and its bytes, if they were made before. Raises Refused (404) without the file."""
-        try:
-            stamp = file_stamp(path.stat())
-        except OSError:
-            raise Refused(404, "the file of this clip is gone: run `frameloom sync`") from None
-        key = hashlib.sha256(json.dumps([str(path), stamp, *what]).encode()).hexdigest()
+        key = key_of(path, *what)
         return key, self._cache.get(key)
+
+    def check_media(self, path: Path) -> None:
+        """Raise Refused (404) for what is no media: a link may lead anywhere since it was indexed."""
+        try:
+            self._decoder.probe(path)
+        except MediaError as error:
+            raise gone(error) from None
+
+    def kept_playable(self, path: Path) -> Path | None:
+        """The file that `make_playable` made before. Raises Refused (404) without the video's file."""
+        return self._cache.path(key_of(path, "playable"))
+
+    def make_playable(self, path: Path) -> Path:
+        """The file of a video as H.264 and AAC. Raises Refused (404) where none can be made."""
+        if (found := self.kept_playable(path)) is not None:
+            return found
+        with tempfile.TemporaryDirectory(prefix="frameloom-playable-") as folder:
+            target = Path(folder) / "playable.mp4"
+            try:
+                write_playable(path, target, self._decoder)
+            except MediaError as error:
+                raise Refused(404, f"the file cannot be converted: {error.status.value}") from None
+            self._cache.put(key_of(path, "playable"), target.read_bytes())
+        if (found := self.kept_playable(path)) is None:
+            raise Refused(404, "the converted file is larger than the server's cache: --cache-mb")
+        return found
 
     def make_thumbnail(self, key: str, path: Path, seconds: float, side: int) -> bytes:
         """The picture on display at an instant, as JPEG. Raises Refused (404) where nothing can be shown."""
@@ -185,6 +222,15 @@ class Pictures:
             with suppress(MediaError):
                 found[place] = frame_at(path, instant, short_side=TILE_SIDE, decoder=self._decoder).frames[0]
         return found
+
+
+def key_of(path: Path, *what: Any) -> str:
+    """The cache's key for something made of a file as it is now. Raises Refused (404) without the file."""
+    try:
+        stamp = file_stamp(path.stat())
+    except OSError:
+        raise Refused(404, "the file of this clip is gone: run `frameloom sync`") from None
+    return hashlib.sha256(json.dumps([str(path), stamp, *what]).encode()).hexdigest()
 
 
 def jpeg_of(picture: Any) -> bytes:

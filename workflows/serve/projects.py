@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -201,10 +202,13 @@ class ServedProject:
     def embed(self, path: Path, kind: str, text: str | None) -> str:
         """Make a file the question of an id. Raises MediaError for one that cannot be read, InputError."""
         session = self.session
+        if kind not in (kinds := self._files(session)):
+            raise InputError(f"kind = {kind}: this project is asked with {', '.join(kinds) or 'words'}")
         given = {"video": {"video": path}, "image": {"image": path}, "audio": {"audio": path}}[kind]
         if kind == "video" and "audio" in session.project.config.store.combinations and self._has_sound(path):
             given["audio"] = path
-        vector, _ = session.vector(Query.ask(text=text, **given))
+        with all_cores():
+            vector, _ = session.vector(Query.ask(text=text, **given))
         uploaded = Uploaded(vector=vector, checkpoint=session.checkpoint.digest, text=text, kind=kind)
         name = secrets.token_hex(16)
         with self.lock:
@@ -301,6 +305,19 @@ class ServedProject:
                 )
             parts.append(compared(name, operator, value, types[name]))
         return " AND ".join(parts) or None
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Let torch use all cores for a file, and as many as before for the few words of questions."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 OPERATORS = {"eq": "=", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "has": "contains"}

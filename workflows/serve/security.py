@@ -27,6 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..._settings import Listed, Settings
 
 COOKIE = "frameloom"
+IS_HEAD = "frameloom.is_head"
 API = "/api/"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SHORTEST_TOKEN = 16
@@ -50,6 +51,7 @@ TITLES = {
     400: "Bad request", 401: "Token needed", 403: "Refused", 404: "Not found", 405: "Method not allowed",
     408: "Too slow", 409: "Not possible now", 413: "Too large", 415: "Not a readable file", 416: "No such range",
     421: "Unknown host", 422: "Wrong question", 431: "Too large", 500: "Fault of the server", 503: "Busy",
+    505: "Unknown version",
 }  # fmt: skip
 
 
@@ -69,6 +71,7 @@ class ServeSettings(Settings):
         queue: questions that wait before others are refused with 503.
         requests: requests that are answered at once, before others are refused with 503.
         patience_seconds: for the head of a request, and for a client that does not read.
+        answer_seconds: from the whole request to the head of its answer, before it is given up with 503.
     """
 
     host: str = "127.0.0.1"
@@ -83,6 +86,7 @@ class ServeSettings(Settings):
     queue: int = Field(default=256, ge=1)
     requests: int = Field(default=512, ge=1)
     patience_seconds: float = Field(default=10.0, gt=0)
+    answer_seconds: float = Field(default=60.0, gt=0)
 
     @property
     def is_local(self) -> bool:
@@ -147,14 +151,30 @@ class Guard:
             headers = {**(refused.headers or {}), "connection": "close"}
             await problem(refused.status_code, refused.detail, headers)(scope, receive, with_headers)
             return
+        deadline = asyncio.timeout(self._settings.answer_seconds)
+
+        async def in_time(message: Message) -> None:
+            deadline.reschedule(None)  # how long the rest takes is the client's affair
+            await with_headers(message)
+
+        if scope["method"] == "HEAD":  # answered as GET is; uvicorn leaves out the body
+            scope = {**scope, "method": "GET", IS_HEAD: True}
         self._in_flight += 1
         try:
-            await self._app(scope, self._limited(scope, receive), with_headers)
+            async with deadline:
+                await self._app(scope, self._limited(scope, receive, deadline), in_time)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            late = busy("the answer took too long: ask again later")
+            await problem(late.status_code, late.detail, late.headers)(scope, receive, with_headers)
         finally:
             self._in_flight -= 1
 
     def _check(self, scope: Scope) -> None:
         """Raises Refused for what is answered before anything of it is looked at."""
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise Refused(505, "this server speaks HTTP/1.1")
         size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(map(len, chain(*scope["headers"])))
         if size > _MOST_HEAD:
             raise Refused(431, f"a head of {size:,} bytes: {_MOST_HEAD:,} are allowed")
@@ -210,8 +230,8 @@ class Guard:
         kept = cookies[COOKIE].value if COOKIE in cookies else ""
         return hmac.compare_digest(kept.encode(), session_cookie(token).encode())
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """The body, counted as it comes, and given up where it comes too slowly."""
+    def _limited(self, scope: Scope, receive: Receive, deadline: asyncio.Timeout) -> Receive:
+        """The body, counted as it comes, and given up where it comes too slowly. The deadline moves on with it."""
         most, started, found = self._most_bytes(scope), time.monotonic(), 0
         gap = min(_BODY_GAP_SECONDS, self._settings.patience_seconds)
         is_whole = False
@@ -225,6 +245,7 @@ class Guard:
                     message = await receive()
             except TimeoutError:
                 raise Refused(408, "the body of the request did not come", connection="close") from None
+            deadline.reschedule(asyncio.get_running_loop().time() + self._settings.answer_seconds)
             found += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
             if found > most:

@@ -32,7 +32,7 @@ export async function call(path, options = {}) {
       await new Promise((done) => setTimeout(done, 1000 * seconds * tries));
       continue;
     }
-    if (answer.ok) return answer.status === 204 ? null : answer.json();
+    if (answer.ok) return answer.status === 204 || answer.status === 206 ? null : answer.json();
     const problem = await answer.json().catch(() => ({}));
     throw new Problem(answer.status, problem.detail || `The server answered ${answer.status}.`);
   }

@@ -16,7 +16,7 @@ export function close() {
 
 export async function open(project, hit, question, { play = true } = {}) {
   const base = `${BASE}/projects/${encodeURIComponent(project)}/clips/${hit.clip}`;
-  const mine = (shown = { hit, project, question, base, seconds: hit.end_seconds, sheet: null, still: false });
+  const mine = (shown = { hit, project, question, base, seconds: hit.end_seconds, sheet: null, still: false, play });
   byId("player").hidden = false;
   document.querySelector("main").classList.add("open");
   byId("title").textContent = hit.title;
@@ -32,10 +32,11 @@ export async function open(project, hit, question, { play = true } = {}) {
   video.addEventListener("timeupdate", () => mine === shown && moved(video.currentTime));
   video.addEventListener("loadedmetadata", () => {
     if (mine !== shown) return;
+    if (!video.videoWidth) convert(mine); // its sound plays, and its pictures are in a codec that the browser lacks
     if (Number.isFinite(video.duration)) setLength(video.duration);
     if (Math.abs(video.currentTime - hit.start_seconds) > 0.3) video.currentTime = hit.start_seconds;
   });
-  video.addEventListener("error", () => mine === shown && showStill(hit.start_seconds));
+  video.addEventListener("error", () => mine === shown && convert(mine));
   mine.video = video;
   byId("screen").replaceChildren(video);
   setLength(hit.end_seconds);
@@ -45,13 +46,35 @@ export async function open(project, hit, question, { play = true } = {}) {
   loadSheet(mine);
 }
 
-// For files that this browser cannot play: the picture of the moment, and of wherever the slider goes.
-function showStill(seconds) {
-  if (!shown.still) {
-    shown.still = true;
-    byId("fallback").textContent = "This browser cannot play this file. Below the picture, move through its pictures.";
-    byId("fallback").hidden = false;
+// For files that this browser cannot play: pictures, until the server has converted the file, which it does once.
+async function convert(mine) {
+  const { video, hit } = mine;
+  const say = (text) => {
+    byId("fallback").textContent = text;
+    byId("fallback").hidden = !text;
+  };
+  if (mine.converted) return showStill(hit.start_seconds);
+  mine.converted = `${mine.base}/playable`;
+  say("This browser cannot play this file: it is being converted. Until then, move through its pictures.");
+  const isSound = !video.error;
+  if (!isSound) showStill(hit.start_seconds);
+  try {
+    await call(mine.converted.slice(BASE.length + 1), { headers: { range: "bytes=0-0" } });
+  } catch (error) {
+    if (mine === shown) say(isSound ? "" : `This browser cannot play this file. Below the picture, move through its pictures. (${error.message})`);
+    return;
   }
+  if (mine !== shown) return;
+  say("");
+  mine.still = false;
+  video.src = `${mine.converted}#t=${hit.start_seconds.toFixed(3)},${hit.end_seconds.toFixed(3)}`;
+  byId("screen").replaceChildren(video);
+  if (mine.play) video.play().catch(() => {});
+}
+
+// The picture of the moment, and of wherever the slider goes.
+function showStill(seconds) {
+  shown.still = true;
   const address = `${shown.base}/thumbnail?side=480&t=${seconds.toFixed(1)}`;
   byId("screen").replaceChildren(make("img", { src: address, alt: `${shown.hit.title} at ${clock(seconds)}` }));
   moved(seconds);
