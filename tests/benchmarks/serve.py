@@ -50,18 +50,20 @@ def server(project: Path, *options: str) -> Iterator[tuple[str, psutil.Process, 
 async def load(url: str, number: int, clients: int, *, pause: float = 0.0) -> dict[str, Any]:
     """Ask so many questions from so many clients; each asks the next when it has its answer."""
     left, seconds, codes, versions = iter(range(number)), [], Counter[int](), Counter[tuple[int, str]]()
-    retry_after = 0
+    retry_after, slowest = 0, (0.0, 0.0)
 
     async def ask(client: httpx.AsyncClient) -> None:
-        nonlocal retry_after
+        nonlocal retry_after, slowest
         for place in left:
             started = time.perf_counter()
             found = await client.get(f"{url}/api/v1/projects/p/search", params={"q": QUESTIONS[place % 48], "top": 10})
-            seconds.append(time.perf_counter() - started)
+            took = time.perf_counter() - started
+            seconds.append(took)
             codes[found.status_code] += 1
             retry_after += "retry-after" in found.headers
             if found.status_code == 200:
                 body = found.json()
+                slowest = max(slowest, (took, body["seconds"]))
                 answer = json.dumps([body["pool"], [one["clip"] for one in body["results"]]])
                 versions[body["version"], f"{place % 48}:{answer}"] += 1
             if pause:
@@ -79,6 +81,7 @@ async def load(url: str, number: int, clients: int, *, pause: float = 0.0) -> di
     return {
         "requests": number, "clients": clients, "seconds": round(wall, 1), "a_second": round(number / wall, 1),
         "codes": dict(codes), "with_retry_after": retry_after, "milliseconds": quantiles,
+        "slowest_seconds": {"client": round(slowest[0], 2), "server": round(slowest[1], 2)},
         "versions": sorted({version for version, _ in versions}),
         "answers_that_differ_within_a_version": sum(count > 1 for count in asked.values()),
     }  # fmt: skip

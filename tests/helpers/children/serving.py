@@ -60,7 +60,7 @@ def status_of(answer: bytes) -> int:
 @contextmanager
 def served(configs: Sequence[str | Path], **settings: Any) -> Iterator[Running]:
     """Run a server over projects for the length of a block."""
-    chosen = ServeSettings(port=0, **settings)
+    chosen = ServeSettings(port=0, **{"answer_seconds": 600.0, **settings})  # a loaded machine is no fault
     app = build_app([str(one) for one in configs], chosen)
     held = bound_socket(chosen)
     server = make_server(app, chosen)

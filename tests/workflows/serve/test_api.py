@@ -184,6 +184,40 @@ def test_a_sheet_shows_each_second_in_its_place(tmp_path: Path) -> None:
         pictures.close()
 
 
+def test_a_video_in_any_codec_is_converted_with_its_instants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from frameloom.extract.decode import Limits
+    from frameloom.workflows.serve.media import Pictures
+    from frameloom.workflows.serve.security import Refused
+
+    shades = [20, 80, 140, 200]
+    tone = (0.2 * np.sin(2 * np.pi * 440 * np.arange(4 * 16000) / 16000)).astype(np.float32)[None]
+
+    def paint(number: int) -> Any:
+        return np.full((97, 131, 3), shades[number // 8], np.uint8)  # no even sides
+
+    path = tmp_path / "four.avi"
+    write_media(path, instants=steady(32, 8), paint=paint, frame_rate=8, codec="ffv1", pixel_format="bgr0", sound=tone)
+    cache = PictureCache(tmp_path / "cache", 10**6)
+    pictures = Pictures(cache, Limits())
+    try:
+        made = pictures.make_playable(path)
+        info = pictures._decoder.probe(made)
+        assert (info.video.codec, info.video.width, info.video.height) == ("h264", 130, 96)
+        assert info.audio.codec == "aac"
+        assert info.duration_seconds == pytest.approx(4, abs=0.1)
+        found = pictures._sought(made, [0.5, 1.5, 2.5, 3.5])
+        assert [round(float(found[place].mean())) for place in range(4)] == pytest.approx(shades, abs=6)
+        assert pictures.make_playable(path) == made
+        assert cache.num_bytes == made.stat().st_size
+        monkeypatch.setattr("frameloom.workflows.serve.playable.LONGEST_SECONDS", 3.0)
+        assert pictures.make_playable(path) == made  # from the cache
+        made.unlink()
+        with pytest.raises(Refused, match="too long"):
+            pictures.make_playable(path)
+    finally:
+        pictures.close()
+
+
 def test_the_cache_is_bounded_and_forgets_the_least_used(tmp_path: Path) -> None:
     cache = PictureCache(tmp_path / "cache", 1000)
     for name in "abc":
