@@ -71,7 +71,8 @@ class Lane:
         """End the thread after what it is doing; what waits is refused."""
         with suppress(queue.Empty):
             while (job := self._queue.get_nowait()) is not None:
-                job.settle(_refuse)
+                if job.answer.set_running_or_notify_cancel():
+                    job.settle(_refuse)
         self._queue.put(None)
         self._thread.join()
 

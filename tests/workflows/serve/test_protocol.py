@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import pytest
 from frameloom.workflows.serve.api import router
+from frameloom.workflows.serve.lanes import Lane
+from frameloom.workflows.serve.security import Refused
 from helpers.children.serving import Running, served, status_of
 
 BASE = "/api/v1/projects/project"
@@ -100,7 +102,7 @@ def test_requests_that_come_together_are_answered_in_turn(answering: Running) ->
         (b"GET /healthz HTTP/9.9\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 505),
         (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: a\x00b\r\nConnection: close\r\n\r\n", 400),
         (b"GET /\x00healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 400),
-        (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n X: folded\r\n\r\n", 200),
+        (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: a\r\n folded\r\nConnection: close\r\n\r\n", 200),
         (b"CONNECT evil.example:443 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 400),
         (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: nonsense\r\nConnection: close\r\n\r\n", 200),
     ],
@@ -159,7 +161,7 @@ def test_a_body_is_a_file_and_is_never_parsed(client: httpx.Client, kind: str, b
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
 def test_no_body_is_inflated(client: httpx.Client, encoding: str) -> None:
-    bomb = gzip.compress(bytes(100_000_000), 9)
+    bomb = gzip.compress(bytes(20_000_000))
     found = client.post(f"{BASE}/questions?kind=video", content=bomb, headers={"content-encoding": encoding})
     assert found.status_code == 415
 
@@ -250,6 +252,23 @@ def test_an_answer_that_takes_too_long_is_given_up(
         given_up = running.service.quick._queue.queue[-1]
         assert given_up.answer.cancelled()  # and costs nothing when its turn comes
         held.set()
+
+
+def test_a_lane_ends_with_jobs_that_nobody_waits_for() -> None:
+    held, begun = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        assert held.wait(300)
+
+    lane = Lane("of a test", capacity=4)
+    lane.begin(hold)
+    assert begun.wait(300)
+    given_up, waiting = lane.begin(print), lane.begin(print)
+    given_up.cancel()
+    threading.Timer(0.01, held.set).start()
+    lane.close()
+    assert isinstance(waiting.exception(300), Refused)
 
 
 def test_no_request_waits_for_a_thread_of_a_pool(answering: Running) -> None:
