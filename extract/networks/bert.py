@@ -59,7 +59,8 @@ class BertStack(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token numbers (B, N) to the states (B, N, D) of the last layer."""
-        words, positions, types, norm = self.embeddings.values()
+        parts: Any = self.embeddings.values()
+        words, positions, types, norm = parts
         x: Tensor = norm(words(tokens) + types.weight[0] + positions.weight[: tokens.shape[1]])
         for layer in self._layers:
             projected = (one(x).unflatten(-1, (self.num_heads, -1)) for one in layer["attention"]["self"].values())
