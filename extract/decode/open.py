@@ -25,10 +25,9 @@ from ..._vocabulary import MediaError, Status
 from ..types import Limits
 from .container import ENCRYPTED, encrypted_tracks, picture_demuxer, why_not_media
 
-CONTAINERS = (
-    "mov,matroska,mpegts,avi,mpeg,flv,asf,ogg,mxf,yuv4mpegpipe,gif,dv,ivf,"  # FFmpeg's demuxer names
-    "wav,w64,aiff,mp3,flac,aac,ac3,eac3,dts,amr,au,caf,wv,tta,voc,ape"
-)
+# FFmpeg's demuxer names; those of sound alone, which know no time but that of their samples.
+WITHOUT_CLOCK = "wav,w64,aiff,mp3,flac,aac,ac3,eac3,dts,amr,au,caf,wv,tta,voc,ape"
+CONTAINERS = f"mov,matroska,mpegts,avi,mpeg,flv,asf,ogg,mxf,yuv4mpegpipe,gif,dv,ivf,{WITHOUT_CLOCK}"
 _MAX_PACKETS = 2000  # that are looked at to choose a stream
 # Shares of the stream that has most: of packets that a still or a scrap has, that a picture that moves has, of seconds.
 _NEXT_TO_NONE, _SOME, _HALF = 0.02, 0.1, 0.5
@@ -64,12 +63,12 @@ def open_media(path: Path, *, limits: Limits, is_picture: bool = False) -> Itera
     """
     demuxer = picture_demuxer(path) if is_picture else None
     try:
-        opened = _opened(path, demuxer)
+        file = opened(path, demuxer)
     except MemoryError:
         raise
     except av.error.FFmpegError as error:
         raise MediaError(*_why_not_open(path, error)) from error
-    with opened as container:
+    with file as container:
         if len(container.streams) > limits.max_streams:
             num_streams = len(container.streams)
             raise MediaError(
@@ -99,7 +98,8 @@ def open_media(path: Path, *, limits: Limits, is_picture: bool = False) -> Itera
         )
 
 
-def _opened(path: Path, demuxer: str | None) -> Any:
+def opened(path: Path, demuxer: str | None = None) -> Any:
+    """The container of a file, by a demuxer or one from the list. Raises FFmpegError."""
     return av.open(
         f"file:{path.resolve()}",
         format=demuxer,
@@ -158,7 +158,7 @@ def _extents(path: Path, streams: Sequence[Any]) -> dict[int, tuple[int, float]]
     if all(stream.frames and stream.duration is not None for stream in streams):
         return {stream.index: (stream.frames, float(stream.duration * stream.time_base)) for stream in streams}
     counts, spans = dict.fromkeys((stream.index for stream in streams), 0), dict[int, tuple[float, float]]()
-    with _opened(path, None) as container, suppress(av.error.FFmpegError, IndexError):
+    with opened(path) as container, suppress(av.error.FFmpegError, IndexError):
         for packet in islice(container.demux(), _MAX_PACKETS):
             index = packet.stream.index
             if index in counts and packet.size and packet.pts is not None:

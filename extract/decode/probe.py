@@ -10,7 +10,8 @@ import av.error
 
 from ..._vocabulary import MediaError, Status
 from ..types import AudioInfo, Limits, MediaInfo, VideoInfo
-from .container import ENCRYPTED, is_cut, looks_encrypted
+from .container import ENCRYPTED, looks_encrypted
+from .ends import is_cut
 from .open import OpenMedia, is_empty, open_media
 from .video import Orientation, check_dimensions, orientation_of
 

@@ -292,6 +292,7 @@ class VideoPass:
         self.num_corrupt = 0
         self.num_misplaced = 0
         self.lost_seconds = 0.0
+        self.gap_seconds = 0.0  # between the end of a picture and the next one
         self.first_start: float | None = None
         self.end = 0.0
         self.picture_bytes = _BYTES_PER_PIXEL * declared_size[0] * declared_size[1]
@@ -319,6 +320,8 @@ class VideoPass:
             if self._duration > _COARSEST_TICK_SECONDS:
                 self.lost_seconds += self._duration
             return
+        if self._held is not None:
+            self.gap_seconds += max(0.0, start - self.end)
         self._release(start)
         self.num_frames += 1
         self.num_corrupt += self._is_after_damage

@@ -23,21 +23,18 @@ from numpy.typing import NDArray
 from ..._vocabulary import MediaError, Status
 from ..types import AudioWanted, DecodedFrames, FramesWanted, Limits, StreamOutcome
 from .audio import AudioPass
-from .clocks import Clock, DecodingOrder
+from .clocks import Clock, DecodingOrder, JoinedPackets
 from .container import (
-    ENCRYPTED,
     counter_restarts,
-    is_cut,
-    looks_encrypted,
     num_repeats_at_end,
     states_duration,
     states_samples,
     tracks_with_other_edits,
     unread_bytes,
 )
-from .joins import JoinedPackets
+from .ends import content_bytes, counted, is_cut, is_torn, nothing_decoded
 from .memory import raise_if_memory_was_short
-from .open import OpenMedia, is_empty, open_media
+from .open import WITHOUT_CLOCK, OpenMedia, is_empty, open_media
 from .prefetch import reading_ahead
 from .video import FrameSampler, Picture, Scaler, Timestamps, VideoPass, check_dimensions
 
@@ -47,8 +44,9 @@ _PICTURES_OF_A_DECODER = 4  # what it may ask for at once
 _WAITING_BYTES = 32 * 1024**2  # of decoded pictures and sound, before they are scaled and handed on
 _LOST_SECONDS = 0.1  # of an AVI, whose frames are counted and not timed
 _LARGEST_LOSS = 0.02  # share of a stream that may be dropped before its status says so
-_PADDING_BYTES = 4096  # two packs of a program stream
-_LARGEST_TAIL = 0.2  # share of a file that an index after the content may take
+_PADDING_BYTES = 4096  # tags, two packs of a program stream
+_LARGEST_TAIL = 0.2  # share of a file that an index after the content, or a last page, may take
+_WITH_TAIL = ("mov", "matroska", "avi", "asf", "mxf", "ogg")
 _SOUGHT = ("mov", "matroska")  # containers with a time stamp of presentation for each picture, and an index
 _SEEK_BACK_SECONDS = 1.0  # containers count decoding times, which come before those of presentation
 
@@ -220,7 +218,8 @@ class _Run:
                 clock = self._clocks[packet.stream.index]
                 start = clock.instant(packet.pts)
                 if start is not None:
-                    end = start + (clock.span(packet.duration) or 0.0)
+                    is_stated = self._counts_frames or packet.stream.type == "audio"  # otherwise in decoding order
+                    end = start + ((clock.span(packet.duration) or 0.0) if is_stated else 0.0)
                     self._packet_ends[packet.stream_index] = max(end, self._packet_ends.get(packet.stream_index, 0.0))
                 self._decode_packet(packet)
                 yield from self._taken()
@@ -304,6 +303,9 @@ class _Run:
                 packet = next(packets, None)
             except MemoryError:
                 raise
+            except av.error.BlockingIOError:  # nothing that is a packet within 64 KB
+                packets = self._media.container.demux()
+                continue
             except av.error.FFmpegError as error:
                 self._stopped_by, self._is_drained = error.strerror, False
                 return
@@ -375,7 +377,7 @@ class _Run:
             return outcome
         num_frames, num_corrupt, num_errors = self._video.num_frames, self._video.num_corrupt, self._num_errors["video"]
         if num_frames == 0:
-            outcome.report(*_nothing_decoded(self._path, num_errors, Status.NO_FRAMES, "frame"))
+            outcome.report(*nothing_decoded(self._path, num_errors, Status.NO_FRAMES, "frame"))
             return outcome
         if num_corrupt == num_frames:
             outcome.report(Status.UNDECODABLE, f"every frame is damaged ({num_frames})")
@@ -386,15 +388,16 @@ class _Run:
         if num_corrupt or num_errors:
             outcome.report(
                 Status.DAMAGED,
-                f"left out {num_corrupt} damaged of {_counted(num_frames, 'frame')}; "
-                f"{_counted(num_errors, 'packet')} could not be decoded",
+                f"left out {num_corrupt} damaged of {counted(num_frames, 'frame')}; "
+                f"{counted(num_errors, 'packet')} could not be decoded",
             )
         self._judge_timestamps(outcome, self._media.video)
+        self._judge_gaps(outcome, self._video.gap_seconds, self._video.end)
         lost = self._video.lost_seconds
         if lost > _LARGEST_LOSS * (self._video.end + lost):
             outcome.report(Status.DAMAGED, f"{lost:.2f} s of pictures were dropped: their timestamps go back")
         if self._video.num_misplaced:
-            outcome.report(Status.OK, f"{_counted(self._video.num_misplaced, 'frame')} without a usable timestamp")
+            outcome.report(Status.OK, f"{counted(self._video.num_misplaced, 'frame')} without a usable timestamp")
         return outcome
 
     def _judge_audio(self) -> StreamOutcome:
@@ -406,14 +409,15 @@ class _Run:
             return outcome
         num_errors = self._num_errors["audio"] + audio.num_corrupt
         if audio.num_blocks == 0:
-            outcome.report(*_nothing_decoded(self._path, num_errors, Status.NO_SAMPLES, "sample"))
+            outcome.report(*nothing_decoded(self._path, num_errors, Status.NO_SAMPLES, "sample"))
             return outcome
         if audio.num_non_finite:
             outcome.report(Status.NON_FINITE, "the sound holds values that are not numbers")
         self._judge_end(outcome, self._media.audio, audio.end)
         if num_errors:
-            outcome.report(Status.DAMAGED, f"{_counted(num_errors, 'packet')} of sound could not be decoded")
+            outcome.report(Status.DAMAGED, f"{counted(num_errors, 'packet')} of sound could not be decoded")
         self._judge_timestamps(outcome, self._media.audio)
+        self._judge_gaps(outcome, audio.gap_seconds, audio.end)
         if audio.gap_seconds:
             outcome.report(Status.OK, f"{audio.gap_seconds:.2f} s of gaps in the sound were filled with silence")
         if audio.overlap_seconds:
@@ -427,16 +431,23 @@ class _Run:
     def _judge_timestamps(self, outcome: StreamOutcome, stream: Any) -> None:
         count = self._clocks[stream.index].num_unbelievable
         if count:
-            outcome.report(Status.DAMAGED, f"{_counted(count, 'timestamp')} far beyond the end of the content")
+            outcome.report(Status.DAMAGED, f"{counted(count, 'timestamp')} far beyond the end of the content")
+
+    def _judge_gaps(self, outcome: StreamOutcome, gap_seconds: float, end: float) -> None:
+        """Tell what is missing from a pause: where nothing has a time of its own, or where the file is torn, too."""
+        has_clock = self._media.container.format.name not in WITHOUT_CLOCK.split(",")
+        if gap_seconds > _LARGEST_LOSS * end and (not has_clock or is_torn(self._path)):
+            outcome.report(Status.DAMAGED, f"{gap_seconds:.2f} s are missing where the file is damaged")
 
     def _judge_end(self, outcome: StreamOutcome, stream: Any, end: float) -> None:
         """Find out whether content is missing at the end.
 
-        What a structure holds and what a header states are promises; a duration by the bit rate is a guess. A file
-        whose outermost structure is whole and that was read to its end has lost nothing, whatever duration its header
-        claims, as long as what was read was decoded.
+        What a structure holds and what a header states are promises; a duration by the bit rate is a guess. A whole
+        structure that was read to its end has lost nothing, whatever its header claims, as long as it was decoded.
         """
-        cut, size = is_cut(self._path), self._path.stat().st_size
+        cut, size, declared = is_cut(self._path), self._path.stat().st_size, self._declared_end(stream)
+        if cut and self._media.container.format.name.startswith(_SOUGHT) and declared is not None:
+            cut = end < declared - _LOST_SECONDS / 2  # otherwise what is missing is not of this stream
         if cut or self._stopped_by is not None:
             why = "the file ends before its own structure does" if cut else f"reading stopped: {self._stopped_by}"
             outcome.report(Status.TRUNCATED, f"{why}; content until {end:.2f} s was used")
@@ -446,23 +457,30 @@ class _Run:
         unread = unread_bytes(self._path, self._bytes_end)
         if unread > _LARGEST_LOSS * size:
             outcome.report(Status.DAMAGED, f"{unread} bytes behind the content that the header states were not read")
-        declared = self._declared_end(stream)
-        if self._counts_frames and stream.type == "video" and declared is not None and declared - end > _LOST_SECONDS:
-            message = f"{declared - end:.2f} s of pictures are missing, and what comes after them is early by as much"
+        if declared is not None and declared - end > _LOST_SECONDS and self._lacks_pictures():
+            message = f"{declared - end:.2f} s of {stream.type} are missing, and what comes after is early by as much"
             outcome.report(Status.DAMAGED, message)
             return
-        padding = _PADDING_BYTES if self._media.container.format.name == "mpeg" else 0
-        is_read = size - self._bytes_end < max(_LARGEST_TAIL * size, padding)
+        has_tail = self._media.container.format.name.startswith(_WITH_TAIL)
+        tail = max((_LARGEST_TAIL if has_tail else _LARGEST_LOSS) * size, _PADDING_BYTES)
+        is_read = size - self._bytes_end < tail
         read_until = self._packet_ends.get(stream.index, 0.0)
         reached = end if stream.duration is not None else max(end, *self._packet_ends.values())
         if read_until - end > max(0.5, _LARGEST_LOSS * read_until):
             outcome.report(Status.DAMAGED, f"content until {read_until:.2f} s was read, {end:.2f} s of it was decoded")
         elif declared is not None and declared - reached > max(0.5, _LARGEST_LOSS * declared):
             message = f"the header promises {declared:.2f} s, the content ends at {end:.2f} s"
-            is_idle = cut is False and is_read and not states_samples(self._path)
+            is_idle = cut is False and is_read and not states_samples(self._path) and not is_torn(self._path)
             outcome.report(Status.OK if is_idle else Status.TRUNCATED, message)
-        elif cut is None and not is_read:
+        elif cut is None and content_bytes(self._path, self._bytes_end) - self._bytes_end >= tail:
             outcome.report(Status.TRUNCATED, f"nothing in the last part of the file can be read, after {end:.2f} s")
+
+    def _lacks_pictures(self) -> bool:
+        """Whether frames are missing in a file that counts them: then what is missing of the sound is lost as well."""
+        if not self._counts_frames or self._video is None:
+            return False
+        declared = self._declared_end(self._media.video)
+        return declared is not None and declared - self._video.end > _LOST_SECONDS
 
     def _latest_end(self, stream: Any) -> float | None:
         duration = self._media.container.duration
@@ -480,15 +498,3 @@ class _Run:
             return float((start + stream.duration) * stream.time_base - self._media.zero)
         duration = self._media.container.duration
         return None if duration is None else duration / av.time_base
-
-
-def _nothing_decoded(path: Path, num_errors: int, otherwise: Status, what: str) -> tuple[Status, str]:
-    if looks_encrypted(path):
-        return Status.UNDECODABLE, ENCRYPTED
-    if num_errors:
-        return Status.UNDECODABLE, f"nothing could be decoded; {_counted(num_errors, 'packet')} failed"
-    return otherwise, f"the stream holds no {what}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

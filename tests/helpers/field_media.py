@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -187,6 +188,22 @@ class Maker:
                 output.mux(stream.encode(None))
         return path.read_bytes()
 
+    def paced(
+        self,
+        suffix: str,
+        instants: Sequence[float],
+        seconds: Sequence[int],
+        *,
+        frame_rate: int | None = None,
+        bf: int = 2,
+    ) -> bytes:
+        """Pictures with the colours of these seconds, each on display until the next instant; no sound."""
+        options = {"preset": "ultrafast", "bf": str(bf)}
+        path = self.folder / f"paced.{suffix}"
+        paint = [colour(second) for second in seconds]
+        write_media(path, instants=instants, paint=paint.__getitem__, frame_rate=frame_rate, codec_options=options)
+        return path.read_bytes()
+
     def sounds(self, suffix: str, tracks: Sequence[tuple[float, int, str]]) -> bytes:
         """Tracks of sound (seconds, first tone, layout of channels)."""
         path = self.folder / f"sounds.{suffix}"
@@ -283,12 +300,15 @@ def ffmpeg_sees(path: Path, indices: Sequence[int]) -> tuple[int, float]:
     num_frames, seconds = 0, 0.0
     with av.open(str(path)) as container:
         streams = [container.streams[index] for index in indices]
-        for packet in container.demux(streams):
+        while True:
             try:
-                for frame in packet.decode():
-                    num_frames += isinstance(frame, av.VideoFrame)
-                    seconds += frame.samples / frame.sample_rate if isinstance(frame, av.AudioFrame) else 0.0
-            except av.error.FFmpegError:
+                for packet in container.demux(streams):
+                    with suppress(av.error.FFmpegError):
+                        for frame in packet.decode():
+                            num_frames += isinstance(frame, av.VideoFrame)
+                            seconds += frame.samples / frame.sample_rate if isinstance(frame, av.AudioFrame) else 0.0
+                break
+            except av.error.BlockingIOError:  # FFmpeg asks for another call
                 continue
     return num_frames, seconds
 

@@ -13,7 +13,7 @@ import pytest
 from frameloom._vocabulary import FeatureArray, Outcome, Status
 from frameloom.extract import Decoder, create_backbone, extract_file, file_status, probe
 from frameloom.extract.decode import FramesChunk, FramesWanted
-from frameloom.extract.decode.container import is_cut
+from frameloom.extract.decode.ends import is_cut
 from helpers.media import click_track, read_barcodes, steady, write_media
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -204,7 +204,7 @@ context = multiprocessing.get_context("fork")
 answers = context.Queue()
 worker = context.Process(target=work, args=(sys.argv[1], answers), daemon=True)
 worker.start()
-print(answers.get(timeout=60))
+print(answers.get(timeout=600))
 worker.join()
 """
 

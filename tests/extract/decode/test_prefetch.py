@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -53,7 +52,7 @@ def test_a_source_that_waits_is_interrupted_when_its_reader_fails(error: BaseExc
     def waiting() -> Iterator[int]:
         try:
             yield 1
-            woken.wait(60)
+            woken.wait()
             yield 2
         finally:
             closed.append(threading.current_thread().name)
@@ -63,10 +62,8 @@ def test_a_source_that_waits_is_interrupted_when_its_reader_fails(error: BaseExc
             next(items)
             raise error
 
-    begun = time.monotonic()
     with pytest.raises(type(error)):
         fail()
-    assert time.monotonic() - begun < 30
     assert closed == ["frameloom-reading-ahead"]
     assert "frameloom-reading-ahead" not in {thread.name for thread in threading.enumerate()}
 

@@ -19,6 +19,7 @@ from helpers.field_media import (
     RECIPES,
     SILENT,
     SOUNDS,
+    Bytes,
     FieldFile,
     Maker,
     Seen,
@@ -28,7 +29,7 @@ from helpers.field_media import (
     with_exif,
     with_exif_chunk,
 )
-from helpers.media import write_media
+from helpers.media import steady, write_media
 
 LARGEST_LOSS = 0.02
 NOISE = np.random.default_rng(0).bytes(1000)
@@ -444,9 +445,163 @@ def _edited(content: bytearray, rate: int) -> bytes:
     return bytes(content)
 
 
+def torn() -> Iterator[FieldFile]:
+    """A tenth of the bytes in the middle is something else, so that more than a tenth of the seconds is missing."""
+    partial: dict[str, Any] = {"colours": None, "tones": None, "within": None}
+    for recipe in ("mkv", "ffv1.mkv", "vp8.webm", "flv", "wmv", "mxf", "mpeg2.ts"):
+        for name, filling in (("noise", None), ("zeros", b"\0")):
+            yield FieldFile(
+                name=f"torn_{name}.{recipe}",
+                kind=f"{name} in the middle",
+                make=lambda m, r=recipe, f=filling: _torn(m.plain(r), f),
+                **{**partial, "video": Status.DAMAGED, "audio": Status.DAMAGED},
+            )
+    yield FieldFile(
+        name="torn.avi",
+        kind="noise in the middle",
+        make=lambda m: _torn(m.plain("mjpeg.avi"), None),
+        **{**partial, "video": Status.DAMAGED, "audio": Status.DAMAGED},
+    )
+    for recipe in ("opus", "flac", "wma"):
+        yield FieldFile(
+            name=f"torn.{recipe}",
+            kind="noise in the middle of sound",
+            make=lambda m, r=recipe: _torn(m.plain(r), None, share=0.3),
+            **{**partial, "video": Status.NO_VIDEO, "audio": Status.DAMAGED},
+        )
+    for recipe, audio in (("mkv", Status.DAMAGED), ("flv", Status.TRUNCATED)):
+        yield FieldFile(
+            name=f"gone.{recipe}",
+            kind="bytes in the middle are missing",
+            make=lambda m, r=recipe: _torn(m.plain(r), b""),
+            **{**partial, "video": Status.TRUNCATED, "audio": audio},
+        )
+
+
+def _torn(content: Bytes, filling: bytes | None, *, share: float = 0.1) -> bytes:
+    start, length = len(content) // 2, int(len(content) * share)
+    middle = np.random.default_rng(2).bytes(length) if filling is None else filling * length
+    return bytes(content[:start]) + middle + bytes(content[start + length :])
+
+
+def more_cut() -> Iterator[FieldFile]:
+    partial: dict[str, Any] = {"colours": None, "tones": None, "within": None}
+    for recipe in ("ogv", "wmv", "sorenson.flv", "gif"):
+        yield FieldFile(
+            name=f"third.{recipe}",
+            kind="cut after a third",
+            make=lambda m, r=recipe: m.plain(r)[: len(m.plain(r)) // 3 | 1],
+            video=Status.TRUNCATED,
+            audio=Status.NO_AUDIO if recipe in SILENT else Status.TRUNCATED,
+            **partial,
+        )
+    for recipe in ("w64", "caf", "au", "voc", "opus", "wma"):
+        yield FieldFile(
+            name=f"third.{recipe}",
+            kind="sound cut after a third",
+            make=lambda m, r=recipe: m.plain(r)[: len(m.plain(r)) // 3 | 1],
+            **{**partial, "video": Status.NO_VIDEO, "audio": Status.TRUNCATED},
+        )
+    for recipe in ("avi", "mjpeg.mkv"):
+        yield FieldFile(
+            name=f"index.{recipe}",
+            kind="cut in the index behind the content",
+            make=lambda m, r=recipe: m.plain(r)[: int(len(m.plain(r)) * 0.985)],
+        )
+
+
+def reserved() -> Iterator[FieldFile]:
+    for recipe in ("mp4", "mpg", "vob", "flv", "wmv", "mxf", "ts", "mkv", "avi"):
+        yield FieldFile(
+            name=f"kept.{recipe}", kind="zeros that were reserved", make=lambda m, r=recipe: m.plain(r) + bytes(200_000)
+        )
+    for recipe in ("w64", "caf", "voc", "tta", "aac", "wav", "flac"):
+        yield FieldFile(
+            name=f"kept.{recipe}",
+            kind="zeros that were reserved after sound",
+            make=lambda m, r=recipe: m.plain(r) + bytes(200_000),
+            **SOUND_ONLY,
+        )
+
+
+def paces() -> Iterator[FieldFile]:
+    pause = [*steady(50, 25)[:50], *steady(100, 25, start=7.0)]
+    still = [0.0, 1.0, 2.0, 3.0, 5.9]
+    for suffix in ("mp4", "mov", "mkv", "ts", "flv"):
+        yield FieldFile(
+            name=f"waits.{suffix}",
+            kind="no new picture for five seconds",
+            make=lambda m, s=suffix: m.paced(s, pause, [number // 25 for number in range(150)]),
+            **{**PICTURES_ONLY, "colours": "RGGGGGGBYMC", "end": 11.0},
+        )
+        yield FieldFile(
+            name=f"slow.{suffix}",
+            kind="a picture each second",
+            make=lambda m, s=suffix: m.paced(s, steady(6, 1), range(6), frame_rate=1),
+            **PICTURES_ONLY,
+        )
+    for suffix in ("mp4", "mkv"):
+        yield FieldFile(
+            name=f"held.{suffix}",
+            kind="a last picture that stays",
+            make=lambda m, s=suffix: m.paced(s, still, range(4), bf=0),
+            **{**PICTURES_ONLY, "colours": "RGBYYY", "end": 5.9},
+        )
+    yield FieldFile(
+        name="held.flv",
+        kind="a header that counts how long the last picture stays, which no frame says",
+        make=lambda m: m.paced("flv", still, range(4), bf=0),
+        **{**PICTURES_ONLY, "colours": None, "within": None},
+    )
+    for recipe in ("ts", "mpg", "mpeg2.ts", "vob"):
+        yield FieldFile(
+            name=f"wrap.{recipe}",
+            kind="a clock of 33 bits that begins again",
+            make=lambda m, r=recipe: m.plain(r, start=2**33 / 90_000 - 3.0),
+        )
+    for recipe in ("mp4", "mov"):
+        yield FieldFile(
+            name=f"negative.{recipe}",
+            kind="a clock that begins before zero",
+            make=lambda m, r=recipe: m.plain(r, start=-1.0),
+            colours="GBYMC",
+            tones=(1, 2, 3, 4, 5),
+            end=5.0,
+            sound_seconds=5.0,
+        )
+
+
+def pixels() -> Iterator[FieldFile]:
+    hevc: dict[str, Any] = {
+        "codec": "libx265",
+        "codec_options": {"preset": "ultrafast", "x265-params": "log-level=none"},
+    }
+    for name, more in {
+        "hevc.mp4": hevc,
+        "hevc.mkv": hevc,
+        "ten.mp4": {"pixel_format": "yuv420p10le"},
+        "chroma.mkv": {"pixel_format": "yuv444p"},
+        "alpha.mov": {"codec": "prores_ks", "pixel_format": "yuva444p10le", "sound_codec": "pcm_s16le"},
+        "tiny.mkv": {"codec": "ffv1", "pixel_format": "bgr0", "size": (1, 1), "sound_codec": "pcm_s16le"},
+        "odd.mkv": {"codec": "ffv1", "pixel_format": "bgr0", "size": (3, 5), "sound_codec": "pcm_s16le"},
+        "interlaced.mp4": {"codec_options": {"preset": "ultrafast", "x264-params": "tff=1"}, "size": (64, 64)},
+        "pyramid.mp4": {"codec_options": {"preset": "fast", "x264-params": "bframes=8:b-adapt=0:b-pyramid=normal"}},
+        "mov.txt": {"container": "mov"},
+        "wrong.avi": {"container": "matroska"},
+        "m2ts.mp4": {"container": "mpegts"},
+    }.items():
+        yield FieldFile(
+            name=f"pixels_{name}",
+            kind=f"pixels: {name}",
+            make=lambda m, n=name, o=more: m.plain(
+                n if n in RECIPES else n.replace("txt", "mov").partition(".")[2], **o
+            ),
+        )
+
+
 FILES = [
     *plain(), *side_data(), *joined(), *tracks(), *tails(), *empty_packets(), *sizes(), *guesses(), *protected(),
-    *cut(), *clocks(), *edits(),
+    *cut(), *clocks(), *edits(), *torn(), *more_cut(), *reserved(), *paces(), *pixels(),
 ]  # fmt: skip
 
 

@@ -75,7 +75,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         what = self.published
         what.asked.append(dict(self.headers))
         what.was_asked.set()
-        what.may_answer.wait(30)
+        what.may_answer.wait(600)
         self.close_connection = True
         if what.redirect or what.status >= 400:
             self.send_response(302 if what.redirect else what.status)
@@ -85,7 +85,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
             self.send_header("Content-Length", str(what.redirect_bytes))
             self.end_headers()
-            what.may_end.wait(30 if what.redirect_bytes else 0)  # of the body, nothing ever comes
+            what.may_end.wait(600 if what.redirect_bytes else 0)  # of the body, nothing ever comes
             return
         self._give(what)
 
@@ -107,7 +107,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if what.stalls:
             self.wfile.write(what.content[: what.stalls.pop(0)])
-            what.may_end.wait(30)
+            what.may_end.wait(600)
             return
         body = what.content[: what.cuts.pop(0) if what.cuts else None]
         if what.is_chunked:
@@ -287,7 +287,7 @@ def test_two_at_once_fetch_once(published: Published, cache: Path) -> None:
     published.may_answer.clear()
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(fetch_weights, published.source())
-        assert published.was_asked.wait(30)
+        assert published.was_asked.wait(600)
         with (cache / f".{SHA256[:16]}-net.pth.lock").open() as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         others = [pool.submit(fetch_weights, published.source()) for _ in range(3)]

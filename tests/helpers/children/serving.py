@@ -67,7 +67,7 @@ def served(configs: Sequence[str | Path], **settings: Any) -> Iterator[Running]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [held]}, daemon=True)
     thread.start()
     try:
-        with httpx.Client(trust_env=False, timeout=120) as client:
+        with httpx.Client(trust_env=False, timeout=600) as client:
             while True:
                 try:
                     client.get(f"http://127.0.0.1:{held.getsockname()[1]}/healthz", headers={"host": "127.0.0.1"})
@@ -77,6 +77,6 @@ def served(configs: Sequence[str | Path], **settings: Any) -> Iterator[Running]:
         yield Running(held.getsockname()[1], app)
     finally:
         server.should_exit = True
-        thread.join(timeout=60)
+        thread.join(timeout=600)
         held.close()
         assert not thread.is_alive()
