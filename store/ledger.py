@@ -15,7 +15,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ _SYSTEM_ERRORS = {
 }
 _NEEDED_BYTES = 256 * 1024
 _HASHING_THREADS = min(4, os.cpu_count() or 1)
+_HASHED_BYTES = 1 << 20  # at once
+_BYTES_A_DISK_BLOCK = 512
+_MOST_HOLE_BYTES = 1 << 34
 _SCHEMA = """
 CREATE TABLE files (path BLOB PRIMARY KEY, stamp TEXT, digest TEXT, seal TEXT) WITHOUT ROWID;
 CREATE TABLE attempts (source_digest TEXT PRIMARY KEY, deaths INTEGER, seal TEXT) WITHOUT ROWID;
@@ -102,10 +106,13 @@ class Ledger:
             for name, stamp, digest in self._rows(query, some):
                 if stamps[names[name]] == stamp:
                     found[names[name]] = digest
-        with ThreadPoolExecutor(_HASHING_THREADS) as pool:
+        ending = threading.Event()  # a signal does not wait for the end of a large file
+        hash_one = partial(hash_file, is_stopped=ending.is_set)
+        with ThreadPoolExecutor(_HASHING_THREADS) as pool, ExitStack() as stack:
+            stack.callback(ending.set)
             for some_paths in _parts([path for path in stamps if path not in found], _FILES_A_COMMIT):
                 settled: list[tuple[bytes, str, str]] = []
-                for path, result in zip(some_paths, pool.map(hash_file, some_paths), strict=True):
+                for path, result in zip(some_paths, pool.map(hash_one, some_paths), strict=True):
                     if isinstance(result, MediaError):
                         found[path] = result
                     else:
@@ -284,18 +291,24 @@ def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def hash_file(path: Path) -> tuple[str, str] | MediaError:
+def hash_file(path: Path, is_stopped: Callable[[], bool] = lambda: False) -> tuple[str, str] | MediaError:
     """Digest, and stamp where the file had been left alone long enough for that to be trusted; or why it has none."""
+    hashed = hashlib.blake2b(digest_size=32)
     try:
         with open_regular_file(path) as file:
             before = os.fstat(file.fileno())
+            stored = _BYTES_A_DISK_BLOCK * before.st_blocks
+            if before.st_size - stored > _MOST_HOLE_BYTES:
+                message = f"{path} has {before.st_size:,} bytes, of which {stored:,} are stored: it is nearly all holes"
+                return MediaError(Status.TOO_LARGE, message)
             stamp = file_stamp(before) if is_settled(before) else ""
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+            while not is_stopped() and (block := file.read(_HASHED_BYTES)):
+                hashed.update(block)
             after = os.fstat(file.fileno())
     except MediaError as error:
         return error
     except OSError as error:
         return media_error(path, error)
-    if file_stamp(before) != file_stamp(after):
+    if is_stopped() or file_stamp(before) != file_stamp(after):
         return MediaError(Status.CHANGED, f"{path} changed while it was read; it is tried again in the next run")
-    return digest, stamp
+    return hashed.hexdigest(), stamp

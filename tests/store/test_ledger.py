@@ -80,6 +80,17 @@ def test_what_cannot_be_hashed_says_why(ledger, tmp_path):
     assert "does not exist" in found[paths[1]].message
 
 
+def test_a_file_of_holes_is_not_read_and_a_signal_does_not_wait_for_a_large_one(tmp_path) -> None:
+    path = tmp_path / "holes.mp4"
+    with path.open("wb") as file:
+        file.truncate(1 << 43)
+    refused = Ledger(tmp_path / "ledger.sqlite").digests_of_files([path])[path]
+    assert (refused.status, "nearly all holes" in refused.message) == (Status.TOO_LARGE, True)
+    path.write_bytes(b"a" * 10)
+    assert _ledger.hash_file(path, is_stopped=lambda: True).status is Status.CHANGED
+    assert len(_ledger.hash_file(path)[0]) == 64
+
+
 def test_a_file_that_changes_while_it_is_read_is_told(ledger, tmp_path, monkeypatch):
     path = tmp_path / "growing.mp4"
     path.write_text("one")
