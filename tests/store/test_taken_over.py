@@ -149,7 +149,7 @@ def test_a_writer_without_a_token_has_that_of_its_process(tmp_path, monkeypatch)
     answers = context.Queue()
     child = context.Process(target=lambda: answers.put(token_of(temporary_path(tmp_path / "x", ""))))
     child.start()
-    assert answers.get(timeout=60) != token
+    assert answers.get(timeout=600) != token
     child.join()
 
 

@@ -72,7 +72,7 @@ def test_a_forked_child_reads_batches_as_large_as_its_parent_has_read(root) -> N
         dataset.read(range(len(clips))).tokens()
     child = multiprocessing.get_context("fork").Process(target=dataset.read, args=(range(len(clips)),))
     child.start()
-    child.join(60)
+    child.join(600)
     is_waiting = child.is_alive()
     child.kill()
     assert not is_waiting

@@ -113,7 +113,7 @@ def _check_address(address: str) -> None:
 @contextmanager
 def local_cluster(num_workers: int, resources: Mapping[str, float]) -> Iterator[Any]:
     from dask import config
-    from distributed import LocalCluster
+    from distributed import LocalCluster, Security
 
     silence_dask()
     settings = {**_DASK_SETTINGS, "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}
@@ -125,6 +125,8 @@ def local_cluster(num_workers: int, resources: Mapping[str, float]) -> Iterator[
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
+                protocol="tls://",
+                security=Security.temporary(),  # other processes of this machine may not run functions on the workers
                 dashboard_address="127.0.0.1:0",
                 worker_dashboard_address=None,
                 silence_logs=logging.CRITICAL,

@@ -96,7 +96,7 @@ def test_a_child_goes_on_with_what_its_parent_opened(long_store):
     with long_store._files._opening:  # another thread of the parent opens a shard at this moment
         child = context.Process(target=read_in_child, args=(long_store, answers))
         child.start()
-    assert answers.get(timeout=60) == (LONG.feature.values.tobytes(), (2, WIDE.dim))
+    assert answers.get(timeout=600) == (LONG.feature.values.tobytes(), (2, WIDE.dim))
     child.join()
     np.testing.assert_array_equal(long_store.read(LONG.fingerprint).values, LONG.feature.values)
 

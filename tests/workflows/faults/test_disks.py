@@ -13,8 +13,10 @@ from frameloom._files import disk_problem, system_error
 from frameloom._vocabulary import ConfigError, FrameloomError, IntegrityError, OutOfSpaceError
 from frameloom.store.table.connection import Connection
 from frameloom.workflows.cli.app import app
+from frameloom.workflows.console import Console
 from frameloom.workflows.health import doctor
-from frameloom.workflows.health.report import compact, repair
+from frameloom.workflows.health.report import compact, repair, verify
+from frameloom.workflows.health.store_status import store_status
 from frameloom.workflows.project.project import Project
 from helpers.projects import run_sync
 from typer.testing import CliRunner
@@ -54,8 +56,6 @@ def test_a_disk_without_hard_links_is_refused_before_any_work(
 
 
 def compact_all(folder: Path) -> None:
-    from frameloom.workflows.console import Console
-
     compact(Project.open(folder), Console(quiet=True))
 
 
@@ -149,11 +149,41 @@ def test_a_file_that_cannot_be_read_is_one_line_that_names_it(synced: Path, name
     assert failed
 
 
+@pytest.mark.parametrize("pattern", ["test_resnet/*.parquet", "test_resnet/*.h5", "ledger.sqlite"])
+def test_a_store_that_cannot_be_read_is_not_made_again(synced: Path, decodes: list[str], pattern: str) -> None:
+    path = min((synced / ".frameloom").glob(pattern))
+    path.rename(path.with_name("kept"))
+    path.symlink_to(path.name)
+    result = run("sync", "-c", str(synced / "frameloom.yaml"))
+    assert (result.exit_code, decodes) == (2, [])
+    assert f"{path} cannot be used" in one_line(result)
+    path.unlink()
+    path.with_name("kept").rename(path)
+    assert run_sync(synced).did_nothing
+
+
 def test_everything_is_published_with_the_modes_that_the_umask_gives(synced_once: Path) -> None:
     mask = os.umask(0o022)
     os.umask(mask)
     for path in (synced_once / ".frameloom").rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask, path
+
+
+@pytest.mark.parametrize("patterns", [["*.h5"], ["*.parquet"], ["*.h5", "*.parquet"]], ids=["shard", "sidecar", "both"])
+def test_a_repaired_store_holds_the_files_of_a_clean_run(synced: Path, patterns: list[str]) -> None:
+    def files() -> set[Path]:
+        kept = (one for one in (synced / ".frameloom").rglob("*") if one.is_file())
+        return {one for one in kept if not {".quarantine", "vectors"} & {*one.parts} and "sqlite" not in one.name}
+
+    clean = files()
+    for pattern in patterns:
+        path = min((synced / ".frameloom" / "test_resnet").glob(pattern))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert verify(Project.open(synced), Console(quiet=True)).exit_code == 4
+    assert repair(Project.open(synced), Console(quiet=True)).repaired
+    assert run_sync(synced).exit_code == 0
+    assert files() == clean
+    assert store_status(Project.open(synced))["quarantine_bytes"] > 0
 
 
 def test_a_fault_of_ours_is_not_explained_away() -> None:

@@ -125,6 +125,13 @@ def test_words_that_are_left_out_are_named(synced_once: Path) -> None:
     assert json.loads(answer.stdout)[0]["video"]
 
 
+def test_a_condition_that_no_row_fulfils_is_named(synced_once: Path) -> None:
+    index = frameloom.open(synced_once / "frameloom.yaml")
+    found = index.search("red", where="split = 'val'")
+    assert (len(found), found.notes[-1]) == (0, "no row of the table fulfils the condition of `where`")
+    assert not any("condition" in note for note in index.search("red", where="split = 'test'").notes)
+
+
 def test_random_features_are_announced(synced_once: Path) -> None:
     note = "features are random, for trying out: test_resnet (see `frameloom weights`)"
     assert f"note: {note}" in make_plan(Project.open(synced_once, read_only=True)).notes

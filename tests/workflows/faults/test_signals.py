@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import logging
@@ -83,7 +84,7 @@ class Cluster(distributed.LocalCluster):
 distributed.LocalCluster = Cluster
 """
     process = start(small, "extract", "-q", before=before)
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=600)
     code, word = ENDS[number]
     assert (process.returncode, errors) == (code, f"frameloom: {word}; the same command goes on from here\n")
     assert not list((small / ".frameloom").glob("*/*.parquet"))
@@ -92,7 +93,7 @@ distributed.LocalCluster = Cluster
 def test_a_hang_up_under_nohup_does_not_end_the_run(small: Path) -> None:
     before = "import os, signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nos.kill(os.getpid(), signal.SIGHUP)"
     process = start(small, "status", before=before, stdout=subprocess.DEVNULL)
-    process.communicate(timeout=200)
+    process.communicate(timeout=600)
     assert process.returncode == 0
 
 
@@ -104,9 +105,15 @@ def levels(_job: str) -> dict[str, int]:
     return {name: logging.getLogger(name).getEffectiveLevel() for name in names}
 
 
-def test_workers_print_nothing_of_their_own_affairs() -> None:
+def test_workers_print_nothing_of_their_own_affairs_and_answer_this_run_alone() -> None:
+    from distributed.comm import connect
+
     with open_executor(workers=1, scheduler=None) as executor:
         ((_, found),) = executor.map(levels, ["a"])
+        scheme, _, place = executor.client.scheduler.address.partition("://")  # type: ignore[attr-defined]
+        assert scheme == "tls"
+        with pytest.raises(OSError):
+            asyncio.run(connect(f"tcp://{place}", timeout=5))  # of another process, without this run's certificate
     assert set(found.values()) == {logging.CRITICAL}  # type: ignore[union-attr]
 
 
@@ -141,7 +148,7 @@ def _raise(error: Exception) -> NoReturn:
 def test_a_full_standard_output_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         process = start(tmp_path, *arguments, stdout=full)
-        _, errors = process.communicate(timeout=200)
+        _, errors = process.communicate(timeout=600)
     reason = os.strerror(28)
     assert (process.returncode, errors) == (1, f"frameloom: standard output cannot be written to: {reason}\n")
 
@@ -151,7 +158,7 @@ def test_a_reader_that_goes_is_no_fault(tmp_path: Path) -> None:
     assert process.stdout is not None
     process.stdout.close()
     process.stdout = None
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=600)
     assert (process.returncode, errors) == (1, "")
 
 
@@ -161,7 +168,7 @@ def test_closed_streams_are_no_reason_to_stop(small: Path, closed: str) -> None:
     before = f"import os\nfor one in {[int(each) for each in closed.split()]}: os.close(one)"
     code = f"import subprocess, sys\n{before}\nsys.exit(subprocess.run(sys.argv[1:], close_fds=False).returncode)"
     command = [sys.executable, "-c", code, sys.executable, "-m", "frameloom", "extract"]
-    done = subprocess.run(command, check=False, cwd=small, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, check=False, cwd=small, capture_output=True, text=True, timeout=600)
     assert list((small / ".frameloom").glob("*/*.parquet"))
     if closed == "2":
         assert done.returncode == 0

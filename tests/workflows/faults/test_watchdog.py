@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,26 @@ def test_a_worker_that_hangs_is_replaced_and_only_its_job_is_lost(hang: Any) -> 
         assert dict(executor.map(hang, ["b", "c"], is_alone=True)) == {"b": "b", "c": "c"}
 
 
+@pytest.mark.parametrize("num_losses", [0, 1, 2])
+def test_a_training_that_hangs_is_tried_once_more(monkeypatch: pytest.MonkeyPatch, num_losses: int) -> None:
+    from contextlib import nullcontext
+
+    executor = object.__new__(DaskExecutor)
+    lost = WorkerLostError("no sign of work for 180 s")
+    outcomes: list[Any] = [*[lost] * num_losses, "a checkpoint"]
+    monkeypatch.setattr(executor, "_listening", lambda _on_event: nullcontext())
+    monkeypatch.setattr(executor, "_map", lambda _function, jobs, window: iter([(next(jobs), outcomes.pop(0))]))
+    if num_losses < 2:
+        assert executor.run(str, "a", lambda _event: None) == "a checkpoint"
+    else:
+        with pytest.raises(WorkerLostError, match="no sign of work"):
+            executor.run(str, "a", lambda _event: None)
+
+
 def test_a_thread_that_computes_gives_signs_and_one_that_waits_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
     signs: list[Any] = []
     monkeypatch.setattr(_executor, "SIGN_SECONDS", 0.02)
+    monkeypatch.setattr(_executor, "LEAST_SECONDS", 0.01)  # threads of other tests may be ending
     monkeypatch.setattr(_executor, "_inline_handler", signs.append)
 
     def compute(job: str) -> str:
@@ -73,7 +91,7 @@ def test_a_scheduler_without_workers_or_answer_ends_the_run(monkeypatch: pytest.
         LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        executor = DaskExecutor(client, resources={})
+        executor, ended = DaskExecutor(client, resources={}), threading.Event()
         if is_silent:
             monkeypatch.setattr(executor, "_workers", list)
             jobs = ["hangs"]
@@ -81,15 +99,20 @@ def test_a_scheduler_without_workers_or_answer_ends_the_run(monkeypatch: pytest.
             cluster.scale(0)
             client.sync(cluster._correct_state)
             jobs = ["a"]
+        _running.append(ended)
         with pytest.raises(
             SchedulerLostError, match=r"does not answer, or has no worker.*nothing committed is lost"
         ) as caught:
-            list(executor.map(_sleep_a_while, jobs))
+            list(executor.map(_wait_for_the_end, jobs))
+        ended.set()
         assert caught.value.exit_code == 3
 
 
-def _sleep_a_while(job: str) -> str:
-    time.sleep(6)
+_running: list[threading.Event] = []
+
+
+def _wait_for_the_end(job: str) -> str:
+    _running[-1].wait()  # in a thread of this process
     return job
 
 

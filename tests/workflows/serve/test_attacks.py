@@ -301,10 +301,10 @@ def test_overload_is_said_and_passes(synced_once: Path, tmp_path: Path, monkeypa
 
         def hold() -> None:
             begun.set()
-            assert held.wait(60)
+            assert held.wait(600)
 
         running.service.quick.begin(hold)
-        assert begun.wait(60)
+        assert begun.wait(600)
         waiting = [running.service.quick.begin(lambda: None) for _ in range(2)]
         refused = client.get(f"{BASE}/search", params={"q": "red"})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")

@@ -191,11 +191,13 @@ def test_arguments_of_other_types_are_refused(synced: Path, arguments: dict[str,
 
 def test_name_that_is_not_utf8_is_indexed_and_found(synced: Path) -> None:
     name = os.fsdecode(b"bad\xff.mp4")
+    (synced / "videos" / "grey & low.v1.mp4").rename(synced / "videos" / "a\\b.mp4")
     make_clip(synced / "videos" / "new.mp4", colour="grey", pitch="high", seconds=1.0)
     (synced / "videos" / "new.mp4").rename(synced / "videos" / name)
     assert run_sync(synced).outcomes == {Outcome.INDEXED: 9}
-    videos = [result.video for result in Index(synced).search("red", top=100)]
-    assert "videos/bad\\xff.mp4" in videos
+    found = {result.video: result.path for result in Index(synced).search("red", top=100)}
+    assert "videos/bad\\xff.mp4" in found
+    assert Path(found["videos/a\\\\b.mp4"]).is_file()
 
 
 @pytest.mark.parametrize(

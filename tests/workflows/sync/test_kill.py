@@ -48,7 +48,7 @@ def kill_when(folder: Path, command: str, ready: Callable[[], bool]) -> bool:
         if one.is_running():
             one.send_signal(signal.SIGKILL)
     process.wait()
-    psutil.wait_procs(tree[1:], timeout=30)
+    psutil.wait_procs(tree[1:], timeout=600)
     return True
 
 
@@ -135,7 +135,7 @@ def test_interrupt_is_told_and_goes_on(clean: Path, tmp_path: Path) -> None:
     )
     wait_until(process, lambda: sidecars(folder) >= 1)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 143, errors
     assert errors == "frameloom: terminated; the same command goes on from here\n"
     extract_only(Project.open(folder), Console(quiet=True))
