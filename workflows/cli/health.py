@@ -58,6 +58,10 @@ def compact(
     drop_deleted: Annotated[
         bool, typer.Option("--drop-deleted", help="Also drop features of videos that the collection no longer has.")
     ] = False,
+    drop_models: Annotated[
+        bool,
+        typer.Option("--drop-models", help="Also drop checkpoints that neither a table nor the configuration uses."),
+    ] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -66,8 +70,9 @@ def compact(
 
     Shards of one feature are merged up to 256 MB; samples that a better one has superseded are left out. The table's
     files are merged, and its versions older than half a minute dropped; `sync` drops them itself when there are more
-    than a few. Features of deleted videos stay, in case the videos
-    come back, unless --drop-deleted is given. Can be stopped at any moment and run again; a second run does nothing.
+    than a few. Features of deleted videos stay, in case the videos come back, unless --drop-deleted is given, and
+    checkpoints of other trainings unless --drop-models is. Can be stopped at any moment and run again; a second run
+    does nothing.
 
     Exit codes: 0 done, 4 something is damaged (run repair first), 5 disk full, 6 another process is writing or reading.
 
@@ -76,7 +81,8 @@ def compact(
     from ..health.report import compact as compact_store
 
     project = open_project(config, read_only=dry_run)
-    answer(compact_store(project, Console(quiet=quiet), drop_deleted=drop_deleted, dry_run=dry_run), as_json=as_json)
+    dropped = {"drop_deleted": drop_deleted, "drop_models": drop_models}
+    answer(compact_store(project, Console(quiet=quiet), **dropped, dry_run=dry_run), as_json=as_json)
 
 
 def status(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields
@@ -12,6 +13,7 @@ from ..._vocabulary import FrameloomError
 from ...store.health import Finding, Kind, Repaired
 from ...train import read_checkpoint
 from ..project import CHECKPOINT_POINTER, CheckpointRef, Project, read_json
+from ..project.kept import PROJECT_KEPT, TABLES_NAME, VECTORS_POINTERS, tables_in
 
 _VECTORS_REMEDY = "repair sets them aside, and the next sync trains them anew from the captions"
 _RECORD_REMEDY = "repair sets it aside, and the next sync with its model writes it again"
@@ -41,16 +43,42 @@ def verify_models(project: Project) -> Iterator[Finding]:
 
 def vectors_pointers(root: Path) -> list[Path]:
     """Which word vectors and word pieces are read, as files, be they there or not."""
-    from ..project.kept import VECTORS_POINTERS
-
     return [root / "models" / name for name in VECTORS_POINTERS]
 
 
 def records_in(root: Path) -> list[Path]:
     """Which models and tables the store keeps, as files."""
-    from ..project.kept import PROJECT_KEPT, TABLES_NAME
-
     return sorted([*(root / "models").glob(f"*/{PROJECT_KEPT}"), root / "models" / TABLES_NAME])
+
+
+def unused_models(project: Project) -> Iterator[Path]:
+    """Checkpoints, and words learned from captions, that no table's rows are of and the configuration does not name.
+
+    A training that was interrupted is kept: the next one goes on from it.
+    """
+    models = project.root / "models"
+    used = {models / folder for folder in tables_in(project.root).values()} | {project.resolve().model_folder}
+    for pointer in sorted(models.glob(f"*/{CHECKPOINT_POINTER}")):
+        if pointer.parent not in used:
+            yield pointer.parent
+        elif (current := _folder_of(pointer)) is not None:
+            finished = (path.parent for path in sorted(pointer.parent.glob("*/model.json")))
+            yield from (folder for folder in finished if folder != current)
+    kept = {
+        str(known["file"]) for path in vectors_pointers(project.root) if (known := read_json(path, needs=("file",)))
+    }
+    yield from (path for path in sorted(models.glob("word_*-*")) if path.is_file() and path.name not in kept)
+
+
+def drop_model(path: Path) -> None:
+    """Remove a checkpoint, all of a model, or a file of words; what names others goes first."""
+    for name in (CHECKPOINT_POINTER, PROJECT_KEPT, "model.json", "*/model.json"):
+        for one in path.glob(name) if path.is_dir() else ():
+            one.unlink()
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _checkpoint_problem(folder: Path) -> str:

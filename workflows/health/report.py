@@ -33,7 +33,7 @@ from ..console import Console, count_of, readable_bytes
 from ..project import Project
 from ..sync import take_state, text_digest
 from .identities import imported_features, imports_of_lost
-from .models import repair_models, verify_models
+from .models import drop_model, repair_models, unused_models, verify_models
 from .rows import removed, unwanted_rows, verify_rows
 from .store_status import num_bytes
 
@@ -239,6 +239,7 @@ class CompactReport(Settings, arbitrary_types_allowed=True):
         table_bytes_before: size of the table's files.
         table_bytes_after: the same afterwards; None of a dry run.
         table_versions: how many of its versions are left; None of a dry run, or without a table.
+        models: checkpoints and words that were dropped, as paths in the store's folder.
         dry_run: whether nothing was done.
     """
 
@@ -248,6 +249,7 @@ class CompactReport(Settings, arbitrary_types_allowed=True):
     table_bytes_before: int
     table_bytes_after: int | None
     table_versions: int | None = None
+    models: tuple[str, ...] = ()
     dry_run: bool
 
     exit_code: ClassVar[int] = ExitCode.OK  # whatever cannot be done is an error
@@ -266,6 +268,8 @@ class CompactReport(Settings, arbitrary_types_allowed=True):
         if self.bytes_after is not None and self.table_bytes_after is not None:
             yield f"features: {readable_bytes(self.bytes_before)}, now {readable_bytes(self.bytes_after)}"
             yield f"table: {readable_bytes(self.table_bytes_before)}, now {readable_bytes(self.table_bytes_after)}"
+        for path in self.models:
+            yield f"{path}: {'would be ' if self.dry_run else ''}dropped"
         if self.table_versions is not None and self.table_versions > 1:
             young = f"the newest, and those younger than {KEPT_VERSIONS_SECONDS:g} s, which a question may be reading"
             yield f"  {self.table_versions} versions are kept: {young}"
@@ -275,7 +279,9 @@ class CompactReport(Settings, arbitrary_types_allowed=True):
         return {**self.plan.as_dict(), **{name: value for name, value in dump(self).items() if name != "plan"}}
 
 
-def compact(project: Project, console: Console, *, drop_deleted: bool = False, dry_run: bool = False) -> CompactReport:
+def compact(
+    project: Project, console: Console, *, drop_deleted: bool = False, drop_models: bool = False, dry_run: bool = False
+) -> CompactReport:
     """Merge small shards, leave out superseded samples, and merge the files of the table.
 
     Versions of the table younger than `KEPT_VERSIONS_SECONDS` stay: a question may be reading them.
@@ -284,6 +290,7 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
         project: the project.
         console: for progress.
         drop_deleted: also leave out features of videos and captions that the collection no longer has.
+        drop_models: also drop checkpoints and words that neither a table nor the configuration uses.
         dry_run: change nothing.
 
     Raises:
@@ -292,6 +299,7 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
         IntegrityError: something is damaged; nothing is lost.
     """
     before, table_before = project.store.num_bytes(), num_bytes(Path(project.table.uri))
+    unused = list(unused_models(project)) if drop_models and dry_run else []
     if dry_run:
         plan = plan_compaction(project.store, wanted=_wanted(project) if drop_deleted else None)
     else:
@@ -301,8 +309,12 @@ def compact(project: Project, console: Console, *, drop_deleted: bool = False, d
                 plan = compact_features(project.store, wanted=wanted, advance=advance)
             for table in (project.table, *project.other_tables()):
                 _compact_table(project, table)
+            unused = list(unused_models(project)) if drop_models else []
+            for path in unused:
+                drop_model(path)
     return CompactReport(
         plan=plan,
+        models=tuple(str(path.relative_to(project.root)) for path in unused),
         bytes_before=before,
         bytes_after=None if dry_run else project.store.num_bytes(),
         table_bytes_before=table_before,

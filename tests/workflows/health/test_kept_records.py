@@ -69,3 +69,18 @@ def test_all_tables_are_compacted(two: Path) -> None:
     assert not verify(Project.open(two), QUIET).damaged
     write_config(two)
     assert run_sync(two).did_nothing
+
+
+def test_checkpoints_that_nothing_uses_are_dropped_when_that_is_asked_for(two: Path) -> None:
+    write_config(two, **OTHER, training={"overrides": {"epochs": 3, "min_steps": 0, "batch_size": 4}})
+    assert run_sync(two).done["trained"] == 1
+    models = two / ".frameloom" / "models"
+    before = {path.name for path in models.iterdir()}
+    assert compact(Project.open(two), QUIET).models == ()
+    (planned,) = compact(Project.open(two), QUIET, drop_models=True, dry_run=True).models
+    assert {path.name for path in models.iterdir()} == before
+    assert compact(Project.open(two), QUIET, drop_models=True).models == (planned,)
+    assert {path.name for path in models.iterdir()} == before - {Path(planned).name}
+    assert not verify(Project.open(two), QUIET).damaged
+    assert len(Index(two).search("a red picture", top=8, model="test_everything_at_once")) == 8
+    assert run_sync(two).did_nothing
