@@ -329,8 +329,11 @@ class Questions:
         self._rows = [((row["video"], tuple(row["captions"])), row) for row in rows if row["captions"]]
         self.items = sorted({item for item, _ in self._rows})
         if len(self.items) < 2:
+            there = {clip.split or "train" for video in project.collection.videos for clip in video.spans}
+            others = ", ".join(sorted(there)) or "none"
             raise InputError(
-                f"the split {split!r} has {len(self.items)} clips with captions: retrieval needs at least 2"
+                f"the split {split!r} has {len(self.items)} clips with captions: retrieval needs at least 2; the"
+                f" manifest has {others} (rows without one are for training): write a column `split`, or give --split"
             )
         asked = [
             (target, caption)

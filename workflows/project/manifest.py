@@ -11,6 +11,7 @@ import re
 import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ ONLY_LOCAL = "only local files can be read for now: download them and give their
 LONGEST_SECONDS = 1e9
 _OWN_COLUMNS = frozenset({"video", "captions", "caption", "start_seconds", "end_seconds", "split"})
 _PYTHON_LIST = re.compile(r"\s*\[\s*(u?['\"]|np\.|array\()")
+_PYTHON_TUPLE = re.compile(r"\s*(\(\s*['\"].*,.*\)|\{\s*['\"].*['\"]\s*\})\s*", re.DOTALL)
 _INT64 = range(-(2**63), 2**63)
 # Numbers as a program writes them: a zero in front (007) marks a name, which a number would lose.
 _KINDS: tuple[tuple[re.Pattern[str], Callable[[str], str | int | float | bool]], ...] = (
@@ -153,6 +155,10 @@ def _captions(row: Row) -> Sequence[str]:
             value = _python_list(value) if _PYTHON_LIST.match(value) else [value]
         except ValueError as error:
             raise ValueError(f"captions must be a list of sentences: {error}") from None
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) and _PYTHON_TUPLE.fullmatch(value[0]):
+        with suppress(ValueError, SyntaxError):  # a sentence may begin so
+            found = ast.literal_eval(value[0].strip())
+            value = found if isinstance(found, tuple) else sorted(found) if isinstance(found, set) else value
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         raise ValueError(f"captions must be a sentence or a list of sentences, found {value!r:.60}")
     return value

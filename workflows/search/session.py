@@ -25,7 +25,7 @@ from ...extract.decode import Limits
 from ...store import metadata_of, quoted
 from ...train.data import ClipSample
 from ...train.evaluate import Ensemble
-from ..project import CHECKPOINT_POINTER, SPEECH, CheckpointRef, Project
+from ..project import CHECKPOINT_POINTER, SPEECH, CheckpointRef, Project, file_of
 from ..sync import in_batches, loaded_model
 from .before import made_by, stamp_of
 from .moments import first_moments
@@ -343,9 +343,11 @@ class SearchSession:
         is_of_speech = SPEECH in row and "cosine" not in row
         named = {} if is_of_speech else {modalities: row.get("cosine", row["score"])}
         named |= {name: row.get(name) for name in ("words", SPEECH, "fused")}
+        path = str(self.project.base / file_of(row["path"]))
+        is_text = path.encode(errors="replace").decode() == path  # no name in other bytes than UTF-8
         return Result(
             **{name: row[name] for name in Result.model_fields.keys() & row.keys() - {"path", "captions", "metadata"}},
-            path=str(self.project.base / row["path"]),
+            path=path if is_text else str(self.project.base / row["path"]),
             captions=tuple(row["captions"] or ()),
             metadata=metadata_of(row),
             scores=tuple(Score(name=name, value=value) for name, value in named.items() if value is not None),
@@ -389,12 +391,14 @@ class SearchSession:
         return backbone, backbone.respelled(text) if hasattr(backbone, "respelled") else text
 
     def notes(self, query: Query) -> tuple[str, ...]:
-        """What a person should know of the answers: words of the question left out, features that are random."""
+        """What to know of the answers: words of the question left out, random features, a filter of no row."""
         notes = [random] if (random := self.resolved.features.random_note()) else []
         if query.text is not None and self.resolved.features.text is not None and not self.asks_speech(query):
             backbone, asked = self._asked(query.text)
             words = backbone.left_out(asked) if hasattr(backbone, "left_out") else []
             notes += [f"not in the vocabulary, and left out of the question: {', '.join(words)}"] if words else []
+        if query.where is not None and not self._count(query.where):
+            notes += ["no row of the table fulfils the condition of `where`"]
         return tuple(notes)
 
     @cached_property

@@ -112,7 +112,7 @@ def test_without_the_extra_one_line_says_what_to_install(
         ({"measures": ["nonsense@3"]}, "nonsense@3"),
         ({"measures": ["__import__('os')"]}, "ir-measures"),
         ({"run": "out.qrels"}, "another one"),
-        ({"split": "val"}, "retrieval needs at least 2"),
+        ({"split": "val"}, r"retrieval needs at least 2; the manifest has test, train .* give --split"),
         ({"against": "nowhere.yaml"}, "nowhere.yaml"),
     ],
 )

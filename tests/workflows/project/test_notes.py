@@ -65,6 +65,10 @@ def test_columns_of_ours_and_rows_that_agree_need_no_note(tmp_path: Path) -> Non
         ("[laughs] hello", ("[laughs] hello",)),
         ("[music]", ("[music]",)),
         ("a dog ['runs']", ("a dog ['runs']",)),
+        ("('a dog runs', 'dog in grass')", ("a dog runs", "dog in grass")),
+        ("{'b', 'a'}", ("a", "b")),
+        ("('hello, dog')", ("('hello, dog')",)),
+        ("('hello', he says)", ("('hello', he says)",)),
     ],
 )
 def test_a_list_of_pandas_is_a_list(tmp_path: Path, cell: str, captions: tuple[str, ...]) -> None:
