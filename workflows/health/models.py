@@ -13,7 +13,6 @@ from ..._vocabulary import FrameloomError
 from ...store.health import Finding, Kind, Repaired
 from ...train import read_checkpoint
 from ..project import CHECKPOINT_POINTER, CheckpointRef, Project, read_json
-from ..project.kept import PROJECT_KEPT, TABLES_NAME, VECTORS_POINTERS, tables_in
 
 _VECTORS_REMEDY = "repair sets them aside, and the next sync trains them anew from the captions"
 _RECORD_REMEDY = "repair sets it aside, and the next sync with its model writes it again"
@@ -43,11 +42,15 @@ def verify_models(project: Project) -> Iterator[Finding]:
 
 def vectors_pointers(root: Path) -> list[Path]:
     """Which word vectors and word pieces are read, as files, be they there or not."""
+    from ..project.kept import VECTORS_POINTERS
+
     return [root / "models" / name for name in VECTORS_POINTERS]
 
 
 def records_in(root: Path) -> list[Path]:
     """Which models and tables the store keeps, as files."""
+    from ..project.kept import PROJECT_KEPT, TABLES_NAME
+
     return sorted([*(root / "models").glob(f"*/{PROJECT_KEPT}"), root / "models" / TABLES_NAME])
 
 
@@ -56,6 +59,8 @@ def unused_models(project: Project) -> Iterator[Path]:
 
     A training that was interrupted is kept: the next one goes on from it.
     """
+    from ..project.kept import tables_in
+
     models = project.root / "models"
     used = {models / folder for folder in tables_in(project.root).values()} | {project.resolve().model_folder}
     for pointer in sorted(models.glob(f"*/{CHECKPOINT_POINTER}")):
@@ -72,6 +77,8 @@ def unused_models(project: Project) -> Iterator[Path]:
 
 def drop_model(path: Path) -> None:
     """Remove a checkpoint, all of a model, or a file of words; what names others goes first."""
+    from ..project.kept import PROJECT_KEPT
+
     for name in (CHECKPOINT_POINTER, PROJECT_KEPT, "model.json", "*/model.json"):
         for one in path.glob(name) if path.is_dir() else ():
             one.unlink()

@@ -164,7 +164,8 @@ def test_cut_files_are_partial_and_keep_what_is_there(
     features = extract_file(path, backbones, decoder=decoder)
     check_features(features, backbones)
     status, message = file_status(features)
-    assert status is Status.TRUNCATED, message
+    is_whole = (suffix, share) == ("avi", 0.9)  # what is cut is the index, behind all pictures
+    assert status is (Status.OK if is_whole else Status.TRUNCATED), message
     assert 1 <= len(features["test_resnet"].values) <= 4
 
 

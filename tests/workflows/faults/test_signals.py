@@ -26,6 +26,7 @@ COMMAND = "import sys; from frameloom.workflows.cli.app import main; sys.argv = 
 def start(folder: Path, *arguments: str, before: str = "", **streams: Any) -> subprocess.Popen[str]:
     """The command, after some code that changes its process. Tests may run under nohup, which a child would inherit."""
     plain = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+    plain += "; signal.signal(signal.SIGINT, signal.default_int_handler)"  # which shells ignore in the background
     return subprocess.Popen(
         [sys.executable, "-c", f"{plain}\n{COMMAND}\n{before}\nmain()", *arguments],
         cwd=folder, start_new_session=True, text=True, **{"stderr": subprocess.PIPE, **streams},
@@ -62,6 +63,7 @@ class FakeCluster:
 
 def test_ctrl_c_while_workers_start_is_deferred_and_ends_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distributed.LocalCluster", FakeCluster)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), cluster.local_cluster(1, {}):
         pytest.fail("the block began")
     assert FakeCluster.is_closed
