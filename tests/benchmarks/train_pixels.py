@@ -1,25 +1,32 @@
-"""Training from pixels: steps of MILES, All-in-one and Clover, what rolling costs, what the loader delivers.
+"""Training from pixels: steps of five models, what rolling costs, what the loader delivers.
 
     python tests/benchmarks/train_pixels.py loader CLIPS [--frames 4] [--seconds 8] [--rate 2] [--rounds 5]
-    python tests/benchmarks/train_pixels.py step miles|all_in_one|clover [--clips 2] [--steps 2] [--threads 1]
+    python tests/benchmarks/train_pixels.py step miles|all_in_one|clover|vindlu|t2v2t [--clips 2] [--steps 2]
     python tests/benchmarks/train_pixels.py rolling [--clips 1] [--rounds 5]
+    python tests/benchmarks/train_pixels.py direction miles|all_in_one [--size 32] [--patch 8] [--seconds 1] [--fps 8]
+        [--std 0.5] [--rate 1e-3] [--steps 400] [--clips 800] [--temporal roll|flatten|none]
 
 `step`: forward, loss, backward and optimiser at the published size: 4 frames of 224 pixels and 30 word pieces (MILES),
-3 frames and 40 (All-in-one B), 8 frames and 30 (Clover); nothing dropped. Each side in a process of its own, up to 14
-GB, the first step not counted; "CPU s" are those of all threads, which a busy machine changes less than the clock.
+3 frames and 40 (All-in-one B), 8 frames and 30 (Clover), 4 frames and 32 (VindLU, T2V2T); nothing dropped. Each side in
+a process of its own, up to 14 GB, the first step not counted; "CPU s" are those of all threads, which a busy machine
+changes less than the clock.
 
     plain        the passes of the authors' step: attention written out, all tokens of the last block (MILES,
-                 All-in-one); every encoder twice, complete and masked, all tokens scored (Clover); torch's own products
-                 and AdamW
+                 All-in-one); every encoder twice, complete and masked, all tokens scored (Clover); a matrix of scores,
+                 the frames of every pair anew, masked texts apart (VindLU, T2V2T); torch's own products and AdamW
     ours         SDPA, what is read alone, one pass over complete and masked, AdamW(fused=True), products by oneDNN
                  where the processor has AVX-512
     ours, bf16   the same under autocast to bfloat16: other numbers
 
-The loss of the first step must agree with plain's to 1e-5 of it on a processor in fp32, or the benchmark fails.
+"off" is how far the losses of the first and of the last step are from plain's, as a share. That of the first step is at
+most 1e-5 on a processor in fp32, or the benchmark fails. Memory is the most that the process held.
 
 `rolling`: the joint pass of All-in-one B, forward and backward, with rolling, without, and with all frames in one
 sequence; rounds are interleaved. And the operations of one forward pass, by torch's counter (a multiplication and an
 addition are two).
+
+`direction`: whether the smallest model can learn the direction of motion from four frames: clips of the laboratory with
+labels, 200 others to judge, chance 25 %. It is what studies of time need before their tables mean anything.
 
 `loader`: training batches of T frames at 224, drawn from equal segments of each clip, cropped, scaled; in one thread.
 Ours reads them from tar shards of JPEG at 256 pixels, every byte compared with its checksum. "decoding anew" opens each
@@ -33,6 +40,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import resource
 import statistics
@@ -48,11 +56,14 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 SIZE, STORED = 224, 256
 SIDES = ["plain", "ours", "ours, bf16"]
-FRAMES, WORDS = {"miles": 4, "all_in_one": 3, "clover": 8}, {"miles": 30, "all_in_one": 40, "clover": 30}
+FRAMES = {"miles": 4, "all_in_one": 3, "clover": 8, "vindlu": 4, "t2v2t": 4}
+WORDS = {"miles": 30, "all_in_one": 40, "clover": 30, "vindlu": 32, "t2v2t": 32}
 UNDROPPED: dict[str, dict[str, Any]] = {
     "miles": {"warmup_epochs": 0, "text_dropout": 0.0},
     "all_in_one": {"dropout": 0.0, "drop_path": 0.0},
     "clover": {"dropout": 0.0, "drop_path": 0.0, "word_masking": "random"},
+    "vindlu": {"num_frames": 4},  # in evaluation mode, which drops nothing, as T2V2T
+    "t2v2t": {"num_frames": 4},
 }
 TOLERANCE = 1e-5
 PAPER_GFLOPS = 58.7
@@ -79,8 +90,75 @@ def main() -> None:
     for name, default in (("clips", 1), ("rounds", 5), ("threads", 1)):
         rolling.add_argument(f"--{name}", type=int, default=default)
     rolling.set_defaults(run=measure_rolling)
+    direction = parts.add_parser("direction")
+    direction.add_argument("model", choices=["miles", "all_in_one"])
+    for name, default in (("size", 32), ("patch", 8), ("fps", 8), ("steps", 400), ("clips", 800), ("batch", 64)):
+        direction.add_argument(f"--{name}", type=int, default=default)
+    for name, value in (("seconds", 1.0), ("std", 0.5), ("rate", 1e-3)):
+        direction.add_argument(f"--{name}", type=float, default=value)
+    direction.add_argument("--temporal", choices=["roll", "flatten", "none"], default="roll")
+    direction.set_defaults(run=learn_direction)
     given = parser.parse_args()
     given.run(given)
+
+
+def learn_direction(given: argparse.Namespace) -> None:
+    import numpy as np
+    import torch
+    from frameloom.fuse import Tokens, create_model
+    from frameloom.workflows.laboratory import ATTRIBUTES, render_frames
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    names, judged, num_frames = list(ATTRIBUTES["direction"].values), 200, round(given.seconds * given.fps)
+
+    def clip(number: int) -> tuple[Any, int]:
+        draw = np.random.default_rng((7, number))
+        traits = {name: attribute.resting for name, attribute in ATTRIBUTES.items()}
+        for name in ("direction", "order", "background"):
+            traits[name] = str(draw.choice(list(ATTRIBUTES[name].values)))
+        frames = list(render_frames(traits, size=given.size, num_frames=num_frames, fps=given.fps, rng=draw))
+        return np.stack(frames[:: num_frames // 4][:4]), names.index(traits["direction"])
+
+    drawn = [clip(number) for number in range(given.clips + judged)]
+    video = torch.from_numpy(np.stack([frames for frames, _ in drawn])).permute(0, 1, 4, 2, 3).contiguous()
+    labels = torch.tensor([label for _, label in drawn])
+    sizes = {"image_size": given.size, "patch_size": given.patch, "num_frames": 4, "width": 64, "depth": 2, "heads": 2}
+    sizes |= {"vocab_size": 200, "max_words": 8, "projection_dim": 64, "temporal_std": given.std}
+    if given.model == "miles":
+        small = {"text_width": 64, "text_depth": 1, "text_heads": 2, "text_hidden": 128}
+        model = create_model("miles", target="none", **small, **sizes)
+    else:
+        model = create_model("all_in_one", temporal=given.temporal, dropout=0.0, drop_path=0.0, **sizes)
+    head = torch.nn.Linear(64, len(names))
+
+    def scores(frames: Any) -> Any:
+        clips = Tokens(frames, torch.ones(frames.shape[:2]))
+        if given.model == "miles":
+            return head(model.embed("video", model.given({"video": clips})["video"]))
+        sentence = Tokens(torch.tensor([[101, 1, 102]]).expand(len(frames), -1), torch.ones(len(frames), 3))
+        return head(model.joint(**model.given({"text": sentence, "video": clips})))
+
+    trained = [*model.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=given.rate, weight_decay=0.05)
+    curve = [
+        min(1.0, (n + 1) / 30) * max(0.05, 0.5 * (1 + math.cos(math.pi * n / given.steps))) for n in range(given.steps)
+    ]
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda number: curve[min(number, given.steps - 1)])
+    order, begun = torch.Generator().manual_seed(0), time.process_time()
+    for step in range(1, given.steps + 1):
+        rows = torch.randint(given.clips, (given.batch,), generator=order)
+        loss = torch.nn.functional.cross_entropy(scores(video[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        rates.step()
+        if step % 100 == 0 or step == given.steps:
+            with torch.no_grad():
+                right = (scores(video[given.clips :]).argmax(dim=1) == labels[given.clips :]).float().mean()
+            seconds = time.process_time() - begun
+            print(f"{step:5} steps  loss {loss:.3f}  right {right:.1%} of {judged}  {seconds:.0f} CPU s", flush=True)
 
 
 def measure_loader(given: argparse.Namespace) -> None:
@@ -206,15 +284,24 @@ def measure_steps(given: argparse.Namespace) -> None:
     if given.side:
         print(json.dumps(one_side(given)))
         return
+    import torch
+
     shared = [f"--{name}={getattr(given, name)}" for name in ("clips", "steps", "threads", "device")]
+    print(
+        f"{given.model}, {given.clips} clips, {given.threads} threads;"
+        f" torch uses {torch.backends.cpu.get_cpu_capability()},"
+        f" bfloat16 by oneDNN: {torch.ops.mkldnn._is_mkldnn_bf16_supported()}"
+    )
     lines = []
     for side in given.sides:
         command = [sys.executable, __file__, "step", given.model, "--side", side, *shared]
         lines.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
         one, first = lines[-1], lines[0]
+        off = [abs(a - b) / abs(b) for a, b in zip(one["losses"], first["losses"], strict=True)]
         print(
             f"{side:12} {one['seconds']:7.2f} s {one['cpu_seconds']:7.2f} CPU s {one['memory_gb']:6.1f} GB"
-            f" {first['cpu_seconds'] / one['cpu_seconds']:5.2f} x  loss {one['losses'][0]:.5f}",
+            f" {first['cpu_seconds'] / one['cpu_seconds']:5.2f} x  loss {one['losses'][0]:.5f}"
+            f" (off {off[0]:.1e}, {off[-1]:.1e} after {given.steps} steps)",
             flush=True,
         )
     losses = {one["side"]: one["losses"][0] for one in lines}
@@ -234,10 +321,10 @@ def one_side(given: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(given.threads)
     if side == "plain":
         products.SMALLEST_PRODUCT = sys.maxsize
-        if given.model != "clover":
+        if given.model in ("miles", "all_in_one"):
             torch.nn.functional.scaled_dot_product_attention = written_out_attention
     torch.manual_seed(0)
-    model = create_model(given.model, **UNDROPPED[given.model]).to(device).train()
+    model = create_model(given.model, **UNDROPPED[given.model]).to(device).train(given.model not in ("vindlu", "t2v2t"))
     trained = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, **({} if side == "plain" else {"fused": True}))
     seconds, cpu_seconds, losses = [], [], []
@@ -338,7 +425,20 @@ def plain_clover_loss(model: Any, batch: dict[str, Any]) -> Any:
     return words + sum(model.alignment_terms(vectors).values())
 
 
-PLAIN_LOSSES: dict[str, Callable[..., Any]] = {"miles": plain_miles_loss, "clover": plain_clover_loss}
+def plain_joint_loss(model: Any, batch: dict[str, Any]) -> Any:
+    """VindLU and T2V2T in the parts of a plain implementation."""
+    import joint
+
+    with joint.plain():
+        return model.loss(batch)[0]
+
+
+PLAIN_LOSSES: dict[str, Callable[..., Any]] = {
+    "miles": plain_miles_loss,
+    "clover": plain_clover_loss,
+    "vindlu": plain_joint_loss,
+    "t2v2t": plain_joint_loss,
+}
 """Where the plain step differs in its passes; All-in-one's in its products and attention alone."""
 
 
