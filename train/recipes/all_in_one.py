@@ -22,7 +22,7 @@ def _published(name: str, *, pictures: Any = "as_videos", max_words: int = 40, *
     return Recipe(
         name=name,
         model="all_in_one",
-        frames=FrameRecipe(num_frames=3, min_area=0.7, max_aspect=1.0, pictures=pictures),
+        frames=FrameRecipe(num_frames=3, min_area=0.7, max_aspect=1.0, flip=0.0, pictures=pictures),
         max_words=max_words,
         optimizer="adamw",
         betas=(0.9, 0.98),
