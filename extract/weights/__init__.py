@@ -1,6 +1,6 @@
 """Weights: published ones by tag, files and folders of them, and loading them into a network."""
 
-from .files import digest_of_weights, load_into, read_state_dict
+from .files import digest_of_weights, known_file_sha256, load_into, read_state_dict
 from .folders import check_configuration, folder_sha256, weights_file
 from .models import ModelFolder, model_folder
 from .packages import READY_ADVICE
@@ -26,6 +26,7 @@ __all__ = [
     "find_source",
     "folder_sha256",
     "is_at_hand",
+    "known_file_sha256",
     "known_sha256",
     "load_into",
     "local_weights",

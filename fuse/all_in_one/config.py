@@ -47,8 +47,7 @@ class AllInOneConfig(PixelConfig):
     """What rolls, see `rolling.py`; the first as published."""
     temporal_std: NonNegativeFloat = 0.0
     """Standard deviation of the temporal embedding in the beginning. 0 as published, where frames come after a long
-    training on one: with it a model takes the order of frames into account only after it has learned to, which a short
-    training from nothing does not do."""
+    training on one; a short training from nothing then takes longer to tell frames apart."""
     patch_order: Literal["fixed", "random"] = "fixed"
     """The order of patches, on which it depends which of them roll. The authors' code draws another for every frame, in
     evaluation too ("random": two passes then differ, by about 0.05 in the pooled vector of size Ti)."""

@@ -29,7 +29,6 @@ from typing import Any, ClassVar, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..._vocabulary import ConfigError, InputError, digest_of
 from ..base import ModelConfig, Tokens, paired
@@ -43,16 +42,16 @@ from ..objectives import (
     mask_tokens,
     norm_softmax_loss,
     tokens_at_random,
-    word_patch_distance,
     zero_of,
 )
 from ..pixels import PixelModel, nonempty_of
 from ..registry import create_model, register_model
+from .alignment import alignment_costs, transported_words
 from .backbone import Backbone
 from .captions import caption_loss, captions_of
 from .config import AllInOneConfig
 from .draws import Drawn, drawn_orders, matching_draws, order_labels
-from .official import loaded_weights, resolved_config, to_official_config
+from .official import initialised_from, loaded_weights, resolved_config, to_official_config
 from .parts import Features, Fully, PixelHead, averaged, chosen, first_frames
 
 NO_LABEL, ORDERED_FRAMES = -100, 3
@@ -91,6 +90,7 @@ class AllInOne(PixelModel):
     head_names: ClassVar[tuple[str, ...]] = ("vqa_classifier.", "mc_vqa_classifier.")
     config: AllInOneConfig
     num_steps: Tensor
+    start_from = initialised_from
 
     def __init__(self, config: AllInOneConfig | None = None) -> None:
         super().__init__()
@@ -413,16 +413,14 @@ class AllInOne(PixelModel):
 
         Of a DeiT the second visual token is left out too, as in the code: the distillation token, or the first patch.
         """
-        assert features.text is not None
-        assert features.video is not None
-        mask = text.mask.bool()
-        has_next = functional.pad(mask[:, 1:], (0, 1))
-        words_real = mask & has_next
-        words_real[:, 0] = False
-        num_left_out = 2 if self.config.deit else 1
-        patches_real = video.mask.bool().any(dim=1, keepdim=True).expand(-1, features.video.shape[1]).clone()
-        patches_real[:, :num_left_out] = False
-        return word_patch_distance(features.text, features.video, words_real=words_real, patches_real=patches_real)
+        return alignment_costs(features, text.mask, video.mask, num_left_out=2 if self.config.deit else 1)
+
+    def word_patches(self, *, text: Tokens, video: Tokens) -> Float[Tensor, "B L T N"]:
+        """Figure 7: of each word of a text the shares that optimal transport moves to the patches of each frame."""
+        given, (h, w) = self.given({"text": text, "video": video}), self.transformer.grid
+        reading = torch.arange(h * w, device=video.mask.device).expand(*video.mask.shape, -1)
+        found = self.features(text=given["text"], video=given["video"], order=reading)
+        return transported_words(found, given["text"].mask, given["video"].mask, num_patches=h * w)
 
     def order_scores(self, text: Tokens, video: Tokens, order: Int[Tensor, "B T"]) -> Float[Tensor, "B orders"]:
         """Scores of the orders of three frames, from the text's first token in the sequence of each."""

@@ -134,7 +134,7 @@ def loaded_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
 
 
 def initialised_from(
-    model: nn.Module, *, vit: Mapping[str, Tensor] | None = None, bert: Mapping[str, Tensor] | None = None
+    model: nn.Module, *, video: Mapping[str, Tensor] | None = None, text: Mapping[str, Tensor] | None = None
 ) -> None:
     """Begin the backbone with a ViT or DeiT of timm, and words and their head with BERT of transformers.
 
@@ -142,17 +142,17 @@ def initialised_from(
 
     Args:
         model: an `AllInOne`.
-        vit: state dict of a (distilled) vision transformer of timm, of the model's picture and patch size.
-        bert: state dict of BertModel, BertForMaskedLM or BertForPreTraining; its positions are cut to the model's.
+        video: state dict of a (distilled) vision transformer of timm, of the model's picture and patch size.
+        text: state dict of BertModel, BertForMaskedLM or BertForPreTraining; its positions are cut to the model's.
 
     Raises:
         InputError: weights of another shape, or none that the model has.
     """
-    if vit is not None:
-        start_weights(model, {f"transformer.{name}": value for name, value in vit.items()}, source="a ViT of timm")
-    if bert is not None:
+    if video is not None:
+        start_weights(model, {f"transformer.{name}": value for name, value in video.items()}, source="a ViT of timm")
+    if text is not None:
         named = {}
-        for name, value in without_counters(bert).items():
+        for name, value in without_counters(text).items():
             own = re.sub(r"^(bert[.])?embeddings[.]", "text_embeddings.", name)
             named[re.sub(r"^cls[.]predictions[.]", "mlm_score.", own)] = value
         positions = "text_embeddings.position_embeddings.weight"

@@ -61,7 +61,7 @@ from .config import CloverConfig
 from .fusion import CrossModalEncoder, Fused
 from .heads import ChoiceHead, FusedTextHead, FusedVideoHead, MatchHead, OpenAnswerHead, ProjectionHeads
 from .masking import words_by_tags
-from .official import official_weights, our_weights, resolved_config
+from .official import initialised_from, official_weights, our_weights, resolved_config
 
 TINY = {
     "image_size": 32,
@@ -130,6 +130,7 @@ class Clover(PixelModel):
     scores: ClassVar[bool] = True
     extra_inputs: ClassVar[tuple[str, ...]] = ("tags", "answer")
     config: CloverConfig
+    start_from = initialised_from
 
     def __init__(self, config: CloverConfig | None = None) -> None:
         super().__init__()

@@ -341,13 +341,13 @@ def official_weights(weights: Mapping[str, Tensor], *, window: Sequence[int]) ->
 
 
 def initialised_from(
-    model: nn.Module, *, bert: Mapping[str, Tensor] | None = None, video: Mapping[str, Tensor] | None = None
+    model: nn.Module, *, text: Mapping[str, Tensor] | None = None, video: Mapping[str, Tensor] | None = None
 ) -> list[str]:
     """Start a Clover from published weights, as section 4.1 does; what they do not have stays as it is.
 
     Args:
         model: the Clover.
-        bert: of HuggingFace's BertModel, BertForMaskedLM or BertForPreTraining: the text encoder, the first layers of
+        text: of HuggingFace's BertModel, BertForMaskedLM or BertForPreTraining: the text encoder, the first layers of
             the multi-modal encoder, and the head of masked words.
         video: of a Video Swin of mmaction, with or without the prefix "backbone.".
 
@@ -360,7 +360,7 @@ def initialised_from(
     own, found = model.state_dict(), dict[str, Tensor]()
     for key, value in without_counters(video or {}).items():
         found[f"backbone.{key.removeprefix('backbone.')}"] = value
-    for key, value in without_counters(bert or {}).items():
+    for key, value in without_counters(text or {}).items():
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", key))
         name = name.removeprefix("bert.")
         found[f"text_backbone.bert.{name}"] = value

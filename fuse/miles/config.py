@@ -38,8 +38,7 @@ class MILESConfig(PixelConfig):
     are; "random" is the default of MILES' class."""
     temporal_std: NonNegativeFloat = 0.0
     """Standard deviation of the temporal embedding in the beginning. 0 as published, where frames come after a long
-    training on one: with it a model takes the order of frames into account only after it has learned to, which a short
-    training from nothing does not do."""
+    training on one; a short training from nothing then takes longer to tell frames apart."""
     text_width: PositiveInt = 768
     """Width of a token of the text encoder (DistilBERT)."""
     text_depth: PositiveInt = 6

@@ -40,12 +40,13 @@ from ..objectives import (
     gathered,
     masked_regression,
     norm_softmax_loss,
+    unit,
 )
 from ..pixels import PixelModel, nonempty_of
 from ..registry import create_model, register_model
 from .config import MILESConfig
 from .masks import batch_mask
-from .official import loaded_weights, official_weights, resolved_config, to_official_config
+from .official import initialised_from, loaded_weights, official_weights, resolved_config, to_official_config
 
 TINY = {
     "image_size": 32,
@@ -85,6 +86,7 @@ class MILES(PixelModel):
     config: MILESConfig
     num_epochs: Tensor
     num_steps: Tensor
+    start_from = initialised_from
 
     def __init__(self, config: MILESConfig | None = None) -> None:
         super().__init__()
@@ -153,6 +155,16 @@ class MILES(PixelModel):
         """The places of the class tokens among the tokens of a batch."""
         num_patches = self.video_model.pos_embed.shape[1] - 1
         return torch.arange(len(video), device=video.device) * (1 + video.shape[1] * num_patches)
+
+    def word_patches(self, *, text: Tokens, video: Tokens) -> Float[Tensor, "B L T N"]:
+        """Figure 3: the cosine of a text's tokens with a clip's patches, all projected as what is contrasted is."""
+        given = self.given({"text": text, "video": video})
+        words = self.text_proj(self.text_model(given["text"].values, given["text"].mask.bool()))
+        pictures, frames = given["video"].values, given["video"].mask.bool()
+        patches = self.vid_proj(self.video_model(pictures, frames)[:, 1:])
+        unit_words, unit_patches = (unit(each.flatten(0, 1)).view_as(each) for each in (words, patches))
+        cosines = torch.einsum("ble,bse->bls", unit_words, unit_patches)
+        return cosines.reshape(*cosines.shape[:2], frames.shape[1], -1)
 
     # --- section 3.3: objectives -------------------------------------------------------------------------------------
 

@@ -229,7 +229,7 @@ def loaded_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
 
 
 def initialised_from(
-    model: nn.Module, *, vit: Mapping[str, Tensor] | None = None, text: Mapping[str, Tensor] | None = None
+    model: nn.Module, *, video: Mapping[str, Tensor] | None = None, text: Mapping[str, Tensor] | None = None
 ) -> None:
     """Begin the video encoder with a ViT of timm, and the text encoder with DistilBERT or BERT of transformers.
 
@@ -238,16 +238,16 @@ def initialised_from(
 
     Args:
         model: a `MILES`.
-        vit: state dict of a vision transformer of timm, of the model's picture and patch size.
+        video: state dict of a vision transformer of timm, of the model's picture and patch size.
         text: state dict of DistilBertModel, BertModel, or a model with a head on one of them.
 
     Raises:
         InputError: weights of another shape, or none that the model has.
     """
-    if vit is not None:
-        start_weights(model, {f"video_model.{name}": value for name, value in vit.items()}, source="a ViT of timm")
+    if video is not None:
+        start_weights(model, {f"video_model.{name}": value for name, value in video.items()}, source="a ViT of timm")
         if any(name.startswith("snapshot.") for name in model.state_dict()):
-            start_weights(model, {f"snapshot.{name}": value for name, value in vit.items()}, source="a ViT of timm")
+            start_weights(model, {f"snapshot.{name}": value for name, value in video.items()}, source="a ViT of timm")
     if text is not None:
         named = {f"text_model.{re.sub('^(distilbert|bert)[.]', '', name)}": value for name, value in text.items()}
         start_weights(model, our_names(named), source="DistilBERT or BERT")

@@ -54,7 +54,14 @@ from ..pixels import PixelModel, nonempty_of
 from ..registry import create_model, register_model
 from .config import T2V2TConfig
 from .fusion import FusionLayer, fuse
-from .official import loaded_weights, official_config, official_weights, to_official_config, unpacked_checkpoint
+from .official import (
+    initialised_from,
+    loaded_weights,
+    official_config,
+    official_weights,
+    to_official_config,
+    unpacked_checkpoint,
+)
 
 TEMPERATURES = (0.001, 0.5)
 """Between which the learned temperature stays."""
@@ -121,6 +128,7 @@ class JointModel(PixelModel):
     config_type: ClassVar[type[ModelConfig]] = T2V2TConfig
     paper: ClassVar[str] = "Kim et al., T2V2T; Cheng et al., VindLU, CVPR 2023 (arXiv 2212.05051)"
     config: T2V2TConfig
+    start_from = initialised_from
 
     def __init__(self, config: T2V2TConfig) -> None:
         super().__init__()

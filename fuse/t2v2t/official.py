@@ -266,7 +266,7 @@ _RANDOM = re.compile(r"\.(temp_model|crossattention|bypass\w*|mlp)\.|\.temporal_
 
 
 def initialised_from(
-    model: nn.Module, *, beit: Mapping[str, Tensor] | None = None, bert: Mapping[str, Tensor] | None = None
+    model: nn.Module, *, video: Mapping[str, Tensor] | None = None, text: Mapping[str, Tensor] | None = None
 ) -> None:
     """Start a model from HuggingFace's weights of BEiT (pre-trained and fine-tuned on ImageNet-22k) and of BERT.
 
@@ -276,8 +276,8 @@ def initialised_from(
 
     Args:
         model: a `T2V2T`.
-        beit: state dict of BeitModel, BeitForImageClassification or the like.
-        bert: state dict of BertModel, BertForMaskedLM, BertForPreTraining or the like.
+        video: state dict of BeitModel, BeitForImageClassification or the like.
+        text: state dict of BertModel, BertForMaskedLM, BertForPreTraining or the like.
 
     Raises:
         InputError: a weight of an encoder that is missing, or of another shape, such as of another picture size or
@@ -285,7 +285,7 @@ def initialised_from(
     """
     own = model.state_dict()
     filled = dict(own)
-    for given, encoder in ((beit, "vision_encoder."), (bert, "text_encoder.bert.")):
+    for given, encoder in ((video, "vision_encoder."), (text, "text_encoder.bert.")):
         if given is None:
             continue
         renamed = {}

@@ -260,7 +260,7 @@ app.command()(serving.mcp)
 plot_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 plot_app.callback()(plots.plot)
 app.add_typer(plot_app, name="plot")
-for _command in (plots.losses, plots.attention, plots.timeline):
+for _command in (plots.losses, plots.attention, plots.timeline, plots.alignment):
     plot_app.command()(_command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,6 +98,30 @@ def timeline(
         open_project(config, read_only=True), question, video=video, window_seconds=window, step_seconds=step
     )
     _finish(draw_timeline(found), out, found.as_dict(), as_json=as_json)
+
+
+def alignment(
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="Words.")],
+    out: _Out,
+    video: Annotated[Path, typer.Option(metavar="FILE", help="A video, of the collection or not.")],
+    start: Annotated[float, typer.Option(metavar="SECONDS", help="From where on it is looked at.")] = -math.inf,
+    end: Annotated[float, typer.Option(metavar="SECONDS", help="Up to where.")] = math.inf,
+    config: ConfigPath = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Draw which patches of a video's frames go with which word of a question: a row for each word.
+
+    Of MILES the cosine of a word with a patch (its figure 3), of All-in-one the share of the word that optimal
+    transport moves to the patch (its figure 7). Other models do not compare single patches with words.
+
+    Example: frameloom plot alignment "a red ball rolls" ball.png --video videos/ball.mp4
+    """
+    from ..experiments.plots import check_target, draw_alignment
+    from ..search import question_alignment
+
+    check_target(out)
+    found = question_alignment(open_project(config, read_only=True), question, video, span=(start, end))
+    _finish(draw_alignment(found), out, found.as_dict(), as_json=as_json)
 
 
 def _finish(figure: Figure, out: Path, numbers: dict[str, Any], *, as_json: bool) -> None:

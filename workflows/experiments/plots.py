@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ..._files import publish
 from ..._vocabulary import InputError
 from ...train.evaluate import ModalityAttention
-from ..search import Timeline
+from ..search import Alignment, Timeline
 from .plots_data import Losses
 
 DPI = 100
@@ -155,6 +155,33 @@ def draw_timeline(timeline: Timeline) -> Figure:
     title = "\n".join(textwrap.wrap(f'"{question}"', 90))
     video = timeline.video if len(timeline.video) <= 80 else f"...{timeline.video[-77:]}"
     figure.suptitle(f"{title}\n{video} ({timeline.modalities})", color=_INK, fontsize=11, parse_math=False)
+    return figure
+
+
+def draw_alignment(alignment: Alignment) -> Figure:
+    """The frames, and below them a row for each word: bright where patches go with it, on one scale for the word."""
+    rows, columns = 1 + len(alignment.words), len(alignment.frames)
+    cell = WIDTH_INCHES / (columns + 1)
+    figure = Figure(figsize=(WIDTH_INCHES, cell * rows + 1.0), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.ravel():
+        axes.set_xticks([])
+        axes.set_yticks([])
+    side = alignment.frames.shape[1]
+    for column, frame in enumerate(alignment.frames):
+        panels[0, column].imshow(frame)
+        panels[0, column].set_title(f"frame {column + 1}", fontsize=9)
+        for row, (word, weights) in enumerate(zip(alignment.words, alignment.weights, strict=True), start=1):
+            panels[row, column].imshow(frame, alpha=0.5)
+            scale = {"vmin": float(weights.min()), "vmax": float(weights.max()) + 1e-9}
+            panels[row, column].imshow(
+                weights[column], extent=(-0.5, side - 0.5, side - 0.5, -0.5), cmap="inferno", alpha=0.6, **scale
+            )
+            if column == 0:
+                panels[row, 0].set_ylabel(word, rotation=0, ha="right", va="center", parse_math=False)
+    question = textwrap.shorten(alignment.question, 100, placeholder=" ...")
+    video = alignment.video if len(alignment.video) <= 80 else f"...{alignment.video[-77:]}"
+    figure.suptitle(f'"{question}"\n{video} ({alignment.model})', color=_INK, fontsize=11, parse_math=False)
     return figure
 
 

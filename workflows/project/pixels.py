@@ -1,13 +1,22 @@
-"""Models that learn from pixels: what a project must give them, and the sizes that they are built with."""
+"""Models that learn from pixels: what a project must give them, the sizes that they are built with, and the weights
+that their training begins with (`model.start`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..._vocabulary import ConfigError, FeatureSpec, Modality
+from ...extract import backbone_spec
+from ...extract.weights import known_file_sha256, local_weights, weights_file, weights_sha256
 from ...train import FrameRecipe, Recipe
+from ..console import count_of
 from .config import Config, ModelConfig
+
+_SIDES = re.compile(r"\b(left|right)(wards?)?\b", re.IGNORECASE)
 
 
 def pixel_sizes(
@@ -72,3 +81,59 @@ def _num_pieces(spec: FeatureSpec) -> int | None:
     """Word pieces of a vocabulary whose numbers are the rows; None for other rows (s3d_text names a file of words)."""
     size = spec.sampling.get("vocabulary")
     return size if isinstance(size, int) else None
+
+
+def mirrored_captions(recipe: Recipe, captions: Iterable[str]) -> str | None:
+    """What a person should know where a training mirrors clips whose captions say left or right."""
+    flip = 0.0 if recipe.frames is None else recipe.frames.flip
+    count = sum(bool(_SIDES.search(caption)) for caption in captions) if flip else 0
+    if not count:
+        return None
+    return (
+        f"{count_of(count, 'caption')} say left or right, and {recipe.name} mirrors {flip:.0%} of the clips: set"
+        " training.overrides.frames.flip to 0 where sides matter"
+    )
+
+
+def start_identity(config: Config, base: Path, model: str) -> dict[str, Any]:
+    """What is added to the identity of a model's settings. Nothing is fetched.
+
+    Raises:
+        ConfigError: a model that begins with none, a file that is not there, an unknown backbone or tag.
+    """
+    from ...fuse import model_type
+
+    if not config.model.start:
+        return {}
+    if config.model.checkpoint is not None:
+        raise ConfigError("model.start: nothing is trained with model.checkpoint: leave one of them out")
+    if not hasattr(model_type(model), "start_from"):
+        raise ConfigError(f"model.start: {model} begins with no weights of others: a model of pixels does")
+    known = {
+        side: known_file_sha256(found) if tag is None else weights_sha256(tag[0], backbone_spec(tag[0]).weights, tag[1])
+        for side, found, tag in _named(config, base)
+    }
+    return {"start": known}
+
+
+def start_files(config: Config, base: Path) -> dict[str, str]:
+    """The file of each side. A tag's is fetched where it is not yet here.
+
+    Raises:
+        ConfigError: as `start_identity`, or a file that cannot be fetched.
+        InputError: what was fetched is not what was published.
+    """
+    return {
+        side: str(found if tag is None else local_weights(tag[0], backbone_spec(tag[0]).weights, tag[1]))
+        for side, found, tag in _named(config, base)
+    }
+
+
+def _named(config: Config, base: Path) -> Iterator[tuple[str, Path, tuple[str, str] | None]]:
+    """Each side, the file that it names, or backbone and tag."""
+    for side, given in config.model.start.items():
+        path = base / Path(given).expanduser()
+        backbone, at, tag = given.partition("@")
+        if not (path.exists() or at):
+            raise ConfigError(f"model.start.{side}: {given} is not there: give a file, a folder, or BACKBONE@TAG")
+        yield side, weights_file(path) if path.exists() else path, None if path.exists() else (backbone, tag)

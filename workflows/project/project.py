@@ -23,7 +23,7 @@ from .config import DETECTORS, SPEECH, Config, FeatureConfig, StoreConfig, load_
 from .imported import imported_weights
 from .kept import kept_words, read_json, table_of, tables_in, words_pointer
 from .manifest import is_address
-from .pixels import check_pixels, pixel_sizes
+from .pixels import check_pixels, pixel_sizes, start_identity
 from .questions import Questions, read_questions
 from .requests import BackboneRequest, CheckpointRef, FeatureRequest, Features, Resolved, model_widths
 from .units import cuts_of, shots_of, windows_of
@@ -202,7 +202,8 @@ class Project:
         own = shortest(self.recipe.model, own, given)
         recipe = {**self.recipe.identity(), "model_options": own}
         own = own if self.model_name == self.recipe.model else {}
-        return {"config": shortest(self.model_name, own, self.config.model.config), "recipe": recipe}
+        config = shortest(self.model_name, own, self.config.model.config)
+        return {"config": config, "recipe": recipe, **start_identity(self.config, self.base, self.model_name)}
 
     @property
     def trains(self) -> bool:
@@ -220,8 +221,6 @@ class Project:
     def kept_path(self, path: Path) -> str:
         """A path as the table keeps it: relative where the file lies in the project's folder, which may be moved."""
         return readable_path(path.relative_to(self.base) if path.is_relative_to(self.base) else path)
-
-    # --- what a run works with ----------------------------------------------------------------------------------------
 
     def resolve(self, *, word_vectors: Path | None = None) -> Resolved:
         """Read what a run works with: features, limits, checkpoint.

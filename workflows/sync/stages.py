@@ -268,6 +268,8 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
 
     With `anew`, what an earlier training of the same clips left is discarded.
     """
+    from ..project.pixels import mirrored_captions, start_files
+
     project, resolved = stage.project, state.resolved
     if not project.trains:
         return assemble(stage, state)
@@ -295,6 +297,8 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         cut := cut_captions(project.store, examples, resolved.limits["max_words"])
     ):
         stage.console.say(cut)
+    if mirrored := mirrored_captions(project.recipe, project.texts(split="train")):
+        stage.console.say(mirrored)
     digest = examples.digest
     folder = resolved.model_folder / digest[:12]
     folder.mkdir(parents=True, exist_ok=True)
@@ -313,6 +317,7 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         device=project.config.run.device,
         threads=num_threads(),
         resume=not anew,
+        start=start_files(project.config, project.base),
     )
     begun = time.monotonic()
     with stage.console.training() as on_event:

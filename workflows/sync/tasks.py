@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -197,19 +197,24 @@ class TrainJob:
     device: str
     threads: int
     resume: bool
+    start: Mapping[str, str] = field(default_factory=dict)
+    """Files of weights that the model begins with, by side."""
 
 
 def train_model(job: TrainJob) -> Mapping[str, Any]:
     """Train, or go on training, and leave a checkpoint in the job's folder. Returns its digest and the last loss."""
     import torch
 
+    from ...extract.weights import read_state_dict
     from ...fuse import create_model
     from ...train import fit
     from ...train.data import training_data
 
     _set_threads(job.threads)
     torch.manual_seed(job.recipe.seed)
-    model = create_model(job.model, **job.model_config)
+    model: Any = create_model(job.model, **job.model_config)
+    if job.start:
+        model.start_from(**{side: read_state_dict(Path(path)) for side, path in job.start.items()})
     recipe, examples = job.recipe, Path(job.examples)
     data = training_data(
         examples,

@@ -291,7 +291,7 @@ def test_starting_weights_of_timm_and_transformers(batch) -> None:
         )
     )
     model = all_in_one().eval()
-    initialised_from(model, vit=vit.state_dict(), bert=bert.state_dict())
+    initialised_from(model, video=vit.state_dict(), text=bert.state_dict())
     words = bert.state_dict()
     for name in ("word_embeddings", "LayerNorm", "token_type_embeddings"):
         own = model.text_embeddings.state_dict()[f"{name}.weight"]

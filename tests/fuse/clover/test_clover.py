@@ -275,7 +275,7 @@ class TestOfficial:
         bert["cls.predictions.bias"] = torch.ones(128)
         video = {name: value + 1 for name, value in other.backbone.state_dict().items() if name != "mask_token"}
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        names = initialised_from(model, bert=bert, video=video)
+        names = initialised_from(model, text=bert, video=video)
         after = model.state_dict()
         assert torch.equal(after["multimodal_backbone.bert_encoder.layer.1.output.dense.weight"],
                            bert["bert.encoder.layer.1.output.dense.weight"])  # fmt: skip

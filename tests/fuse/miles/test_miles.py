@@ -277,7 +277,7 @@ class TestStartingWeights:
         )
         model = miles()
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        initialised_from(model, vit=vit.state_dict(), text=text.state_dict())
+        initialised_from(model, video=vit.state_dict(), text=text.state_dict())
         kept = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
         changed = model.state_dict().keys() - kept
         assert {"video_model.blocks.1.attn.qkv.weight", "snapshot.blocks.0.mlp.fc1.weight"} <= changed
@@ -291,7 +291,7 @@ class TestStartingWeights:
 
     def test_of_another_size_or_kind(self) -> None:
         with pytest.raises(InputError, match=r"pos_embed is \(1, 17, 24\) here and \(1, 5, 24\) in a ViT of timm"):
-            initialised_from(miles(), vit={"pos_embed": torch.zeros(1, 5, 24)})
+            initialised_from(miles(), video={"pos_embed": torch.zeros(1, 5, 24)})
         with pytest.raises(InputError, match="none of these weights is one of DistilBERT or BERT; they begin with"):
             initialised_from(miles(), text={"conv1.weight": torch.zeros(1)})
 
@@ -312,3 +312,16 @@ class TestStartingWeights:
 def test_options_that_cannot_be(options, message) -> None:
     with pytest.raises(ConfigError, match=message):
         miles(**options)
+
+
+@torch.no_grad()
+def test_words_go_with_patches_by_the_cosine_of_what_is_projected(batch) -> None:
+    model = miles().eval()
+    found = model.word_patches(text=batch["text"], video=batch["video"])
+    (size, length), num_frames = batch["text"].mask.shape, batch["video"].mask.shape[1]
+    assert found.shape == (size, length, num_frames, 16)
+    hidden = model.text_proj(model.text_model(batch["text"].values, batch["text"].mask.bool()))[0, 1]
+    pictures = model.given(batch)["video"].values
+    tokens = model.vid_proj(model.video_model(pictures, batch["video"].mask.bool()))[0]
+    patch = tokens[1 + 16 * (num_frames - 1) + 5]
+    assert float(found[0, 1, -1, 5]) == pytest.approx(float(torch.cosine_similarity(hidden, patch, dim=0)), abs=1e-5)

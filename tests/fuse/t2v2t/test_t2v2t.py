@@ -361,7 +361,7 @@ class TestStartingWeights:
             max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
         )  # fmt: skip
         theirs, model = BertForMaskedLM(config).eval(), model_of()
-        initialised_from(model, bert=theirs.state_dict())
+        initialised_from(model, text=theirs.state_dict())
         text = batch_of()["text"]
         with torch.no_grad():
             states = theirs.bert(text.values, text.mask, output_hidden_states=True).hidden_states
@@ -378,7 +378,7 @@ class TestStartingWeights:
             if name.startswith(encoder) and "crossattention" not in name and "bypass" not in name:
                 named = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
                 old[named.replace(encoder, "bert.")] = value + 1
-        initialised_from(model, bert=old)
+        initialised_from(model, text=old)
         norm = model.bert.encoder.layer[2].output.LayerNorm
         assert torch.equal(norm.weight, old["bert.encoder.layer.2.output.LayerNorm.gamma"])
         assert torch.equal(norm.bias, old["bert.encoder.layer.2.output.LayerNorm.beta"])
@@ -396,7 +396,7 @@ class TestStartingWeights:
         for name, weight in theirs.named_parameters():
             if name.endswith("bias_table"):
                 nn.init.normal_(weight)
-        initialised_from(model, beit=theirs.state_dict())
+        initialised_from(model, video=theirs.state_dict())
         pixels = torch.randn(2, 1, 3, PIXELS, PIXELS)
         with torch.no_grad():
             hidden, pooled = model.vision_encoder(pixels, torch.ones(2, 1))
@@ -409,12 +409,12 @@ class TestStartingWeights:
         before = {name: value.clone() for name, value in model.state_dict().items()}
         whole = {name.removeprefix(encoder): 2 * value for name, value in before.items() if name.startswith(encoder)}
         with pytest.raises(InputError, match=r"\(120, 16\) here and \(7, 16\)"):
-            initialised_from(model, bert={**whole, "embeddings.word_embeddings.weight": torch.zeros(7, 16)})
+            initialised_from(model, text={**whole, "embeddings.word_embeddings.weight": torch.zeros(7, 16)})
         del whole["encoder.layer.2.output.dense.bias"]
         with pytest.raises(
             InputError, match=r"lack text_encoder\.bert\.encoder\.layer\.2\.output\.dense\.bias, 1 in all"
         ):
-            initialised_from(model, bert=whole)
+            initialised_from(model, text=whole)
         with pytest.raises(InputError, match=r"lack vision_encoder\.embeddings\.cls_token"):
-            initialised_from(model, beit={"fc.weight": torch.zeros(2, 2)})
+            initialised_from(model, video={"fc.weight": torch.zeros(2, 2)})
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -107,7 +107,7 @@ def studied(clips: PixelClips) -> bool:
     """Whether every clip of training can be read: its frames and captions are in the store."""
     from frameloom.train.data import clip_data
 
-    limits = {"num_frames": 4, "rule": "frozen_in_time", "size": 48, "max_words": 24}
+    limits = {"num_frames": 4, "rule": "frozen_in_time", "size": 32, "max_words": 24}
     read = list(clip_data(str(clips.store), clips.training, limits).batches(range(len(clips.training))))
     return all({"text", "video"} <= set(batch) for batch in read)
 
@@ -187,7 +187,9 @@ def test_torch_has_its_threads_again() -> None:
 # --- a study ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow) for one in PIXEL_STUDIES])
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", list(PIXEL_STUDIES))
 def test_a_study_is_run_and_the_second_time_only_printed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from frameloom import ConfigError, InputError
 from frameloom.workflows.cli.app import app
@@ -218,3 +219,98 @@ def test_a_preset_is_a_project_that_can_be_trained(preset: str, tmp_path: Path) 
         project = Project.open(tmp_path)
         project.check_model(project.resolve())
         assert project.model_name == preset
+
+
+@pytest.mark.parametrize("name", ["test_miles", "test_all_in_one"])
+def test_words_are_drawn_over_the_patches_that_they_go_with(project: Path, tmp_path: Path, name: str) -> None:
+    configure(project, name, training={"overrides": {**OVERRIDES, "epochs": 1}})
+    assert run_sync(project).exit_code == 0
+    picture, config = tmp_path / "words.png", ["-c", str(project / "frameloom.yaml")]
+    video = str(next((project / "videos").iterdir()))
+    run = CliRunner()
+    done = run.invoke(app, ["plot", "alignment", "a red picture", str(picture), "--video", video, "--json", *config])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [one["word"] for one in found["words"]] == ["a", "red", "picture"]
+    weights = np.array([one["weights"] for one in found["words"]])
+    assert weights.shape == (3, 2, 4, 4)  # 2 frames of 32 pixels, patches of 8
+    if name == "test_all_in_one":
+        np.testing.assert_allclose(weights.reshape(3, -1).sum(axis=1), 1.0, rtol=0.1)
+    else:
+        assert np.abs(weights).max() <= 1.0
+    assert np.ptp(weights) > 0
+    with Image.open(picture) as drawn:
+        assert (drawn.format, drawn.width) == ("PNG", 1000)
+
+
+def test_a_model_without_patches_is_refused(project: Path, tmp_path: Path) -> None:
+    """The first model of these tests has none."""
+    video = str(next((project / "videos").iterdir()))
+    arguments = ["plot", "alignment", "red", str(tmp_path / "words.png"), "--video", video]
+    done = CliRunner().invoke(app, [*arguments, "-c", str(project / "frameloom.yaml")])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+    assert not (tmp_path / "words.png").exists()
+
+
+def test_mirroring_clips_whose_captions_say_left_is_said() -> None:
+    from frameloom.train import get_recipe
+    from frameloom.workflows.project.pixels import mirrored_captions
+
+    captions = ["a disc drifting leftwards", "Right of the door", "bright copyright", "a disc rises"]
+    said = mirrored_captions(get_recipe("miles"), captions)
+    assert said is not None
+    assert said.startswith("2 captions say left or right, and miles mirrors 50% of the clips")
+    assert mirrored_captions(get_recipe("miles"), captions[2:]) is None
+    for name in ("miles_tiny", "all_in_one", "all_in_one_cotraining", "all_in_one_tgif_action"):
+        assert mirrored_captions(get_recipe(name), captions) is None
+
+
+def test_a_training_begins_with_weights_of_a_vit_and_a_bert(project: Path) -> None:
+    """A file and a folder; other weights are another model, and a model that begins with none is refused."""
+    from frameloom.fuse import create_model
+    from frameloom.train import load_checkpoint
+    from safetensors.torch import save_file
+
+    slow = {**OVERRIDES, "epochs": 1, "learning_rate": 1e-12, "warmup_steps": 0, "weight_decay": 0.0}
+    configure(project, "test_miles", training={"overrides": slow})
+    opened = Project.open(project)
+    without = opened.resolve().model_key
+    widths = opened.widths(opened.resolve().features.specs())
+    torch.manual_seed(7)
+    source = create_model("test_miles", **{**widths, "vocab_size": 256})
+    (project / "bert").mkdir()
+    for name, path in (
+        ("video_model", project / "vit.safetensors"),
+        ("text_model", project / "bert/model.safetensors"),
+    ):
+        save_file({key: value.contiguous() for key, value in getattr(source, name).state_dict().items()}, path)
+    start = {"video": "vit.safetensors", "text": "bert"}
+    configure(project, "test_miles", training={"overrides": slow}, model={"start": start})
+    assert Project.open(project).resolve().model_key != without
+    assert run_sync(project).exit_code == 0
+    checkpoint = Project.open(project).resolve().checkpoint
+    assert checkpoint is not None
+    made, _ = load_checkpoint(checkpoint.folder)
+    for part in ("video_model", "text_model"):
+        for key, value in getattr(source, part).state_dict().items():
+            torch.testing.assert_close(getattr(made, part).state_dict()[key], value, atol=1e-6, rtol=0)
+    key = Project.open(project).resolve().model_key
+    (project / "vit.safetensors").write_bytes((project / "bert/model.safetensors").read_bytes())
+    assert Project.open(project).resolve().model_key != key
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "message"),
+    [
+        ("test_miles", {"start": {"video": "none.pt"}}, "model.start.video: none.pt is not there"),
+        ("test_miles", {"start": {"video": "deit_base_patch16_224@none"}}, "none"),
+        ("test_miles", {"start": {"sound": "x.pt"}}, "sound"),
+        ("tiny_pixels", {"start": {"video": "videos"}}, "begins with no weights"),
+    ],
+)
+def test_weights_to_begin_with_that_cannot_be_are_refused(
+    project: Path, name: str, section: dict[str, Any], message: str
+) -> None:
+    configure(project, name, model=section)
+    with pytest.raises(ConfigError, match=message):
+        Project.open(project).resolve()

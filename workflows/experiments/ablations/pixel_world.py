@@ -44,7 +44,7 @@ class PixelWorld:
     num_test: int = 100
     num_pictures: int = 300
     seed: int = 0
-    size: int = 48
+    size: int = 32
     seconds: float = 1.0
     fps: int = 8
     vocabulary: int = 512
