@@ -44,6 +44,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "accelerate": lambda accelerate: accelerate.Accelerator,
     "gensim.models": lambda models: models.KeyedVectors(2).add_vectors(["a", "b"], [[0.0, 1.0], [1.0, 0.0]]),
     "av": lambda av: av.CodecContext.create("pcm_s16le", "w"),
+    "cryptography.fernet": lambda fernet: fernet.Fernet.generate_key(),
     "h5py": lambda h5py: h5py.File("memory", "w", driver="core", backing_store=False).create_dataset("a", data=[1.0]),
     "pyarrow.compute": lambda compute: compute.sum([1, 2]),
     "pyarrow.parquet": lambda _parquet: None,

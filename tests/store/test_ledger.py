@@ -30,7 +30,7 @@ def hashed(monkeypatch):
     """The names of the files that were really read."""
     names = []
     original = _ledger.hash_file
-    monkeypatch.setattr(_ledger, "hash_file", lambda path: names.append(path.name) or original(path))
+    monkeypatch.setattr(_ledger, "hash_file", lambda path, **more: names.append(path.name) or original(path, **more))
     return names
 
 
@@ -94,14 +94,30 @@ def test_a_file_of_holes_is_not_read_and_a_signal_does_not_wait_for_a_large_one(
 def test_a_file_that_changes_while_it_is_read_is_told(ledger, tmp_path, monkeypatch):
     path = tmp_path / "growing.mp4"
     path.write_text("one")
-    original = hashlib.file_digest
+    original = _ledger.open_regular_file
 
-    def growing(file, algorithm):
-        digest = original(file, algorithm)
-        path.write_text("longer")
-        return digest
+    class Growing:
+        """A file that is longer once it was read."""
 
-    monkeypatch.setattr(hashlib, "file_digest", growing)
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def fileno(self):
+            return self.file.fileno()
+
+        def read(self, count):
+            block = self.file.read(count)
+            if not block:
+                path.write_text("longer")
+            return block
+
+    monkeypatch.setattr(_ledger, "open_regular_file", lambda one: Growing(original(one)))
     assert ledger.digests_of_files([path])[path].status is Status.CHANGED
 
 
