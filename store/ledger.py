@@ -291,6 +291,16 @@ def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
+def _has_data(file: int) -> bool:
+    """Whether an open file holds anything but holes, as far as its disk knows; it is at its beginning afterwards."""
+    try:
+        os.lseek(file, 0, os.SEEK_DATA)
+    except OSError:
+        return False
+    os.lseek(file, 0, os.SEEK_SET)
+    return True
+
+
 def hash_file(path: Path, is_stopped: Callable[[], bool] = lambda: False) -> tuple[str, str] | MediaError:
     """Digest, and stamp where the file had been left alone long enough for that to be trusted; or why it has none."""
     hashed = hashlib.blake2b(digest_size=32)
@@ -298,7 +308,8 @@ def hash_file(path: Path, is_stopped: Callable[[], bool] = lambda: False) -> tup
         with open_regular_file(path) as file:
             before = os.fstat(file.fileno())
             stored = _BYTES_A_DISK_BLOCK * before.st_blocks
-            if before.st_size - stored > _MOST_HOLE_BYTES:
+            is_sparse = before.st_size - stored > _MOST_HOLE_BYTES and 10 * stored < before.st_size
+            if is_sparse and (stored or not _has_data(file.fileno())):  # some disks say 0 blocks of every file
                 message = f"{path} has {before.st_size:,} bytes, of which {stored:,} are stored: it is nearly all holes"
                 return MediaError(Status.TOO_LARGE, message)
             stamp = file_stamp(before) if is_settled(before) else ""

@@ -101,10 +101,10 @@ def _misses_cluster(stream: BinaryIO, segment: Box, size: int) -> bool:
 
 
 def _gif(stream: BinaryIO, size: int) -> bool | None:
-    """True without the last block's end and the trailer, but where zeros come after them."""
+    """True without the last block's end, which the trailer should follow; zeros may come after them."""
     stream.seek(max(0, size - HEAD_BYTES))
     tail = stream.read()
-    return (bool(tail.strip(b"\0")) and b"\0;" not in tail) or None
+    return (b"\0;" not in tail and not tail.endswith(b"\0")) or None
 
 
 def _flv(stream: BinaryIO, size: int) -> bool | None:
@@ -125,10 +125,12 @@ def _flv(stream: BinaryIO, size: int) -> bool | None:
 
 
 def _ogg(stream: BinaryIO, size: int) -> bool | None:
-    """True where the last page is not whole."""
+    """True where the last page is not whole; None where what is there in its place says nothing."""
     stream.seek(max(0, size - _OGG_PAGE_BYTES))
     tail = stream.read()
-    last = tail[tail.rfind(b"OggS") :]
+    if (place := tail.rfind(b"OggS")) < 0:
+        return None
+    last = tail[place:]
     num_segments = last[26] if len(last) > 26 else 256
     return 27 + num_segments + sum(last[27 : 27 + num_segments]) > len(last) or None
 

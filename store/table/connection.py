@@ -151,7 +151,11 @@ def _defer_rest_client() -> None:
 
     def loaded(attribute: str) -> Any:
         del package.__getattr__
-        loader.exec_module(package)
+        try:
+            loader.exec_module(package)
+        except BaseException:
+            package.__getattr__ = loaded
+            raise
         return getattr(package, attribute)
 
     package.__getattr__ = loaded

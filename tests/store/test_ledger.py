@@ -86,7 +86,14 @@ def test_a_file_of_holes_is_not_read_and_a_signal_does_not_wait_for_a_large_one(
         file.truncate(1 << 43)
     refused = Ledger(tmp_path / "ledger.sqlite").digests_of_files([path])[path]
     assert (refused.status, "nearly all holes" in refused.message) == (Status.TOO_LARGE, True)
+    os.truncate(path, 0)
+    os.truncate(path, 1 << 35)
+    with path.open("rb") as file:
+        assert not _ledger._has_data(file.fileno())
     path.write_bytes(b"a" * 10)
+    with path.open("rb") as file:
+        assert _ledger._has_data(file.fileno())
+        assert file.read() == b"a" * 10
     assert _ledger.hash_file(path, is_stopped=lambda: True).status is Status.CHANGED
     assert len(_ledger.hash_file(path)[0]) == 64
 

@@ -156,9 +156,10 @@ def _captions(row: Row) -> Sequence[str]:
         except ValueError as error:
             raise ValueError(f"captions must be a list of sentences: {error}") from None
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) and _PYTHON_TUPLE.fullmatch(value[0]):
-        with suppress(ValueError, SyntaxError):  # a sentence may begin so
+        with suppress(ValueError, SyntaxError, TypeError, MemoryError):  # a sentence may begin so
             found = ast.literal_eval(value[0].strip())
-            value = found if isinstance(found, tuple) else sorted(found) if isinstance(found, set) else value
+            if isinstance(found, tuple | set) and all(isinstance(one, str) for one in found):
+                value = found if isinstance(found, tuple) else sorted(found)
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         raise ValueError(f"captions must be a sentence or a list of sentences, found {value!r:.60}")
     return value

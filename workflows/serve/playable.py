@@ -43,6 +43,8 @@ def write_playable(path: Path, target: Path, decoder: Decoder) -> None:
     if (info.duration_seconds or 0.0) > LONGEST_SECONDS:
         raise Refused(404, f"this video is longer than {LONGEST_SECONDS / 60:.0f} minutes: too long to be converted")
     side = min(SHORT_SIDE, info.video.width, info.video.height)
+    if side < 2:
+        raise Refused(404, "H.264 has no pictures of one pixel")
     wanted = [FramesWanted(PICTURES_A_SECOND, side)]
     sound = None if info.audio is None else AudioWanted(SAMPLES_A_SECOND)
     with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as file:
@@ -63,6 +65,8 @@ def write_playable(path: Path, target: Path, decoder: Decoder) -> None:
                     frame.pts = round(chunk.start_seconds * SAMPLES_A_SECOND) + done
                     done += len(chunk.samples)
                     file.mux(samples.encode(frame))
+        if not pictures.codec_context.is_open:
+            raise Refused(404, "no picture of this file can be decoded")
         for stream in filter(None, (pictures, samples)):
             file.mux(stream.encode(None))
 

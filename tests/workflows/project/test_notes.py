@@ -69,6 +69,9 @@ def test_columns_of_ours_and_rows_that_agree_need_no_note(tmp_path: Path) -> Non
         ("{'b', 'a'}", ("a", "b")),
         ("('hello, dog')", ("('hello, dog')",)),
         ("('hello', he says)", ("('hello', he says)",)),
+        ("('hello', 5)", ("('hello', 5)",)),
+        ("{'a', 1, 'b'}", ("{'a', 1, 'b'}",)),
+        ("{'a', ['b'], 'c'}", ("{'a', ['b'], 'c'}",)),
     ],
 )
 def test_a_list_of_pandas_is_a_list(tmp_path: Path, cell: str, captions: tuple[str, ...]) -> None:

@@ -214,6 +214,12 @@ def test_a_video_in_any_codec_is_converted_with_its_instants(tmp_path: Path, mon
         made.unlink()
         with pytest.raises(Refused, match="too long"):
             pictures.make_playable(path)
+        one_pixel = tmp_path / "one.mkv"
+        dot = np.full((1, 1, 3), 9, np.uint8)
+        how: dict[str, Any] = {"frame_rate": 8, "codec": "ffv1", "pixel_format": "bgr0"}
+        write_media(one_pixel, instants=steady(8, 8), paint=lambda _: dot, **how)
+        with pytest.raises(Refused, match="one pixel"):
+            pictures.make_playable(one_pixel)
     finally:
         pictures.close()
 
