@@ -82,6 +82,7 @@ class Service:
             self.quick.begin(project.warm)
 
     def close(self) -> None:
+        self.films.is_ending = True
         for lane in (self.quick, self.slow, self.drawing, self.converting):
             lane.close()
         self.pictures.close()
@@ -273,7 +274,8 @@ async def one_clip(project: Project, clip: Clip) -> answers.ClipOut:
     },
 )
 async def media(clip: Clip, service: Served) -> Response:
-    if clip.path.is_symlink():
+    is_link = clip.path.resolve() != clip.path  # of the file, or of a folder above it
+    if is_link and service.pictures.kept(clip.path, "media")[1] is None:
         await service.drawing.do(partial(service.pictures.check_media, clip.path))
     return media_file(clip.path)
 

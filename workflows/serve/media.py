@@ -128,11 +128,16 @@ class PictureCache:
 
 
 class Pictures:
-    """Pictures of files, from the cache or decoded. `make_*` are for one thread at a time, `kept` for any."""
+    """Pictures of files, from the cache or decoded. `make_*` are for one thread at a time, `kept` for any.
+
+    Attributes:
+        is_ending: the server ends, and does not wait for a conversion.
+    """
 
     def __init__(self, cache: PictureCache, limits: Limits) -> None:
         self._cache = cache
         self._decoder = Decoder(limits=limits)
+        self.is_ending = False
 
     def close(self) -> None:
         self._decoder.close()
@@ -143,11 +148,13 @@ class Pictures:
         return key, self._cache.get(key)
 
     def check_media(self, path: Path) -> None:
-        """Raise Refused (404) for what is no media: a link may lead anywhere since it was indexed."""
+        """Raise Refused (404) for what is no media: a link may lead anywhere since it was indexed. Once a file."""
+        key, _ = self.kept(path, "media")
         try:
             self._decoder.probe(path)
         except MediaError as error:
             raise gone(error) from None
+        self._cache.put(key, b"media")
 
     def kept_playable(self, path: Path) -> Path | None:
         """The file that `make_playable` made before. Raises Refused (404) without the video's file."""
@@ -160,7 +167,7 @@ class Pictures:
         with tempfile.TemporaryDirectory(prefix="frameloom-playable-") as folder:
             target = Path(folder) / "playable.mp4"
             try:
-                write_playable(path, target, self._decoder)
+                write_playable(path, target, self._decoder, is_stopped=lambda: self.is_ending)
             except MediaError as error:
                 raise Refused(404, f"the file cannot be converted: {error.status.value}") from None
             self._cache.put(key_of(path, "playable"), target.read_bytes())

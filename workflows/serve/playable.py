@@ -6,6 +6,7 @@ Pictures keep their instants and a key picture comes every second, so that a pla
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...extract.decode import AudioWanted, DecodedFrames, Decoder, FramesChunk, FramesWanted, SamplesChunk
-from .security import Refused
+from .security import Refused, busy
 
 LONGEST_SECONDS = 600.0
 SHORT_SIDE = 360
@@ -23,17 +24,18 @@ SAMPLES_A_SECOND = 44_100
 _OPTIONS = {"preset": "veryfast", "crf": "26", "g": str(PICTURES_A_SECOND)}
 
 
-def write_playable(path: Path, target: Path, decoder: Decoder) -> None:
+def write_playable(path: Path, target: Path, decoder: Decoder, *, is_stopped: Callable[[], bool]) -> None:
     """Write the pictures and the sound of a file as MP4.
 
     Args:
         path: the file.
         target: is written.
         decoder: reads the file; in use until this returns.
+        is_stopped: whether to give it up.
 
     Raises:
         MediaError: the file cannot be read.
-        Refused: (404) it shows no pictures, or it is longer than `LONGEST_SECONDS`.
+        Refused: (404) it shows no pictures, or it is longer than `LONGEST_SECONDS`; (503) it was given up.
     """
     import av
 
@@ -54,6 +56,8 @@ def write_playable(path: Path, target: Path, decoder: Decoder) -> None:
         done = 0
         with closing(decoder.decode(path, frames=wanted, audio=sound)) as chunks:
             for chunk in chunks:
+                if is_stopped():
+                    raise busy("the server ends")
                 if isinstance(chunk, FramesChunk):
                     for frame in _video_frames(chunk.frames):
                         if not pictures.codec_context.is_open:

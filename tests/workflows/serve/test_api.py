@@ -220,6 +220,10 @@ def test_a_video_in_any_codec_is_converted_with_its_instants(tmp_path: Path, mon
         write_media(one_pixel, instants=steady(8, 8), paint=lambda _: dot, **how)
         with pytest.raises(Refused, match="one pixel"):
             pictures.make_playable(one_pixel)
+        monkeypatch.undo()
+        pictures.is_ending = True
+        with pytest.raises(Refused, match="the server ends"):
+            pictures.make_playable(path)
     finally:
         pictures.close()
 

@@ -304,7 +304,7 @@ def test_a_link_gives_media_alone(synced: Path, tmp_path: Path, monkeypatch: pyt
     secret = tmp_path / "passwords"
     secret.write_text("a secret of this machine\n" * 100)
     with served([synced]) as running, running.client() as client:
-        first, second, *_ = client.get(f"{BASE}/search", params={"q": "red"}).json()["results"]
+        first, second, third, *_ = client.get(f"{BASE}/search", params={"q": "red"}).json()["results"]
         paths = {path.stem: path for path in (synced / "videos").iterdir()}
         paths[first["title"]].unlink()
         paths[first["title"]].symlink_to(secret)
@@ -315,6 +315,18 @@ def test_a_link_gives_media_alone(synced: Path, tmp_path: Path, monkeypatch: pyt
             assert found.status_code == 404
             assert "secret" not in found.text
             assert client.get(f"{BASE}/clips/{second['clip']}/{name}").status_code == 200
+        paths[third["title"]].unlink()
+        paths[third["title"]].write_bytes(secret.read_bytes())
+        (synced / "videos").rename(tmp_path / "moved")
+        (synced / "videos").symlink_to(tmp_path / "moved")
+        assert client.get(f"{BASE}/clips/{third['clip']}/media").status_code == 404
+        asked: list[Path] = []
+        check = running.service.pictures.check_media
+        monkeypatch.setattr(running.service.pictures, "check_media", lambda path: asked.append(path) or check(path))
+        *_, other = client.get(f"{BASE}/search", params={"q": "red"}).json()["results"]
+        for _ in range(2):
+            assert client.get(f"{BASE}/clips/{other['clip']}/media", headers={"range": "bytes=0-9"}).status_code == 206
+        assert len(asked) == 1
 
 
 def test_a_kind_of_file_that_the_project_does_not_know_is_refused(
