@@ -35,7 +35,7 @@ class Backbone(nn.Module):
             self.temporal_embed.requires_grad = False  # in the weights, and never added
         self.patch_embed = PatchEmbedding(dim, patch_size=config.patch_size)
         self.dropout = nn.Dropout(config.dropout)
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
             ViTBlock(dim, heads=config.heads, mlp_ratio=config.mlp_ratio, drop_path=rate, dropout=config.dropout)
             for rate in rates

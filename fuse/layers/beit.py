@@ -297,7 +297,7 @@ class BeitEncoder(nn.Module):
 
     def __init__(self, spec: BeitSpec) -> None:
         super().__init__()
-        rates = torch.linspace(0, spec.drop_path, spec.depth).tolist()
+        rates = torch.linspace(0, spec.drop_path, spec.depth, device="cpu").tolist()
         self.layer = nn.ModuleList(BeitLayer(spec, drop_path=rate) for rate in rates)
 
     def forward(self, x: Float[Tensor, "B T N D"], frames: Frames) -> Float[Tensor, "B T N D"]:

@@ -76,7 +76,7 @@ class VideoSwin(nn.Module):
         self.dim = width << (len(depths) - 1)
         self.patch_embed = PatchEmbedding(patch, stride, channels=channels, width=width, norm=patch_norm)
         self.dropout = nn.Dropout(dropout)
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
         self.layers = nn.ModuleList()
         for stage, depth in enumerate(depths):
             blocks = [

@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from frameloom import ConfigError, UnknownNameError
-from frameloom.fuse import model_config
+from frameloom.fuse import create_model, list_models, model_config, model_type
 from frameloom.train import get_recipe, list_recipes
 from frameloom.train.loop.schedule import epoch_order, learning_rate, num_epochs
 
@@ -142,6 +143,19 @@ def test_every_recipe_is_json_ready_and_names_options_that_its_model_has(name) -
     recipe = get_recipe(name)
     assert json.loads(json.dumps(recipe.model_dump()))["name"] == name
     assert model_config(recipe.model, **recipe.model_options)
+
+
+def test_every_model_that_learns_has_a_recipe_for_a_processor() -> None:
+    ours = {name for name in list_models() if model_type(name).__module__.startswith("frameloom.fuse.")}
+    learning = {name for name in ours if not name.startswith("test_") and model_type(name).trains}
+    small = {name for name in learning if f"{name}_tiny" in list_recipes()}
+    assert learning - small == {"everything_at_once_tiny", "all_in_one_s", "all_in_one_ti"}  # sizes of the others
+    for name in small:
+        recipe = get_recipe(f"{name}_tiny")
+        with torch.device("meta"):
+            model = create_model(recipe.model, **recipe.model_options)
+        assert recipe.model.removesuffix("_tiny") == name
+        assert sum(one.numel() for one in model.parameters()) < 20e6, name
 
 
 def test_fields_can_be_replaced() -> None:

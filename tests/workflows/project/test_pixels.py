@@ -219,6 +219,10 @@ def test_a_preset_is_a_project_that_can_be_trained(preset: str, tmp_path: Path) 
         project = Project.open(tmp_path)
         project.check_model(project.resolve())
         assert project.model_name == preset
+        plan = CliRunner().invoke(app, ["sync", "--dry-run"])
+        assert plan.exit_code == 0, plan.output
+        assert f"small enough for a processor: training.recipe {preset}_tiny" in plan.output
+        assert CliRunner().invoke(app, ["status"]).exit_code == 0
 
 
 @pytest.mark.parametrize("name", ["test_miles", "test_all_in_one"])
