@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from ..._settings import Settings
 from ..._vocabulary import ConfigError
+from .attention import attention
 from .products import Linear, linear
 from .vit import DropPath
 
@@ -124,7 +125,7 @@ class _SelfAttention(nn.Module):
             for each in (self.query, self.key, self.value)
         )
         bias = None if self.relative_position_bias is None else self.relative_position_bias().to(q.dtype)
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        attended = attention(q, k, v, mask=bias)
         joined: Tensor = attended.transpose(1, 2).flatten(2)
         return joined
 
@@ -168,7 +169,7 @@ class _MultiHead(nn.Module):
         qkv = linear(x, self.in_proj_weight, self.in_proj_bias).view(b, t, n, 3, self.heads, d // self.heads)
         q, k, v = qkv.permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # each (B N, H, T, D/H)
         mask = None if visible is None else visible.repeat_interleave(n, dim=0)
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        attended = attention(q, k, v, mask=mask)
         y: Tensor = self.out_proj(attended.view(b, n, self.heads, t, d // self.heads).permute(0, 3, 1, 2, 4).flatten(3))
         return y
 

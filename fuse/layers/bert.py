@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from ..._settings import Settings
 from ..._vocabulary import ConfigError
+from .attention import attention
 from .products import Linear
 
 PADDING_ID = 0
@@ -182,7 +183,7 @@ class BertAttention(nn.Module):
         """
         queries, (keys, values) = self._projected(x, context)
         dropout = self.attention_dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=visible, dropout_p=dropout)
+        attended = attention(queries, keys, values, mask=visible, dropout=dropout)
         out: Tensor = self.output(attended.transpose(1, 2).flatten(2), x)
         return out
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..._vocabulary import InputError
+from .attention import attention
 from .products import Linear
 
 Grid = tuple[int, int, int]
@@ -209,9 +210,7 @@ class WindowAttention(nn.Module):
             shifted = bias + regions[:, None]
             bias = shifted.repeat(num_windows // len(shifted), 1, 1, 1)
         drop = self.dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias.to(q.dtype), dropout_p=drop, scale=self.scale
-        )
+        attended = attention(q, k, v, mask=bias.to(q.dtype), dropout=drop, scale=self.scale)
         projected: Tensor = self.proj_drop(self.proj(attended.transpose(1, 2).reshape(num_windows, n, dim)))
         return projected
 

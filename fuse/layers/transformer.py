@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .attention import attention
 from .packed import Pool, Sequences
 from .products import Linear
 
@@ -61,7 +62,7 @@ class Attention(nn.Module):
         shape = (*sequences.grid.shape, 3, self.heads, x.shape[1] // self.heads)
         qkv_QN = self.qkv(x).index_select(0, sequences.grid.flatten()).view(shape)
         q, k, v = qkv_QN.permute(2, 0, 3, 1, 4)  # each (Q, H, N, D/H)
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=sequences.visible[:, None, None, :])
+        attended = attention(q, k, v, mask=sequences.visible[:, None, None, :])
         tokens_TD = attended.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, sequences.cells)
         projected: Tensor = self.proj(tokens_TD)
         return projected

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..._vocabulary import InputError
+from .attention import attention
 from .products import Linear, linear
 from .transformer import LAYER_NORM_EPS, MLP
 
@@ -80,7 +81,7 @@ class SelfAttention(nn.Module):
     ) -> Float[Tensor, "B N D"]:
         """`visible`: the tokens that are attended to, by all (B, N) or by each (B, N, N); None: all."""
         mask = None if visible is None else visible[:, None, None] if visible.dim() == 2 else visible[:, None]
-        attended = functional.scaled_dot_product_attention(*self.split(x), attn_mask=mask)
+        attended = attention(*self.split(x), mask=mask)
         projected: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return projected
 
@@ -154,7 +155,7 @@ class DividedAttention(SelfAttention):
         if frames is not None:  # a group of space is one frame: of padding, nobody reads it
             of_all = functional.pad(frames.repeat_interleave(num_patches, dim=1), (1, 0), value=True)[:, None, None]
             of_time = functional.pad(frames, (1, 0), value=True)[:, None, None].repeat_interleave(num_patches, dim=0)
-        of_cls = functional.scaled_dot_product_attention(q[:, :, :1], k, v, attn_mask=of_all)
+        of_cls = attention(q[:, :, :1], k, v, mask=of_all)
 
         def grouped(each: Tensor) -> Tensor:
             """(B, groups, H, members, D/H) of the patches."""
@@ -167,8 +168,8 @@ class DividedAttention(SelfAttention):
             return torch.cat([cls, groups], dim=3).flatten(0, 1)
 
         queries = grouped(q)
-        of_patches = functional.scaled_dot_product_attention(
-            queries.flatten(0, 1), with_cls(k), with_cls(v), attn_mask=of_time if over == "time" else None
+        of_patches = attention(
+            queries.flatten(0, 1), with_cls(k), with_cls(v), mask=of_time if over == "time" else None
         ).view(queries.shape)
         order = (0, 3, 1, 2, 4) if over == "time" else (0, 1, 3, 2, 4)
         tokens = torch.cat([of_cls.transpose(1, 2).flatten(2), of_patches.permute(*order).flatten(3).flatten(1, 2)], 1)

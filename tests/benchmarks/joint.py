@@ -189,7 +189,7 @@ def one_step(model: Any, batch: dict[str, Any]) -> float:
 def plain() -> Iterator[None]:
     """Our model with the parts of a plain implementation."""
 
-    def attention(q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0) -> Any:
+    def attention(q: Any, k: Any, v: Any, attn_mask: Any = None, dropout_p: float = 0.0, scale: None = None) -> Any:
         scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
         if attn_mask is not None:
             bias = attn_mask if attn_mask.is_floating_point() else torch.where(attn_mask, 0.0, -10000.0)

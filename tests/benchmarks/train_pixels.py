@@ -14,8 +14,8 @@ changes less than the clock.
     plain        the passes of the authors' step: attention written out, all tokens of the last block (MILES,
                  All-in-one); every encoder twice, complete and masked, all tokens scored (Clover); a matrix of scores,
                  the frames of every pair anew, masked texts apart (VindLU, T2V2T); torch's own products and AdamW
-    ours         SDPA, what is read alone, one pass over complete and masked, AdamW(fused=True), products by oneDNN
-                 where the processor has AVX-512
+    ours         SDPA, or single products where it is slow, what is read alone, one pass over complete and masked,
+                 AdamW(fused=True), products by oneDNN where the processor has AVX-512
     ours, bf16   the same under autocast to bfloat16: other numbers
 
 "off" is how far the losses of the first and of the last step are from plain's, as a share. That of the first step is at
