@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -121,6 +123,45 @@ def test_killed_five_times_then_synced(clean: Path, tmp_path: Path) -> None:
     assert len(ids) == 6 * 3 + 2
     assert set(ids.values()) == {1}
     assert run_sync(folder).did_nothing
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_killed_is_told_and_the_command_goes_on(clean: Path, tmp_path: Path) -> None:
+    """A real scheduler and worker in processes of their own, as on another machine."""
+    folder = copy_without_store(clean, tmp_path)
+
+    @contextmanager
+    def cluster(name: str) -> Iterator[subprocess.Popen[bytes]]:
+        file, python = tmp_path / name, [sys.executable, "-m"]
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        options = ["--scheduler-file", str(file), "--no-dashboard"]
+        scheduler = subprocess.Popen([*python, "distributed.cli.dask_scheduler", "--port=0", *options], **quiet)
+        worker = subprocess.Popen([*python, "distributed.cli.dask_worker", "--no-nanny", *options], **quiet)
+        try:
+            wait_until(scheduler, file.exists)
+            write_config(folder, run={"scheduler": json.loads(file.read_text())["address"], "batch_videos": 1})
+            yield scheduler
+        finally:
+            for one in (worker, scheduler):
+                one.kill()
+                one.wait()
+
+    command = [sys.executable, "-m", "frameloom.workflows.cli", "extract", "-q"]
+    with cluster("first.json") as scheduler:
+        process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+        wait_until(process, lambda: sidecars(folder) >= 2)
+        scheduler.kill()
+        _, errors = process.communicate(timeout=600)
+    assert process.returncode == 3, errors
+    assert errors.count("\n") == 1, errors
+    assert "the Dask scheduler" in errors
+    assert 2 <= sidecars(folder) < 16
+    kept = shards_of(folder)
+    with cluster("second.json"):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sidecars(folder) == 16
+    assert kept.items() <= shards_of(folder).items()
 
 
 def test_interrupt_is_told_and_goes_on(clean: Path, tmp_path: Path) -> None:
