@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import jaxtyping
@@ -16,6 +18,11 @@ from hypothesis import settings
 
 # One thread for each process: tests share few cores, and waiting threads burn what the others need.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Programs that tests start find the package compiled: hundreds would compile it anew where Python may keep nothing.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# What is installed stays so while tests run. Every command that ends with an error asks, and reading it takes a second.
+metadata.packages_distributions = functools.cache(metadata.packages_distributions)
 # Programs that tests start import `helpers` as the tests do.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
@@ -47,6 +54,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="folder of real videos for the slow test that damages files; without it, it makes its own",
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_wait_for_the_disk(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Nobody pulls the plug: a descriptor that is synced has to be open, and its disk is waited for in `store/` itself.
+
+    Programs that tests start and kill sync as they always do.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name != "store":
+            patch.setattr(os, "fsync", os.fstat)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -86,7 +86,10 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", ["--help", "backbones", "sync", "query red", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "sync", *(pytest.param(name, marks=pytest.mark.slow) for name in ("backbones", "query red", "doctor"))],
+)
 def test_a_command_line_that_cannot_start_says_why_in_one_line(project: Path, command: str) -> None:
     done = run(project, stub(project, "typer"), "-m", "frameloom", *command.split())
     (line,) = done.stderr.splitlines()
@@ -95,7 +98,7 @@ def test_a_command_line_that_cannot_start_says_why_in_one_line(project: Path, co
 
 
 @pytest.mark.parametrize(
-    "library", ["torch", "h5py", *(pytest.param(name, marks=pytest.mark.slow) for name in ("av", "numpy"))]
+    "library", ["torch", *(pytest.param(name, marks=pytest.mark.slow) for name in ("h5py", "av", "numpy"))]
 )
 def test_a_run_that_needs_a_broken_library_says_which_in_one_line(project: Path, library: str) -> None:
     done = run(project, stub(project, library), "-m", "frameloom", "sync", "--quiet")
@@ -115,8 +118,9 @@ def test_a_run_that_needs_a_broken_library_says_which_in_one_line(project: Path,
 )
 def test_a_broken_library_is_not_blamed_for_other_faults(project: Path, raised: str, words: str) -> None:
     code = f"""
-import sys, frameloom, frameloom.__main__ as command
+import sys, frameloom, frameloom._environment as it, frameloom.__main__ as command
 from frameloom.workflows.project import Project
+it.CALLS = {{name: it.CALLS[name] for name in ("numpy", "matplotlib.figure")}}
 def fail(*_, **__):
     raise {raised}
 Project.open = fail
@@ -134,7 +138,9 @@ def test_commands_work_without_the_libraries_that_they_do_not_need(project: Path
 
 
 def test_doctor_names_both_libraries_of_a_pair_that_does_not_fit(project: Path) -> None:
-    done = run(project, stub(project, "torchaudio"), "-m", "frameloom", "doctor")
+    few = "it.CALLS = {name: it.CALLS[name] for name in ('torch', 'torchaudio')}"
+    code = f"import sys, frameloom._environment as it, frameloom.__main__ as command; {few}; sys.argv[0] = 'frameloom'"
+    done = run(project, stub(project, "torchaudio"), "-c", f"{code}; command.main()", "doctor")
     versions = [_environment.version_of(name) for name in ("torchaudio", "torch")]
     assert done.returncode == 2
     assert done.stderr == ""

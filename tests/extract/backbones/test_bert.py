@@ -120,6 +120,9 @@ class TestNumbers:
         assert not np.array_equal(whole, half)
         np.testing.assert_allclose(whole, half, atol=0.1 * np.abs(whole).max())
 
+    @pytest.mark.parametrize(
+        "official", [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow)], indirect=True, scope="module"
+    )
     def test_of_a_folder_are_read_without_transformers(self, official: tuple[str, Path]) -> None:
         """A question to BERT waits for its import, which takes seconds, where the network is transformers' own."""
         name, folder = official

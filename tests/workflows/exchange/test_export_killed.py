@@ -26,6 +26,7 @@ from helpers.exchanging import configure, contents, files_below, fill, make_file
 # While the first and the fifth file of rows is written; while the plan is, then the list of samples or the manifest.
 ROWS = [f"rows.{step}:kill:{nth}" for step in PUBLISH_STEPS for nth in (1, 5)]
 TEXTS = [f"text.{step}:kill:{nth}" for step in PUBLISH_STEPS for nth in (1, 2)]
+FEW = ["rows.half:kill:1", "rows.renamed:kill:1", "text.half:kill:1", "text.renamed:kill:2"]
 FORMATS = {"npy": ROWS + TEXTS, "parquet": ROWS[::2] + TEXTS, "webdataset": ROWS[::2] + TEXTS}  # of one file of rows
 
 
@@ -38,15 +39,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("points", [FEW, pytest.param(None, marks=pytest.mark.slow)], ids=["few points", "all points"])
 @pytest.mark.parametrize("format", sorted(FORMATS))
-def test_a_killed_export_that_is_run_again_is_whole(format: str, project: Path, tmp_path: Path) -> None:
+def test_a_killed_export_that_is_run_again_is_whole(
+    format: str, points: list[str] | None, project: Path, tmp_path: Path
+) -> None:
+    points = points or FORMATS[format]
     program = [sys.executable, killed_exchanges.__file__, format, *map(str, (project, project, tmp_path))]
-    done = subprocess.run([*program, *FORMATS[format]], capture_output=True, text=True, check=False)
+    done = subprocess.run([*program, *points], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout).values()) == {-signal.SIGKILL}
     write(project, tmp_path / "clean", format)
     clean = files_below(tmp_path / "clean")
-    for point in FORMATS[format]:
+    for point in points:
         out = tmp_path / point
         assert files_below(out) != clean or point.startswith(("text.renamed", "text.durable")), point
         write(project, out, format)

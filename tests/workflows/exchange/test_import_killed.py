@@ -22,6 +22,9 @@ IDS = ("a", "b.v1", "c d", "ü", "e", "f", "g")
 # The first and the last shard, its sidecar, the record of the import (where some were absent, that of them first).
 KILLS = [f"{kind}.{step}:kill:{nth}" for kind in ("shard", "sidecar") for step in PUBLISH_STEPS for nth in (1, 3)]
 KILLS += [f"text.{step}:kill:1" for step in PUBLISH_STEPS]
+FEW = ["shard.half:kill:1", "shard.renamed:kill:3", "sidecar.synced:kill:1", "sidecar.renamed:kill:3"]
+FEW += ["text.half:kill:1"]
+REST = [point for point in KILLS if point not in FEW]
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -37,9 +40,10 @@ def _small_shards() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["plain", "absent"])
+@pytest.fixture(scope="module")
 def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """The folder of killed imports, the project of one that was not killed, and what they import."""
+    kind, points = request.param
     base = tmp_path_factory.mktemp("killed")
     project, given, before = base / "project", base / "given", base / "before"
     for folder in (project, given, before):
@@ -49,21 +53,29 @@ def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     configure(project, video="imported:eao", audio="imported:eao")
     for number, one in enumerate(IDS):
         values = np.random.default_rng(number).standard_normal((number + 2, 96)).astype(np.float16)
-        if request.param == "plain" or one != "e":
+        if kind == "plain" or one != "e":
             np.save(given / f"{one}.npy", values)
         if number < 1:
             np.save(before / f"{one}.npy", values)
-    if request.param == "absent":
+    if kind == "absent":
         take(project, before)
     program = [sys.executable, killed_exchanges.__file__, "import", *map(str, (project, given, base / "in"))]
-    done = subprocess.run([*program, *KILLS], capture_output=True, text=True, check=False)
+    done = subprocess.run([*program, *points], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout).values()) == {-signal.SIGKILL}
     take(Path(shutil.copytree(project, base / "clean", symlinks=True)), given)
     return base / "in", base / "clean", given
 
 
-@pytest.mark.parametrize("point", KILLS)
+def at(points: list[str]) -> pytest.MarkDecorator:
+    """The points, of imports that are killed at each of them."""
+    return pytest.mark.parametrize(
+        "killed", [("plain", points), ("absent", points)], ids=lambda each: each[0], indirect=True
+    )
+
+
+@at(FEW)
+@pytest.mark.parametrize("point", FEW)
 def test_a_killed_import_that_is_run_again_leaves_the_same_tree(point: str, killed: tuple[Path, Path, Path]) -> None:
     base, clean, given = killed
     assert tree(base / point) != tree(clean) or point.endswith(("text.renamed:kill:1", "text.durable:kill:1"))
@@ -71,3 +83,10 @@ def test_a_killed_import_that_is_run_again_leaves_the_same_tree(point: str, kill
     assert sorted(tree(base / point)) == sorted(tree(clean))
     assert tree(base / point) == tree(clean)
     assert contents(Project.open(base / point)) == contents(Project.open(clean))
+
+
+@pytest.mark.slow
+@at(REST)
+@pytest.mark.parametrize("point", REST)
+def test_an_import_that_is_killed_at_any_point_leaves_it(point: str, killed: tuple[Path, Path, Path]) -> None:
+    test_a_killed_import_that_is_run_again_leaves_the_same_tree(point, killed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ from typing import Any
 import ir_measures
 import pytest
 from frameloom import ConfigError, InputError
+from frameloom.workflows.cli.app import app
 from frameloom.workflows.index import Index
 from helpers.projects import make_collection, run_sync, write_config
+from typer.testing import CliRunner, Result
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,10 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return found[0], found[1]
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "frameloom", "evaluate", *arguments]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+def command(folder: Path, *arguments: str) -> Result:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return CliRunner().invoke(app, ["evaluate", *arguments])
 
 
 def test_each_figure_has_its_interval(projects: tuple[Path, Path]) -> None:
@@ -123,10 +125,10 @@ def test_mistakes_are_told(projects: tuple[Path, Path], options: dict[str, Any],
 
 def test_the_command(projects: tuple[Path, Path], tmp_path: Path) -> None:
     done = command(projects[0], "--against", str(projects[1]), "--run", str(tmp_path / "out.trec"), "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["against"]["other"] == str(projects[1])
     assert (tmp_path / "out.trec").exists()
     wrong = command(projects[0], "--measure", "nonsense@3")
-    assert wrong.returncode == 2
+    assert wrong.exit_code == 2
     assert len(wrong.stderr.splitlines()) == 1

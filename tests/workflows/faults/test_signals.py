@@ -75,7 +75,7 @@ def test_ctrl_c_while_workers_start_is_deferred_and_ends_them(monkeypatch: pytes
 ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated"), signal.SIGHUP: (129, "hung up")}
 
 
-@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_while_workers_start_ends_the_run(small: Path, number: signal.Signals) -> None:
     before = f"""
 import os, distributed
@@ -164,7 +164,7 @@ def test_a_reader_that_goes_is_no_fault(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (1, "")
 
 
-@pytest.mark.parametrize("closed", ["2", "1 2"])
+@pytest.mark.parametrize("closed", ["2", pytest.param("1 2", marks=pytest.mark.slow)])
 def test_closed_streams_are_no_reason_to_stop(small: Path, closed: str) -> None:
     write_config(small, collection={"captions": None})
     before = f"import os\nfor one in {[int(each) for each in closed.split()]}: os.close(one)"

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from frameloom.workflows.index import Index
-from mcp import ClientSession, StdioServerParameters, stdio_client
 from PIL import Image
 
 
 def asked(project: Path, *calls: tuple[str, dict[str, Any]], cache: Path) -> tuple[Any, list[Any]]:
     """The tools of a server of this project, and what these calls of them give."""
+    from mcp import ClientSession, StdioServerParameters, stdio_client
 
     async def talk() -> tuple[Any, list[Any]]:
         parameters = StdioServerParameters(

@@ -64,12 +64,13 @@ def wait_until(process: subprocess.Popen[str] | subprocess.Popen[bytes], ready: 
 
 @pytest.fixture(scope="session")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A collection that was extracted by one uninterrupted run of two workers."""
+    """A collection that was extracted by one uninterrupted run of this process, and is configured for two workers."""
     folder = tmp_path_factory.mktemp("clean") / "project"
     make_collection(folder)
-    write_config(folder, run={"workers": 2, "batch_videos": 1})
+    write_config(folder, run={"workers": 0, "batch_videos": 1})
     report = extract_only(Project.open(folder), Console(quiet=True))
     assert report.exit_code == 0
+    write_config(folder, run={"workers": 2, "batch_videos": 1})
     return folder
 
 
@@ -81,6 +82,7 @@ def test_killed_extraction_ends_with_the_same_bytes(clean: Path, tmp_path: Path)
     folder = copy_without_store(clean, tmp_path)
     assert kill_when(folder, "extract", lambda: sidecars(folder) >= 3), "the run ended before it could be killed"
     assert 3 <= sidecars(folder) < 16
+    write_config(folder, run={"workers": 0, "batch_videos": 1})
     report = extract_only(Project.open(folder), Console(quiet=True))
     assert report.exit_code == 0
     assert shards_of(folder) == shards_of(clean)
@@ -166,6 +168,7 @@ def test_a_scheduler_that_is_killed_is_told_and_the_command_goes_on(clean: Path,
 
 def test_interrupt_is_told_and_goes_on(clean: Path, tmp_path: Path) -> None:
     folder = copy_without_store(clean, tmp_path)
+    write_config(folder, run={"workers": 1, "batch_videos": 1})
     # With a heartbeat every few milliseconds, one is always under way when connections end.
     code = (
         "import sys; import distributed.scheduler; distributed.scheduler.heartbeat_interval = lambda _: 0.003;"
@@ -179,5 +182,6 @@ def test_interrupt_is_told_and_goes_on(clean: Path, tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 143, errors
     assert errors == "frameloom: terminated; the same command goes on from here\n"
+    write_config(folder, run={"workers": 0, "batch_videos": 1})
     extract_only(Project.open(folder), Console(quiet=True))
     assert shards_of(folder) == shards_of(clean)
