@@ -131,8 +131,10 @@ def _failed_library(error: Exception) -> str | None:
     modules = [str(frame.f_globals.get("__name__")) for frame in frames]
     if isinstance(error, ImportError) and error.name:
         modules.append(error.name)
-    installed = {*metadata.packages_distributions(), *(module.partition(".")[0] for module in CALLS)} - {__package__}
-    names = [module.partition(".")[0] for module in modules]
+    names = [name for module in modules if (name := module.partition(".")[0]) not in (__package__, "__main__")]
+    if not names:  # of most errors, and to list what is installed takes most of a second
+        return None
+    installed = {*metadata.packages_distributions(), *(module.partition(".")[0] for module in CALLS)}
     return next((name for name in reversed(names) if name in installed), None)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 import jaxtyping
@@ -21,8 +19,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Programs that tests start find the package compiled: hundreds would compile it anew where Python may keep nothing.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# What is installed stays so while tests run. Every command that ends with an error asks, and reading it takes a second.
-metadata.packages_distributions = functools.cache(metadata.packages_distributions)
 # Programs that tests start import `helpers` as the tests do.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
