@@ -371,10 +371,9 @@ class ClipTable:
             return None
         self._held.forget()
         folder = self._folder
-        num_versions = self.num_versions()
         # Merging rewrites a vector index, too, which must then be measured again.
         is_small = folder is not None and not folder.index_record.exists() and folder.num_bytes() <= SMALL_BYTES
-        if num_versions > (FEW_VERSIONS if is_small else MAX_VERSIONS):
+        if self.num_versions() > (FEW_VERSIONS if is_small else MAX_VERSIONS):
             self.optimize(keep_seconds=KEEP_SECONDS if is_read else UNREAD_SECONDS)
         elif folder is not None and folder.kept_rows() is None:
             folder.keep_rows(self._read_rows())
@@ -383,13 +382,14 @@ class ClipTable:
     def tend_index(self) -> int | None:
         """Build, measure and publish the vector index where the table is large, and again where it has grown.
 
-        Readers use an index only after its recall was measured; until then, and where it stays below `MIN_RECALL`,
-        every row is compared. Returns what `finish` does.
+        Readers use an index only after its recall was measured; else, and where it stays below `MIN_RECALL`, every row
+        is compared. It comes after `finish`, since merging rewrites an index. Returns what `finish` does.
         """
-        if self._folder is None or not self.exists():
-            return self.version()
-        tend(self._lance.open, self._folder.index_record, self._commit)
-        return self.finish()
+        if (folder := self._folder) is not None and self.exists():
+            tend(self._lance.open, folder.index_record, self._commit)
+            if folder.kept_rows() is None:
+                folder.keep_rows(self._read_rows())
+        return self.version()
 
     def discard(self, ids: Sequence[str]) -> int:
         """Remove every row that has one of these ids, durably, also duplicates. Returns the version."""

@@ -21,7 +21,7 @@ from ..._settings import Settings
 from ..._vocabulary import ConfigError, ExitCode, canonical_json, digest_of
 from ...store import reader_lock
 from ..console import Console, count_of, readable_bytes
-from ..project import Project
+from ..project import Project, native_name
 from .export_npy import plan_npy
 from .export_parquet import plan_parquet
 from .export_webdataset import plan_webdataset
@@ -139,7 +139,7 @@ def export(
     statuses: dict[str, Counter[str]] = {}
     for record in plan.records:
         statuses.setdefault(record.feature, Counter())[record.status] += 1
-    paths = [out / name for name in (*(file.name for file in plan.files), *texts)]
+    paths = [out / name for name in (*(native_name(file.name) for file in plan.files), *texts)]
     num_bytes = sum(path.stat().st_size for path in paths)
     return ExportReport(folder=out, format=format, statuses=statuses, files=len(paths), bytes=num_bytes, new=is_new)
 
@@ -168,12 +168,12 @@ def _prepare(out: Path, identity: str) -> bool:
 
 def _write_files(out: Path, files: Sequence[ExportFile], console: Console, *, num_writers: int) -> None:
     """Write what is not there yet, several at a time: nearly all of the time of a small one is waiting for the disk."""
-    waiting = [file for file in files if not (out / file.name).exists()]
-    for folder in sorted({(out / file.name).parent for file in waiting}):
+    waiting = [file for file in files if not (out / native_name(file.name)).exists()]
+    for folder in sorted({(out / native_name(file.name)).parent for file in waiting}):
         make_folder(folder)
 
     def write(file: ExportFile) -> int:
-        publish(out / file.name, file.make(), kind="rows")
+        publish(out / native_name(file.name), file.make(), kind="rows")
         return file.count
 
     with (

@@ -1,6 +1,6 @@
 """Projects: the configuration, the collection that it names, and the features that it asks for."""
 
-from .collection import Video, dropped_spans, file_of, in_split, readable_path, text_of
+from .collection import Video, dropped_spans, file_of, in_split, native_name, readable_path, text_of
 from .config import SPEECH
 from .imported import ALLOWED_SECONDS, PREFIX, ImportRecord, imported_weights
 from .kept import keep_project, read_json
@@ -27,6 +27,7 @@ __all__ = [
     "imported_weights",
     "in_split",
     "keep_project",
+    "native_name",
     "question_texts",
     "read_json",
     "readable_path",

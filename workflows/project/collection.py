@@ -101,6 +101,11 @@ def file_of(text: str) -> Path:
     return Path(os.fsdecode(raw))
 
 
+def native_name(text: str) -> str:
+    """A name of a manifest, which is UTF-8, as this system's locale spells it."""
+    return os.fsdecode(text.encode())
+
+
 def discover(sources: Sequence[str], *, captions: str | None, base: Path) -> Collection:
     """Find the videos of a collection and join their captions.
 
@@ -377,7 +382,7 @@ def _from_manifest(path: Path, disk: _Disk) -> Iterator[Video]:
     spans: dict[Path, list[Span]] = {}
     near: set[Path] = set()
     for text, span in read_manifest(path, needs_captions=False):
-        name = _native(text)
+        name = native_name(text)
         file = disk.spelling(_absolute(name, path.parent))
         spans.setdefault(file, []).append(span)
         # ~nobody is a name, not an error.
@@ -386,11 +391,6 @@ def _from_manifest(path: Path, disk: _Disk) -> Iterator[Video]:
     for file, rows in spans.items():
         identity = os.path.relpath(file, path.parent) if file in near else file
         yield Video(video=readable_path(identity), path=file, spans=tuple(rows))
-
-
-def _native(text: str) -> str:
-    """A name of a manifest, which is UTF-8, as this system's locale spells it."""
-    return os.fsdecode(text.encode())
 
 
 def _file_key(path: Path) -> tuple[int, int] | None:
@@ -436,7 +436,7 @@ def _join_captions(found: dict[str, Video], manifest: Path, disk: _Disk) -> tupl
     num_rows = 0
     for name, span in read_manifest(manifest, needs_captions=True):
         num_rows += 1
-        path = disk.spelling(_absolute(_native(name), manifest.parent))
+        path = disk.spelling(_absolute(native_name(name), manifest.parent))
         identity = by_path.get(path)
         if identity is None:
             by_target = by_target or {

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from frameloom.store import ClipTable
-from frameloom.store.table import index, nearest
+from frameloom.store.table import index, lance, nearest
 from helpers.stores import METADATA, make_row
 
 DIM = 16
@@ -217,6 +217,20 @@ def test_merging_files_unpublishes_until_it_is_measured(table, ways):
     recall(table)
     assert {*ways} == {"_by_index"}
     assert table.index_record().built == before.built
+
+
+def test_a_run_of_many_commits_ends_with_an_index_that_is_used(table, ways, monkeypatch):
+    """Young versions are kept, so that there are many of them also after files were merged."""
+    monkeypatch.setattr(lance, "MAX_VERSIONS", 4)
+    for serial in range(6):
+        table.apply(rows(range(2000 + serial, 2001 + serial)))
+    table.finish()
+    version = table.tend_index()
+    assert table.num_versions() > lance.MAX_VERSIONS
+    recall(table)
+    assert {*ways} == {"_by_index"}
+    assert ClipTable(table.uri).rows() == table.rows()
+    assert table.tend_index() == version
 
 
 def test_a_table_that_has_become_small_needs_no_index(table):
