@@ -21,7 +21,8 @@ def client() -> Iterator[Any]:
     """Two workers in this process, of which one has a GPU, or says so."""
     worker = {"cls": Worker, "options": {"nthreads": 1, "dashboard": False}}
     with_gpu = {"cls": Worker, "options": {"nthreads": 1, "dashboard": False, "resources": {"GPU": 1}}}
-    scheduler = {"cls": Scheduler, "options": {"protocol": "inproc", "dashboard": False}}
+    options = {"protocol": "inproc", "dashboard": False, "dashboard_address": "127.0.0.1:0"}  # it always has a server
+    scheduler = {"cls": Scheduler, "options": options}
     with (
         SpecCluster({"plain": worker, "gpu": with_gpu}, scheduler=scheduler) as cluster,
         Client(cluster, set_as_default=False) as client,
