@@ -383,7 +383,7 @@ class ClipTable:
         """Build, measure and publish the vector index where the table is large, and again where it has grown.
 
         Readers use an index only after its recall was measured; else, and where it stays below `MIN_RECALL`, every row
-        is compared. It comes after `finish`, since merging rewrites an index. Returns what `finish` does.
+        is compared. It comes after `finish`, since merging rewrites an index. Returns the version.
         """
         if (folder := self._folder) is not None and self.exists():
             tend(self._lance.open, folder.index_record, self._commit)

@@ -276,7 +276,7 @@ def _frameloom_offers(folder: Path, choice: Choice) -> Offers:
     else:
         raise ConfigError(f"{folder} holds {', '.join(names)}, none of them made as configured: choose with --array")
     # A record's file is spelled as a path can be stored, and so is the file on disk: spelling it again would change it.
-    files = ((os.fsencode(path.relative_to(folder)), path) for _, path in _files(folder, (".npy",)))
+    files = ((os.fsencode(path.relative_to(folder).as_posix()), path) for _, path in _files(folder, (".npy",)))
     listed = {name.decode("utf-8", "surrogateescape"): path for name, path in files}  # UTF-8 whatever the locale
     offers = []
     for record in records:

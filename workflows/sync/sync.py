@@ -37,9 +37,8 @@ def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
         project.check_model(resolved)
         state, rows = replace(state, resolved=replace(resolved, checkpoint=None)), None
         if project.trains:
-            train = (
-                f"{project.model_name} ({_size(project)}): there is no checkpoint of these features, model and recipe"
-            )
+            size = f"{_num_weights(project) / 1e6:.3g} million weights"
+            train = f"{project.model_name} ({size}): there is no checkpoint of these features, model and recipe"
         else:
             assemble = project.model_name
     rows = plan_table(state) if rows is None else rows
@@ -72,22 +71,17 @@ def plan_of(state: State, rows: TablePlan | None = None) -> Plan:
     )
 
 
-def _size(project: Project) -> str:
-    """How many weights the model has that is trained here, and which recipe trains a small one on a processor."""
+def _num_weights(project: Project) -> int:
+    """How many numbers the model has that is trained here."""
     import torch
 
     from ...fuse import create_model, model_description
-    from ...train import list_recipes
 
     options = {**project.widths(project.specs), **project.model_options}
     if "extra_dims" not in model_description(project.model_name)["config"]:
         options.pop("extra_dims", None)
     with torch.device("meta"):
-        num_weights = sum(one.numel() for one in create_model(project.model_name, **options).parameters())
-    small = f"{project.model_name}_tiny"
-    is_large = project.config.run.device == "cpu" and project.recipe.name != small and small in list_recipes()
-    advice = f"; small enough for a processor: training.recipe {small}" if is_large else ""
-    return f"{num_weights / 1e6:.3g} million weights{advice}"
+        return sum(one.numel() for one in create_model(project.model_name, **options).parameters())
 
 
 def _num_samples(state: State) -> int:

@@ -88,7 +88,7 @@ class TestOrder:
         assert [len(batch.clips) for batch in expected] == [4] * 7 + [1]
 
     def test_spawned_workers_do_not_either(self, world) -> None:
-        spawned = loader_of(world, num_workers=1, multiprocessing_context="spawn")
+        spawned = loader_of(world, num_workers=2, multiprocessing_context="spawn")
         assert all_same(list(spawned), list(loader_of(world)))
 
     def test_epochs_differ_and_come_again(self, world) -> None:

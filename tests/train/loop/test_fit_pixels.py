@@ -40,10 +40,7 @@ def test_it_learns_and_reads_more_frames_by_and_by(clean) -> None:
     assert len(list(read_losses(root / "run"))) == 12
 
 
-@pytest.mark.parametrize(
-    ("step", "kind", "workers"),
-    [(7, "videos", 0), pytest.param(4, "videos", 2, marks=pytest.mark.slow), (5, "pairs", 0)],
-)
+@pytest.mark.parametrize(("step", "kind", "workers"), [(7, "videos", 0), (4, "videos", 2), (5, "pairs", 0)])
 def test_a_kill_in_mid_epoch_costs_nothing(clean, tmp_path: Path, step: int, kind: str, workers: int) -> None:
     root, _, _ = clean
     pairs = kind == "pairs"

@@ -251,10 +251,6 @@ def test_rates_are_those_of_the_backbones_and_the_model(synced: Path) -> None:
     write_config(synced, model={"name": "everything_at_once_tiny"})
     assert seconds() is None
     assert "million weights)" in (make_plan(Project.open(synced, read_only=True)).train or "")
-    write_config(synced, model={"name": "avlnet"})
-    assert "small enough for a processor: training.recipe avlnet_tiny" in (
-        make_plan(Project.open(synced, read_only=True)).train or ""
-    )
     assert stages.rate_name("extract", "b", "a") == "extract a b"
 
 

@@ -221,7 +221,8 @@ def test_a_preset_is_a_project_that_can_be_trained(preset: str, tmp_path: Path) 
         assert project.model_name == preset
         plan = CliRunner().invoke(app, ["sync", "--dry-run"])
         assert plan.exit_code == 0, plan.output
-        assert f"small enough for a processor: training.recipe {preset}_tiny" in plan.output
+        assert f"{preset} (" in plan.output
+        assert "million weights)" in plan.output
         assert CliRunner().invoke(app, ["status"]).exit_code == 0
 
 
