@@ -54,7 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_wait_for_the_disk(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Nobody pulls the plug: a descriptor that is synced has to be open; its disk is waited for in `store/` and benchmarks.
+    """Nobody pulls the plug: a synced descriptor has to be open, and its disk is waited for in `store/` and benchmarks.
 
     Programs that tests start and kill sync as they always do.
     """
