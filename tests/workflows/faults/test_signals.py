@@ -156,10 +156,10 @@ def test_a_full_standard_output_is_one_line(tmp_path: Path, arguments: list[str]
 
 
 def test_a_reader_that_goes_is_no_fault(tmp_path: Path) -> None:
-    process = start(tmp_path, "backbones", "--json", stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.close()
-    process.stdout = None
+    read, write = os.pipe()
+    os.close(read)
+    process = start(tmp_path, "backbones", "--json", stdout=write)
+    os.close(write)
     _, errors = process.communicate(timeout=600)
     assert (process.returncode, errors) == (1, "")
 
