@@ -100,7 +100,8 @@ def test_two_hundred_syncs_leave_a_bounded_store(tmp_path: Path, capsys: pytest.
     with capsys.disabled():
         for each in (0, 24, 49, 99, 149, 199):
             print(f"after {each + 1} syncs: files and bytes", sizes[each])
-    # What is kept follows from the versions of the last 30 s, and so from the machine's speed. With nothing dropped 60
-    # syncs left 190 files and 4.2 MB of table: 200 would leave some 610 and 14 MB, and 850 files in all.
-    for name, part, bound in (("table", 0, 450), ("table", 1, 8 * 2**20), ("all", 0, 700)):
-        assert max(one[name][part] for one in sizes) <= bound, (name, part)
+    # What is kept are the versions of the last 30 s, and so follows from the machine's speed; it does not grow. With
+    # nothing dropped 60 syncs left 190 files and 4.2 MB of table: 200 would leave some 610 and 14 MB.
+    for name, part in (("table", 0), ("table", 1), ("all", 0)):
+        counts = [one[name][part] for one in sizes]
+        assert max(counts[100:]) <= 1.25 * max(counts[:100]), (name, part)
