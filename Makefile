@@ -20,7 +20,7 @@ help:  ## list these commands
 demo: $(READY)  ## make a small captioned collection, run every stage on it, ask it questions
 	$(BIN)/frameloom demo
 
-test: $(READY)  ## the test suite (some 20 minutes on 2 cores)
+test: $(READY)  ## the test suite (some 13 minutes on 2 cores)
 	$(BIN)/python $(SUITE) $(PYTEST_ARGS)
 
 test-all: $(READY)  ## the test suite and the slow tests: kill sweeps, the demo over three seeds, the published sizes
