@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from frameloom import ConfigError
@@ -12,6 +13,7 @@ from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.experiments.ablations import JOINT_STUDIES, run_joint_study
 from frameloom.workflows.experiments.ablations.joint_studies import project_of
+from frameloom.workflows.laboratory import World, plan_clips
 from helpers import need_tagger
 from typer.testing import CliRunner
 
@@ -49,6 +51,22 @@ def test_a_study_is_run_and_the_second_time_only_printed(
     assert any("orders of the paper" in line for line in lines)
     monkeypatch.setattr("frameloom.workflows.experiments.ablations.joint_studies.sync", None)  # nothing is trained
     assert list(run_joint_study(name, tmp_path, **how).lines()) == lines
+
+
+@pytest.mark.parametrize("name", JOINT_STUDIES)
+def test_there_are_as_many_different_clips_as_a_study_takes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "tags" in JOINT_STUDIES[name].text:
+        need_tagger()
+
+    def planned(_folder: Path, world: World, **_: Any) -> None:
+        assert len(plan_clips(world)) == world.num_clips
+        raise InterruptedError
+
+    monkeypatch.setattr("frameloom.workflows.experiments.ablations.joint_studies.make_collection", planned)
+    with pytest.raises(InterruptedError):
+        run_joint_study(name, tmp_path, seeds=1, console=QUIET)
 
 
 @pytest.mark.parametrize("name", JOINT_STUDIES)
