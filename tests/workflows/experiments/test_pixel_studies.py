@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,18 @@ from frameloom.workflows.console import Console
 from frameloom.workflows.experiments.ablations import PIXEL_STUDIES, PixelWorld, run_pixel_study
 from frameloom.workflows.experiments.ablations import pixel_study as studies
 from frameloom.workflows.experiments.ablations.pixel_study import PixelStudy, Variant, judge_pairs, one_thread
-from frameloom.workflows.experiments.ablations.pixel_world import PixelClips, false_traits, prepare_pixels
-from frameloom.workflows.laboratory import ATTRIBUTES, plan_clips
+from frameloom.workflows.experiments.ablations.pixel_world import (
+    PixelClips,
+    caption_of,
+    false_traits,
+    prepare_pixels,
+    thing_of,
+)
+from frameloom.workflows.laboratory import ATTRIBUTES
 from typer.testing import CliRunner
 
 QUIET = Console(quiet=True)
-WORLD = PixelWorld(num_train=10, num_test=4, num_pictures=6)
+WORLD = PixelWorld(num_train=10, num_test=5, num_pictures=6)
 SHORT = {"epochs": 1, "batch_size": 5}
 
 
@@ -86,13 +93,12 @@ def test_word_pieces_are_learned_from_the_captions_of_training_alone(
     )
     with pytest.raises(InterruptedError):
         prepare_pixels(tmp_path, WORLD, on_progress=lambda _: None)
-    videos, stills = plan_clips(WORLD.clips()), plan_clips(WORLD.clips(pictures=True))
-    expected = [one.text for clip in (*videos[WORLD.num_test :], *stills) for one in clip.captions]
-    assert learned == [expected]
+    shown = (*WORLD.videos()[0], *WORLD.pictures())
+    assert learned == [[caption_of(clip.traits) for clip in shown]]
 
 
 def test_another_world_in_the_folder_has_its_own_word_pieces(clips: PixelClips, tmp_path: Path) -> None:
-    other = replace(WORLD, num_train=9, num_test=5)  # the same clips, dealt out otherwise
+    other = replace(WORLD, num_train=5, num_test=10)
     one = prepare_pixels(tmp_path, WORLD, on_progress=lambda _: None)
     two = prepare_pixels(tmp_path, other, on_progress=lambda _: None)
     assert len({path.name for path in tmp_path.glob("pieces-*.txt")}) == 2
@@ -113,16 +119,24 @@ def studied(clips: PixelClips) -> bool:
 
 
 def test_pairs_differ_in_the_one_thing_they_are_about(clips: PixelClips) -> None:
-    assert len(clips.pairs) == 3 * WORLD.num_test
+    assert Counter(pair.about for pair in clips.pairs) == {"direction": 2, "order": 2, "background": 1}
     for pair in clips.pairs:
         true, false = pair.captions
         assert len(true)
         assert true.tolist() != false.tolist()
-    clip = plan_clips(WORLD.clips())[0]
-    for about in ("direction", "order", "background"):
-        false_one = false_traits(clip, about, np.random.default_rng(0))
+    for clip in WORLD.videos()[1]:
+        about, false_one = thing_of(clip.traits), false_traits(clip.traits, np.random.default_rng(0))
         assert {name for name in false_one if false_one[name] != clip.traits[name]} == {about}
         assert false_one[about] in ATTRIBUTES[about].values
+
+
+def test_a_caption_names_what_a_clip_shows_and_a_value_has_one() -> None:
+    shown = [clip.traits for clip in WORLD.videos()[0]]
+    said = {(thing_of(traits), traits[thing_of(traits)]): caption_of(traits) for traits in shown}
+    assert len(set(said.values())) == len(said)
+    for traits in shown:
+        assert caption_of(traits) == said[thing_of(traits), traits[thing_of(traits)]]
+        assert ATTRIBUTES[thing_of(traits)].words[traits[thing_of(traits)]][0] in caption_of(traits)
 
 
 def test_one_frame_tells_neither_direction_nor_order_and_the_ground(clips: PixelClips) -> None:
@@ -134,7 +148,7 @@ def test_the_limit_of_one_frame_sees_a_start_that_is_known(monkeypatch: pytest.M
     from frameloom.workflows.experiments.ablations import pixel_world
 
     monkeypatch.setattr(pixel_world, "displacement", lambda _direction, _seconds: np.zeros(2))
-    limits = pixel_world.one_frame_limits(plan_clips(WORLD.clips())[:2], WORLD)
+    limits = pixel_world.one_frame_limits(WORLD.videos()[1], WORLD)
     assert limits["direction"][1] > 50.0
 
 
@@ -158,7 +172,7 @@ class Judge:
         assert text is not None
         first, self.texts = self.texts, self.texts + len(text.mask)
         asked = torch.arange(first, self.texts)
-        return (self.knows & (asked < 3 * WORLD.num_test)).float()
+        return (self.knows & (asked < WORLD.num_test)).float()
 
 
 @pytest.mark.parametrize("by", ["vectors", "score"])
@@ -182,6 +196,35 @@ def test_torch_has_its_threads_again() -> None:
     with pytest.raises(InterruptedError):
         stopped()
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "verdict"),
+    [
+        ((52.0, 54.0), (46.0, 48.0), "neither learned"),  # two standard errors of 100 pairs are ten points
+        ((90.0, 92.0), (46.0, 48.0), "as published"),
+        ((46.0, 48.0), (90.0, 92.0), "**the other way round**"),
+        ((90.0, 70.0), (80.0, 80.0), "not settled"),
+    ],
+)
+def test_a_verdict_needs_a_variant_that_learned_something(
+    better: tuple[float, ...], worse: tuple[float, ...], verdict: str
+) -> None:
+    study = PIXEL_STUDIES["miles"]
+    found = {key: tuple(dict.fromkeys(studies.KINDS, value) for value in better) for key in study.variants}
+    found["none"] = tuple(dict.fromkeys(studies.KINDS, value) for value in worse)
+    result = studies.PixelResult(
+        name="miles",
+        study=study,
+        recipe=study.recipe_of(Variant(label=""), 0),
+        clips=dict.fromkeys(studies.KINDS, 100),
+        limits={},
+        found=found,
+        seconds=0.0,
+        document=Path("miles.md"),
+    )
+    claim = next(one for one in study.claims if (one.better, one.worse) == ("snapshot", "none") and one.kind == "time")
+    assert result.judged()[study.claims.index(claim)].verdict == verdict
 
 
 # --- a study ---------------------------------------------------------------------------------------------------------

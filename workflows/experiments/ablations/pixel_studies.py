@@ -13,7 +13,7 @@ TINY_FRAMES: dict[str, Any] = {"num_frames": 4, "size": 32, "min_area": 1.0, "ma
 TINY_TRAINING: dict[str, Any] = {
     "frames": TINY_FRAMES,
     "max_words": 24,
-    "epochs": 30,
+    "epochs": 40,
     "min_steps": 0,
     "batch_size": 64,
     "learning_rate": 2e-3,

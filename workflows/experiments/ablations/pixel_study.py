@@ -6,6 +6,7 @@ Everything is kept in a folder: frames, checkpoints, numbers. A second call does
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ class Judged(Settings):
     difference: Spread
     """Accuracy in points, better less worse, by seed."""
     verdict: str
-    """as published (or holds), the other way round, not settled."""
+    """as published (or holds), the other way round, not settled, neither learned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,19 +132,26 @@ class PixelResult:
     def spread(self, variant: str, kind: str) -> Spread:
         return Spread(seeds=tuple(one[kind] for one in self.found[variant]))
 
+    def learned_from(self, kind: str) -> float:
+        """The accuracy above which something was learned: two standard errors over chance."""
+        return 50 + 2 * 50 / math.sqrt(self.clips[kind])
+
     def judged(self) -> list[Judged]:
         return [self._judged(claim) for claim in self.study.claims]
 
     def _judged(self, claim: Claim) -> Judged:
         pairs = zip(self.found[claim.better], self.found[claim.worse], strict=True)
         difference = Spread(seeds=tuple(a[claim.kind] - b[claim.kind] for a, b in pairs))
-        found = Comparison(
+        found: str = Comparison(
             better=claim.better,
             worse=claim.worse,
             published_differences={},
             mean_recall_difference=difference,
             differences={},
         ).verdict
+        highest = max(self.spread(key, claim.kind).mean for key in (claim.better, claim.worse))
+        if highest <= self.learned_from(claim.kind):
+            found = "neither learned"
         words = {"as published": "as published" if claim.published else "holds", "opposite": "**the other way round**"}
         return Judged(
             better=claim.better,
@@ -164,14 +172,16 @@ class PixelResult:
         yield (
             f"Every variant: recipe `{recipe.name}`, {recipe.epochs} epochs of {self.clips['training']} clips in"
             f" batches of {recipe.batch_size}, {frames.num_frames} frames of {frames.size} pixels; the same clips,"
-            f" order and captions for one seed. Judged on {self.clips['testing']} other clips by"
-            f" {self.clips['pairs']} pairs of a true and a false caption, which differ in one thing, by"
-            f" {self.study.by}: accuracy in percent, 50 by chance; mean ± standard deviation over seeds."
+            f" order and captions for one seed. Judged on {self.clips['testing']} other clips, each with a true"
+            f" and a false caption ({self.clips['time']} about time), by {self.study.by}: accuracy in"
+            " percent, 50 by chance; mean ± standard deviation over seeds."
         )
         yield (
             "Captions about time differ in the direction of motion or in the order of two events, the others in the"
-            " colour of the ground. A verdict is given where every seed agrees and the mean difference is above its"
-            f" deviation. Training and judging took {readable_seconds(self.seconds)}."
+            " colour of the ground. A verdict is given where one of the two learned something (its mean is two standard"
+            f" errors over chance: above {' and '.join(f'{self.learned_from(kind):.1f} ({kind})' for kind in KINDS)}),"
+            " every seed agrees and the mean difference is above its deviation. Training and judging took"
+            f" {readable_seconds(self.seconds)}."
         )
         yield shown_limits(self.limits)
         yield from self.study.notes
@@ -254,7 +264,7 @@ def run_pixel_study(
             "training": len(clips.training),
             "pictures": len(clips.pictures),
             "testing": len(clips.testing),
-            "pairs": len(clips.pairs),
+            **{kind: sum(pair.about in things for pair in clips.pairs) for kind, things in KINDS.items()},
         },
         limits=clips.limits,
         found={key: tuple(several) for key, several in found.items()},
