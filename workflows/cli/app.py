@@ -156,10 +156,12 @@ def _probe_line(info: dict[str, Any]) -> str:
         return f"{info['path']}: {info['status']}: {info['message']}"
     picture, sound = info["video"], info["audio"]
     parts = [f"{info['path']}: {info['status']}", f"{info['duration_seconds'] or 0:.2f} s"]
+    chosen = "" if info["num_streams"] == bool(picture) + bool(sound) else " (stream {} of {})"
     if picture:
-        which = f" (stream {picture['stream_index']} of {info['num_streams']})" if info["num_streams"] > 2 else ""
+        which = chosen.format(picture["stream_index"], info["num_streams"])
         parts.append(f"{picture['width']}x{picture['height']} {picture['codec']}{which}")
-    parts.append(f"{sound['codec']} {sound['sample_rate_hz']} Hz" if sound else "no sound")
+    which = chosen.format(sound["stream_index"], info["num_streams"]) if sound else ""
+    parts.append(f"{sound['codec']} {sound['sample_rate_hz']} Hz{which}" if sound else "no sound")
     return ", ".join(parts) + (f" ({info['message']})" if info["status"] != Status.OK else "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import signal
 import socket
 import sys
@@ -115,6 +116,8 @@ def local_cluster(num_workers: int, resources: Mapping[str, float]) -> Iterator[
     from dask import config
     from distributed import LocalCluster, Security
 
+    if multiprocessing.current_process().daemon:
+        raise ConfigError("a daemonic process may not start workers: set run.workers to 0, or start it without daemon")
     silence_dask()
     settings = {**_DASK_SETTINGS, "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}
     with config.set(settings), _hidden_main(), ExitStack() as stack:

@@ -627,6 +627,7 @@ def test_gives_what_was_put_in(file: FieldFile, maker: Maker, decoder: Decoder) 
     assert outcome.video_status is file.video, outcome.video_message
     assert outcome.audio_status is file.audio, outcome.audio_message
     assert outcome.video_message or file.video is Status.OK
+    assert ("is encrypted" in outcome.video_message) == (file.kind in ("encrypted", "scrambled"))
     if file.colours is not None:
         assert found.colours == file.colours
     if file.tones is not None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from frameloom.store import writer_lock
 from frameloom.workflows.cli.app import app
+from helpers.field_media import Maker
 from helpers.projects import make_clip, write_config
 from typer.testing import CliRunner, Result
 
@@ -175,6 +176,14 @@ def test_probe_lists_every_file(run: Any, synced: Path) -> None:
     assert plain.exit_code == 0
     assert "64x64 h264, aac 16000 Hz" in plain.stdout
     assert "no sound" in plain.stdout
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_probe_names_the_track_that_is_used(run: Any, tmp_path: Path, place: int) -> None:
+    tracks = [(128, 1, 25.0)]  # a larger still
+    tracks.insert(place, (64, 58, 28.0))
+    (tmp_path / "two.mp4").write_bytes(Maker(tmp_path).tracks("mp4", tracks))
+    assert f"64x48 h264 (stream {place} of 2), no sound" in run("probe", "two.mp4", cwd=tmp_path).stdout
 
 
 def test_extract_train_embed_do_one_stage_each(run: Any, synced: Path) -> None:

@@ -65,7 +65,10 @@ def test_a_damaged_record_is_set_aside_and_written_again(two: Path, record: str)
 
 
 def test_all_tables_are_compacted(two: Path) -> None:
-    compact(Project.open(two), QUIET)
+    said = list(compact(Project.open(two), QUIET).lines())
+    kept = Project.open(two).table.num_versions()
+    assert (f"  {kept} versions are kept: the newest" in "\n".join(said)) == (kept > 1)
+    assert kept > 1
     assert not verify(Project.open(two), QUIET).damaged
     write_config(two)
     assert run_sync(two).did_nothing

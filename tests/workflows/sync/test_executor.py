@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +47,12 @@ def test_a_resource_that_no_worker_has_is_refused_and_not_waited_for(client: Any
 def test_workers_of_this_machine_are_given_what_tasks_take() -> None:
     with open_executor(workers=1, scheduler=None, resources={"GPU": 1}) as executor:
         assert [outcome[0] for _, outcome in executor.map(where, [7])] == [7]
+
+
+def test_a_daemonic_process_starts_no_workers_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"run\.workers to 0"), open_executor(workers=1, scheduler=None):
+        pass
 
 
 def test_work_in_this_process_leaves_it_with_its_threads() -> None:
