@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +58,6 @@ def ablate(
         JOINT_STUDIES,
         PIXEL_STUDIES,
         STUDIES,
-        PixelWorld,
         Worlds,
         run_joint_study,
         run_pixel_study,
@@ -103,7 +103,12 @@ def ablate(
         length = {"epochs": epochs} if epochs is not None else {"epochs": 1, "min_steps": steps} if steps else {}
         answer(
             run_pixel_study(
-                study, folder, seeds=seeds, world=PixelWorld(**clips), overrides=length, console=Console(quiet=quiet)
+                study,
+                folder,
+                seeds=seeds,
+                world=replace(PIXEL_STUDIES[study].world, **clips),
+                overrides=length,
+                console=Console(quiet=quiet),
             ),
             as_json=as_json,
         )

@@ -264,7 +264,7 @@ def test_options_reach_the_study_and_what_it_has_no_use_for_is_refused(
     run.invoke(app, ["ablate", "all_in_one", str(tmp_path), "--epochs", "4"])
     assert given == [
         ("miles", 2, PixelWorld(num_train=30, num_test=7, seed=3), {"epochs": 1, "min_steps": 9}),
-        ("all_in_one", 3, PixelWorld(), {"epochs": 4}),
+        ("all_in_one", 3, PixelWorld(num_train=6000), {"epochs": 4}),
     ]
     for wrong in (
         ["miles", "--num-long", "5"],

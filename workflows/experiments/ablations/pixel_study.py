@@ -71,6 +71,7 @@ class PixelStudy:
         recipe: its name.
         overrides: fields of the recipe that differ here.
         options: of every variant's model.
+        world: the clips, unless others are asked for.
         by: what chooses a caption: the cosine of vectors, or the logit of the joint head.
         variants: by name.
         claims: what is compared.
@@ -81,6 +82,7 @@ class PixelStudy:
     recipe: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    world: PixelWorld = field(default_factory=PixelWorld)
     by: By = "vectors"
     variants: Mapping[str, Variant]
     claims: tuple[Claim, ...]
@@ -231,7 +233,7 @@ def run_pixel_study(
         name: of the study.
         folder: where frames, checkpoints and numbers are kept.
         seeds: trainings of each variant.
-        world: how many clips there are.
+        world: how many clips there are; None: the study's.
         overrides: fields of the recipe, for every variant.
         console: for progress.
 
@@ -242,7 +244,7 @@ def run_pixel_study(
     if overrides:
         merged = {**study.overrides, **overrides}
         study = PixelStudy(**{key: getattr(study, key) for key in study.__slots__} | {"overrides": merged})
-    world = world or PixelWorld()
+    world = world or study.world
     with console.progress("render", world.num_train + world.num_test + world.num_pictures, "clips") as advance:
         clips = prepare_pixels(folder, world, on_progress=advance)
     console.say(shown_limits(clips.limits))
