@@ -120,11 +120,12 @@ class WordPiece:
         numbers = found.ids
         if len(numbers) < _MOST_SPECIAL + 1:
             return FeatureArray.empty(self.spec, Status.NO_TEXT, "the text holds no word")
-        columns = np.array([numbers] if self._tags is None else [numbers, self._tags(found.tokens)], np.int32)
-        if len(numbers) > _MOST_PIECES:
-            columns = np.concatenate([columns[:, : _MOST_PIECES - 1], columns[:, -1:]], axis=1)
+        pieces, message = found.tokens, ""
+        if len(numbers) > _MOST_PIECES:  # before they are tagged, which takes time
+            numbers, pieces = ([*each[: _MOST_PIECES - 1], each[-1]] for each in (numbers, pieces))
+            message = f"only the first {_MOST_PIECES} word pieces were read"
+        columns = np.array([numbers] if self._tags is None else [numbers, self._tags(pieces)], np.int32)
         rows = np.ascontiguousarray(columns.T)
-        message = "" if len(rows) == len(numbers) else f"only the first {_MOST_PIECES} word pieces were read"
         return FeatureArray(rows, np.full((len(rows), 2), np.nan), Status.OK, message)
 
     def spelled(self, numbers: Sequence[int]) -> str:

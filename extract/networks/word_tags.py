@@ -11,6 +11,7 @@ pipeline in it does not.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,16 +44,19 @@ def tagger_folder(name: str) -> Path:
     """The folder of an installed pipeline. Nothing is imported.
 
     Raises:
-        ConfigError: it is not installed, or spaCy is not.
+        ConfigError: it is not installed or spaCy is not, or another version is.
     """
-    found = find_spec(TAGGERS[name].package)
+    wanted, package, install = TAGGERS[name]
+    found = find_spec(package)
     places = [] if found is None else found.submodule_search_locations or []
     folder = next((path.parent for place in places for path in Path(place).glob("*/config.cfg")), None)
     if folder is None or find_spec("spacy") is None:
         raise ConfigError(
-            f"the option tags needs spaCy and its pipeline {name}: pip install 'frameloom[tags]' &&"
-            f" {TAGGERS[name].install}"
+            f"the option tags needs spaCy and its pipeline {name}: pip install 'frameloom[tags]' && {install}"
         )
+    version = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["version"]
+    if not version.startswith(f"{wanted}."):
+        raise ConfigError(f"{name} in the package {package} has version {version} and tags need {wanted}: {install}")
     return folder
 
 
@@ -60,16 +64,12 @@ def load_tagger(name: str) -> Any:
     """A pipeline up to the parts of speech.
 
     Raises:
-        ConfigError: it is not installed, or another version is.
+        ConfigError: as `tagger_folder`.
     """
     folder = tagger_folder(name)
     import spacy
 
-    pipeline = spacy.load(folder, exclude=[*_NOT_NEEDED])
-    wanted, package, install = TAGGERS[name]
-    if not (version := str(pipeline.meta["version"])).startswith(f"{wanted}."):
-        raise ConfigError(f"{name} in the package {package} has version {version} and tags need {wanted}: {install}")
-    return pipeline
+    return spacy.load(folder, exclude=[*_NOT_NEEDED])
 
 
 def tags_of(pieces: Sequence[str], tagger: Any) -> list[int]:

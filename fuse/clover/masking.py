@@ -116,7 +116,7 @@ def words_by_tags(
     if tags is None:
         raise InputError(
             "word_masking='semantic' needs the parts of speech: put \"tags\" into the batch, a WordTag for each token "
-            "(wordpiece gives them with the option tags: true), or set word_masking='random'"
+            "(wordpiece gives them with the option tags: en_core_web_md), or set word_masking='random'"
         )
     if tags.dim() != 2 or len(tags) != num_texts or tags.shape[1] < length:
         raise InputError(f"tags have shape {tuple(tags.shape)}; texts of {(num_texts, length)} need as many")

@@ -38,7 +38,7 @@ def ablate(
     num_long: Annotated[int | None, typer.Option(min=2, help="Clips to ask for that are longer.")] = None,
     world: Annotated[int | None, typer.Option(min=0, help="Another number draws other clips.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training clips.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training of a study of pixels.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Least steps of each training of a study of pixels.")] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

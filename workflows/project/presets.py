@@ -26,7 +26,7 @@ _OWN = {
         "overrides": "{frames: {pictures: as_videos}}",
         "why_overrides": ";\n  # with still pictures {frames: {pictures: balanced}}, as in the paper",
         "config": "{word_masking: random}",
-        "why_config": "   # {} masks by part of speech: needs tags: en_core_web_md in the options of text",
+        "why_config": "   # semantic needs tags: en_core_web_md in the options of text, and frameloom[tags]",
     }
 }
 READY_WEIGHTS = {"efficientnet_lite0_classes": "imagenet", "all_minilm_l6_v2": "sentences"}

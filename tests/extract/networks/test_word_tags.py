@@ -15,7 +15,7 @@ from frameloom import ConfigError
 from frameloom.extract import backbone_spec, create_backbone
 from frameloom.extract.backbones import check_tags
 from frameloom.extract.networks.word_pieces import train_word_pieces
-from frameloom.extract.networks.word_tags import load_tagger, tags_of
+from frameloom.extract.networks.word_tags import load_tagger, tagger_folder, tags_of
 from frameloom.fuse import WordTag, create_model
 from frameloom.fuse.clover.masking import mask_candidates
 from frameloom.store import FeatureStore, Sample, feature_fingerprint
@@ -108,11 +108,15 @@ class TestBackbone:
         assert found.values[-1].tolist() == [102, 0]
         assert "only the first 512" in found.message
 
+    def test_a_text_is_cut_before_it_is_tagged(self, pieces: Path, small: None) -> None:
+        backbone = create_backbone("wordpiece", weights=pieces, vocabulary=400, tags=True)
+        assert backbone.encode("swan " * 300_000).values.shape == (512, 2)  # spaCy refuses a million letters
+
     def test_another_version_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_pipeline(tmp_path, "en_core_web_sm", "4.0.1")
         monkeypatch.syspath_prepend(tmp_path)
         with pytest.raises(ConfigError, match=r"en_core_web_sm has version 4\.0\.1 and tags need 3\.8"):
-            load_tagger("en_core_web_sm")
+            tagger_folder("en_core_web_sm")
 
     @pytest.mark.parametrize(
         ("name", "missing", "command"),

@@ -45,7 +45,8 @@ def test_a_study_is_run_and_the_second_time_only_printed(
     if "tags" in JOINT_STUDIES[name].text:
         need_tagger()
     how = {"seeds": 2, "num_train": 8, "num_test": 6, "seed": 0, "steps": 2, "console": QUIET}
-    first = run_joint_study(name, tmp_path, **how)
+    monkeypatch.chdir(tmp_path.parent)
+    first = run_joint_study(name, Path(tmp_path.name), **how)
     lines = list(first.lines())
     assert lines == first.document.read_text().splitlines()
     assert any("orders of the paper" in line for line in lines)

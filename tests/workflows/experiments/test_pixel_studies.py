@@ -205,6 +205,7 @@ def test_torch_has_its_threads_again() -> None:
         ((90.0, 92.0), (46.0, 48.0), "as published"),
         ((46.0, 48.0), (90.0, 92.0), "**the other way round**"),
         ((90.0, 70.0), (80.0, 80.0), "not settled"),
+        ((55.0, 75.0), (50.0, 52.0), "neither learned"),  # guesses whose biases differ that much
     ],
 )
 def test_a_verdict_needs_a_variant_that_learned_something(

@@ -204,9 +204,9 @@ class JointStudyResult:
         yield ""
         yield f"Paper: {study.paper}."
         yield (
-            f"Recipe `{study.recipe}`, {count_of(world.num_train, 'training clip')}, {self.steps} steps in batches of"
-            f" {size}, the same for every row; the first captions of {count_of(world.num_test, 'clip')} ask. R@k in"
-            f" percent, MedR from 1, mean ± standard deviation over {count_of(self.seeds, 'seed')}."
+            f"Recipe `{study.recipe}`, {count_of(world.num_train, 'training clip')}, {count_of(self.steps, 'step')} in"
+            f" batches of {size}, the same for every row; the first captions of {count_of(world.num_test, 'clip')} ask."
+            f" R@k in percent, MedR from 1, mean ± standard deviation over {count_of(self.seeds, 'seed')}."
         )
         if study.candidates:
             yield (
@@ -214,8 +214,8 @@ class JointStudyResult:
                 " without one is judged by its vectors."
             )
         yield (
-            "Orders are tried on the mean of R@1, R@5, R@10 in each seed. One is settled when every seed agrees and the"
-            " mean difference is above its deviation."
+            "Orders are tried on the mean of R@1, R@5, R@10 in each seed. One is settled when every seed, of two at"
+            " least, agrees and the mean difference is above its deviation."
         )
         yield ""
         yield from self.found.lines()
@@ -257,7 +257,7 @@ def run_joint_study(
     Raises:
         ConfigError: the folder holds clips of another data set, or what makes the features is not installed.
     """
-    study = JOINT_STUDIES[name]
+    study, folder = JOINT_STUDIES[name], folder.resolve()
     example = project_of(study, folder, options={}, seed=0)
     example.check_model(example.resolve())  # before clips are rendered
     clips = World(

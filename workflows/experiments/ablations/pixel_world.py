@@ -26,7 +26,6 @@ from ....train.data import ClipFeatures
 from ...laboratory import ATTRIBUTES, ClipAnswer, World, displacement, plan_clips, render_frames
 from ...sync import in_batches
 
-Kind = str
 TIME, STILL = ("direction", "order"), ("background",)
 SHARES: Mapping[str, int] = {"direction": 2, "order": 2, "background": 1}
 """How many clips show a thing, of five."""
@@ -163,7 +162,7 @@ def prepare_pixels(folder: Path, world: PixelWorld, *, on_progress: Callable[[in
         pictures=listed(stills, is_picture=True),
         testing=listed(testing),
         pairs=tuple(_pairs(testing, text, world)),
-        limits=one_frame_limits(testing[:: max(1, len(testing) // MOST_JUDGED)], world),
+        limits=one_frame_limits(testing[:: math.ceil(len(testing) / MOST_JUDGED)], world),
         identity=digest_of([_REVISION, repr(world)]),
     )
 

@@ -60,7 +60,7 @@ class StudyResult:
         )
         yield (
             "Orders are those of the paper's text, tried on the mean of R@1, R@5, R@10 of text -> media in each seed."
-            " One is settled when every seed agrees and the mean difference is above its deviation."
+            " One is settled when every seed, of two at least, agrees and the mean difference is above its deviation."
         )
         for table in self.tables:
             yield ""
