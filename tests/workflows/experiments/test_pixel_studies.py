@@ -68,6 +68,13 @@ def test_no_variant_mirrors_clips_whose_captions_say_left_and_right(name: str) -
 
 
 @pytest.mark.parametrize("name", list(PIXEL_STUDIES))
+def test_pictures_shorten_no_epoch(name: str) -> None:
+    """A batch of both kinds needs as many of the one as of the other."""
+    study = PIXEL_STUDIES[name]
+    assert study.world.num_pictures >= study.world.num_train or not any(one.pictures for one in study.variants.values())
+
+
+@pytest.mark.parametrize("name", list(PIXEL_STUDIES))
 def test_claims_are_about_variants_and_kinds_that_there_are(name: str) -> None:
     study = PIXEL_STUDIES[name]
     for claim in study.claims:
@@ -265,7 +272,7 @@ def test_options_reach_the_study_and_what_it_has_no_use_for_is_refused(
     run.invoke(app, ["ablate", "all_in_one", str(tmp_path), "--epochs", "4"])
     assert given == [
         ("miles", 2, PixelWorld(num_train=30, num_test=7, seed=3), {"epochs": 1, "min_steps": 9}),
-        ("all_in_one", 3, PixelWorld(num_train=6000), {"epochs": 4}),
+        ("all_in_one", 3, PixelWorld(num_train=6000, num_pictures=6000), {"epochs": 4}),
     ]
     for wrong in (
         ["miles", "--num-long", "5"],

@@ -69,8 +69,8 @@ PIXEL_STUDIES.add(
             "dropout": 0.0,
             "drop_path": 0.0,
         },
-        # A joint pass learns fewer clips by heart.
-        world=PixelWorld(num_train=6000),
+        # A joint pass learns fewer clips by heart. An epoch of co-training ends with the pictures.
+        world=PixelWorld(num_train=6000, num_pictures=6000),
         by="score",
         variants={
             "roll": Variant(label="token rolling, videos alone"),
