@@ -107,7 +107,7 @@ class Evaluation(Settings):
     rerank: Second | None = None
     """What a second model makes of it, where one was named."""
     missing: Mapping[str, int] = {}
-    """Combination to items that have none, such as a silent clip: the questions that ask for them are misses."""
+    """Combination to items that have none, such as a silent clip: the questions that ask for them find them last."""
     num_unasked: int = 0
     """Questions without a known word, which are misses."""
     num_absent: int = 0
@@ -120,7 +120,7 @@ class Evaluation(Settings):
             yield _row(name, values, self.intervals[name])
         for name, number in self.missing.items():
             if number:
-                yield f"  {name}: {number} of the {self.num_items} clips have none, and count as misses"
+                yield f"  {name}: {number} of the {self.num_items} clips have none, and come last"
         if self.num_unasked:
             yield f"  {self.num_unasked} of the {self.num_queries} questions have no known word, and count as misses"
         if self.num_absent:

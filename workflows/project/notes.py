@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from ..._vocabulary import ConfigError
@@ -46,7 +47,8 @@ def meant_notes(spans: Sequence[Span]) -> Iterator[str]:
         "split": any(span.split is not None for span in spans),
     }
     for column in sorted({key for span in spans for key in span.metadata}):
-        meant = _MEANT.get(column.strip().casefold().replace(" ", "_"))
+        name = column.strip().casefold().replace(" ", "_")
+        meant = _MEANT.get(name) or next(iter(get_close_matches(name, has, n=1, cutoff=0.8)), None)
         if meant is not None and not has[meant]:
             yield f"the column {column!r} is kept and means nothing here: did you mean {meant!r}?"
 

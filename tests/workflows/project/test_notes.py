@@ -37,6 +37,8 @@ def captions_of(found: Collection, name: str) -> tuple[str, ...]:
         ("Start,End", ("start_seconds", "end_seconds")),
         ("start_time,end_time", ("start_seconds", "end_seconds")),
         ("begin,stop", ("start_seconds", "end_seconds")),
+        ("start_secnds,end_second", ("start_seconds", "end_seconds")),
+        ("splt,endseconds", ("split", "end_seconds")),
     ],
 )
 def test_columns_that_miss_ours_by_a_word_are_named(tmp_path: Path, columns: str, meant: tuple[str, ...]) -> None:
