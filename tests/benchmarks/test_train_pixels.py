@@ -29,19 +29,15 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script, with small models; what it changes in torch and in the models is put back."""
+    """The script, with small models."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.setattr(products, "SMALLEST_PRODUCT", products.SMALLEST_PRODUCT)
-    monkeypatch.setattr(
-        torch.nn.functional, "scaled_dot_product_attention", torch.nn.functional.scaled_dot_product_attention
-    )
     import train_pixels
 
     monkeypatch.setattr(train_pixels, "SIZE", 32)
     for model, sizes in SMALL.items():
         monkeypatch.setitem(train_pixels.UNDROPPED, model, {**train_pixels.UNDROPPED[model], **sizes})
     yield train_pixels
-    sys.modules.pop("joint", None)
+    sys.modules.pop("plain_steps", None)
 
 
 @pytest.mark.parametrize("model", SMALL)
@@ -50,7 +46,6 @@ def test_all_sides_of_a_step_compute_the_same_and_bfloat16_nearly(benchmark_modu
     attention, smallest = torch.nn.functional.scaled_dot_product_attention, products.SMALLEST_PRODUCT
     found = {}
     for side in ("ours", "ours, bf16", "plain"):
-        torch.nn.functional.scaled_dot_product_attention, products.SMALLEST_PRODUCT = attention, smallest
         given = Namespace(side=side, model=model, clips=3, steps=1, threads=1, device="cpu")
         found[side] = benchmark_module.one_side(given)
     torch.set_num_threads(threads)
@@ -59,6 +54,10 @@ def test_all_sides_of_a_step_compute_the_same_and_bfloat16_nearly(benchmark_modu
     assert losses["ours, bf16"] == pytest.approx(losses["plain"], rel=0.05)
     assert losses["ours, bf16"][0] != losses["ours"][0]
     assert all(one["cpu_seconds"] > 0 and one["memory_gb"] > 0 for one in found.values())
+    operations = {side: one["gflop"] for side, one in found.items()}
+    assert 0 < operations["ours"] <= operations["plain"]
+    # What the plain side changes is put back.
+    assert (torch.nn.functional.scaled_dot_product_attention, products.SMALLEST_PRODUCT) == (attention, smallest)
 
 
 def test_loader_and_decoding_give_as_many_frames_of_the_same_clips(benchmark_module: Any, tmp_path: Path) -> None:

@@ -11,15 +11,14 @@
 a process of its own, up to 14 GB, the first step not counted; "CPU s" are those of all threads, which a busy machine
 changes less than the clock.
 
-    plain        the passes of the authors' step: attention written out, all tokens of the last block (MILES,
-                 All-in-one); every encoder twice, complete and masked, all tokens scored (Clover); a matrix of scores,
-                 the frames of every pair anew, masked texts apart (VindLU, T2V2T); torch's own products and AdamW
+    plain        `plain_steps.py`: the passes of the authors' step, attention written out, torch's products and AdamW
     ours         SDPA, or single products where it is slow, what is read alone, one pass over complete and masked,
                  AdamW(fused=True), products by oneDNN where the processor has AVX-512
     ours, bf16   the same under autocast to bfloat16: other numbers
 
 "off" is how far the losses of the first and of the last step are from plain's, as a share. That of the first step is at
-most 1e-5 on a processor in fp32, or the benchmark fails. Memory is the most that the process held.
+most 1e-5 on a processor in fp32, or the benchmark fails. Memory is the most that the process held. Operations are those
+of loss and backward by torch's counter: their ratio is what can be won where products take all the time.
 
 `rolling`: the joint pass of All-in-one B, forward and backward, with rolling, without, and with all frames in one
 sequence; rounds are interleaved. And the operations of one forward pass, by torch's counter (a multiplication and an
@@ -49,6 +48,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -300,7 +300,8 @@ def measure_steps(given: argparse.Namespace) -> None:
         off = [abs(a - b) / abs(b) for a, b in zip(one["losses"], first["losses"], strict=True)]
         print(
             f"{side:12} {one['seconds']:7.2f} s {one['cpu_seconds']:7.2f} CPU s {one['memory_gb']:6.1f} GB"
-            f" {first['cpu_seconds'] / one['cpu_seconds']:5.2f} x  loss {one['losses'][0]:.5f}"
+            f" {first['cpu_seconds'] / one['cpu_seconds']:5.2f} x  {one['gflop']:6.0f} GFLOP"
+            f" ({first['gflop'] / one['gflop']:.2f} x)  loss {one['losses'][0]:.5f}"
             f" (off {off[0]:.1e}, {off[-1]:.1e} after {given.steps} steps)",
             flush=True,
         )
@@ -315,38 +316,45 @@ def one_side(given: argparse.Namespace) -> dict[str, Any]:
     """One side of a step, in its process."""
     import torch
     from frameloom.fuse import create_model
-    from frameloom.fuse.layers import products
+    from plain_steps import PLAIN_LOSSES, plain_parts, plain_products
+    from torch.utils.flop_counter import FlopCounterMode
 
     side, device = given.side, torch.device(given.device)
     torch.set_num_threads(given.threads)
-    if side == "plain":
-        products.SMALLEST_PRODUCT = sys.maxsize
-        if given.model in ("miles", "all_in_one"):
-            torch.nn.functional.scaled_dot_product_attention = written_out_attention
     torch.manual_seed(0)
     model = create_model(given.model, **UNDROPPED[given.model]).to(device).train(given.model not in ("vindlu", "t2v2t"))
     trained = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01, **({} if side == "plain" else {"fused": True}))
     seconds, cpu_seconds, losses = [], [], []
-    for number in range(given.steps + 1):
-        batch = noise(given.model, given.clips, seed=number, device=device)
-        begun, cpu_begun = now(device), time.process_time()
+
+    def backward(batch: dict[str, Any]) -> Any:
         with torch.autocast(device.type, torch.bfloat16, enabled=side == "ours, bf16"):
             plain = PLAIN_LOSSES.get(given.model) if side == "plain" else None
             loss = model.loss(batch)[0] if plain is None else plain(model, batch)
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(now(device) - begun)
-        cpu_seconds.append(time.process_time() - cpu_begun)
-        losses.append(loss.item())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return loss
+
+    with plain_parts() if side == "plain" else nullcontext():
+        for number in range(given.steps + 1):
+            batch = noise(given.model, given.clips, seed=number, device=device)
+            begun, cpu_begun = now(device), time.process_time()
+            loss = backward(batch)
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds.append(now(device) - begun)
+            cpu_seconds.append(time.process_time() - cpu_begun)
+            losses.append(loss.item())
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else held
+        with FlopCounterMode(display=False) as counter, plain_products():
+            backward(batch)
     return {
         "side": side,
         "seconds": statistics.median(seconds[1:]),
         "cpu_seconds": statistics.median(cpu_seconds[1:]),
         "losses": losses,
-        "memory_gb": (torch.cuda.max_memory_allocated() if device.type == "cuda" else peak) / 1e9,
+        "gflop": counter.get_total_flops() / 1e9,
+        "memory_gb": peak / 1e9,
     }
 
 
@@ -356,14 +364,6 @@ def now(device: Any) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def written_out_attention(q: Any, k: Any, v: Any, attn_mask: Any = None, **_: Any) -> Any:
-    """Attention as the authors write it: the scores of all pairs, softmax, values."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, float("-inf"))
-    return scores.softmax(dim=-1) @ v
 
 
 def noise(model: str, num_clips: int, *, seed: int, device: Any) -> dict[str, Any]:
@@ -379,73 +379,10 @@ def noise(model: str, num_clips: int, *, seed: int, device: Any) -> dict[str, An
     return {name: Tokens(*(part.to(device) for part in parts)) for name, parts in made.items()}
 
 
-def plain_miles_loss(model: Any, batch: dict[str, Any]) -> Any:
-    """Equation 1 with both encoders computed whole, as the paper describes them."""
-    import torch
-    from frameloom.fuse.objectives import masked_regression, norm_softmax_loss
-
-    given = model.given(batch)
-    video, frames = given["video"].values, given["video"].mask.bool()
-    masked = model._drawn_masks(frames)
-    sample, places = model.masked_places(masked)
-    tokens = model.video_model(video, frames, masked=masked)
-    with torch.no_grad():
-        target = model.snapshot(video, frames).flatten(0, 1)[places]
-    regression = masked_regression(
-        tokens.flatten(0, 1)[places], target, sample, num_samples=len(video), how=model.config.mvm_loss
-    )
-    vectors = model.embed("text", given["text"]), model.vid_proj(tokens[:, 0])
-    model._step_ended()
-    return norm_softmax_loss(*vectors, temperature=model.config.temperature) + regression
-
-
-def plain_clover_loss(model: Any, batch: dict[str, Any]) -> Any:
-    """The authors' order: every encoder once for what is complete and once for what is masked."""
-    import torch
-    from frameloom.fuse import Tokens
-
-    given = model.given(batch)
-    masks, (ids, mask) = model.drawn_masks(given), given["text"]
-    pictures = given["video"].values.transpose(1, 2)
-    grids = [model.backbone(pictures), model.backbone(pictures, masks.cells)]
-    complete, masked = (Tokens(grid.flatten(2, 3), torch.ones(grid.shape[:2], device=mask.device)) for grid in grids)
-    states, hidden = model.text_states(given["text"]), model.text_states(Tokens(masks.ids, mask))
-    of_text = model.fused(complete, hidden, mask).text
-    of_video = model.fused(masked, states, mask).text
-    vectors = {
-        "V_e": model.project_video(complete),
-        "V_m": model.project_video(masked),
-        "T_e": model.ssl_head.text(states[:, 0]),
-        "T_m": model.ssl_head.text(hidden[:, 0]),
-        "M_Vmf": model.mlm_ssl_V_head(of_video[:, 0]),
-        "M_Tmf": model.mlm_ssl_T_head(of_text[:, 0]),
-    }
-    scores = model.mlm_head["predictions"](of_text)[masks.words]
-    words = model.word_loss(scores, ids[masks.words], num_samples=len(ids))
-    return words + sum(model.alignment_terms(vectors).values())
-
-
-def plain_joint_loss(model: Any, batch: dict[str, Any]) -> Any:
-    """VindLU and T2V2T in the parts of a plain implementation."""
-    import joint
-
-    with joint.plain():
-        return model.loss(batch)[0]
-
-
-PLAIN_LOSSES: dict[str, Callable[..., Any]] = {
-    "miles": plain_miles_loss,
-    "clover": plain_clover_loss,
-    "vindlu": plain_joint_loss,
-    "t2v2t": plain_joint_loss,
-}
-"""Where the plain step differs in its passes; All-in-one's in its products and attention alone."""
-
-
 def measure_rolling(given: argparse.Namespace) -> None:
     import torch
     from frameloom.fuse import create_model
-    from frameloom.fuse.layers import products
+    from plain_steps import plain_products
     from torch.utils.flop_counter import FlopCounterMode
 
     torch.set_num_threads(given.threads)
@@ -462,10 +399,8 @@ def measure_rolling(given: argparse.Namespace) -> None:
             model.zero_grad()
             if number:
                 cpu_seconds[how].append(time.process_time() - begun)
-    torch.nn.functional.scaled_dot_product_attention = written_out_attention  # the counter knows torch's products
-    products.SMALLEST_PRODUCT = sys.maxsize
     for how, model in models.items():
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), plain_products():
             model.joint(**model.given(noise("all_in_one", 1, seed=0, device=torch.device("cpu"))))
         ratios = [one / other for one, other in zip(cpu_seconds[how], cpu_seconds["none"], strict=True)]
         operations = counter.get_total_flops() / 1e9
