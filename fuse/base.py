@@ -5,6 +5,7 @@ Legend: B batch, N tokens (rows of one modality), D width of a row, E width of a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -157,6 +158,10 @@ class FusionModel(nn.Module):
         A model that makes nothing of one side alone gives the tokens back.
         """
         return tokens
+
+    def continue_from(self, weights: Mapping[str, Tensor]) -> list[str]:
+        """Begin with a trained model of the same kind; see `start_trained`."""
+        return start_trained(self, weights)
 
     def question_scores(self, batch: Mapping[str, Tokens]) -> Float[Tensor, "B A"]:  # noqa: ARG002
         """Scores of the answers to questions about clips; higher is better.
@@ -416,6 +421,46 @@ def start_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: st
             )
     load_weights(model, {**own, **{name: weights[name] for name in known}})
     return known
+
+
+def start_trained(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Begin with a trained model of the same kind, as a fine-tuning does.
+
+    Counters begin at 0. Of positions of words and frames those are taken that both have.
+
+    Args:
+        model: what begins with it.
+        weights: the trained model's, under the same names. Parts that the model does not have, such as a head, are left
+            out.
+
+    Returns:
+        The parts that the trained model lacks; they stay as they are, and so do tokens in the place of masked patches.
+
+    Raises:
+        InputError: weights of a part that are missing or too many, as of another depth, or of another shape. The model
+            is left as it was.
+    """
+    own = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    parts, given_parts = ({name.split(".")[0] for name in names} for names in (own, weights))
+    wanted = {name for name in own if name.split(".")[0] in given_parts}
+    given = {name for name, value in weights.items() if value.is_floating_point() and name.split(".")[0] in parts}
+    lacking = {name for name in wanted - given if not name.endswith("mask_token")}
+    if not given or lacking or given - wanted:
+        said = ((lacking, "lack"), (given - wanted, "have besides"))
+        listed = (f"{verb} {', '.join(sorted(names)[:3])} ({len(names)} in all)" for names, verb in said if names)
+        raise InputError(f"the weights to begin with are of another model: they {'; '.join(listed) or 'share no part'}")
+    taken = {}
+    for name in given:
+        value, mine = weights[name], own[name]
+        if _IS_POSITIONS.search(name) and value.dim() == mine.dim() and value.shape[-1] == mine.shape[-1]:
+            both = min(value.shape[-2], mine.shape[-2])
+            value = torch.cat([value[..., :both, :], mine[..., both:, :].to(value)], dim=-2)
+        taken[name] = value
+    start_weights(model, taken, source="the weights to begin with")
+    return sorted(parts - given_parts)
+
+
+_IS_POSITIONS = re.compile(r"(temporal_embed|position_embeddings\.weight)$")
 
 
 def renamed_config(official: Mapping[str, Any], names: Mapping[str, str], *, where: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ from .backbone import Backbone
 from .captions import caption_loss, captions_of
 from .config import AllInOneConfig
 from .draws import Drawn, drawn_orders, matching_draws, order_labels
-from .official import initialised_from, loaded_weights, resolved_config, to_official_config
+from .official import continued_from, initialised_from, loaded_weights, resolved_config, to_official_config
 from .parts import Features, Fully, PixelHead, averaged, chosen, first_frames
 
 NO_LABEL, ORDERED_FRAMES = -100, 3
@@ -91,6 +91,7 @@ class AllInOne(PixelModel):
     config: AllInOneConfig
     num_steps: Tensor
     start_from = initialised_from
+    continue_from = continued_from
 
     def __init__(self, config: AllInOneConfig | None = None) -> None:
         super().__init__()

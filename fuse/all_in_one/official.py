@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..._vocabulary import ConfigError, InputError
-from ..base import load_weights, renamed_config, start_weights
+from ..base import load_weights, renamed_config, start_trained, start_weights
 from ..layers import inflated_frames, without_counters
 from ..objectives import MASK_ID
 from .config import AllInOneConfig
+
+if TYPE_CHECKING:
+    from .model import AllInOne
 
 _OURS = "frameloom"
 """Under which key `to_official` keeps the options that the authors do not have."""
@@ -159,3 +162,11 @@ def initialised_from(
         if positions in named:
             named[positions] = named[positions][: len(model.state_dict()[positions])]
         start_weights(model, named, source="BERT")
+
+
+def continued_from(model: AllInOne, weights: Mapping[str, Tensor]) -> list[str]:
+    """See `start_trained`; a head that ranks texts, where it is new, begins as the matching head that was trained."""
+    lacking = start_trained(model, weights)
+    if "rank_output" in lacking:
+        model.begin_ranking()
+    return lacking

@@ -257,6 +257,13 @@ class MILES(PixelModel):
             fill_up=config.fill_up_masks,
         )
 
+    def continue_from(self, weights: Mapping[str, Tensor]) -> list[str]:
+        """See the base; where there is no snapshot, the video encoder that was trained becomes it."""
+        lacking = super().continue_from(weights)
+        if "snapshot" in lacking:
+            update_snapshot(self.snapshot, self.video_model, momentum=0.0)
+        return lacking
+
     # --- section 3.2: the evolving snapshot --------------------------------------------------------------------------
 
     def _step_ended(self) -> None:

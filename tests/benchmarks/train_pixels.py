@@ -3,6 +3,7 @@
     python tests/benchmarks/train_pixels.py loader CLIPS [--frames 4] [--seconds 8] [--rate 2] [--rounds 5]
     python tests/benchmarks/train_pixels.py step miles|all_in_one|clover|vindlu|t2v2t [--clips 2] [--steps 2]
     python tests/benchmarks/train_pixels.py rolling [--clips 1] [--rounds 5]
+    python tests/benchmarks/train_pixels.py fusion [--frames 12 32] [--rounds 3]
     python tests/benchmarks/train_pixels.py direction miles|all_in_one [--size 32] [--patch 8] [--seconds 1] [--fps 8]
         [--std 0.5] [--rate 1e-3] [--steps 400] [--clips 800] [--temporal roll|flatten|none]
 
@@ -23,6 +24,10 @@ of loss and backward by torch's counter: their ratio is what can be won where pr
 `rolling`: the joint pass of All-in-one B, forward and backward, with rolling, without, and with all frames in one
 sequence; rounds are interleaved. And the operations of one forward pass, by torch's counter (a multiplication and an
 addition are two).
+
+`fusion`: the three rounds of T2V2T's joint encoder over one pair, forward and backward, against three layers of
+self-attention over text and patches together, as attention of torch does it (no matrix of scores is kept); rounds are
+interleaved. Operations are those of forward, memory is what autograd keeps for backward.
 
 `direction`: whether the smallest model can learn the direction of motion from four frames: clips of the laboratory with
 labels, 200 others to judge, chance 25 %. It is what studies of time need before their tables mean anything.
@@ -90,6 +95,10 @@ def main() -> None:
     for name, default in (("clips", 1), ("rounds", 5), ("threads", 1)):
         rolling.add_argument(f"--{name}", type=int, default=default)
     rolling.set_defaults(run=measure_rolling)
+    fusion = parts.add_parser("fusion")
+    fusion.add_argument("--frames", type=int, nargs="+", default=[12, 32])
+    fusion.add_argument("--rounds", type=int, default=3)
+    fusion.set_defaults(run=measure_fusion)
     direction = parts.add_parser("direction")
     direction.add_argument("model", choices=["miles", "all_in_one"])
     for name, default in (("size", 32), ("patch", 8), ("fps", 8), ("steps", 400), ("clips", 800), ("batch", 64)):
@@ -391,14 +400,12 @@ def measure_rolling(given: argparse.Namespace) -> None:
         torch.manual_seed(0)
         models[how] = create_model("all_in_one", temporal=how, dropout=0.0, drop_path=0.0, contrast_weight=0.0)
     batch = noise("all_in_one", given.clips, seed=0, device=torch.device("cpu"))
-    cpu_seconds: dict[str, list[float]] = {how: [] for how in models}
-    for number in range(given.rounds + 1):
-        for how, model in models.items():
-            begun = time.process_time()
-            model.joint(**model.given(batch)).sum().backward()
-            model.zero_grad()
-            if number:
-                cpu_seconds[how].append(time.process_time() - begun)
+
+    def both_ways(model: Any) -> None:
+        model.joint(**model.given(batch)).sum().backward()
+        model.zero_grad()
+
+    cpu_seconds = in_turns({how: partial(both_ways, model) for how, model in models.items()}, given.rounds)
     for how, model in models.items():
         with FlopCounterMode(display=False) as counter, torch.no_grad(), plain_products():
             model.joint(**model.given(noise("all_in_one", 1, seed=0, device=torch.device("cpu"))))
@@ -409,6 +416,68 @@ def measure_rolling(given: argparse.Namespace) -> None:
             f" ({min(ratios):.2f} to {max(ratios):.2f}); forward {operations:.1f} GFLOP, {operations / 2:.1f} G"
             f" multiplications and additions; the paper says {PAPER_GFLOPS} GFLOPs"
         )
+
+
+def in_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """The CPU seconds of each side in every turn; the first turn is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, run in sides.items():
+            begun = time.process_time()
+            run()
+            if number:
+                seconds[name].append(time.process_time() - begun)
+    return seconds
+
+
+def measure_fusion(given: argparse.Namespace) -> None:
+    import torch
+    from frameloom.fuse.layers import BertEncoder, BertSpec
+    from frameloom.fuse.t2v2t.fusion import FusionLayer, FusionSpec, fuse
+    from plain_steps import plain_products
+    from torch.utils.flop_counter import FlopCounterMode
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    kinds, most = ("bypass", "naive", "unidirectional"), "joint self-attention"
+    layers = {kind: [FusionLayer(FusionSpec(kind=kind)).eval() for _ in range(3)] for kind in kinds}
+    together = BertEncoder(BertSpec(depth=3)).eval()
+
+    def forward(kind: str, text: Any, frames: Any) -> Any:
+        if kind == most:
+            return together(torch.cat([text, frames.flatten(1, 2)], dim=1))[:, : text.shape[1]]
+        masks = {"text_mask": torch.ones(1, 32), "frame_mask": torch.ones(frames.shape[:2])}
+        return fuse(layers[kind], text, frames, **masks)[-1].text
+
+    def both_ways(*what: Any) -> None:
+        forward(*what).sum().backward()
+
+    for num_frames in given.frames:
+        text = torch.randn(1, 32, 768, requires_grad=True)
+        frames = torch.randn(1, num_frames, 196, 768, requires_grad=True)
+        flops, kept = {}, {}
+        for kind in (*kinds, most):
+            with FlopCounterMode(display=False) as counter, plain_products(), torch.no_grad():
+                forward(kind, text, frames)
+            storages: dict[int, int] = {}
+
+            def keep(tensor: Any, storages: dict[int, int] = storages) -> Any:
+                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                forward(kind, text, frames)
+            flops[kind], kept[kind] = counter.get_total_flops() / 1e9, sum(storages.values()) / 1e9
+        seconds = in_turns({kind: partial(both_ways, kind, text, frames) for kind in (*kinds, most)}, given.rounds)
+        print(f"{num_frames} frames, {num_frames * 196} patches and 32 words")
+        for kind in (*kinds, most):
+            faster = statistics.median(a / b for a, b in zip(seconds[most], seconds[kind], strict=True))
+            print(
+                f"  {kind:22} {flops[kind]:8.1f} GFLOP ({flops[most] / flops[kind]:5.2f} times fewer)"
+                f"  {statistics.median(seconds[kind]):6.2f} CPU s ({faster:5.2f} times faster)"
+                f"  {kept[kind]:6.2f} GB kept ({kept[most] / kept[kind]:5.2f} times less)",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -202,10 +202,11 @@ class ModelConfig(Section):
     """Sizes and switches of the model that differ from the recipe's, such as `width`."""
     checkpoint: str | None = None
     """A trained checkpoint's folder. With it nothing is trained."""
-    start: dict[Literal["video", "text"], str] = Field(default_factory=dict)
-    """Weights that the training of a model of pixels begins with, of its own sizes: `video` of a ViT or DeiT of timm
-    (T2V2T and VindLU: a BEiT of transformers; Clover: a Video Swin), `text` of a BERT or DistilBERT of transformers,
-    with the word pieces of `features.text`. Each is a file, a folder, or BACKBONE@TAG of `frameloom weights`."""
+    start: dict[Literal["model", "video", "text"], str] = Field(default_factory=dict)
+    """Weights that the training begins with, of the model's own sizes: `model` is the folder of a trained checkpoint of
+    it, which is tuned further. Of models of pixels also `video` of a ViT or DeiT of timm (T2V2T and VindLU: a BEiT of
+    transformers; Clover: a Video Swin), `text` of a BERT or DistilBERT of transformers, with the word pieces of
+    `features.text`; each is a file, a folder, or BACKBONE@TAG of `frameloom weights`."""
     max_video_tokens: int | None = Field(default=None, ge=1)
     """Video rows read from a clip."""
     max_audio_frames: int | None = Field(default=None, ge=1)

@@ -13,7 +13,7 @@ from ..._vocabulary import ConfigError, FeatureSpec, Modality
 from ...extract import backbone_spec
 from ...extract.backbones import check_tags
 from ...extract.weights import known_file_sha256, local_weights, weights_file, weights_sha256
-from ...train import FrameRecipe, Recipe
+from ...train import FrameRecipe, Recipe, read_checkpoint
 from ..console import count_of
 from .config import Config, ModelConfig
 
@@ -109,7 +109,7 @@ def start_identity(config: Config, base: Path, model: str) -> dict[str, Any]:
         return {}
     if config.model.checkpoint is not None:
         raise ConfigError("model.start: nothing is trained with model.checkpoint: leave one of them out")
-    if not hasattr(model_type(model), "start_from"):
+    if config.model.start.keys() - {"model"} and not hasattr(model_type(model), "start_from"):
         raise ConfigError(f"model.start: {model} begins with no weights of others: a model of pixels does")
     known = {
         side: known_file_sha256(found) if tag is None else weights_sha256(tag[0], backbone_spec(tag[0]).weights, tag[1])
@@ -118,13 +118,25 @@ def start_identity(config: Config, base: Path, model: str) -> dict[str, Any]:
     return {"start": known}
 
 
-def start_files(config: Config, base: Path) -> dict[str, str]:
+def start_files(config: Config, base: Path, text: Mapping[str, Any] | None) -> dict[str, str]:
     """The file of each side. A tag's is fetched where it is not yet here.
 
+    Args:
+        config: of the project.
+        base: its folder.
+        text: the identity of its text feature.
+
     Raises:
-        ConfigError: as `start_identity`, or a file that cannot be fetched.
+        ConfigError: as `start_identity`, a file that cannot be fetched, or a checkpoint that read other words.
         InputError: what was fetched is not what was published.
     """
+    if (folder := config.model.start.get("model")) is not None:
+        read = read_checkpoint(base / Path(folder).expanduser()).provenance.get("features", {}).get("text")
+        if read is not None and text is not None and read["weights"] != text["weights"]:
+            raise ConfigError(
+                f"model.start.model: {folder} was trained on the words {read['weights']}, and features.text has others,"
+                f" {text['weights']}: give the file of the former as features.text.weights"
+            )
     return {
         side: str(found if tag is None else local_weights(tag[0], backbone_spec(tag[0]).weights, tag[1]))
         for side, found, tag in _named(config, base)
@@ -135,6 +147,9 @@ def _named(config: Config, base: Path) -> Iterator[tuple[str, Path, tuple[str, s
     """Each side, the file that it names, or backbone and tag."""
     for side, given in config.model.start.items():
         path = base / Path(given).expanduser()
+        if side == "model":
+            yield side, path / read_checkpoint(path).weights_file, None
+            continue
         backbone, at, tag = given.partition("@")
         if not (path.exists() or at):
             raise ConfigError(f"model.start.{side}: {given} is not there: give a file, a folder, or BACKBONE@TAG")

@@ -317,7 +317,7 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         device=project.config.run.device,
         threads=num_threads(),
         resume=not anew,
-        start=start_files(project.config, project.base),
+        start=start_files(project.config, project.base, resolved.features.identities().get("text")),
     )
     begun = time.monotonic()
     with stage.console.training() as on_event:
@@ -326,6 +326,8 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         f"trained {project.model_name} on {count_of(len(examples), examples.unit)} in"
         f" {readable_seconds(time.monotonic() - begun)}: loss {result['loss']:.3f} after {result['steps']} steps"
     )
+    if (first := project.config.model.start.get("model")) is not None:
+        stage.console.say(f"  it began with {first}; new in it: {', '.join(result['anew']) or 'nothing'}")
     samples = result["steps"] * project.recipe.batch_size
     project.ledger.record_rate(rate_name("train", project.model_name), samples, time.monotonic() - begun)
     checkpoint = CheckpointRef(

@@ -202,7 +202,10 @@ class TrainJob:
 
 
 def train_model(job: TrainJob) -> Mapping[str, Any]:
-    """Train, or go on training, and leave a checkpoint in the job's folder. Returns its digest and the last loss."""
+    """Train, or go on training, and leave a checkpoint in the job's folder.
+
+    Returns its digest, the last loss, the steps, and of a model that began with a trained one the parts that were new.
+    """
     import torch
 
     from ...extract.weights import read_state_dict
@@ -213,8 +216,10 @@ def train_model(job: TrainJob) -> Mapping[str, Any]:
     _set_threads(job.threads)
     torch.manual_seed(job.recipe.seed)
     model: Any = create_model(job.model, **job.model_config)
-    if job.start:
-        model.start_from(**{side: read_state_dict(Path(path)) for side, path in job.start.items()})
+    begun = {side: read_state_dict(Path(path)) for side, path in job.start.items()}
+    anew = model.continue_from(begun.pop("model")) if "model" in begun else []
+    if begun:
+        model.start_from(**begun)
     recipe, examples = job.recipe, Path(job.examples)
     data = training_data(
         examples,
@@ -239,7 +244,7 @@ def train_model(job: TrainJob) -> Mapping[str, Any]:
             {name: getattr(progress, name) for name in ("epoch", "epochs", "step", "steps", "loss", "seconds_left")}
         ),
     )
-    return {"digest": result.digest, "loss": result.loss, "steps": result.steps}
+    return {"digest": result.digest, "loss": result.loss, "steps": result.steps, "anew": anew}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

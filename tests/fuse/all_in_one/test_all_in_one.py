@@ -281,6 +281,44 @@ class TestOfficial:
             all_in_one().from_official(weights, {**OFFICIAL, **changes})
 
 
+class TestFineTuning:
+    def test_what_both_have_is_taken_and_the_rest_is_named(self) -> None:
+        trained = all_in_one(max_words=16, num_frames=2)
+        trained.num_steps += 7
+        model = all_in_one(max_words=12, num_frames=3, num_answers=5, rank_head=True, mlm_weight=0.0)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        assert model.continue_from(trained.state_dict()) == ["rank_output", "vqa_classifier"]
+        own, theirs = model.state_dict(), trained.state_dict()
+        tables = ("text_embeddings.position_embeddings.weight", "transformer.temporal_embed")
+        shared = own.keys() & theirs.keys() - {*tables, "num_steps"}
+        assert all(torch.equal(own[name], theirs[name]) for name in shared)
+        assert int(model.num_steps) == 0
+        assert torch.equal(own[tables[0]], theirs[tables[0]][:12])
+        assert torch.equal(own[tables[1]][:, :2], theirs[tables[1]])
+        assert torch.equal(own[tables[1]][:, 2:], before[tables[1]][:, 2:])
+        # As published, the head that ranks begins as the matching head that was trained.
+        assert torch.equal(own["rank_output.weight"], theirs["itm_score.fc.weight"][1:])
+        answers = [name for name in own if name.startswith("vqa_classifier.")]
+        assert all(torch.equal(own[name], before[name]) for name in answers)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"depth": 3}, r"they have besides transformer.blocks.2.attn.proj.bias, .* \(12 in all\)"),
+            ({"depth": 1}, r"they lack transformer.blocks.1.attn.proj.bias, .* \(12 in all\)"),
+            ({"vocab_size": 130}, r"mlm_score.bias is \(120,\) here and \(130,\)"),
+        ],
+    )
+    def test_weights_of_another_model_are_refused_and_change_nothing(self, options, message) -> None:
+        model = all_in_one()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(InputError, match=message):
+            model.continue_from(all_in_one(**options).state_dict())
+        with pytest.raises(InputError, match="they share no part"):
+            model.continue_from({"conv1.weight": torch.zeros(2)})
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_starting_weights_of_timm_and_transformers(batch) -> None:
     timm, transformers = pytest.importorskip("timm"), pytest.importorskip("transformers")
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 7}

@@ -289,6 +289,14 @@ class TestStartingWeights:
         theirs = text.distilbert.eval()(ids, attention_mask=mask).last_hidden_state[:, 0]
         torch.testing.assert_close(model.eval().text_model(ids, mask)[:, 0], theirs, atol=1e-5, rtol=1e-5)
 
+    def test_of_a_frozen_in_time_the_video_encoder_is_the_snapshot_too(self) -> None:
+        trained, model = miles(target="none"), miles()
+        assert model.continue_from(trained.state_dict()) == ["snapshot"]
+        own = model.state_dict()
+        for name, value in trained.video_model.state_dict().items():
+            assert torch.equal(own[f"video_model.{name}"], value)
+            assert torch.equal(own[f"snapshot.{name}"], value)
+
     def test_of_another_size_or_kind(self) -> None:
         with pytest.raises(InputError, match=r"pos_embed is \(1, 17, 24\) here and \(1, 5, 24\) in a ViT of timm"):
             initialised_from(miles(), video={"pos_embed": torch.zeros(1, 5, 24)})

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from frameloom import ConfigError, InputError
-from frameloom.train import read_checkpoint
+from frameloom.train import load_checkpoint, read_checkpoint
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.experiments import evaluate_task
 from frameloom.workflows.project import Project, question_texts
@@ -126,6 +127,31 @@ def test_options_are_learned_from_with_another_recipe_and_nothing_is_extracted(p
     found = evaluate_task(Project.open(project), split="train")
     assert (found.task, found.num_asked, found.num_unknown) == ("multiple_choice", 6, 0)
     assert found.figures["model"].keys() == {"accuracy"}
+
+
+def test_a_training_begins_with_a_trained_model(project: Path) -> None:
+    """A checkpoint of the same words: what it has is taken, the new head is named; of other words it is refused."""
+    source = trained(Project.open(project)).folder
+    still = {"epochs": 1, "learning_rate": 1e-12, "warmup_steps": 0, "weight_decay": 0.0, "max_words": 24}
+    path = configure(project, "all_in_one_choice_tiny", **still)
+    without = Project.open(project).resolve().model_key
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["model"]["start"] = {"model": str(source.relative_to(project))}
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert Project.open(project).resolve().model_key != without
+    done = CliRunner().invoke(app, ["sync", "-c", str(path)])
+    assert done.exit_code == 0, done.output
+    assert f"it began with {config['model']['start']['model']}; new in it: mc_vqa_classifier" in done.output
+    weights = [load_checkpoint(one)[0].state_dict() for one in (source, trained(Project.open(project)).folder)]
+    name = "transformer.blocks.0.attn.qkv.weight"
+    torch.testing.assert_close(weights[1][name], weights[0][name], atol=1e-6, rtol=0)
+
+    pieces = next((project / ".frameloom/models").glob("word_pieces-*.txt")).read_text(encoding="utf-8").splitlines()
+    (project / "words.txt").write_text("\n".join([*pieces[:-2], pieces[-1], pieces[-2]]) + "\n", encoding="utf-8")
+    config["features"]["text"]["weights"] = "words.txt"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"model.start.model: .* was trained on the words .* give the file"):
+        run_sync(project)
 
 
 def test_captions_are_written_and_judged(project: Path) -> None:
