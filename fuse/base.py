@@ -442,15 +442,19 @@ def start_trained(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     """
     own = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
     parts, given_parts = ({name.split(".")[0] for name in names} for names in (own, weights))
-    wanted = {name for name in own if name.split(".")[0] in given_parts}
-    given = {name for name, value in weights.items() if value.is_floating_point() and name.split(".")[0] in parts}
-    lacking = {name for name in wanted - given if not name.endswith("mask_token")}
-    if not given or lacking or given - wanted:
-        said = ((lacking, "lack"), (given - wanted, "have besides"))
-        listed = (f"{verb} {', '.join(sorted(names)[:3])} ({len(names)} in all)" for names, verb in said if names)
+    wanted, given = (
+        {name for name in names if name.split(".")[0] in parts & given_parts} for names in (own, weights.keys())
+    )
+    given -= {name for name in given if not weights[name].is_floating_point()}
+    problems = (("lack", wanted - given), ("have besides", given - wanted))
+    listed = []
+    for verb, names in problems:
+        if shown := sorted(name for name in names if not name.endswith("mask_token")):  # only some trainings mask
+            listed.append(f"{verb} {', '.join(shown[:3])} ({len(shown)} in all)")
+    if listed or not given:
         raise InputError(f"the weights to begin with are of another model: they {'; '.join(listed) or 'share no part'}")
     taken = {}
-    for name in given:
+    for name in given & wanted:
         value, mine = weights[name], own[name]
         if _IS_POSITIONS.search(name) and value.dim() == mine.dim() and value.shape[-1] == mine.shape[-1]:
             both = min(value.shape[-2], mine.shape[-2])

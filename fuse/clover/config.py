@@ -79,6 +79,9 @@ class CloverConfig(PixelConfig):
     """Answers to choose from, of "open_answer" and "fill_blank"."""
     answer_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Before the head of answers."""
+    projections: bool = False
+    """Whether a model of answers has the projections of retrieval, too: its clips are embedded by them. They are not
+    trained, and mean something where the training began with a model that had them."""
     match_head: bool = False
     """Whether the weights hold a head of matches, which the authors' code for the blank builds and never applies."""
     temperature: PositiveFloat = 0.05
@@ -150,8 +153,13 @@ class CloverConfig(PixelConfig):
 
     @property
     def compares_pairs(self) -> bool:
-        """Whether it has the two projections into the space of retrieval."""
+        """Whether it is trained to compare videos and texts by their projections."""
         return self.task in _TO_COMPARE_PAIRS
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it has the two projections."""
+        return self.compares_pairs or self.projections
 
     def text_spec(self) -> BertSpec:
         """The shape of the text encoder."""

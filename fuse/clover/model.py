@@ -128,7 +128,8 @@ class Clover(PixelModel):
     config_type: ClassVar[type[ModelConfig]] = CloverConfig
     paper: ClassVar[str] = "Huang et al., Clover, CVPR 2023 (arXiv 2207.07885)"
     scores: ClassVar[bool] = True
-    extra_inputs: ClassVar[tuple[str, ...]] = ("tags", "answer")
+    extra_inputs: ClassVar[tuple[str, ...]] = ("tags", "answer", "options")
+    head_names: ClassVar[tuple[str, ...]] = ("qa_head.",)
     config: CloverConfig
     start_from = initialised_from
 
@@ -162,8 +163,9 @@ class Clover(PixelModel):
             text_cls=config.text_cls,
         )
         width = config.text_width
-        if config.compares_pairs:
+        if config.embeds:
             self.ssl_head = ProjectionHeads(self.backbone.dim, width, hidden=config.video_hidden, dim=self.dim)
+            self.ssl_head.requires_grad_(requires_grad=config.compares_pairs)
         if config.task == "retrieval":
             self.multimodal_backbone.requires_grad_(requires_grad=False)
         elif config.task == "pretraining":
@@ -210,10 +212,10 @@ class Clover(PixelModel):
         Raises:
             ConfigError: a model of answers, which has no projections.
         """
-        if not self.config.compares_pairs:
+        if not self.config.embeds:
             raise ConfigError(
                 f"Clover for {self.config.task} has no embeddings of its own to search with; use task='retrieval' or "
-                "'pretraining'"
+                "'pretraining', or projections=True"
             )
         if modality == "video":
             return self.project_video(self.grids(tokens)[0])
@@ -230,11 +232,10 @@ class Clover(PixelModel):
 
         Samples that lack the video or the text, or an answer, take no part.
         """
-        extra = {name: batch.get(name) for name in self.extra_inputs}
-        batch = {name: tokens for name, tokens in batch.items() if name not in extra}
         if not self.config.compares_pairs:
-            return self._answer_loss(batch, extra["answer"])
-        given = self.given(batch)
+            return self._answer_loss(batch)
+        extra = {name: batch.get(name) for name in self.extra_inputs}
+        given = self.given({name: tokens for name, tokens in batch.items() if name not in extra})
         if self.config.task == "pretraining" and len(given) == len(self.modalities):
             return self.pretraining_loss(given, self.drawn_masks(given, extra["tags"]))
         vectors = {name: self.embed(name, tokens) for name, tokens in given.items()}
@@ -394,23 +395,22 @@ class Clover(PixelModel):
         scores = self.answers(text=Tokens(*(part.flatten(0, 1) for part in options)), video=video)
         return scores.masked_fill(~options.mask.bool().any(dim=2), -torch.inf)
 
-    def _answer_loss(
-        self, batch: Mapping[str, Tokens | None], answer: Tokens | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _answer_loss(self, batch: Mapping[str, Tokens | None]) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross entropy of the right answer, over the samples that have a video, a text and an answer."""
-        text, video = batch.get("text"), batch.get("video")
-        if answer is None or text is None or video is None:
+        options, video, answer = (batch.get(name) for name in ("options", "video", "answer"))
+        words = options or batch.get("text")
+        if answer is None or words is None or video is None:
             raise InputError(
-                f'Clover for {self.config.task} is trained on "text", "video" and "answer"; one is missing'
+                f'Clover for {self.config.task} is trained on "text" or "options", "video" and "answer"; one is missing'
             )
-        scores = self.answers(text=text, video=video)
-        texts = text.mask.bool().any(dim=1).view(len(scores), -1).all(dim=1)
-        rows = texts & video.mask.bool().any(dim=1) & answer.mask.bool()[:, 0]
-        labels = answer.values[:, 0]
+        scores = self.question_scores({name: one for name, one in batch.items() if one is not None})
+        labels, has_words = answer.values[:, 0], words.mask.bool().any(dim=-1).view(len(scores), -1)
+        rows = has_words.gather(1, labels.clamp(0, has_words.shape[1] - 1)[:, None])[:, 0]
+        rows &= video.mask.bool().any(dim=1) & answer.mask.bool()[:, 0]
         if bool(((labels < 0) | (labels >= scores.shape[1]))[rows].any()):
             raise InputError(f"an answer is not from 0 to {scores.shape[1] - 1}; set its mask to 0 where it is unknown")
         if not rows.any():
-            return zero_of([scores]), {}
+            return zero_of([scores.masked_fill(scores.isinf(), 0.0)]), {}
         term = functional.cross_entropy(scores[rows].float(), labels[rows])
         return term, {"answer": term.detach()}
 

@@ -1,4 +1,4 @@
-"""Clover: pre-training, fine-tuning for retrieval, and a tiny one of ours for a CPU.
+"""Clover: pre-training, fine-tuning for retrieval, answers, choices and blanks, and tiny ones of ours for a CPU.
 
 Source: Clover (arXiv 2207.07885), section 4.1, and the authors' configurations (LeeYN-43/Clover@fa05f2e,
 configs/exp_local). Counts of word pieces include [CLS] and [SEP].
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import FrameRecipe, Recipe
+from .base import FrameRecipe, Recipe, Task
 
 
 def _frames(num_frames: int = 8, *, test_frames: int | None = None, flip: float = 0.0) -> FrameRecipe:
@@ -49,6 +49,79 @@ def _retrieval(data: str, *, frames: FrameRecipe, max_words: int, **differences:
     )
 
 
+_ASKED: dict[str, Task] = {
+    "open_answer": "open_answer",
+    "fill_blank": "open_answer",  # a question with [MASK] in it
+    "multiple_choice": "multiple_choice",
+}
+
+
+def _answers(
+    name: str,
+    *,
+    task: str,
+    max_words: int,
+    epochs: int,
+    warmup_epochs: float,
+    batch_size: int = 128,
+    learning_rate: float = 1.2e-5,
+    **model_options: Any,
+) -> Recipe:
+    """Section 4.1: answers read off the joint encoder, by a head that learns ten times as fast."""
+    return _clover(
+        f"clover_{name}",
+        task=_ASKED[task],
+        frames=_frames(),
+        model_options={"task": task, "projections": True, "max_words": max_words, **model_options},
+        max_words=max_words,
+        epochs=epochs,
+        warmup_epochs=warmup_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=0.01,
+        clip_gradient=50.0,
+        head_rate=10.0,
+    )
+
+
+_TINY: dict[str, Any] = {
+    "num_frames": 4,
+    "patch_size": 8,
+    "swin_width": 64,
+    "swin_depths": (2, 2),
+    "swin_heads": (2, 4),
+    "window": (2, 4, 4),
+    "drop_path": 0.0,
+    "text_width": 128,
+    "text_depth": 2,
+    "text_heads": 4,
+    "text_hidden": 256,
+    "max_positions": 96,
+    "fusion_depth": 2,
+    "projection_dim": 128,
+    "video_hidden": 256,
+}
+
+
+def _tiny(name: str, *, max_words: int = 24, **model_options: Any) -> Recipe:
+    """Ours, for hundreds of short clips. They are not mirrored, since captions may say left and right."""
+    return _clover(
+        name,
+        task=_ASKED.get(model_options.get("task", ""), "retrieval"),
+        frames=FrameRecipe(num_frames=4, rule="clover", size=64, min_area=0.8, flip=0.0),
+        model_options={**_TINY, **model_options},
+        max_words=max_words,
+        epochs=10,
+        min_steps=300,
+        batch_size=32,
+        learning_rate=5e-4,
+        weight_decay=0.05,
+        warmup_steps=30,
+        clip_gradient=1.0,
+        checkpoint_steps=50,
+    )
+
+
 RECIPES = (
     _clover(
         "clover",
@@ -72,39 +145,50 @@ RECIPES = (
     ),
     _retrieval("didemo", frames=_frames(test_frames=32), max_words=64, epochs=50, warmup_epochs=5.0, batch_size=256),
     _retrieval("lsmdc", frames=_frames(test_frames=32), max_words=40, epochs=50, warmup_epochs=5.0, batch_size=128),
-    # Ours, for hundreds of short clips and a CPU. Clips are not mirrored, since captions may say left and right.
-    _clover(
-        "clover_tiny",
-        frames=FrameRecipe(num_frames=4, rule="clover", size=64, min_area=0.8, flip=0.0),
-        model_options={
-            "num_frames": 4,
-            "patch_size": 8,
-            "swin_width": 64,
-            "swin_depths": (2, 2),
-            "swin_heads": (2, 4),
-            "window": (2, 4, 4),
-            "drop_path": 0.0,
-            "text_width": 128,
-            "text_depth": 2,
-            "text_heads": 4,
-            "text_hidden": 256,
-            "max_positions": 96,
-            "fusion_depth": 2,
-            "projection_dim": 128,
-            "video_hidden": 256,
-            "fused_hidden": 256,
-            "word_masking": "random",
-            "masked_cells": 3,
-            "min_block": 1,
-        },
-        max_words=24,
-        epochs=10,
-        min_steps=300,
-        batch_size=32,
-        learning_rate=5e-4,
-        weight_decay=0.05,
-        warmup_steps=30,
-        clip_gradient=1.0,
-        checkpoint_steps=50,
+    # The five captions of MSR-VTT's choices are compared by vectors: `clover_msrvtt`, in batches of 16.
+    _answers(
+        "msrvtt_qa", task="open_answer", max_words=40, epochs=20, warmup_epochs=2.0, batch_size=256, num_answers=1500
     ),
+    _answers("tgif_frame", task="open_answer", max_words=40, epochs=20, warmup_epochs=2.0, num_answers=1540),
+    _answers(
+        "msvd_qa",
+        task="open_answer",
+        max_words=40,
+        epochs=40,
+        warmup_epochs=4.0,
+        num_answers=1000,
+        answer_dropout=0.5,
+    ),
+    _answers(
+        "tgif_action",
+        task="multiple_choice",
+        max_words=100,
+        epochs=100,
+        warmup_epochs=10.0,
+        learning_rate=5e-6,
+        answer_dropout=0.5,
+    ),
+    _answers(
+        "tgif_transition",
+        task="multiple_choice",
+        max_words=100,
+        epochs=50,
+        warmup_epochs=5.0,
+        learning_rate=5e-6,
+        answer_dropout=0.5,
+    ),
+    _answers("lsmdc_choice", task="multiple_choice", max_words=256, epochs=20, warmup_epochs=2.0, answer_dropout=0.5),
+    _answers(
+        "lsmdc_blank",
+        task="fill_blank",
+        max_words=200,
+        epochs=20,
+        warmup_epochs=2.0,
+        num_answers=908,
+        answer_dropout=0.5,
+    ),
+    _tiny("clover_tiny", fused_hidden=256, word_masking="random", masked_cells=3, min_block=1),
+    # Fine-tunings of it (`model.start`), or begun anew.
+    _tiny("clover_qa_tiny", max_words=16, task="open_answer", projections=True, num_answers=64),
+    _tiny("clover_choice_tiny", max_words=40, task="multiple_choice", projections=True),
 )

@@ -194,6 +194,30 @@ class TestAnswers:
         with pytest.raises(InputError, match="an answer is not from 0 to 4"):
             model.loss({**PAIR, "answer": Tokens(labels, torch.ones(3, 1))})
 
+    def test_questions_may_have_different_numbers_of_options(self) -> None:
+        model, video = model_of(task="multiple_choice"), clips(2)
+        flat = texts([101, 5, 102], [101, 6, 102], [101, 7, 8, 102], [101, 9, 102], [101, 4, 102], [])
+        options = Tokens(*(part.view(2, 3, -1) for part in flat))
+        labels = torch.tensor([[2], [1]])
+        loss, _ = model.loss({"options": options, "video": video, "answer": Tokens(labels, labels >= 0)})
+        scores = model.question_scores({"options": options, "video": video})
+        assert scores.isinf().tolist() == [[False, False, False], [False, False, True]]
+        torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(scores, labels[:, 0]))
+        # A right option without a word is no answer.
+        nothing, terms = model.loss(
+            {"options": options, "video": video, "answer": Tokens(torch.full((2, 1), 2), torch.tensor([[0], [1]]))}
+        )
+        assert (nothing.item(), terms) == (0.0, {})
+
+    def test_with_projections_a_model_of_answers_embeds_and_does_not_train_them(self) -> None:
+        model = model_of(task="open_answer", projections=True)
+        assert not any(weight.requires_grad for weight in model.ssl_head.parameters())
+        pretrained = model_of(task="pretraining")
+        assert model.continue_from(pretrained.state_dict()) == ["qa_head"]
+        torch.testing.assert_close(model.encode(video=PAIR["video"]), pretrained.eval().encode(video=PAIR["video"]))
+        again = model_of().from_official(model.to_official())
+        torch.testing.assert_close(again.encode(text=PAIR["text"]), model.encode(text=PAIR["text"]))
+
     def test_every_trained_weight_of_answers_is_reached(self) -> None:
         for task in ("open_answer", "multiple_choice"):
             model = model_of(task=task).train()

@@ -32,14 +32,30 @@ TINY: dict[str, Any] = {
 SMALL = {"patch_size": 8, "width": 24, "depth": 1, "heads": 2}
 
 
-def configure(folder: Path, recipe: str, *, questions: bool = True, **overrides: Any) -> Path:
+CLOVER: dict[str, Any] = {
+    "patch_size": 4,
+    "num_frames": 2,
+    "swin_width": 12,
+    "swin_heads": (2, 2),
+    "window": (2, 3, 3),
+    "text_width": 16,
+    "text_heads": 2,
+    "text_hidden": 32,
+    "projection_dim": 20,
+    "video_hidden": 24,
+}
+
+
+def configure(
+    folder: Path, recipe: str, *, questions: bool = True, model: dict[str, Any] | None = None, **overrides: Any
+) -> Path:
     config: dict[str, Any] = {
         "collection": {"videos": "videos", "captions": "captions.jsonl"},
         "features": {
             "video": {"backbone": "pixels", "options": {"size": 40, "rate_hz": 4, "frames": "jpeg"}},
             "text": {"backbone": "wordpiece", "options": {"vocabulary": 256}},
         },
-        "model": {"name": "all_in_one", "config": SMALL},
+        "model": model or {"config": SMALL},
         "training": {"recipe": recipe, "overrides": {**TINY, **overrides}},
         "store": {"format": "webdataset", "combinations": ["video"]},
         "run": {"workers": 0, "batch_videos": 3},
@@ -152,6 +168,29 @@ def test_a_training_begins_with_a_trained_model(project: Path) -> None:
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"model.start.model: .* was trained on the words .* give the file"):
         run_sync(project)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "task", "asked"),
+    [
+        ("clover_qa_tiny", "open_answer", 7),
+        ("clover_choice_tiny", "multiple_choice", 6),
+        ("clover_qa_tiny", "fill_blank", 7),
+    ],
+)
+def test_clover_answers_too_and_nothing_is_extracted(
+    project: Path, decodes, recipe: str, task: str, asked: int
+) -> None:
+    if task == "fill_blank":
+        rows = [row | {"question": "it is [MASK] all over"} for row in rows_of(project)]
+        write_questions(project, [row for row in rows if "options" not in row])
+    configure(project, recipe, model={"config": {**CLOVER, "task": task}}, max_words=24)
+    report = run_sync(project)
+    assert (report.exit_code, report.done["extracted"], report.done["trained"]) == (0, 0, 1)
+    assert (decodes, report.done["embedded"]) == ([], 8)
+    found = evaluate_task(Project.open(project), split="train")
+    assert (found.num_asked, found.num_unknown) == (asked, 1 if "qa" in recipe else 0)
+    assert set(found.figures) == {"model", "model, black frames", "question alone", "majority"}
 
 
 def test_captions_are_written_and_judged(project: Path) -> None:
