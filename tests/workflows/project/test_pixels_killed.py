@@ -64,7 +64,7 @@ def killed_in_mid_epoch(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("model", ["test_miles", "test_all_in_one"])
+@pytest.mark.parametrize("model", ["test_miles", "test_all_in_one", "test_clover", "test_t2v2t"])
 def test_a_killed_training_goes_on_with_the_same_curve(extracted: Path, tmp_path: Path, model: str) -> None:
     whole, killed = (Path(shutil.copytree(extracted, tmp_path / name)) for name in ("whole", "killed"))
     for folder in (whole, killed):
