@@ -89,7 +89,7 @@ def _meteor(caption: Words, reference: Words) -> float:
 
 
 def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Float[np.ndarray, " C"]:
-    """CIDEr-D of each caption: about 0 to 10, the mean being what is published. Words are weighed by all references.
+    """CIDEr-D of each caption: 0 to 10; papers print a hundred times the mean. Words are weighed by all references.
 
     Raises:
         InputError: see `bleu4`; a single caption, for which no word says more than another.

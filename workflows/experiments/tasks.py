@@ -39,7 +39,8 @@ class TaskEvaluation(Settings):
     left_out: Mapping[str, int] = {}
     """What could not be asked, by the reason."""
     figures: Mapping[str, Mapping[str, float]]
-    """Who answers ("model", "majority", ...) to figures by name: accuracy in percent; BLEU-4, METEOR, CIDEr."""
+    """Who answers ("model", "majority", ...) to figures by name: accuracy in percent; BLEU-4, METEOR, CIDEr, a hundred
+    times each, as papers print them."""
     intervals: Mapping[str, Mapping[str, Interval]]
     """The same, 95 % of each; a figure of all captions together has none."""
     differences: Mapping[str, Mapping[str, Interval]]
@@ -158,7 +159,7 @@ def _captions(project: Project, split: str) -> TaskEvaluation:
         means = [float(meteor([each] * len(tried), [[one] for one in tried]).mean()) for each in tried]
         written["majority"] = [tried[int(np.argmax(means))]] * len(clips)
     figures: dict[str, dict[str, NDArray[np.float64]]] = {
-        who: {"METEOR": 100 * meteor(each, references), "CIDEr": 10 * cider(each, references)}
+        who: {"METEOR": 100 * meteor(each, references), "CIDEr": 100 * cider(each, references)}
         for who, each in written.items()
     }
     found = _spread(figures, [one.clip.video for one in clips])

@@ -12,6 +12,7 @@ import torch
 import yaml
 from frameloom import ConfigError, InputError
 from frameloom.train import load_checkpoint, read_checkpoint
+from frameloom.train.evaluate import cider
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.experiments import evaluate_task
 from frameloom.workflows.project import Project, question_texts
@@ -199,6 +200,13 @@ def test_captions_are_written_and_judged(project: Path) -> None:
     found = evaluate_task(Project.open(project))
     assert set(found.figures["model"]) == {"BLEU-4", "METEOR", "CIDEr"}
     assert set(found.figures) == {"model", "model, black frames", "majority"}
+    # As papers print it: a hundred times CIDEr-D, of one training caption for all clips.
+    rows = map(json.loads, (project / "captions.jsonl").read_text(encoding="utf-8").splitlines())
+    references = [row["captions"] for row in rows if row["split"] == "train"]
+    possible = {100 * cider([one] * len(references), references).mean() for several in references for one in several}
+    figure = evaluate_task(Project.open(project), split="train").figures["majority"]["CIDEr"]
+    assert figure > 0
+    assert any(figure == pytest.approx(one) for one in possible)
     configure(project, "all_in_one_tiny", questions=False)
     retrieval = Project.open(project)
     with pytest.raises(ConfigError, match="is for retrieval"):
