@@ -113,7 +113,7 @@ class FusionModel(nn.Module):
     """Whether a batch holds pictures and token ids (`given_pixels`), and not rows of features."""
 
     head_names: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of the names of weights of heads that a downstream task adds (`Recipe.head_rate`)."""
+    """Beginnings of the names of weights of heads that a task adds or leaves out (`Recipe.head_rate`)."""
     extra_inputs: ClassVar[tuple[str, ...]] = ()
     """What `loss` reads of a batch besides its modalities, where it is there: tags of words, answers."""
 
@@ -160,8 +160,8 @@ class FusionModel(nn.Module):
         return tokens
 
     def continue_from(self, weights: Mapping[str, Tensor]) -> list[str]:
-        """Begin with a trained model of the same kind; see `start_trained`."""
-        return start_trained(self, weights)
+        """Begin with a trained model of the same class; see `start_trained`."""
+        return start_trained(self, weights, heads=self.head_names)
 
     def question_scores(self, batch: Mapping[str, Tokens]) -> Float[Tensor, "B A"]:  # noqa: ARG002
         """Scores of the answers to questions about clips; higher is better.
@@ -423,48 +423,66 @@ def start_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: st
     return known
 
 
-def start_trained(model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """Begin with a trained model of the same kind, as a fine-tuning does.
+def start_trained(model: nn.Module, weights: Mapping[str, Tensor], *, heads: Sequence[str] = ()) -> list[str]:
+    """Begin with a trained model of the same parts, as a fine-tuning does.
 
-    Counters begin at 0. Of positions of words and frames those are taken that both have.
+    Counters begin at 0. Of another number of words or frames those positions are taken that both have; tokens in the
+    place of masked patches, which only some trainings have, may be missing on either side.
 
     Args:
         model: what begins with it.
-        weights: the trained model's, under the same names. Parts that the model does not have, such as a head, are left
-            out.
+        weights: the trained model's, under the same names. Parts that the model does not have are left out.
+        heads: beginnings of names within a part that some tasks lack, or have in another form.
 
     Returns:
-        The parts that the trained model lacks; they stay as they are, and so do tokens in the place of masked patches.
+        The parts and heads that the trained model lacks, or has in another form; they stay as they are.
 
     Raises:
         InputError: weights of a part that are missing or too many, as of another depth, or of another shape. The model
             is left as it was.
     """
-    own = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
-    parts, given_parts = ({name.split(".")[0] for name in names} for names in (own, weights))
-    wanted, given = (
-        {name for name in names if name.split(".")[0] in parts & given_parts} for names in (own, weights.keys())
-    )
-    given -= {name for name in given if not weights[name].is_floating_point()}
-    problems = (("lack", wanted - given), ("have besides", given - wanted))
-    listed = []
-    for verb, names in problems:
-        if shown := sorted(name for name in names if not name.endswith("mask_token")):  # only some trainings mask
-            listed.append(f"{verb} {', '.join(shown[:3])} ({len(shown)} in all)")
-    if listed or not given:
-        raise InputError(f"the weights to begin with are of another model: they {'; '.join(listed) or 'share no part'}")
-    taken = {}
-    for name in given & wanted:
-        value, mine = weights[name], own[name]
-        if _IS_POSITIONS.search(name) and value.dim() == mine.dim() and value.shape[-1] == mine.shape[-1]:
-            both = min(value.shape[-2], mine.shape[-2])
-            value = torch.cat([value[..., :both, :], mine[..., both:, :].to(value)], dim=-2)
-        taken[name] = value
+
+    def in_parts(named: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, value in named.items():
+            if value.is_floating_point():
+                part = next((head for head in heads if name.startswith(head)), name.split(".")[0])
+                parts.setdefault(part, {})[name] = value
+        return parts
+
+    trained, taken, new, problems = in_parts(weights), dict[str, Tensor](), [], []
+    for part, own in in_parts(model.state_dict()).items():
+        given = trained.get(part, {})
+        shapes = [{name: value.shape for name, value in each.items()} for each in (own, given)]
+        if not given or (part in heads and shapes[0] != shapes[1]):
+            new.append(part.removesuffix("."))
+            continue
+        for verb, names in (("lack", own.keys() - given.keys()), ("have besides", given.keys() - own.keys())):
+            if shown := sorted(name for name in names if not name.endswith("mask_token")):
+                problems.append(f"{verb} {', '.join(shown[:3])} ({len(shown)} in all)")
+        taken |= {name: _fitted(name, given[name], own[name]) for name in own.keys() & given.keys()}
+    if problems or not taken:
+        raise InputError(
+            f"the weights to begin with are of another model: they {'; '.join(problems) or 'share no part'}"
+        )
     start_weights(model, taken, source="the weights to begin with")
-    return sorted(parts - given_parts)
+    return sorted(new)
 
 
-_IS_POSITIONS = re.compile(r"(temporal_embed|position_embeddings\.weight)$")
+_OF_PLACES = re.compile(
+    r"(temporal_embed|temporal_position_embeddings|tempor_pos|\w_pos_embed|position_embeddings\.weight)$"
+)
+"""Tables with a row for each word, frame or time of a clip; not those of the patches of a picture."""
+
+
+def _fitted(name: str, given: Tensor, own: Tensor) -> Tensor:
+    """A table of positions with as many as the model has: those that both have, then the model's."""
+    apart = [axis for axis, (one, other) in enumerate(zip(given.shape, own.shape, strict=False)) if one != other]
+    if given.dim() != own.dim() or len(apart) != 1 or not _OF_PLACES.search(name):
+        return given
+    both = min(given.shape[apart[0]], own.shape[apart[0]])
+    rest = own.narrow(apart[0], both, own.shape[apart[0]] - both)
+    return torch.cat([given.narrow(apart[0], 0, both), rest.to(given)], dim=apart[0])
 
 
 def renamed_config(official: Mapping[str, Any], names: Mapping[str, str], *, where: str) -> dict[str, Any]:

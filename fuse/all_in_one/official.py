@@ -166,7 +166,8 @@ def initialised_from(
 
 def continued_from(model: AllInOne, weights: Mapping[str, Tensor]) -> list[str]:
     """See `start_trained`; a head that ranks texts, where it is new, begins as the matching head that was trained."""
-    lacking = start_trained(model, weights)
+    named = {re.sub(r"^(itm|vtm)_score\.", f"{model.matching_name}.", name): value for name, value in weights.items()}
+    lacking = start_trained(model, named, heads=model.head_names)
     if "rank_output" in lacking:
         model.begin_ranking()
     return lacking

@@ -210,7 +210,7 @@ class Clover(PixelModel):
         """V_e or T_e, not normalised.
 
         Raises:
-            ConfigError: a model of answers, which has no projections.
+            ConfigError: a model of answers without projections.
         """
         if not self.config.embeds:
             raise ConfigError(
@@ -378,8 +378,9 @@ class Clover(PixelModel):
         fused = self.fused(grid, self.text_states(words), words.mask)
         if task == "fill_blank":
             blank = (words.values == MASK_ID) & words.mask.bool()
-            if not bool(blank.any(dim=1).all()):
-                missing = int((~blank.any(dim=1)).nonzero()[0])
+            lacking = words.mask.bool().any(dim=1) & ~blank.any(dim=1)
+            if bool(lacking.any()):
+                missing = int(lacking.nonzero()[0])
                 raise InputError(f"text {missing} of the batch (counted from 0) has no [MASK] to fill in")
             read = fused.text[torch.arange(len(blank), device=blank.device), blank.int().argmax(dim=1)]
         else:

@@ -128,6 +128,7 @@ class JointModel(PixelModel):
     config_type: ClassVar[type[ModelConfig]] = T2V2TConfig
     paper: ClassVar[str] = "Kim et al., T2V2T; Cheng et al., VindLU, CVPR 2023 (arXiv 2212.05051)"
     config: T2V2TConfig
+    head_names: ClassVar[tuple[str, ...]] = ("text_encoder.cls.",)
     start_from = initialised_from
 
     def __init__(self, config: T2V2TConfig) -> None:

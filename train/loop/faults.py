@@ -19,7 +19,7 @@ def attribute_to_sample(dataset: TrainingData, loader: Positioned, *, model: Fus
     """Raise an InputError of the block again with the names of the samples at fault, and their numbers in the data.
 
     A batch says at which position something is wrong at best, and when it cannot even be put together, not so much. So
-    each sample is read and embedded alone, which costs nothing until something is wrong. The model takes no step.
+    each sample is read and computed alone, which costs nothing until something is wrong. The model takes no step.
     """
     try:
         yield
@@ -40,7 +40,8 @@ def _fault_of(dataset: TrainingData, index: int, *, model: FusionModel) -> str:
         batch = getattr(dataset, "collate", collate)([dataset[index]])
         with torch.no_grad():
             moved = {name: type(tokens)(*(part.to(device) for part in tokens)) for name, tokens in batch.items()}
-            model.eval().embeddings(moved)
+            # What a task asks besides is checked by its loss alone.
+            (model.eval().loss if moved.keys() - {*model.modalities} else model.eval().embeddings)(moved)
     except InputError as problem:
         return str(problem)
     finally:

@@ -61,7 +61,7 @@ def _tiny_task(
     name: str, *, task: Task, max_words: int, model_options: Mapping[str, Any], **differences: Any
 ) -> Recipe:
     """A tiny All-in-one that learns one task alone. With so few clips and steps dropping helps nothing."""
-    off = dict.fromkeys(("mlm_weight", "vtm_weight", "contrast_weight", "dropout", "drop_path"), 0.0)
+    off: dict[str, Any] = dict.fromkeys(("mlm_weight", "vtm_weight", "contrast_weight", "dropout", "drop_path"), 0.0)
     tiny = _tiny("all_in_one", **_ALL_IN_ONE_TINY, **off, **model_options)
     return tiny.replaced(name=name, task=task, max_words=max_words, **differences)
 

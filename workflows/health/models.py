@@ -60,15 +60,20 @@ def unused_models(project: Project) -> Iterator[Path]:
     A training that was interrupted is kept: the next one goes on from it.
     """
     from ..project.kept import tables_in
+    from ..project.pixels import start_folder
 
-    models = project.root / "models"
+    models, begun = project.root / "models", start_folder(project.config, project.base)
+
+    def is_begun_with(folder: Path) -> bool:
+        return begun is not None and begun.resolve().is_relative_to(folder.resolve())
+
     used = {models / folder for folder in tables_in(project.root).values()} | {project.resolve().model_folder}
     for pointer in sorted(models.glob(f"*/{CHECKPOINT_POINTER}")):
-        if pointer.parent not in used:
+        if pointer.parent not in used and not is_begun_with(pointer.parent):
             yield pointer.parent
         elif (current := _folder_of(pointer)) is not None:
             finished = (path.parent for path in sorted(pointer.parent.glob("*/model.json")))
-            yield from (folder for folder in finished if folder != current)
+            yield from (folder for folder in finished if folder != current and not is_begun_with(folder))
     kept = {
         str(known["file"]) for path in vectors_pointers(project.root) if (known := read_json(path, needs=("file",)))
     }

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..._vocabulary import ConfigError, FeatureSpec, Modality
+from ..._vocabulary import ConfigError, FeatureSpec, Modality, digest_of
 from ...extract import backbone_spec
 from ...extract.backbones import check_tags
 from ...extract.weights import known_file_sha256, local_weights, weights_file, weights_sha256
@@ -101,7 +101,8 @@ def start_identity(config: Config, base: Path, model: str) -> dict[str, Any]:
     """What is added to the identity of a model's settings. Nothing is fetched.
 
     Raises:
-        ConfigError: a model that begins with none, a file that is not there, an unknown backbone or tag.
+        ConfigError: a model that begins with none, or with a checkpoint of another class, a file that is not there, an
+            unknown backbone or tag.
     """
     from ...fuse import model_type
 
@@ -109,47 +110,71 @@ def start_identity(config: Config, base: Path, model: str) -> dict[str, Any]:
         return {}
     if config.model.checkpoint is not None:
         raise ConfigError("model.start: nothing is trained with model.checkpoint: leave one of them out")
-    if config.model.start.keys() - {"model"} and not hasattr(model_type(model), "start_from"):
+    if not model_type(model).trains or (
+        config.model.start.keys() - {"model"} and not hasattr(model_type(model), "start_from")
+    ):
         raise ConfigError(f"model.start: {model} begins with no weights of others: a model of pixels does")
     known = {
         side: known_file_sha256(found) if tag is None else weights_sha256(tag[0], backbone_spec(tag[0]).weights, tag[1])
         for side, found, tag in _named(config, base)
     }
+    if (folder := start_folder(config, base)) is not None:
+        trained = read_checkpoint(folder)
+        if model_type(trained.model) is not model_type(model):
+            raise ConfigError(
+                f"model.start.model: {folder} is a checkpoint of {trained.model}, and the model is {model}"
+            )
+        known["model"] = trained.digest
     return {"start": known}
 
 
-def start_files(config: Config, base: Path, text: Mapping[str, Any] | None) -> dict[str, str]:
-    """The file of each side. A tag's is fetched where it is not yet here.
+def start_folder(config: Config, base: Path) -> Path | None:
+    """The folder of the checkpoint that a training begins with."""
+    given = config.model.start.get("model")
+    return None if given is None else base / Path(given).expanduser()
+
+
+def start_files(config: Config, base: Path, model: str, features: Mapping[str, Any]) -> dict[str, str]:
+    """The file of each side, and the folder of a checkpoint. A tag's is fetched where it is not yet here.
 
     Args:
         config: of the project.
         base: its folder.
-        text: the identity of its text feature.
+        model: its name.
+        features: the identity of each modality's rows.
 
     Raises:
-        ConfigError: as `start_identity`, a file that cannot be fetched, or a checkpoint that read other words.
+        ConfigError: as `start_identity`, a file that cannot be fetched, or a checkpoint that read other words or rows.
         InputError: what was fetched is not what was published.
     """
-    if (folder := config.model.start.get("model")) is not None:
-        read = read_checkpoint(base / Path(folder).expanduser()).provenance.get("features", {}).get("text")
-        if read is not None and text is not None and read["weights"] != text["weights"]:
-            raise ConfigError(
-                f"model.start.model: {folder} was trained on the words {read['weights']}, and features.text has others,"
-                f" {text['weights']}: give the file of the former as features.text.weights"
-            )
-    return {
+    from ...fuse import model_type
+
+    files = {
         side: str(found if tag is None else local_weights(tag[0], backbone_spec(tag[0]).weights, tag[1]))
         for side, found, tag in _named(config, base)
     }
+    if (folder := start_folder(config, base)) is None:
+        return files
+    read = read_checkpoint(folder).provenance.get("features", {})
+    for modality, own in features.items():
+        # Pictures may be of another size and rate, which frames are drawn from; words have the same numbers.
+        given, wanted = read.get(modality), own
+        if model_type(model).takes_pixels:
+            given, wanted = (one and one.get("weights") if modality == "text" else None for one in (given, own))
+        if given is not None and digest_of(given) != digest_of(wanted):
+            raise ConfigError(
+                f"model.start.model: {folder} was trained on other {modality} features than features.{modality} gives:"
+                " use the same backbones with the same options and weights"
+            )
+    return {**files, "model": str(folder)}
 
 
 def _named(config: Config, base: Path) -> Iterator[tuple[str, Path, tuple[str, str] | None]]:
     """Each side, the file that it names, or backbone and tag."""
     for side, given in config.model.start.items():
-        path = base / Path(given).expanduser()
         if side == "model":
-            yield side, path / read_checkpoint(path).weights_file, None
             continue
+        path = base / Path(given).expanduser()
         backbone, at, tag = given.partition("@")
         if not (path.exists() or at):
             raise ConfigError(f"model.start.{side}: {given} is not there: give a file, a folder, or BACKBONE@TAG")

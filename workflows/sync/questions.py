@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..._vocabulary import ConfigError
 from ...train.data import QuestionFeatures
@@ -52,10 +53,15 @@ def ask(state: State, *, split: str, answers: Sequence[str] | None = None) -> As
             as the model has room for.
 
     Raises:
-        ConfigError: open-ended questions, and a model without room for answers.
+        ConfigError: open-ended questions, and a model without room for answers; a model that embeds nothing.
     """
     project, text = state.project, state.resolved.features.text
     wants_options = project.recipe.task == "multiple_choice"
+    fills_blanks = project.model_options.get("task") == "fill_blank"
+    if not getattr(_config_of(state), "embeds", True):
+        raise ConfigError(
+            f"model.config.projections: {project.model_name} would have no vectors of its clips: set it to true"
+        )
     frames = {
         video.name: tuple(one.fingerprint for one in video.modalities().get("video", ()))  # type: ignore[call-overload]
         for video in state.survey.videos
@@ -72,6 +78,8 @@ def ask(state: State, *, split: str, answers: Sequence[str] | None = None) -> As
             left_out["its video has no frames"] += 1
         elif not texts or not all(entry is not None and entry.num_rows for entry in entries):
             left_out["it has no known word"] += 1
+        elif fills_blanks and "[MASK]" not in one.question:
+            left_out["it has no [MASK] to fill in"] += 1
         else:
             chosen.append((one, texts))
     if answers is None:
@@ -96,13 +104,18 @@ def ask(state: State, *, split: str, answers: Sequence[str] | None = None) -> As
     )
 
 
-def _frequent(state: State, answers: Sequence[str]) -> tuple[str, ...]:
-    """The answers that come most often, as many as the model has room for; of equals the first ones."""
+def _config_of(state: State) -> Any:
+    """The configuration of the project's model."""
     from ...fuse import model_config
 
     project = state.project
     widths = project.widths(state.resolved.features.specs())
-    room = getattr(model_config(project.model_name, **{**widths, **project.model_options}), "num_answers", 0)
+    return model_config(project.model_name, **{**widths, **project.model_options})
+
+
+def _frequent(state: State, answers: Sequence[str]) -> tuple[str, ...]:
+    """The answers that come most often, as many as the model has room for; of equals the first ones."""
+    room, project = getattr(_config_of(state), "num_answers", 0), state.project
     if not room:
         raise ConfigError(
             f"model.config.num_answers: {project.model_name} has no room for answers, and {project.recipe.name} is for"

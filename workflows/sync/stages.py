@@ -317,7 +317,7 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
         device=project.config.run.device,
         threads=num_threads(),
         resume=not anew,
-        start=start_files(project.config, project.base, resolved.features.identities().get("text")),
+        start=start_files(project.config, project.base, project.model_name, resolved.features.identities()),
     )
     begun = time.monotonic()
     with stage.console.training() as on_event:

@@ -198,7 +198,7 @@ class TrainJob:
     threads: int
     resume: bool
     start: Mapping[str, str] = field(default_factory=dict)
-    """Files of weights that the model begins with, by side."""
+    """Files of weights that the model begins with, by side; of "model" the checkpoint's folder."""
 
 
 def train_model(job: TrainJob) -> Mapping[str, Any]:
@@ -210,16 +210,16 @@ def train_model(job: TrainJob) -> Mapping[str, Any]:
 
     from ...extract.weights import read_state_dict
     from ...fuse import create_model
-    from ...train import fit
+    from ...train import fit, load_checkpoint
     from ...train.data import training_data
 
     _set_threads(job.threads)
     torch.manual_seed(job.recipe.seed)
     model: Any = create_model(job.model, **job.model_config)
-    begun = {side: read_state_dict(Path(path)) for side, path in job.start.items()}
-    anew = model.continue_from(begun.pop("model")) if "model" in begun else []
+    begun = dict(job.start)
+    anew = model.continue_from(load_checkpoint(begun.pop("model"))[0].state_dict()) if "model" in begun else []
     if begun:
-        model.start_from(**begun)
+        model.start_from(**{side: read_state_dict(Path(path)) for side, path in begun.items()})
     recipe, examples = job.recipe, Path(job.examples)
     data = training_data(
         examples,

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from frameloom import ConfigError, InputError
+from frameloom import ConfigError, InputError, IntegrityError
 from frameloom.train import load_checkpoint, read_checkpoint
 from frameloom.train.evaluate import cider
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.experiments import evaluate_task
+from frameloom.workflows.health.models import unused_models
 from frameloom.workflows.project import Project, question_texts
 from frameloom.workflows.project.questions import read_questions
 from frameloom.workflows.search import trained
@@ -163,11 +164,61 @@ def test_a_training_begins_with_a_trained_model(project: Path) -> None:
     name = "transformer.blocks.0.attn.qkv.weight"
     torch.testing.assert_close(weights[1][name], weights[0][name], atol=1e-6, rtol=0)
 
+    # What the configuration begins with is in use.
+    assert not [path for path in unused_models(Project.open(project)) if source.is_relative_to(path)]
+
     pieces = next((project / ".frameloom/models").glob("word_pieces-*.txt")).read_text(encoding="utf-8").splitlines()
     (project / "words.txt").write_text("\n".join([*pieces[:-2], pieces[-1], pieces[-2]]) + "\n", encoding="utf-8")
     config["features"]["text"]["weights"] = "words.txt"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"model.start.model: .* was trained on the words .* give the file"):
+    with pytest.raises(ConfigError, match=r"model.start.model: .* was trained on other text features"):
+        run_sync(project)
+    config["features"]["text"]["weights"] = None
+    config["training"]["overrides"]["seed"] = 7
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    weights = next(source.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(IntegrityError, match="SHA-256 is not the one recorded"):
+        run_sync(project)
+    weights.unlink()
+    with pytest.raises(IntegrityError, match="is missing"):
+        run_sync(project)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("test_clover", "all_in_one, and the model is test_clover"), ("dual_encoder", "begins with no")],
+)
+def test_a_start_that_cannot_be_is_refused_before_any_work(project: Path, name: str, message: str) -> None:
+    path = configure(project, "all_in_one_qa_tiny")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["model"] = {"name": name, "start": {"model": str(trained(Project.open(project)).folder)}}
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        Project.open(project).resolve()
+
+
+def test_a_question_at_fault_is_the_one_that_is_named(project: Path) -> None:
+    """Of those that fill a blank one has none, and is left out; one has it behind the last word that is read."""
+    rows = [row | {"question": "it is [MASK] all over"} for row in rows_of(project) if "options" not in row]
+    rows[0]["question"] = "what is it?"
+    write_questions(project, rows)
+    model = {"config": {**CLOVER, "task": "fill_blank"}}
+    configure(project, "clover_qa_tiny", model=model)
+    assert run_sync(project).exit_code == 0
+    assert ask(take_state(Project.open(project)), split="train").left_out["it has no [MASK] to fill in"] == 1
+    rows[0]["question"] = " ".join(["very"] * 20) + " [MASK]"
+    write_questions(project, rows)
+    configure(project, "clover_qa_tiny", model=model, seed=1)
+    with pytest.raises(
+        InputError, match=r"^sample \d+ \(videos/[^(]*\(very [^)]*\)\): text 0 of the batch .* no \[MASK\]"
+    ):
+        run_sync(project)
+
+
+def test_answers_without_vectors_are_refused_before_the_training(project: Path) -> None:
+    configure(project, "clover_qa_tiny", model={"config": {**CLOVER, "projections": False}})
+    with pytest.raises(ConfigError, match=r"model.config.projections: clover would have no vectors"):
         run_sync(project)
 
 
