@@ -458,7 +458,7 @@ def measure_fusion(given: argparse.Namespace) -> None:
         flops, kept = {}, {}
         for kind in (*kinds, most):
             with FlopCounterMode(display=False) as counter, plain_products(), torch.no_grad():
-                forward(kind, text, frames)
+                forward(kind, text.detach(), frames.detach())
             storages: dict[int, int] = {}
 
             def keep(tensor: Any, storages: dict[int, int] = storages) -> Any:

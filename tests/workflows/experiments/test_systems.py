@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
 from frameloom.fuse import create_model
+from frameloom.fuse.layers import products
 from frameloom.workflows.cli.app import app
 from frameloom.workflows.console import Console
 from frameloom.workflows.experiments.systems import SYSTEMS, measured_systems
@@ -38,6 +40,16 @@ def test_parameters_and_products_are_counted() -> None:
     products = sum(2 * 12 * each.weight.numel() for each in linear) + 2 * model.text_proj.weight.numel()
     attention = 4 * 12 * 12 * 16
     assert one.question.gflop * 1e9 == pytest.approx(products + attention, rel=0.01)
+
+
+def test_operations_are_those_of_the_model_whoever_does_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN's products, which torch's counter does not know, count as torch's own."""
+    found = []
+    for smallest in (0, sys.maxsize):
+        monkeypatch.setattr(products, "SMALLEST_PRODUCT", smallest)
+        found.append(measured_systems(["test_t2v2t"], console=Console(quiet=True)).systems[0])
+    for part in ("question", "clip", "pair", "step"):
+        assert getattr(found[0], part).gflop == getattr(found[1], part).gflop > 0
 
 
 def test_the_threads_are_as_they_were() -> None:
