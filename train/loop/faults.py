@@ -39,7 +39,8 @@ def _fault_of(dataset: TrainingData, index: int, *, model: FusionModel) -> str:
     try:
         batch = getattr(dataset, "collate", collate)([dataset[index]])
         with torch.no_grad():
-            moved = {name: type(tokens)(*(part.to(device) for part in tokens)) for name, tokens in batch.items()}
+            read = [name for name in batch if name in (*model.modalities, *model.extra_inputs)]
+            moved = {name: type(batch[name])(*(part.to(device) for part in batch[name])) for name in read}
             # What a task asks besides is checked by its loss alone.
             (model.eval().loss if moved.keys() - {*model.modalities} else model.eval().embeddings)(moved)
     except InputError as problem:

@@ -110,9 +110,10 @@ def start_identity(config: Config, base: Path, model: str) -> dict[str, Any]:
         return {}
     if config.model.checkpoint is not None:
         raise ConfigError("model.start: nothing is trained with model.checkpoint: leave one of them out")
-    if not model_type(model).trains or (
-        config.model.start.keys() - {"model"} and not hasattr(model_type(model), "start_from")
-    ):
+    own = model_type(model)
+    if not own.trains:
+        raise ConfigError(f"model.start: nothing of {model} is trained")
+    if config.model.start.keys() - {"model"} and not hasattr(own, "start_from"):
         raise ConfigError(f"model.start: {model} begins with no weights of others: a model of pixels does")
     known = {
         side: known_file_sha256(found) if tag is None else weights_sha256(tag[0], backbone_spec(tag[0]).weights, tag[1])
@@ -120,7 +121,7 @@ def start_identity(config: Config, base: Path, model: str) -> dict[str, Any]:
     }
     if (folder := start_folder(config, base)) is not None:
         trained = read_checkpoint(folder)
-        if model_type(trained.model) is not model_type(model):
+        if model_type(trained.model) is not own:
             raise ConfigError(
                 f"model.start.model: {folder} is a checkpoint of {trained.model}, and the model is {model}"
             )

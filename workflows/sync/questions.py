@@ -57,8 +57,9 @@ def ask(state: State, *, split: str, answers: Sequence[str] | None = None) -> As
     """
     project, text = state.project, state.resolved.features.text
     wants_options = project.recipe.task == "multiple_choice"
-    fills_blanks = project.model_options.get("task") == "fill_blank"
-    if not getattr(_config_of(state), "embeds", True):
+    config = _config_of(state)
+    fills_blanks = getattr(config, "task", None) == "fill_blank"
+    if not getattr(config, "embeds", True):
         raise ConfigError(
             f"model.config.projections: {project.model_name} would have no vectors of its clips: set it to true"
         )
@@ -105,10 +106,12 @@ def ask(state: State, *, split: str, answers: Sequence[str] | None = None) -> As
 
 
 def _config_of(state: State) -> Any:
-    """The configuration of the project's model."""
+    """The configuration of the project's model: that of a checkpoint where one is given."""
     from ...fuse import model_config
 
-    project = state.project
+    project, given = state.project, state.resolved.given
+    if given is not None:
+        return model_config(given.model, **given.config)
     widths = project.widths(state.resolved.features.specs())
     return model_config(project.model_name, **{**widths, **project.model_options})
 

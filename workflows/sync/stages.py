@@ -274,14 +274,14 @@ def train(stage: Stage, state: State, *, anew: bool = False) -> Resolved:
     if not project.trains:
         return assemble(stage, state)
     examples, asked = examples_of(state)
+    for line in [] if asked is None else asked.lines():
+        stage.console.say(f"  {line}")
     if asked is not None and len(examples) - asked.num_unknown < 2:
         raise InputError(
             f"training needs at least 2 questions of the training split whose answers are known; found"
             f" {len(examples) - asked.num_unknown} among {len(project.questions.questions)} of {project.recipe.task}:"
             " see collection.questions"
         )
-    for line in [] if asked is None else asked.lines():
-        stage.console.say(f"  {line}")
     if len(examples) < 2:
         raise InputError(
             f"training needs at least 2 {examples.unit}s of the training split with two of video, audio and captions;"

@@ -216,8 +216,14 @@ def train_model(job: TrainJob) -> Mapping[str, Any]:
     _set_threads(job.threads)
     torch.manual_seed(job.recipe.seed)
     model: Any = create_model(job.model, **job.model_config)
-    begun = dict(job.start)
-    anew = model.continue_from(load_checkpoint(begun.pop("model"))[0].state_dict()) if "model" in begun else []
+    begun, anew = dict(job.start), []
+    if "model" in begun:
+        trained, meta = load_checkpoint(begun.pop("model"))
+        # A head's row is one answer of a list.
+        same_answers = meta.provenance.get("answers") == job.provenance.get("answers")
+        left_out = () if same_answers else model.head_names
+        weights = {name: value for name, value in trained.state_dict().items() if not name.startswith(left_out)}
+        anew = model.continue_from(weights)
     if begun:
         model.start_from(**{side: read_state_dict(Path(path)) for side, path in begun.items()})
     recipe, examples = job.recipe, Path(job.examples)

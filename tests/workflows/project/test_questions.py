@@ -187,7 +187,10 @@ def test_a_training_begins_with_a_trained_model(project: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("test_clover", "all_in_one, and the model is test_clover"), ("dual_encoder", "begins with no")],
+    [
+        ("test_clover", "all_in_one, and the model is test_clover"),
+        ("dual_encoder", "nothing of dual_encoder"),
+    ],
 )
 def test_a_start_that_cannot_be_is_refused_before_any_work(project: Path, name: str, message: str) -> None:
     path = configure(project, "all_in_one_qa_tiny")
@@ -214,6 +217,31 @@ def test_a_question_at_fault_is_the_one_that_is_named(project: Path) -> None:
         InputError, match=r"^sample \d+ \(videos/[^(]*\(very [^)]*\)\): text 0 of the batch .* no \[MASK\]"
     ):
         run_sync(project)
+
+
+def test_a_checkpoint_of_answers_says_itself_what_it_is(project: Path) -> None:
+    """What its configuration says counts, and not what the project's would."""
+    rows = [row | {"question": "it is [MASK] all over"} for row in rows_of(project) if "options" not in row]
+    write_questions(project, rows)
+    configure(project, "clover_qa_tiny", model={"config": {**CLOVER, "task": "fill_blank"}})
+    assert run_sync(project).exit_code == 0
+    folder = str(trained(Project.open(project)).folder)
+    write_questions(project, [rows[0] | {"question": "what is it?"}, *rows[1:]])
+    path = configure(project, "clover_qa_tiny", model={"name": "clover", "checkpoint": folder})
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["features"]["text"]["weights"] = str(next((project / ".frameloom/models").glob("word_pieces-*.txt")))
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert run_sync(project).exit_code == 0
+    found = evaluate_task(Project.open(project), split="train")
+    assert found.left_out["it has no [MASK] to fill in"] == 1
+
+
+def test_a_head_of_other_answers_begins_anew(project: Path) -> None:
+    source = trained(Project.open(project)).folder
+    write_questions(project, [row | {"answer": "x" + row["answer"]} for row in rows_of(project) if row.get("about")])
+    path = configure(project, "all_in_one_qa_tiny", model={"config": SMALL, "start": {"model": str(source)}})
+    done = CliRunner().invoke(app, ["sync", "-c", str(path)])
+    assert (done.exit_code, "new in it: vqa_classifier" in done.output) == (0, True), done.output
 
 
 def test_answers_without_vectors_are_refused_before_the_training(project: Path) -> None:
