@@ -127,7 +127,8 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"  {name}: {feature['backbone']}{weights}{': ' + counts if counts else ''}"
         for one in feature["streams"] if several else ():
             yield f"    {one['backbone']} ({one['weights'][:19]}): {_counts(one['statuses'])}"
-    yield f"  checkpoint: {found['checkpoint'] or 'none yet'}"
+    folder = found["checkpoint_folder"]
+    yield f"  checkpoint: {'none yet' if folder is None else folder}"
     yield f"  table: {found['rows']} rows; store: {readable_bytes(found['store_bytes'])}"
     yield f"  index: {_index_line(found['index'], found['rows'])}"
     yield from file_lines(found["files"])

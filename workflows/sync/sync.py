@@ -305,6 +305,7 @@ def status_of(project: Project) -> dict[str, Any]:
             for modality, requests in state.resolved.features.streams().items()
         },
         "checkpoint": None if state.checkpoint is None else state.checkpoint.digest,
+        "checkpoint_folder": None if state.checkpoint is None else str(state.checkpoint.folder),
         "rows": project.table.count() if project.table.exists() else 0,
         "index": None if (record := project.table.index_record()) is None else record.as_dict(),
         "store_bytes": project.store.num_bytes(),

@@ -164,6 +164,9 @@ def test_a_training_begins_with_a_trained_model(project: Path) -> None:
     name = "transformer.blocks.0.attn.qkv.weight"
     torch.testing.assert_close(weights[1][name], weights[0][name], atol=1e-6, rtol=0)
 
+    # The folder that another training would begin with is told.
+    told = CliRunner().invoke(app, ["status", "-c", str(path)]).output
+    assert f"checkpoint: {trained(Project.open(project)).folder}" in told
     # What the configuration begins with is in use.
     assert not [path for path in unused_models(Project.open(project)) if source.is_relative_to(path)]
 
