@@ -165,7 +165,8 @@ def start_files(config: Config, base: Path, model: str, features: Mapping[str, A
         if given is not None and digest_of(given) != digest_of(wanted):
             raise ConfigError(
                 f"model.start.model: {folder} was trained on other {modality} features than features.{modality} gives:"
-                " use the same backbones with the same options and weights"
+                " use the same backbones, options and weights (those of words learned from captions are in that store's"
+                " models/word_*)"
             )
     return {**files, "model": str(folder)}
 
